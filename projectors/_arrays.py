@@ -1,0 +1,87 @@
+"""Follow the array: which library, device and precision an array belongs to, and plans made once for each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_cupy_array, is_numpy_array, is_torch_array
+
+Array = Any
+
+
+def is_numpy(x: Array) -> bool:
+    """Whether `x` is a NumPy array."""
+    return is_numpy_array(x)
+
+
+def is_torch(x: Array) -> bool:
+    """Whether `x` is a torch tensor (torch is not imported to find out)."""
+    return "torch" in sys.modules and is_torch_array(x)
+
+
+def is_cuda(x: Array) -> bool:
+    """Whether `x` lives on a CUDA device (CuPy array or CUDA tensor)."""
+    return is_cupy_array(x) or (is_torch(x) and x.is_cuda)
+
+
+def require_array(x: Array, who: str) -> Any:
+    """Return the array namespace of `x`, or say what was expected."""
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        raise TypeError(f"{who} expects an array (NumPy, CuPy or torch), got {type(x).__name__}; use numpy.asarray(...)?")
+    try:
+        return array_namespace(x)
+    except TypeError as error:
+        raise TypeError(f"{who} expects an array (NumPy, CuPy or torch), got {type(x).__name__}") from error
+
+
+def as_real(x: Array) -> Array:
+    """Return `x` as float64 where it is float64, and as float32 otherwise; complex input is refused."""
+    xp = array_namespace(x)
+    if x.dtype in (xp.float32, xp.float64):
+        return x
+    if "complex" in str(x.dtype):
+        raise TypeError(f"expected a real array, got {x.dtype}")
+    return x.to(xp.float32) if is_torch(x) else xp.astype(x, xp.float32)
+
+
+def to_numpy(x: Array) -> np.ndarray:
+    """Return `x` as a NumPy array on the host, without a copy where that is possible."""
+    if is_torch(x):
+        return x.detach().cpu().numpy()
+    if is_cupy_array(x):
+        return x.get()
+    return np.asarray(x)
+
+
+def like(values: Any, x: Array) -> Array:
+    """Return `values` as an array of the library, device and dtype of `x`; torch tensors keep their gradient."""
+    if is_torch(values) and is_torch(x):
+        return values.to(device=x.device, dtype=x.dtype)
+    xp = array_namespace(x)
+    host = to_numpy(values) if not np.isscalar(values) else values
+    return xp.asarray(np.asarray(host, dtype=dtype_name(x)), device=device(x))
+
+
+def dtype_name(x: Array) -> str:
+    """Return the dtype as NumPy spells it, such as 'float32'."""
+    return str(x.dtype).rpartition(".")[2]
+
+
+class PlanCache:
+    """Values derived once for each (namespace, device, dtype) of the arrays met; empty again after pickling."""
+
+    def __init__(self) -> None:
+        self._plans: dict[Hashable, Any] = {}
+
+    def get(self, x: Array, build: Callable[[], Any]) -> Any:
+        """Return the plan for arrays like `x`, calling `build()` at the first contact."""
+        key = (array_namespace(x).__name__, str(device(x)), dtype_name(x))
+        if key not in self._plans:
+            self._plans.setdefault(key, build())
+        return self._plans[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_plans": {}}

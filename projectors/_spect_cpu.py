@@ -1,0 +1,593 @@
+"""The SPECT projector's CPU kernels: splat, attenuate and blur plane by plane, for the views first::n of a plan.
+
+Arrays are (x, y, lane), (view, u, lane): lanes are contiguous, so that every inner loop is a SIMD loop. A lane is a
+slice; in a batch of thin images it is (slice, item), with `stride` items to a slice.
+
+What keeps this fast: only a few planes are alive at a time, so that everything but the image itself stays in the
+cache; a function is called once per plane, not once per row, since passing arrays costs; and a loop over lanes touches
+no more than a handful of arrays, indexed by its counter alone, or the compiler gives up on SIMD (it could not prove that
+they do not overlap, or that an index is not a negative one that counts from the end).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+_FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+_compile = njit(**_FLAGS)
+_inline = njit(inline="always", **_FLAGS)
+
+_GROUP = 8  # planes whose attenuation is kept at a time
+_TAPS = 6  # voxels summed in one loop
+
+
+@_compile
+def forward(image, absorbed, plan, stride, first, n, out):
+    """out[v] = the projection of `image` for v in first::n, every step fused.
+
+    image : (nx, ny, L); absorbed : 1 - exp(-mu h / 2), the same shape, or empty; out : (V, bins, rows * stride).
+    """
+    low, high, spare, work = _planes(plan, image, stride)
+    survival, checkpoints = _survival_buffers(plan, absorbed)
+    voxels, taps = _voxel_buffers(plan, image), _tap_buffers(plan, image)
+    row = np.empty(image.shape[2], image.dtype)
+    for v in range(first, out.shape[0], n):
+        to_image, to_frame, rows = plan.to_image[v], plan.to_frame[v], plan.rows[v]
+        levels, uppers, steps = _levels(plan, v)
+        _sort_voxels(image.shape[0], image.shape[1], to_frame, voxels)
+        _checkpoint(absorbed, to_image, rows, checkpoints, survival)
+        level = levels[-1]
+        _fill(low, 0)
+        _fill(high, 0)
+        for d in range(rows.shape[0] - 1, -1, -1):
+            while level > levels[d]:
+                low, high, spare = _descend(low, high, spare, steps[level + 1], stride, work)
+                level -= 1
+            _survive_group(absorbed, to_image, rows, d, checkpoints, survival)
+            _plane_taps(to_frame, image.shape[1], d, voxels, taps)
+            _add_splatted(
+                image, taps, d, rows[d, 0], rows[d, 1], row, low, high, uppers[d], plan.margin * stride, survival
+            )
+        out[v] = 0
+        detect(low, plan, v, 0, stride, out)
+        detect(high, plan, v, 1, stride, out)
+
+
+@_compile
+def adjoint(projections, absorbed, plan, stride, first, n, out):
+    """out += the transpose of `forward` applied to the views first::n of `projections`; out : (nx, ny, L)."""
+    low, high, spare, work = _planes(plan, out, stride)
+    frame = np.zeros((2, plan.n_columns, out.shape[2]), out.dtype)
+    remaining = np.empty((plan.n_columns, out.shape[2]), out.dtype)
+    voxels = _voxel_buffers(plan, out)
+    for v in range(first, projections.shape[0], n):
+        to_image, to_frame, rows = plan.to_image[v], plan.to_frame[v], plan.rows[v]
+        levels, uppers, steps = _levels(plan, v)
+        _sort_voxels(out.shape[0], out.shape[1], to_frame, voxels)
+        _fill(remaining, 1)
+        detect_adjoint(projections, plan, v, 0, stride, low)
+        detect_adjoint(projections, plan, v, 1, stride, high)
+        level = 0
+        for d in range(rows.shape[0]):
+            while level < levels[d]:
+                low, high, spare = _ascend(low, high, spare, steps[level + 2], stride, work)
+                level += 1
+            a, b, upper = rows[d, 0], rows[d, 1], uppers[d]
+            _attenuate(low, high, upper, plan.margin * stride, absorbed, to_image, d, a, b, remaining, frame)
+            _gather(frame, to_frame, d - 1, voxels, out)
+
+
+@_compile
+def rotate(image, absorbed, plan, v, out):
+    """out = the attenuated image in the frame of view v, before any blur; out : (planes, columns, L)."""
+    survival, checkpoints = _survival_buffers(plan, absorbed)
+    voxels, taps = _voxel_buffers(plan, image), _tap_buffers(plan, image)
+    row = np.empty(image.shape[2], image.dtype)
+    plane = np.empty((out.shape[1] + 4, out.shape[2]), out.dtype)
+    to_image, to_frame, rows = plan.to_image[v], plan.to_frame[v], plan.rows[v]
+    if not plan.ray_driven:
+        _sort_voxels(image.shape[0], image.shape[1], to_frame, voxels)
+    _checkpoint(absorbed, to_image, rows, checkpoints, survival)
+    for d in range(out.shape[0] - 1, -1, -1):
+        _fill(plane, 0)
+        _survive_group(absorbed, to_image, rows, d, checkpoints, survival)
+        if plan.ray_driven:
+            _add_interpolated(image, to_image, plan.weight, d, rows[d, 0], rows[d, 1], row, plane, survival)
+        else:
+            _plane_taps(to_frame, image.shape[1], d, voxels, taps)
+            _add_splatted(image, taps, d, rows[d, 0], rows[d, 1], row, plane, plane, 0, 0, survival)
+        _copy(plane[2:-2], out[d])
+
+
+@_compile
+def rotate_adjoint(frame, absorbed, plan, v, out):
+    """out += the transpose of `rotate` applied to `frame`."""
+    voxels = _voxel_buffers(plan, out)
+    plane = np.zeros((frame.shape[1] + 4, frame.shape[2]), out.dtype)
+    pair = np.zeros((2, frame.shape[1], frame.shape[2]), out.dtype)
+    remaining = np.ones(frame.shape[1:], out.dtype)
+    to_image, to_frame, rows = plan.to_image[v], plan.to_frame[v], plan.rows[v]
+    if not plan.ray_driven:
+        _sort_voxels(out.shape[0], out.shape[1], to_frame, voxels)
+    for d in range(frame.shape[0]):
+        a, b = rows[d, 0], rows[d, 1]
+        _copy(frame[d], plane[2:-2])
+        _attenuate(plane, plane, 0, 0, absorbed, to_image, d, a, b, remaining, pair)
+        if plan.ray_driven:
+            _spread(pair, to_image, plan.weight, d, a, b, out)
+        else:
+            _gather(pair, to_frame, d - 1, voxels, out)
+
+
+@_compile
+def collapse(frame, plan, v, stride, out):
+    """out[v] = the blurred sum over the planes of `frame`, as the detector sees it."""
+    low, high, spare, work = _planes(plan, frame, stride)
+    levels, uppers, steps = _levels(plan, v)
+    offset = plan.margin * stride
+    level = levels[-1]
+    for d in range(frame.shape[0] - 1, -1, -1):
+        while level > levels[d]:
+            low, high, spare = _descend(low, high, spare, steps[level + 1], stride, work)
+            level -= 1
+        for u in range(frame.shape[1]):
+            low[u + 2, offset : offset + frame.shape[2]] += (1 - uppers[d]) * frame[d, u]
+            high[u + 2, offset : offset + frame.shape[2]] += uppers[d] * frame[d, u]
+    out[v] = 0
+    detect(low, plan, v, 0, stride, out)
+    detect(high, plan, v, 1, stride, out)
+
+
+@_compile
+def collapse_adjoint(projections, plan, v, stride, frame):
+    """frame = the transpose of `collapse`."""
+    low, high, spare, work = _planes(plan, frame, stride)
+    levels, uppers, steps = _levels(plan, v)
+    offset = plan.margin * stride
+    detect_adjoint(projections, plan, v, 0, stride, low)
+    detect_adjoint(projections, plan, v, 1, stride, high)
+    level = 0
+    for d in range(frame.shape[0]):
+        while level < levels[d]:
+            low, high, spare = _ascend(low, high, spare, steps[level + 2], stride, work)
+            level += 1
+        for u in range(frame.shape[1]):
+            near = low[u + 2, offset : offset + frame.shape[2]]
+            frame[d, u] = (1 - uppers[d]) * near + uppers[d] * high[u + 2, offset : offset + frame.shape[2]]
+
+
+# ---- splatting: voxels to the two planes and three columns around them, and back ------------------------------------
+
+
+@_inline
+def _position(to_frame, i, j):
+    """The (plane, column) of voxel (i, j)."""
+    return (
+        to_frame[0, 0] + to_frame[0, 1] * i + to_frame[0, 2] * j,
+        to_frame[1, 0] + to_frame[1, 1] * i + to_frame[1, 2] * j,
+    )
+
+
+@_inline
+def _spline(offset):
+    """The quadratic B-spline at -1, 0, 1 around the nearest column: weights that sum to 1, with variance 1/4."""
+    return 0.5 * (0.5 - offset) ** 2, 0.75 - offset**2, 0.5 * (0.5 + offset) ** 2
+
+
+@_compile
+def _voxel_buffers(plan, image):
+    """Room for the voxels in the order of their planes: where each plane's list starts, and the flat indices."""
+    n = 0 if plan.ray_driven else image.shape[0] * image.shape[1]
+    return np.empty(plan.rows.shape[1] + 2, np.int64), np.empty(n, np.int32)
+
+
+@_compile
+def _sort_voxels(nx, ny, to_frame, voxels):
+    """List the voxels between planes d and d + 1 as order[start[d]:start[d + 1]]."""
+    start, order = voxels
+    start[:] = 0
+    for i in range(nx):
+        for j in range(ny):
+            start[int(math.floor(_position(to_frame, i, j)[0])) + 2] += 1
+    for d in range(1, start.size):
+        start[d] += start[d - 1]
+    for i in range(nx):
+        for j in range(ny):
+            d = int(math.floor(_position(to_frame, i, j)[0]))
+            order[start[d + 1]] = i * ny + j
+            start[d + 1] += 1
+
+
+@_compile
+def _tap_buffers(plan, image):
+    """Room for the voxels that reach each column of a plane: how many, which, and with what weight."""
+    columns = 0 if plan.ray_driven else plan.n_columns
+    # At most so many voxel centres lie in a 2 x 3 box of the frame; the density is voxels per frame sample.
+    first = plan.to_frame[0]
+    density = 1 / abs(first[0, 1] * first[1, 2] - first[0, 2] * first[1, 1])
+    most = _TAPS * (int(14 * density) // _TAPS + 1)
+    return np.zeros(columns, np.int32), np.zeros((columns, most), np.int32), np.zeros((columns, most), image.dtype)
+
+
+@_compile
+def _plane_taps(to_frame, ny, d, voxels, taps):
+    """Collect for each column of plane d the voxels that are splatted there; unused places weigh nothing."""
+    start, order = voxels
+    count, index, weight = taps
+    count[:] = 0
+    _fill(weight, 0)
+    for behind in range(2):
+        first = d - 1 + behind
+        if first < 0:
+            continue
+        for n in range(start[first], start[first + 1]):
+            fd, fu = _position(to_frame, order[n] // ny, order[n] % ny)
+            u0 = int(math.floor(fu + 0.5))
+            share = 1 - abs(fd - d)
+            spline = _spline(fu - u0)
+            for s in range(3):
+                u = u0 + s - 1
+                if u < 0 or u >= count.size:
+                    continue
+                index[u, count[u]] = order[n]
+                weight[u, count[u]] = share * spline[s]
+                count[u] += 1
+
+
+@_compile
+def _add_splatted(image, taps, d, first, last, row, low, high, upper, offset, survival):
+    """Add survival * the sum of the voxels splatted at (d, u) to both levels, for columns first to last."""
+    count, index, weight = taps
+    lanes = image.shape[2]
+    flat = image.reshape(-1, lanes)
+    for u in range(first, last):
+        for c in range(0, count[u], _TAPS):
+            a0, a1, a2 = index[u, c], index[u, c + 1], index[u, c + 2]
+            a3, a4, a5 = index[u, c + 3], index[u, c + 4], index[u, c + 5]
+            w0, w1, w2 = weight[u, c], weight[u, c + 1], weight[u, c + 2]
+            w3, w4, w5 = weight[u, c + 3], weight[u, c + 4], weight[u, c + 5]
+            for k in range(lanes):
+                row[k] = (
+                    w0 * flat[a0, k] + w1 * flat[a1, k] + w2 * flat[a2, k]
+                    + w3 * flat[a3, k] + w4 * flat[a4, k] + w5 * flat[a5, k]
+                )  # fmt: skip
+            if survival.shape[0] > 0:
+                for k in range(lanes):
+                    row[k] *= survival[d % _GROUP, u, k]
+            _add_row(row, 1 - upper, low[u + 2, offset : offset + lanes])
+            if upper > 0:
+                _add_row(row, upper, high[u + 2, offset : offset + lanes])
+
+
+@_inline
+def _add_row(row, share, line):
+    for k in range(row.size):
+        line[k] += share * row[k]
+
+
+@_compile
+def _gather(frame, to_frame, d, voxels, out):
+    """out[i, j] += the six frame samples that each voxel between planes d and d + 1 is splatted to."""
+    if d < 0:
+        return
+    start, order = voxels
+    real = out.dtype.type
+    ny, columns, lanes = out.shape[1], frame.shape[1], out.shape[2]
+    near, far = d % 2, (d + 1) % 2
+    for n in range(start[d], start[d + 1]):
+        i, j = order[n] // ny, order[n] % ny
+        fd, fu = _position(to_frame, i, j)
+        u = int(math.floor(fu + 0.5))
+        behind = fd - d
+        a, b, c = _spline(fu - u)
+        if u >= 1 and u + 1 < columns:
+            p0, p1, p2 = real((1 - behind) * a), real((1 - behind) * b), real((1 - behind) * c)
+            q0, q1, q2 = real(behind * a), real(behind * b), real(behind * c)
+            for k in range(lanes):
+                out[i, j, k] += (
+                    p0 * frame[near, u - 1, k] + p1 * frame[near, u, k] + p2 * frame[near, u + 1, k]
+                    + q0 * frame[far, u - 1, k] + q1 * frame[far, u, k] + q2 * frame[far, u + 1, k]
+                )  # fmt: skip
+            continue
+        spline = (a, b, c)
+        for s in range(3):
+            column = u + s - 1
+            if 0 <= column < columns:
+                p, q = real((1 - behind) * spline[s]), real(behind * spline[s])
+                for k in range(lanes):
+                    out[i, j, k] += p * frame[near, column, k] + q * frame[far, column, k]
+
+
+# ---- interpolation: the ray-driven way from image to frame, and the attenuation's -----------------------------------
+
+
+@_inline
+def _corner(to_image, d, u):
+    """The voxel below (d, u) along both axes and the fractions beyond it."""
+    fi = to_image[0, 0] + to_image[0, 1] * d + to_image[0, 2] * u
+    fj = to_image[1, 0] + to_image[1, 1] * d + to_image[1, 2] * u
+    i, j = int(math.floor(fi)), int(math.floor(fj))
+    return i, j, fi - i, fj - j
+
+
+@_compile
+def _bilinear(image, to_image, scale, d, u, row):
+    """row = scale * the image at (d, u), bilinear between voxel centres, zero outside."""
+    real = row.dtype.type
+    nx, ny, lanes = image.shape
+    i, j, x, y = _corner(to_image, d, u)
+    w00, w01, w10, w11 = scale * (1 - x) * (1 - y), scale * (1 - x) * y, scale * x * (1 - y), scale * x * y
+    if 0 <= i < nx - 1 and 0 <= j < ny - 1:
+        a, b, c, e = real(w00), real(w01), real(w10), real(w11)
+        for k in range(lanes):
+            row[k] = a * image[i, j, k] + b * image[i, j + 1, k] + c * image[i + 1, j, k] + e * image[i + 1, j + 1, k]
+    else:
+        row[:] = 0
+        for s in range(4):
+            ii, jj = i + s // 2, j + s % 2
+            if 0 <= ii < nx and 0 <= jj < ny:
+                a = real((w00, w01, w10, w11)[s])
+                for k in range(lanes):
+                    row[k] += a * image[ii, jj, k]
+
+
+@_compile
+def _add_interpolated(image, to_image, scale, d, low, high, row, plane, survival):
+    """plane[u] += survival * the image interpolated at (d, u), for columns low to high."""
+    for u in range(low, high):
+        _bilinear(image, to_image, scale, d, u, row)
+        if survival.shape[0] > 0:
+            for k in range(row.size):
+                row[k] *= survival[d % _GROUP, u, k]
+        _add_row(row, 1, plane[u + 2])
+
+
+@_compile
+def _spread(frame, to_image, scale, d, low, high, out):
+    """The transpose of the interpolation: out += scale * frame, shared between the four voxels around (d, u)."""
+    real = out.dtype.type
+    nx, ny, lanes = out.shape
+    for u in range(low, high):
+        i, j, x, y = _corner(to_image, d, u)
+        weights = ((1 - x) * (1 - y), (1 - x) * y, x * (1 - y), x * y)
+        for s in range(4):
+            ii, jj = i + s // 2, j + s % 2
+            if 0 <= ii < nx and 0 <= jj < ny:
+                a = real(scale * weights[s])
+                for k in range(lanes):
+                    out[ii, jj, k] += a * frame[d % 2, u, k]
+
+
+# ---- attenuation ----------------------------------------------------------------------------------------------------
+
+
+@_compile
+def _survival_buffers(plan, absorbed):
+    """Room for the survival of one group of planes, and for what is left on entry to each group; empty without mu."""
+    planes = plan.rows.shape[1] if absorbed.size > 0 else 0
+    groups = (planes + _GROUP - 1) // _GROUP
+    shape = (plan.n_columns, absorbed.shape[2])
+    return np.empty((min(planes, _GROUP), *shape), absorbed.dtype), np.empty((groups, *shape), absorbed.dtype)
+
+
+@_compile
+def _checkpoint(absorbed, to_image, rows, checkpoints, survival):
+    """checkpoints[g] = the survival from the near side of group g to the detector."""
+    if survival.shape[0] == 0:
+        return
+    remaining = np.ones(survival.shape[1:], survival.dtype)
+    for d in range(rows.shape[0]):
+        if d % _GROUP == 0:
+            _copy(remaining, checkpoints[d // _GROUP])
+        _pass_plane(absorbed, to_image, d, rows[d, 0], rows[d, 1], remaining, survival[0])
+
+
+@_compile
+def _survive_group(absorbed, to_image, rows, d, checkpoints, survival):
+    """Where d is the last plane of its group: survival[e % group] = that from the middle of plane e, whole group."""
+    if survival.shape[0] == 0 or (d % _GROUP != _GROUP - 1 and d != rows.shape[0] - 1):
+        return
+    remaining = checkpoints[d // _GROUP]
+    for e in range(d - d % _GROUP, d + 1):
+        _pass_plane(absorbed, to_image, e, rows[e, 0], rows[e, 1], remaining, survival[e % _GROUP])
+
+
+@_compile
+def _pass_plane(absorbed, to_image, d, low, high, remaining, middle):
+    """Pass plane d: middle = survival from its middle to the detector, remaining = survival from its far side."""
+    lanes = middle.shape[1]
+    row = np.empty(lanes, middle.dtype)
+    one = middle.dtype.type(1)
+    for u in range(low, high):
+        _bilinear(absorbed, to_image, 1.0, d, u, row)
+        for k in range(lanes):
+            half = one - row[k]
+            m = remaining[u, k] * half
+            middle[u, k] = m
+            remaining[u, k] = m * half
+
+
+@_compile
+def _attenuate(low, high, upper, offset, absorbed, to_image, d, first, last, remaining, frame):
+    """frame[d % 2] = plane d, between its two levels, times the survival from its middle."""
+    lanes = frame.shape[2]
+    row, line = np.empty(lanes, frame.dtype), np.empty(lanes, frame.dtype)
+    one, lower = frame.dtype.type(1), 1 - upper
+    for u in range(first, last):
+        near, far = low[u + 2, offset : offset + lanes], high[u + 2, offset : offset + lanes]
+        for k in range(lanes):
+            line[k] = lower * near[k] + upper * far[k]
+        if absorbed.size == 0:
+            for k in range(lanes):
+                frame[d % 2, u, k] = line[k]
+            continue
+        _bilinear(absorbed, to_image, 1.0, d, u, row)
+        for k in range(lanes):
+            half = one - row[k]
+            m = remaining[u, k] * half
+            frame[d % 2, u, k] = m * line[k]
+            remaining[u, k] = m * half
+
+
+# ---- planes: blur, and what the detector makes of the last one ------------------------------------------------------
+
+
+@_compile
+def _planes(plan, like, stride):
+    """Three planes with two empty columns on either side and the margin of slices, and a longer row for the blur."""
+    lanes = like.shape[2] + 2 * plan.margin * stride
+    lanes += -lanes % 16  # whole vectors: a remainder costs as much as several of them
+    shape = (plan.n_columns + 4, lanes)
+    low, high, spare = np.zeros(shape, like.dtype), np.zeros(shape, like.dtype), np.zeros(shape, like.dtype)
+    return low, high, spare, np.zeros(lanes + 4 * stride, like.dtype)
+
+
+@_inline
+def _levels(plan, v):
+    """The planes' levels, the upper levels' shares and the steps between levels, for view v."""
+    c = plan.view_class[v]
+    return plan.level[c], plan.upper[c], plan.steps[c]
+
+
+@_compile
+def _fill(array, value):
+    """array[:] = value; the plain loop compiles many times faster."""
+    for u in range(array.shape[0]):
+        for k in range(array.shape[1]):
+            array[u, k] = value
+
+
+@_compile
+def _copy(source, target):
+    for u in range(target.shape[0]):
+        for k in range(target.shape[1]):
+            target[u, k] = source[u, k]
+
+
+@_inline
+def _five_taps(variance, cumulant, real):
+    """Centre, first and second neighbour of a kernel with this variance and fourth cumulant, as in `gaussian_taps`."""
+    second = (3 * variance * variance - variance + cumulant) / 24
+    first = variance / 2 - 4 * second
+    return real(1 - 2 * (first + second)), real(first), real(second)
+
+
+@_compile
+def _descend(low, high, spare, step, stride, work):
+    """Add the higher level, blurred by the step between them, to the lower; return (empty, low + blurred, spare)."""
+    high, spare = _blur(high, spare, step, stride, work)
+    for u in range(low.shape[0]):
+        for k in range(low.shape[1]):
+            low[u, k] += high[u, k]
+    _fill(high, 0)
+    return high, low, spare
+
+
+@_compile
+def _ascend(low, high, spare, step, stride, work):
+    """Return (high, high blurred by the step to the next level, spare)."""
+    _copy(high, low)
+    low, spare = _blur(low, spare, step, stride, work)
+    return high, low, spare
+
+
+@_compile
+def _blur(plane, spare, step, stride, work):
+    """Blur by a step along u and z, in passes of 2/3 of a sample squared at most; return (result, the other buffer)."""
+    passes_u, passes_z = int(math.ceil(1.5 * step[0, 0] - 1e-6)), int(math.ceil(1.5 * step[1, 0] - 1e-6))
+    for p in range(max(passes_u, passes_z)):
+        share_u = 1 / passes_u if p < passes_u else 0.0
+        share_z = 1 / passes_z if p < passes_z else 0.0
+        _blur_pass(
+            plane, spare, share_u * step[0, 0], share_u * step[0, 1], share_z * step[1, 0], share_z * step[1, 1], stride, work
+        )
+        plane, spare = spare, plane
+    return plane, spare
+
+
+@_compile
+def _blur_pass(source, target, variance_u, cumulant_u, variance_z, cumulant_z, stride, work):
+    """target = source blurred along u, then z; zero outside, hence its own transpose."""
+    real = source.dtype.type
+    n = source.shape[1]
+    a, b, c = _five_taps(variance_u, cumulant_u, real)
+    e, f, g = _five_taps(variance_z, cumulant_z, real)
+    below2, below1, centre = work[:n], work[stride : stride + n], work[2 * stride : 2 * stride + n]
+    above1, above2 = work[3 * stride : 3 * stride + n], work[4 * stride : 4 * stride + n]
+    for u in range(2, source.shape[0] - 2):
+        for k in range(n):
+            centre[k] = (
+                a * source[u, k] + b * (source[u - 1, k] + source[u + 1, k])
+                + c * (source[u - 2, k] + source[u + 2, k])
+            )  # fmt: skip
+        for k in range(n):
+            target[u, k] = e * centre[k] + f * (below1[k] + above1[k]) + g * (below2[k] + above2[k])
+
+
+@_compile
+def detect(plane, plan, v, level, stride, out):
+    """out[v] += a plane after the blur of level 0 or 1, resampled to the detector's bins and rows."""
+    c = plan.view_class[v]
+    start, weights, taps = plan.u_start[c, level], plan.u_weights[c, level], plan.z_taps[c, level]
+    n, radius = plane.shape[1], taps.size // 2
+    row, blurred = np.empty(n, plane.dtype), np.empty(n, plane.dtype)
+    for p in range(out.shape[1]):
+        row[:] = 0
+        for t in range(weights.shape[1]):
+            if weights[p, t] != 0:
+                _add_row(plane[start[p] + t + 2], weights[p, t], row)
+        if plan.z_start.size == 0:
+            for t in range(taps.size):
+                shift = (plan.row_offset + t - radius) * stride
+                first, last = max(0, -shift), min(out.shape[2], n - shift)
+                if last > first:
+                    _add_row(row[first + shift : last + shift], taps[t], out[v, p, first:last])
+            continue
+        _convolve_row(row, taps, stride, blurred)
+        for q in range(plan.z_start.size):
+            for t in range(plan.z_weights.shape[1]):
+                at = (plan.z_start[q] + t) * stride
+                _add_row(blurred[at : at + stride], plan.z_weights[q, t], out[v, p, q * stride : (q + 1) * stride])
+
+
+@_compile
+def detect_adjoint(projections, plan, v, level, stride, plane):
+    """plane = the transpose of `detect`."""
+    c = plan.view_class[v]
+    start, weights, taps = plan.u_start[c, level], plan.u_weights[c, level], plan.z_taps[c, level]
+    n, radius = plane.shape[1], taps.size // 2
+    row, blurred = np.empty(n, plane.dtype), np.empty(n, plane.dtype)
+    _fill(plane, 0)
+    for p in range(projections.shape[1]):
+        row[:] = 0
+        if plan.z_start.size == 0:
+            for t in range(taps.size):
+                shift = (plan.row_offset + t - radius) * stride
+                first, last = max(0, -shift), min(projections.shape[2], n - shift)
+                if last > first:
+                    _add_row(projections[v, p, first:last], taps[t], row[first + shift : last + shift])
+        else:
+            blurred[:] = 0
+            for q in range(plan.z_start.size):
+                for t in range(plan.z_weights.shape[1]):
+                    at = (plan.z_start[q] + t) * stride
+                    line = projections[v, p, q * stride : (q + 1) * stride]
+                    _add_row(line, plan.z_weights[q, t], blurred[at : at + stride])
+            _convolve_row(blurred, taps, stride, row)
+        for t in range(weights.shape[1]):
+            if weights[p, t] != 0:
+                _add_row(row, weights[p, t], plane[start[p] + t + 2])
+
+
+@_compile
+def _convolve_row(row, taps, stride, out):
+    """out = row convolved with symmetric taps along z, zero outside."""
+    n, radius = row.size, taps.size // 2
+    out[:] = 0
+    for t in range(taps.size):
+        shift = (t - radius) * stride
+        for k in range(max(0, -shift), min(n, n - shift)):
+            out[k] += taps[t] * row[k + shift]

@@ -1,0 +1,58 @@
+"""The CPU kernels' threads: compiled loops that release the GIL, shared out over a small pool of Python threads.
+
+Numba's own parallel layers abort on concurrent calls (workqueue), die after a fork (GNU OpenMP) or need a package that
+is not built everywhere (TBB). Plain threads around kernels without the GIL have none of these troubles.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def thread_count() -> int:
+    """Return how many threads a projection uses.
+
+    EMRECON_NUM_THREADS where it is set, otherwise the cores this process may use, but never more than
+    `torch.get_num_threads()` where torch is loaded (which is 1 in DataLoader workers).
+    """
+    wanted = os.environ.get("EMRECON_NUM_THREADS", "")
+    if wanted:
+        if not wanted.isdigit() or int(wanted) < 1:
+            raise ValueError(f"EMRECON_NUM_THREADS must be a positive integer, got {wanted!r}")
+        return int(wanted)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch = sys.modules.get("torch")
+    return min(cores, torch.get_num_threads()) if hasattr(torch, "get_num_threads") else cores
+
+
+def share(work: Callable[[int, int], T], n_items: int) -> list[T]:
+    """Return [work(t, n) for t in range(n)], run by n <= n_items threads at once; work(t, n) does items t::n."""
+    n = max(1, min(thread_count(), n_items))
+    if n == 1:
+        return [work(0, 1)]
+    tasks = [_pool(n).submit(work, t, n) for t in range(1, n)]
+    try:
+        first = work(0, n)
+    finally:
+        done: list[Any] = [task.exception() or task.result() for task in tasks]
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return [first, *done]
+
+
+@cache
+def _pool(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, thread_name_prefix="emrecon")
+
+
+# A forked child inherits the pool object but not its threads.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)

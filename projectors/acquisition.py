@@ -1,0 +1,84 @@
+"""Expected counts of a scan: factors times line integrals, plus a background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array, PlanCache, is_numpy, is_torch, like, to_numpy
+from .operator import Projector, Shape, broadcasts_to
+
+
+@dataclass(frozen=True, eq=False)
+class AcquisitionModel:
+    """The affine map from activity to expected counts, ybar = factors * A(x) + background.
+
+    projector : A, from images (..., *image) to (..., *views).
+    factors : time x calibration x normalisation (x attenuation, where the projector holds none); dimensionless, a
+        number or an array that broadcasts to the data.
+    background : expected scatter, randoms and other counts that do not come from A(x); counts, a number or an array.
+    NumPy factors follow the arrays they meet; torch tensors get gradients.
+    Raises ValueError for negative or non-finite factors or background, or shapes that do not fit the data.
+    """
+
+    projector: Projector
+    factors: Any = 1.0
+    background: Any = 0.0
+    _plans: dict[str, PlanCache] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("factors", "background"):
+            _check(getattr(self, name), name, self.projector)
+            self._plans.setdefault(name, PlanCache())
+
+    def __call__(self, x: Array) -> Array:
+        y = self.projector(x)
+        return self._match("factors", y) * y + self._match("background", y)
+
+    def linear(self, x: Array) -> Array:
+        """Return factors * A(x), without the background."""
+        y = self.projector(x)
+        return self._match("factors", y) * y
+
+    def adjoint(self, y: Array) -> Array:
+        """Return A'(factors * y), the transpose of `linear`."""
+        return self.projector.T(self._match("factors", y) * y)
+
+    def subset(self, k: int, n: int) -> AcquisitionModel:
+        """Return the model of views k, k + n, ..."""
+        axis = -len(self.projector.out_shape)
+        parts = (take_views(values, k, n, axis) for values in (self.factors, self.background))
+        return AcquisitionModel(self.projector.subset(k, n), *parts)
+
+    def _match(self, name: str, y: Array) -> Any:
+        values = getattr(self, name)
+        if isinstance(values, (int, float)) or is_torch(values):
+            return like(values, y) if is_torch(values) else values
+        if is_numpy(values) and is_numpy(y):
+            return values if values.dtype == y.dtype else values.astype(y.dtype, copy=False)
+        return self._plans[name].get(y, lambda: like(values, y))
+
+
+def take_views(values: Any, k: int, n: int, axis: int) -> Any:
+    """Return every n-th view of an array from view k on; numbers and arrays without a view axis stay as they are."""
+    if isinstance(values, (int, float)) or values.ndim < -axis or values.shape[axis] == 1:
+        return values
+    return values[(..., slice(k, None, n), *[slice(None)] * (-axis - 1))]
+
+
+def _check(values: Any, name: str, projector: Projector) -> None:
+    if isinstance(values, (int, float, np.integer, np.floating)):
+        if not (np.isfinite(values) and values >= 0):
+            raise ValueError(f"AcquisitionModel {name} must be finite and not negative, got {values}")
+        return
+    if not hasattr(values, "shape"):
+        raise TypeError(f"AcquisitionModel {name} must be a number or an array, got {type(values).__name__}")
+    shape: Shape = tuple(values.shape)
+    n = len(projector.out_shape)
+    if not broadcasts_to(shape[-n:], projector.out_shape):
+        raise ValueError(f"AcquisitionModel {name} of shape {shape} does not broadcast to {projector.out_shape}")
+    host = to_numpy(values)
+    if host.size and not (np.isfinite(host).all() and host.min() >= 0):
+        raise ValueError(f"AcquisitionModel {name} must be finite and not negative everywhere")

@@ -1,0 +1,152 @@
+"""Tables of physics: attenuation of materials, Hounsfield units to attenuation, radionuclides."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+
+from ._arrays import Array, array_namespace, as_real
+
+
+@cache
+def read_table(name: str) -> tuple[dict[str, str], ...]:
+    """Return the rows of a CSV table that is shipped beside this module."""
+    with (files(__package__) / name).open(encoding="utf-8", newline="") as stream:
+        return tuple(csv.DictReader(stream))
+
+
+@cache
+def _mass_attenuation() -> dict[str, tuple[float, np.ndarray, np.ndarray]]:
+    points = defaultdict(list)
+    density = {}
+    for row in read_table("materials.csv"):
+        density[row["material"]] = float(row["density_g_cm3"])
+        points[row["material"]].append((float(row["energy_kev"]), float(row["mass_attenuation_cm2_g"])))
+    return {name: (density[name], *np.array(values).T) for name, values in points.items()}
+
+
+def materials() -> tuple[str, ...]:
+    """Return the names `linear_attenuation` knows."""
+    return tuple(_mass_attenuation())
+
+
+def linear_attenuation(material: str, energy_kev: float, density: float | None = None) -> float:
+    """Return the narrow-beam linear attenuation coefficient in 1/cm.
+
+    material : one of `materials()`; energy_kev : 1 to 20000; density : g/cm3 (default: the material's own; lung 0.26).
+    Interpolated in log energy and log coefficient; at an absorption edge the upper branch is taken.
+    Source: NIST XCOM mass attenuation coefficients.
+    """
+    if material not in _mass_attenuation():
+        raise ValueError(f"no attenuation table for {material!r}; known: {', '.join(materials())}")
+    own_density, energies, values = _mass_attenuation()[material]
+    if not energies[0] <= energy_kev <= energies[-1]:
+        raise ValueError(f"energy must be {energies[0]:g} to {energies[-1]:g} keV, got {energy_kev}")
+    last = min(int(np.searchsorted(energies, energy_kev, side="right")), energies.size - 1)
+    (e0, e1), (v0, v1) = np.log(energies[last - 1 : last + 1]), np.log(values[last - 1 : last + 1])
+    log_value = v0 + (v1 - v0) * (math.log(energy_kev) - e0) / (e1 - e0)
+    return float(math.exp(log_value) * (own_density if density is None else density))
+
+
+def hounsfield_to_mu(hu: Array, energy_kev: float, kvp: float = 120, scanner: str | None = None) -> Array:
+    """Convert CT numbers to linear attenuation at the emission energy: mu = max(mu_water + slope HU, 0), in 1/cm.
+
+    hu : Hounsfield units, any shape.  energy_kev : 70 to 440, interpolated linearly between the table's energies.
+    kvp : tube voltage of the CT, one the table holds.  scanner : a model of the table (default: the mean of all).
+    The slope differs below and above HU = 0 (bilinear model).
+    Raises ValueError for a voltage, model or energy outside the table.
+    Source: bilinear coefficients as collected by PyTomography (Polson et al. 2025) from vendors' tables.
+    """
+    rows = [
+        r
+        for r in read_table("hounsfield.csv")
+        if float(r["kvp"]) == float(kvp) and scanner in (None, r["scanner"])
+    ]
+    if not rows:
+        voltages = sorted({float(r["kvp"]) for r in read_table("hounsfield.csv")})
+        scanners = sorted({r["scanner"] for r in read_table("hounsfield.csv")})
+        raise ValueError(
+            f"no HU table for {kvp:g} kVp and scanner {scanner!r}; "
+            f"voltages: {', '.join(f'{v:g}' for v in voltages)}; scanners: {', '.join(scanners)}"
+        )
+    energies = np.unique([float(r["energy_kev"]) for r in rows])
+    if not energies[0] <= energy_kev <= energies[-1]:
+        raise ValueError(f"HU table at {kvp:g} kVp covers {energies[0]:g} to {energies[-1]:g} keV, not {energy_kev:g}")
+    below, above, water = (
+        float(np.interp(energy_kev, energies, [_mean(rows, column, e) for e in energies]))
+        for column in ("slope_below", "slope_above", "mu_water_per_cm")
+    )
+    xp = array_namespace(hu)
+    hu = as_real(hu)
+    mu = water + xp.where(hu < 0, below * hu, above * hu)
+    return xp.where(mu > 0, mu, xp.zeros_like(mu))
+
+
+def _mean(rows: list[dict[str, str]], column: str, energy: float) -> float:
+    return float(np.mean([float(r[column]) for r in rows if float(r["energy_kev"]) == energy]))
+
+
+@dataclass(frozen=True)
+class Isotope:
+    """A radionuclide: half-life in seconds, photon lines (keV -> yield per decay), positrons per decay."""
+
+    name: str
+    half_life: float
+    lines: Mapping[float, float] = field(default_factory=dict)
+    positron_fraction: float = 0.0
+
+    @property
+    def main_energy(self) -> float:
+        """The energy most used for imaging in keV: the line of highest yield, 511 for positron emitters."""
+        if not self.lines:
+            return 510.999
+        return max(self.lines, key=lambda energy: self.lines[energy])
+
+    def decay(self, seconds: float) -> float:
+        """Return the fraction left after `seconds`: 2 ** (-t / half-life)."""
+        return float(2.0 ** (-seconds / self.half_life))
+
+    def mean_decay(self, duration: float) -> float:
+        """Return the mean fraction left during a frame of `duration` seconds: (1 - exp(-k T)) / (k T)."""
+        kt = math.log(2) * duration / self.half_life
+        return float(-math.expm1(-kt) / kt) if kt > 0 else 1.0
+
+
+@cache
+def _isotopes() -> dict[str, Isotope]:
+    text = (files(__package__) / "isotopes.json").read_text(encoding="utf-8")
+    return {
+        name: Isotope(
+            name,
+            entry["half_life_s"],
+            {float(e): y for e, y in entry.get("lines_kev", {}).items()},
+            entry.get("positron_fraction", 0.0),
+        )
+        for name, entry in json.loads(text)["isotopes"].items()
+    }
+
+
+def isotopes() -> tuple[str, ...]:
+    """Return the names `isotope` knows."""
+    return tuple(_isotopes())
+
+
+def isotope(name: str) -> Isotope:
+    """Return a radionuclide by name; "Tc-99m", "Tc99m", "tc99m" and "99mTc" are the same.
+
+    Raises ValueError for an unknown name.  Source: DDEP and LNHB evaluations, see isotopes.json.
+    """
+    wanted = name.lower().replace("-", "").replace(" ", "").replace("^", "")
+    for known, value in _isotopes().items():
+        element, mass = known.lower().split("-")
+        if wanted in (element + mass, mass + element):
+            return value
+    raise ValueError(f"unknown radionuclide {name!r}; known: {', '.join(isotopes())}")

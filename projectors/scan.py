@@ -1,0 +1,93 @@
+"""What was measured: counts with the geometry, corrections and circumstances they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array, to_numpy
+from .acquisition import AcquisitionModel, take_views
+from .geometry import ImageGrid, SPECTGeometry
+from .materials import isotope
+from .operator import Projector, broadcasts_to
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A SPECT acquisition: what a file holds and a reconstruction starts from.
+
+    counts : (..., views, bins, rows) measured counts; not negative, fractions are allowed (weighted simulations).
+    geometry : where the camera was.
+    background : expected scatter and other counts outside the model, a number or an array like counts.
+    factors : time x calibration x normalisation, a number or an array that broadcasts to counts.
+    duration : seconds per view, or None where unknown.
+    radionuclide : a name `isotope` knows, or None.
+    energy_window : (lower, upper) keV, or None.
+    description : free text.
+    Raises ValueError where counts are negative or not finite, or shapes do not fit the geometry.
+    """
+
+    counts: Array
+    geometry: SPECTGeometry
+    background: Any = 0.0
+    factors: Any = 1.0
+    duration: float | None = None
+    radionuclide: str | None = None
+    energy_window: tuple[float, float] | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.counts.shape)
+        if shape[-3:] != self.geometry.shape:
+            raise ValueError(f"Scan counts of shape {shape} do not fit a geometry of {self.geometry.shape} (views, bins, rows)")
+        check_counts(self.counts, "Scan")
+        for name in ("background", "factors"):
+            values = np.asarray(to_numpy(getattr(self, name)))
+            if not broadcasts_to(values.shape[-3:], self.geometry.shape):
+                raise ValueError(f"Scan {name} of shape {values.shape} does not broadcast to {self.geometry.shape}")
+            if not np.isfinite(values).all() or values.min() < 0:
+                raise ValueError(f"Scan {name} must be finite and not negative")
+        if self.duration is not None and not (np.isfinite(self.duration) and self.duration > 0):
+            raise ValueError(f"Scan duration must be positive seconds per view, got {self.duration}")
+        if self.radionuclide is not None:
+            object.__setattr__(self, "radionuclide", isotope(self.radionuclide).name)
+        if self.energy_window is not None:
+            low, high = map(float, self.energy_window)
+            if not 0 <= low < high:
+                raise ValueError(f"Scan energy_window must be (lower, upper) keV, got {self.energy_window}")
+            object.__setattr__(self, "energy_window", (low, high))
+
+    def default_grid(self) -> ImageGrid:
+        """Return the grid most reconstructions use: bins x bins x rows voxels of the detector's pixel size."""
+        (nu, nz), (du, dz) = self.geometry.n_bins, self.geometry.pixel_size
+        origin = (-(nu - 1) / 2 * du, -(nu - 1) / 2 * du, -(nz - 1) / 2 * dz + self.geometry.axial_shift)
+        return ImageGrid((nu, nu, nz), (du, du, dz), origin)
+
+    def model(self, projector: Projector) -> AcquisitionModel:
+        """Return the expected counts of this scan under `projector`."""
+        return AcquisitionModel(projector, self.factors, self.background)
+
+    def subset(self, k: int, n: int) -> Scan:
+        """Return the scan of views k, k + n, ..."""
+        values = {name: take_views(getattr(self, name), k, n, -3) for name in ("counts", "background", "factors")}
+        return Scan(
+            values["counts"],
+            self.geometry.subset(k, n),
+            values["background"],
+            values["factors"],
+            self.duration,
+            self.radionuclide,
+            self.energy_window,
+            self.description,
+        )
+
+
+def check_counts(counts: Array, who: str) -> None:
+    """Raise ValueError where counts are negative, NaN or infinite, and say how many."""
+    host = to_numpy(counts)
+    if not np.isfinite(host).all():
+        raise ValueError(f"{who}: {int((~np.isfinite(host)).sum())} counts are NaN or infinite")
+    if host.size and host.min() < 0:
+        raise ValueError(f"{who}: {int((host < 0).sum())} counts are negative (lowest {host.min():.4g}); already corrected data?")
