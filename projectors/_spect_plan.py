@@ -127,14 +127,14 @@ def make_plan(
     distances, view_class = np.unique(frame.distance, axis=0, return_inverse=True)
     levels = _blur_levels(response, distances, fixed, np.array([pitch, axial]), planar)
     bases = levels.base.reshape(-1, 2, 2)
-    u_start, u_weights = _bands(
+    u_start, u_weights = make_bands(
         [_base_matrix(resample_u, gaussian_taps(*along_u), frame.n_columns, geometry.n_bins[0]) for along_u, _ in bases]
     )
     z_taps = _stack_taps([gaussian_taps(*along_z) for _, along_z in bases])
     if resample_z is None:
         z_start, z_weights = np.zeros(0, np.int32), np.zeros((0, 0))
     else:
-        z_start, z_weights = (part[0] for part in _bands([resample_z]))
+        z_start, z_weights = (part[0] for part in make_bands([resample_z]))
     row_offset = 0
     if resample_z is None and not planar:
         row_offset = margin + round(offset_z / axial + (grid.shape[2] - geometry.n_bins[1]) / 2)
@@ -304,7 +304,7 @@ def _base_matrix(resample: np.ndarray | None, taps: np.ndarray, n_columns: int, 
     return convolve1d(resample, taps, axis=1, mode="constant")
 
 
-def _bands(matrices: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def make_bands(matrices: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return banded matrices as first columns (C, rows) and weights (C, rows, width)."""
     stack = np.stack(matrices)
     used = np.abs(stack) > 1e-12 * np.abs(stack).max(initial=1e-30)

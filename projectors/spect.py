@@ -69,13 +69,14 @@ class SPECTProjector(Projector):
         self.attenuation = None if attenuation is None else _checked_attenuation(attenuation, grid, repr(self))
         self._absorbed = PlanCache()
         self._casts = PlanCache()
+        self._device_plans = PlanCache()
 
     def subset(self, k: int, n: int) -> Self:
         """Return the projector of views k, k + n, ...; the attenuation and the response's tables are shared."""
         part: Self = object.__new__(type(self))
         shared = {name: value for name, value in self.__dict__.items() if name not in ("T", "_plan", "_direct")}
         geometry = self.geometry.subset(k, n)
-        part.__dict__.update(shared, geometry=geometry, out_shape=geometry.shape, _casts=PlanCache())
+        part.__dict__.update(shared, geometry=geometry, out_shape=geometry.shape, _casts=PlanCache(), _device_plans=PlanCache())
         part.__dict__["_plan"] = self._plan.views(k, n)
         part.__dict__["_direct"] = self._direct
         return part

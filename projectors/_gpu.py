@@ -1,0 +1,291 @@
+"""The CUDA side: compile the kernels through CuPy, launch them on the caller's stream, follow the caller's arrays.
+
+`spect_forward` and `spect_adjoint` use an `Engine`, which is CuPy in earnest; the tests pass one that runs the same
+kernels on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ._arrays import Array, dtype_name, is_torch
+from ._spect_plan import SPECTPlan, gaussian_taps, make_bands, n_passes
+
+if TYPE_CHECKING:
+    from .spect import SPECTProjector
+
+_SCRATCH = 1 << 30  # bytes of scratch memory per launch; more views than fit go in several launches
+
+class Engine(Protocol):
+    """What the host code needs: an array namespace, an FFT module, and a way to launch a kernel."""
+
+    xp: Any
+    fft: Any
+
+    def launch(self, source: str, kernel: str, real: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        """Run `kernel` of `source` compiled for `real` ("float" or "double")."""
+        ...
+
+
+class CupyEngine:
+    """CuPy: RawModule kernels on the current stream."""
+
+    def __init__(self) -> None:
+        self.xp = import_cupy()
+        import cupyx.scipy.fft
+
+        self.fft = cupyx.scipy.fft
+
+    def launch(self, source: str, kernel: str, real: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        """Run a kernel on the current device and stream, compiling its file at the first call."""
+        _module(source, real).get_function(kernel)(grid, block, args)
+
+
+def import_cupy() -> Any:
+    """Return the module cupy, or say how to get it."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(
+            'arrays on a CUDA device need CuPy: pip install "emrecon[cuda12]" or "emrecon[cuda13]", as your driver has it'
+        ) from error
+    return cupy
+
+
+@cache
+def _module(source: str, real: str) -> Any:
+    code = (files(__package__) / source).read_text(encoding="utf-8")
+    return import_cupy().RawModule(code=code, options=(f"-DREAL={real}", "--std=c++14", "--use_fast_math"))
+
+
+@contextmanager
+def on_device(x: Array) -> Iterator[tuple[Engine, Any]]:
+    """Yield an engine and `x` as a CuPy array, on the device and current stream of `x` (torch's for a tensor)."""
+    engine = CupyEngine()
+    cupy = engine.xp
+    with ExitStack() as stack:
+        if not is_torch(x):
+            stack.enter_context(x.device)
+            yield engine, cupy.ascontiguousarray(x)
+            return
+        import torch
+
+        stack.enter_context(cupy.cuda.Device(x.device.index))
+        stack.enter_context(cupy.cuda.ExternalStream(torch.cuda.current_stream(x.device).cuda_stream))
+        yield engine, cupy.from_dlpack(x.detach().contiguous())
+
+
+def returned_like(values: Array, x: Array) -> Array:
+    """Return a CuPy result as a tensor where `x` is one, without a copy."""
+    if not is_torch(x):
+        return values
+    import torch
+
+    return torch.from_dlpack(values)
+
+
+class DevicePlan(NamedTuple):
+    """A `SPECTPlan` on the device; bands are (first, weights) along u and z, and those of the transposes."""
+
+    to_frame: Array
+    to_image: Array
+    rows: Array
+    view_class: Array
+    level: Array
+    upper: Array
+    taps: Array
+    along_u: tuple[Array, Array]
+    along_z: tuple[Array, Array]
+    along_u_transposed: tuple[Array, Array]
+    along_z_transposed: tuple[Array, Array]
+
+
+def device_plan(plan: SPECTPlan, n_slices: int, dtype: str, xp: Any) -> DevicePlan:
+    """Return the plan for kernels in `dtype` and an image of n_slices."""
+
+    def bands(matrices: np.ndarray) -> tuple[Array, Array]:
+        start, weights = make_bands(list(matrices.reshape(-1, *matrices.shape[-2:])))
+        return xp.asarray(start), xp.asarray(np.ascontiguousarray(weights, dtype))
+
+    along_u = _dense(plan.u_start, plan.u_weights, plan.n_columns)
+    along_z = _along_z(plan, n_slices + 2 * plan.margin)
+    maps = [xp.asarray(np.ascontiguousarray(values)) for values in (plan.to_frame, plan.to_image)]
+    indices = [xp.asarray(np.ascontiguousarray(values, np.int32)) for values in (plan.rows, plan.view_class, plan.level)]
+    reals = [xp.asarray(np.ascontiguousarray(values, dtype)) for values in (plan.upper, _step_taps(plan.steps))]
+    matrices = (along_u, along_z, np.swapaxes(along_u, -1, -2), np.swapaxes(along_z, -1, -2))
+    return DevicePlan(*maps, *indices, *reals, *map(bands, matrices))
+
+
+def _step_taps(steps: np.ndarray) -> np.ndarray:
+    """Return (C, levels, 2, width): the taps of the steps, all passes of a step convolved."""
+    flat = [_composed(variance, fourth) for variance, fourth in steps.reshape(-1, 2)]
+    radius = max(taps.size for taps in flat) // 2
+    return np.stack([np.pad(taps, radius - taps.size // 2) for taps in flat]).reshape(*steps.shape[:3], -1)
+
+
+def _composed(variance: float, fourth: float) -> np.ndarray:
+    taps, passes = np.ones(1), int(n_passes(np.asarray(variance)))
+    for _ in range(passes):
+        taps = np.convolve(taps, gaussian_taps(variance / passes, fourth / passes))
+    return taps
+
+
+def _dense(start: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
+    """Return bands as matrices (..., rows, n)."""
+    matrix = np.zeros((*start.shape, n))
+    np.put_along_axis(matrix, start[..., None] + np.arange(weights.shape[-1]), weights, axis=-1)
+    return matrix
+
+
+def _along_z(plan: SPECTPlan, padded: int) -> np.ndarray:
+    """Return (C, 2, rows, slices): the blur of levels 0 and 1 along z, then the detector's rows."""
+    resampled = plan.z_start.size > 0
+    rows = np.arange(padded) if resampled else np.arange(plan.n_rows) + plan.row_offset
+    width = plan.z_taps.shape[-1]
+    tap = np.arange(padded) - rows[:, None] + width // 2
+    blur = np.where((tap >= 0) & (tap < width), plan.z_taps[..., np.clip(tap, 0, width - 1)], 0)
+    return _dense(plan.z_start, plan.z_weights, padded) @ blur if resampled else blur
+
+
+class Launches:
+    """The launches for one group of lanes: images (items, nx, ny, lanes), projections (items, views, bins, lanes)."""
+
+    def __init__(self, projector: SPECTProjector, engine: Engine, plan: DevicePlan, absorbed: Array, stride: int) -> None:
+        self.engine, self.plan, self.absorbed, self.stride = engine, plan, absorbed, stride
+        self.host, self.direct = projector._plan, projector._direct
+        self.n_views, self.bins, self.rows = projector.out_shape
+        self.nx, self.ny, slices = projector.in_shape
+        self.lanes, self.padded = slices * stride, (slices + 2 * self.host.margin) * stride
+        self.n_levels = 1 if self.direct is not None else int(self.host.steps.shape[1])
+        self.used = min(self.n_levels, 2)
+
+    def forward(self, images: Array) -> Array:
+        """Return the projections of `images`."""
+        xp, plan = self.engine.xp, self.plan
+        items, direct = images.shape[0], self.direct is not None
+        out = xp.empty((items, self.n_views, self.bins, self.rows * self.stride), images.dtype)
+        for first, n in self._chunks(items, images.dtype.itemsize, direct):
+            sizes = self._sizes(first, n)
+            levels = xp.zeros((items, n, self.n_levels, self.host.n_columns, self.padded), images.dtype)
+            frame = xp.empty((items, n, self.host.n_planes, self.host.n_columns, self.lanes), images.dtype) if direct else None
+            maps = (plan.to_frame, plan.to_image, plan.rows, plan.view_class, plan.level, plan.upper)
+            self._launch("look_into", (self.lanes, self.host.n_columns, items * n), 4,
+                         (images, self.absorbed, *maps, levels, frame, *sizes))  # fmt: skip
+            if frame is not None and self.direct is not None:
+                for item, view in np.ndindex(items, n):
+                    c = int(self.host.view_class[first + view])
+                    levels[item, view, 0] = self.direct.collapse(frame[item, view], c, self.engine.fft, xp)
+            for level in range(self.n_levels - 1, 1, -1):
+                self._blur(levels, level, level - 1, level, True, items, sizes)
+            bands = (*plan.along_u, *plan.along_z, plan.view_class)
+            widths = (plan.along_u[1].shape[-1], plan.along_z[1].shape[-1], self.used)
+            self._launch("detect", (self.rows * self.stride, self.bins, items * n), 1,
+                         (levels, *bands, *widths, out, self.n_views, *sizes))  # fmt: skip
+        return out
+
+    def adjoint(self, projections: Array) -> Array:
+        """Return the back projection of `projections`."""
+        xp, plan = self.engine.xp, self.plan
+        items = projections.shape[0]
+        out = xp.zeros((items, self.nx, self.ny, self.lanes), projections.dtype)
+        for first, n in self._chunks(items, projections.dtype.itemsize, True):
+            sizes = self._sizes(first, n)
+            levels = xp.zeros((items, n, self.n_levels, self.host.n_columns, self.padded), projections.dtype)
+            frame = xp.empty((items, n, self.host.n_planes, self.host.n_columns, self.lanes), projections.dtype)
+            bands = (*plan.along_u_transposed, *plan.along_z_transposed, plan.view_class)
+            widths = (plan.along_u_transposed[1].shape[-1], plan.along_z_transposed[1].shape[-1], self.used)
+            self._launch("detect_adjoint", (self.padded, self.host.n_columns, items * n), 1,
+                         (projections, *bands, *widths, levels, self.n_views, *sizes))  # fmt: skip
+            for level in range(2, self.n_levels):
+                self._blur(levels, level - 1, level, level, False, items, sizes)
+            if self.direct is not None:
+                for item, view in np.ndindex(items, n):
+                    c = int(self.host.view_class[first + view])
+                    frame[item, view] = self.direct.expand(levels[item, view, 0], c, self.engine.fft, xp)
+            maps = (plan.to_image, plan.rows, plan.view_class, plan.level, plan.upper)
+            self._launch("look_out", (self.lanes, self.host.n_columns, items * n), 4,
+                         (levels if self.direct is None else None, self.absorbed, *maps, frame, *sizes))  # fmt: skip
+            self._launch("gather", (self.lanes, self.nx * self.ny, items), 4,
+                         (frame, plan.to_frame, plan.to_image, plan.rows, out, *sizes))  # fmt: skip
+        return out
+
+    def _blur(self, levels: Array, source: int, target: int, step: int, accumulate: bool, items: int, sizes: tuple[Any, ...]) -> None:
+        n = levels.shape[1]
+        radius = self.plan.taps.shape[-1] // 2
+        self._launch("blur_level", (self.padded, self.host.n_columns, items * n), 1,
+                     (levels, self.plan.taps, self.plan.view_class, source, target, step, radius, int(accumulate), *sizes))  # fmt: skip
+
+    def _chunks(self, items: int, itemsize: int, with_frame: bool) -> Iterator[tuple[int, int]]:
+        """Yield (first view, number of views) so that scratch memory stays within bounds."""
+        per_view = self.n_levels * self.host.n_columns * self.padded
+        if with_frame:
+            per_view += self.host.n_planes * self.host.n_columns * self.lanes
+        n = max(1, min(self.n_views, _SCRATCH // (items * itemsize * per_view), 65535 // items))
+        for first in range(0, self.n_views, n):
+            yield first, min(n, self.n_views - first)
+
+    def _sizes(self, first: int, n: int) -> tuple[Any, ...]:
+        """The last arguments of every kernel, in the order of SIZES in the source."""
+        return (
+            self.nx, self.ny, self.lanes, self.host.n_planes, self.host.n_columns, self.n_levels, self.padded,
+            self.host.margin * self.stride, n, first, self.bins, self.rows, self.stride, int(self.host.ray_driven),
+            int(self.absorbed is not None), 1 if self.absorbed is None else self.absorbed.shape[0], float(self.host.weight),
+        )  # fmt: skip
+
+    def _launch(self, kernel: str, extent: tuple[int, int, int], lanes_per_thread: int, args: tuple[Any, ...]) -> None:
+        """Launch a kernel over (lanes, columns, items and views); a scalar int is passed as int32, None as null."""
+        block = (32, 4) if extent[0] > 16 * lanes_per_thread else (8, 16)
+        grid = (math.ceil(extent[0] / (block[0] * lanes_per_thread)), math.ceil(extent[1] / block[1]), extent[2])
+        real = "float" if dtype_name(self.plan.upper) == "float32" else "double"
+        converted = tuple(np.int32(a) if type(a) is int else np.uint64(0) if a is None else a for a in args)
+        self.engine.launch("spect.cu", kernel, real, grid, (*block, 1), converted)
+
+
+def spect_forward(projector: SPECTProjector, x: Array) -> Array:
+    """Return the projections of a batch on a CUDA device, (B, nx, ny, nz) to (B, views, bins, rows)."""
+    with on_device(x) as (engine, images):
+        return returned_like(forward_with(projector, images, engine), x)
+
+
+def spect_adjoint(projector: SPECTProjector, y: Array) -> Array:
+    """Return the back projections of a batch on a CUDA device, (B, views, bins, rows) to (B, nx, ny, nz)."""
+    with on_device(y) as (engine, projections):
+        return returned_like(adjoint_with(projector, projections, engine), y)
+
+
+def forward_with(projector: SPECTProjector, x: Array, engine: Engine) -> Array:
+    """`spect_forward` on the arrays of an engine."""
+    return _grouped(projector, x, engine, projector.out_shape, Launches.forward)
+
+
+def adjoint_with(projector: SPECTProjector, y: Array, engine: Engine) -> Array:
+    """`spect_adjoint` on the arrays of an engine."""
+    return _grouped(projector, y, engine, projector.in_shape, Launches.adjoint)
+
+
+def _grouped(projector: SPECTProjector, x: Array, engine: Engine, shape: tuple[int, ...], apply: Any) -> Array:
+    """Project items as they are, or thin ones side by side as lanes."""
+    xp, items, slices = engine.xp, x.shape[0], projector.in_shape[2]
+    plan = projector._device_plans.get(x, lambda: device_plan(projector._plan, slices, dtype_name(x), xp))
+    absorbed = None
+    if projector.attenuation is not None:
+        absorbed = projector._absorbed.get(x, lambda: projector._make_absorbed(x))
+        absorbed = absorbed if absorbed.ndim == 4 else absorbed[None]
+    if slices >= 16 or items == 1 or projector._direct is not None:
+        return apply(Launches(projector, engine, plan, absorbed, 1), x)
+    if absorbed is not None:
+        absorbed = _fold(xp, xp.broadcast_to(absorbed, (items, *projector.in_shape)))
+    y = apply(Launches(projector, engine, plan, absorbed, items), _fold(xp, x))
+    return xp.ascontiguousarray(xp.moveaxis(y.reshape(*shape, items), -1, 0))
+
+
+def _fold(xp: Any, x: Array) -> Array:
+    """Return (B, a, b, z) as (1, a, b, z * B), contiguous."""
+    return xp.ascontiguousarray(xp.moveaxis(x, 0, -1)).reshape(1, *x.shape[1:3], -1)

@@ -1,0 +1,73 @@
+"""Expectation maximisation: one pure step, and the loops that repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from emrecon.projectors._arrays import Array, array_namespace, as_real, to_numpy
+
+from .likelihood import PoissonLikelihood
+
+
+class Iterate(NamedTuple):
+    """Where an algorithm stands: the number of passes over the data, and the image."""
+
+    iteration: int
+    image: Any
+
+
+def em_step(x: Array, likelihood: PoissonLikelihood) -> Array:
+    """Return one EM update, x * A'(y / ybar) / A'1.
+
+    x : (..., x, y, z) activity >= 0.  Returns the same shape; voxels that no line crosses keep their value.
+    Raises ValueError where counts were measured but none are expected.
+    Source: Shepp & Vardi 1982, eq. 2.13; Lange & Carson 1984.
+    """
+    sensitivity = likelihood.sensitivity_like(x)
+    xp = array_namespace(x)
+    seen = sensitivity > 0
+    update = likelihood.model.adjoint(likelihood.ratio(x)) / xp.where(seen, sensitivity, xp.ones_like(sensitivity))
+    return x * xp.where(seen, update, xp.ones_like(update))
+
+
+def mlem(likelihood: PoissonLikelihood, start: Array | None = None, *, iteration: int = 0) -> Iterator[Iterate]:
+    """Yield an `Iterate` after each EM update, for ever; stop by leaving the loop.
+
+    start : first image, not negative (default: ones, NumPy float32).
+    iteration : how many updates `start` has behind it already, when resuming.
+    """
+    return osem(likelihood, start, 1, iteration=iteration)
+
+
+def osem(
+    likelihood: PoissonLikelihood, start: Array | None = None, n_subsets: int = 8, *, iteration: int = 0
+) -> Iterator[Iterate]:
+    """Yield an `Iterate` after each pass over `n_subsets` subsets of the views, for ever; stop by leaving the loop.
+
+    Subset k holds the views k, k + n, ...; they are visited in this order. The loop has no memory but the image: passing
+    the last image as `start` (and its number as `iteration`) goes on exactly.
+    Raises ValueError for a start with negative, NaN or infinite values, or more subsets than views.
+    Source: Hudson & Larkin 1994.
+    """
+    x = likelihood.model.projector.ones_image() if start is None else as_real(start)
+    _check_start(x, likelihood)
+    parts = [likelihood] if n_subsets == 1 else [likelihood.subset(k, n_subsets) for k in range(n_subsets)]
+    return _repeat(x, parts, iteration)
+
+
+def _repeat(x: Array, parts: list[PoissonLikelihood], iteration: int) -> Iterator[Iterate]:
+    while True:
+        for part in parts:
+            x = em_step(x, part)
+        iteration += 1
+        yield Iterate(iteration, x)
+
+
+def _check_start(x: Array, likelihood: PoissonLikelihood) -> None:
+    shape = likelihood.model.projector.in_shape
+    if tuple(x.shape[-len(shape) :]) != shape:
+        raise ValueError(f"start of shape {tuple(x.shape)} does not fit images of {shape}")
+    host = to_numpy(x)
+    if not (host >= 0).all() or not (host < float("inf")).all():
+        raise ValueError("start must be finite and not negative: EM keeps signs and zeros")

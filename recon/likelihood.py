@@ -1,0 +1,100 @@
+"""How well an image explains Poisson counts: value, gradient, curvature and sensitivity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from emrecon.projectors import AcquisitionModel, Scan
+from emrecon.projectors._arrays import Array, PlanCache, array_namespace, as_real, like, to_numpy
+from emrecon.projectors.acquisition import take_views
+from emrecon.projectors.scan import check_counts
+
+
+@dataclass(frozen=True, eq=False)
+class PoissonLikelihood:
+    """The negative Poisson log-likelihood of counts y under a model, f(x) = sum(ybar - y log ybar), ybar = model(x).
+
+    data : counts (..., views, bins, rows), or a `Scan`; any array library, leading axes are a batch.
+    model : what is expected, an `AcquisitionModel`.
+    A bin with y = 0 contributes ybar, also where ybar = 0. Data and sensitivity follow the images they meet.
+    Raises ValueError for negative or non-finite counts and shapes that do not fit, and, when it meets an image, where
+    counts were measured but none are expected (usual causes: background = 0 outside the object, an image with zeros, a
+    mu map or geometry that does not belong to the data).
+    """
+
+    data: Array
+    model: AcquisitionModel
+    _plans: dict[str, PlanCache] = field(default_factory=lambda: {"data": PlanCache(), "sensitivity": PlanCache()}, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, Scan):
+            object.__setattr__(self, "data", self.data.counts)
+        views = self.model.projector.out_shape
+        if tuple(self.data.shape[-len(views) :]) != views:
+            raise ValueError(f"PoissonLikelihood data of shape {tuple(self.data.shape)} do not fit {self.model.projector!r}")
+        check_counts(self.data, "PoissonLikelihood")
+
+    def value(self, x: Array) -> Any:
+        """Return f(x), summed in float64: one number for each item of a batch."""
+        ybar = self.model(x)
+        xp = array_namespace(ybar)
+        y = self._data_like(ybar)
+        self._require_expected(y, ybar)
+        terms = ybar - y * xp.log(xp.where(ybar > 0, ybar, xp.ones_like(ybar)))
+        return xp.sum(terms, axis=tuple(range(-len(self.model.projector.out_shape), 0)), dtype=xp.float64)
+
+    def ratio(self, x: Array) -> Array:
+        """Return y / ybar, 0 where nothing is measured or expected."""
+        ybar = self.model(x)
+        xp = array_namespace(ybar)
+        y = self._data_like(ybar)
+        self._require_expected(y, ybar)
+        return y / xp.where(ybar > 0, ybar, xp.ones_like(ybar))
+
+    def gradient(self, x: Array) -> Array:
+        """Return A'(1 - y / ybar), of the shape of x."""
+        return self.sensitivity_like(x) - self.model.adjoint(self.ratio(x))
+
+    @property
+    def sensitivity(self) -> Array:
+        """The sensitivity image A'1, in the library and on the device of the data; made once."""
+        return self.sensitivity_like(as_real(self.data))
+
+    def sensitivity_like(self, x: Array) -> Array:
+        """Return A'1 in the library, device and precision of x; made once for each. (*image), or (B, *image)."""
+        return self._plans["sensitivity"].get(x, lambda: self._make_sensitivity(x))
+
+    def hessian_vector(self, x: Array, v: Array) -> Array:
+        """Return the Hessian at x applied to v, A'( y / ybar^2 * A v )."""
+        ybar = self.model(x)
+        xp = array_namespace(ybar)
+        weight = self._data_like(ybar) / xp.where(ybar > 0, ybar, xp.ones_like(ybar)) ** 2
+        return self.model.adjoint(weight * self.model.linear(v))
+
+    def subset(self, k: int, n: int) -> PoissonLikelihood:
+        """Return the likelihood of the views k, k + n, ..."""
+        axis = -len(self.model.projector.out_shape)
+        return PoissonLikelihood(take_views(self.data, k, n, axis), self.model.subset(k, n))
+
+    def _data_like(self, ybar: Array) -> Array:
+        return self._plans["data"].get(ybar, lambda: like(self.data, ybar))
+
+    def _make_sensitivity(self, x: Array) -> Array:
+        xp = array_namespace(x)
+        shape = self.model.projector.out_shape
+        batch = getattr(self.model.projector, "attenuation", None)
+        if batch is not None and batch.ndim > len(self.model.projector.in_shape):
+            shape = (batch.shape[0], *shape)
+        return self.model.adjoint(xp.ones(shape, dtype=x.dtype, device=x.device))
+
+    def _require_expected(self, y: Array, ybar: Array) -> None:
+        xp = array_namespace(ybar)
+        impossible = (y > 0) & (ybar <= 0)
+        if not bool(xp.any(impossible)):
+            return
+        raise ValueError(
+            f"counts were measured in {int(to_numpy(impossible).sum())} of {to_numpy(impossible).size} bins "
+            "where none are expected: usual causes are background=0 outside the object, zeros in the image, or a mu map "
+            "or geometry that does not belong to the data"
+        )

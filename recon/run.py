@@ -1,0 +1,156 @@
+"""Drive an algorithm: progress, log, checkpoints and stopping rules around any loop of iterates."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from emrecon.projectors._arrays import Array, array_namespace, to_numpy
+from emrecon.projectors._files import atomic_path
+
+from .em import Iterate
+
+Callback = Callable[[Iterate], Any]
+Objective = Callable[[Array], Any]
+
+
+def run(iterates: Iterator[Iterate], n_iterations: int, *callbacks: Callback) -> Array:
+    """Take `n_iterations` iterates, show each to the callbacks and return the last image.
+
+    A callback that returns True ends the run. Callbacks with a `close` method have it called at the end, also when the
+    run is interrupted.
+    Raises ValueError unless n_iterations is at least 1.
+    """
+    if n_iterations < 1:
+        raise ValueError(f"n_iterations must be at least 1, got {n_iterations}")
+    try:
+        for last in islice(iterates, n_iterations):
+            if any([callback(last) is True for callback in callbacks]):
+                break
+        return last.image
+    finally:
+        for callback in callbacks:
+            getattr(callback, "close", lambda: None)()
+
+
+class ProgressBar:
+    """A progress bar with iteration, objective and time; silent where the output is no terminal.
+
+    n_iterations : for the bar's length.  objective : f(image), shown when given (costs a projection per iteration).
+    """
+
+    def __init__(self, n_iterations: int, objective: Objective | None = None, *, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.objective = objective
+        self._progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task("iteration", total=n_iterations, note="")
+        self._progress.start()
+
+    def __call__(self, iterate: Iterate) -> None:
+        note = "" if self.objective is None else f"objective {_total(self.objective, iterate.image):.8g}"
+        self._progress.update(self._task, advance=1, note=note)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._progress.stop()
+
+
+class Log:
+    """Write iteration, seconds and objective of every iterate to a .csv or .json file, complete at any moment."""
+
+    def __init__(self, path: str | Path, objective: Objective | None = None) -> None:
+        self.path, self.objective = Path(path), objective
+        if self.path.suffix not in (".csv", ".json"):
+            raise ValueError(f"Log writes .csv or .json, not {self.path.name!r}")
+        self._rows: list[dict[str, Any]] = []
+        self._start = time.perf_counter()
+
+    def __call__(self, iterate: Iterate) -> None:
+        row: dict[str, Any] = {"iteration": iterate.iteration, "seconds": round(time.perf_counter() - self._start, 4)}
+        if self.objective is not None:
+            row["objective"] = _total(self.objective, iterate.image)
+        self._rows.append(row)
+        with atomic_path(self.path) as path, path.open("w", newline="", encoding="utf-8") as stream:
+            if self.path.suffix == ".json":
+                json.dump(self._rows, stream, indent=1)
+                return
+            writer = csv.DictWriter(stream, list(row))
+            writer.writeheader()
+            writer.writerows(self._rows)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Save every `every`-th iterate to an .npz file, so that a run can go on after a kill as if nothing had happened.
+
+        saved = Checkpoint(path).load()
+        start, done = (saved.image, saved.iteration) if saved else (None, 0)
+        run(osem(f, start, 8, iteration=done), 20 - done, Checkpoint(path))
+
+    signature : anything that must be the same when resuming, such as the settings as text.
+    The file is complete at any moment, and loaded without unpickling.
+    """
+
+    path: str | Path
+    every: int = 1
+    signature: str = ""
+
+    def __call__(self, iterate: Iterate) -> None:
+        if iterate.iteration % self.every:
+            return
+        with atomic_path(Path(self.path)) as path, path.open("wb") as stream:
+            np.savez(
+                stream,
+                iteration=np.int64(iterate.iteration),
+                image=to_numpy(iterate.image),
+                signature=np.str_(self.signature),
+            )
+
+    def load(self) -> Iterate | None:
+        """Return the saved iterate (NumPy), or None where there is no file yet.
+
+        Raises ValueError for a file that is damaged, or was written with another signature.
+        """
+        if not Path(self.path).exists():
+            return None
+        try:
+            with np.load(self.path, allow_pickle=False) as saved:
+                iteration, image, signature = int(saved["iteration"]), saved["image"], str(saved["signature"])
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{self.path} is not a checkpoint, or is damaged: {error}") from error
+        if signature != self.signature:
+            raise ValueError(f"{self.path} belongs to another run ({signature!r}, not {self.signature!r}); use another file")
+        return Iterate(iteration, image)
+
+
+@dataclass(frozen=True)
+class RelativeChange:
+    """Stop when |image - previous| / |previous| falls below `tolerance`."""
+
+    tolerance: float
+    _previous: list[Any] = field(default_factory=list, repr=False)
+
+    def __call__(self, iterate: Iterate) -> bool:
+        previous = self._previous.pop() if self._previous else None
+        self._previous.append(iterate.image)
+        if previous is None:
+            return False
+        xp = array_namespace(previous)
+        change = xp.sqrt(xp.sum((iterate.image - previous) ** 2) / xp.sum(previous**2))
+        return bool(change < self.tolerance)
+
+
+def _total(objective: Objective, image: Array) -> float:
+    return float(np.sum(to_numpy(objective(image))))
