@@ -30,7 +30,9 @@ def is_cuda(x: Array) -> bool:
 def require_array(x: Array, who: str) -> Any:
     """Return the array namespace of `x`, or say what was expected."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
-        raise TypeError(f"{who} expects an array (NumPy, CuPy or torch), got {type(x).__name__}; use numpy.asarray(...)?")
+        raise TypeError(
+            f"{who} expects an array (NumPy, CuPy or torch), got {type(x).__name__}; use numpy.asarray(...)?"
+        )
     try:
         return array_namespace(x)
     except TypeError as error:

@@ -30,7 +30,9 @@ class _Linear(torch.autograd.Function):
         return apply_linear(tangent, ctx.operator)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: torch.Tensor, operator: LinearOperator) -> tuple[torch.Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], x: torch.Tensor, operator: LinearOperator
+    ) -> tuple[torch.Tensor, int]:
         return apply_linear(x.movedim(in_dims[0], 0), operator), 0
 
 

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from ._arrays import Array, dtype_name, is_torch
-from ._spect_plan import SPECTPlan, gaussian_taps, make_bands, n_passes
+from ._spect_plan import SPECTPlan, five_taps, make_bands, n_passes
 
 if TYPE_CHECKING:
     from .spect import SPECTProjector
 
 _SCRATCH = 1 << 30  # bytes of scratch memory per launch; more views than fit go in several launches
+
 
 class Engine(Protocol):
     """What the host code needs: an array namespace, an FFT module, and a way to launch a kernel."""
@@ -29,7 +30,9 @@ class Engine(Protocol):
     xp: Any
     fft: Any
 
-    def launch(self, source: str, kernel: str, real: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+    def launch(
+        self, source: str, kernel: str, real: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]
+    ) -> None:
         """Run `kernel` of `source` compiled for `real` ("float" or "double")."""
         ...
 
@@ -43,7 +46,9 @@ class CupyEngine:
 
         self.fft = cupyx.scipy.fft
 
-    def launch(self, source: str, kernel: str, real: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+    def launch(
+        self, source: str, kernel: str, real: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]
+    ) -> None:
         """Run a kernel on the current device and stream, compiling its file at the first call."""
         _module(source, real).get_function(kernel)(grid, block, args)
 
@@ -117,7 +122,9 @@ def device_plan(plan: SPECTPlan, n_slices: int, dtype: str, xp: Any) -> DevicePl
     along_u = _dense(plan.u_start, plan.u_weights, plan.n_columns)
     along_z = _along_z(plan, n_slices + 2 * plan.margin)
     maps = [xp.asarray(np.ascontiguousarray(values)) for values in (plan.to_frame, plan.to_image)]
-    indices = [xp.asarray(np.ascontiguousarray(values, np.int32)) for values in (plan.rows, plan.view_class, plan.level)]
+    indices = [
+        xp.asarray(np.ascontiguousarray(values, np.int32)) for values in (plan.rows, plan.view_class, plan.level)
+    ]
     reals = [xp.asarray(np.ascontiguousarray(values, dtype)) for values in (plan.upper, _step_taps(plan.steps))]
     matrices = (along_u, along_z, np.swapaxes(along_u, -1, -2), np.swapaxes(along_z, -1, -2))
     return DevicePlan(*maps, *indices, *reals, *map(bands, matrices))
@@ -133,7 +140,7 @@ def _step_taps(steps: np.ndarray) -> np.ndarray:
 def _composed(variance: float, fourth: float) -> np.ndarray:
     taps, passes = np.ones(1), int(n_passes(np.asarray(variance)))
     for _ in range(passes):
-        taps = np.convolve(taps, gaussian_taps(variance / passes, fourth / passes))
+        taps = np.convolve(taps, five_taps(variance / passes, fourth / passes))
     return taps
 
 
@@ -145,7 +152,7 @@ def _dense(start: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
 
 
 def _along_z(plan: SPECTPlan, padded: int) -> np.ndarray:
-    """Return (C, 2, rows, slices): the blur of levels 0 and 1 along z, then the detector's rows."""
+    """Return (C, F, rows, slices): the blur of the lowest levels along z, then the detector's rows."""
     resampled = plan.z_start.size > 0
     rows = np.arange(padded) if resampled else np.arange(plan.n_rows) + plan.row_offset
     width = plan.z_taps.shape[-1]
@@ -157,14 +164,16 @@ def _along_z(plan: SPECTPlan, padded: int) -> np.ndarray:
 class Launches:
     """The launches for one group of lanes: images (items, nx, ny, lanes), projections (items, views, bins, lanes)."""
 
-    def __init__(self, projector: SPECTProjector, engine: Engine, plan: DevicePlan, absorbed: Array, stride: int) -> None:
+    def __init__(
+        self, projector: SPECTProjector, engine: Engine, plan: DevicePlan, absorbed: Array, stride: int
+    ) -> None:
         self.engine, self.plan, self.absorbed, self.stride = engine, plan, absorbed, stride
         self.host, self.direct = projector._plan, projector._direct
         self.n_views, self.bins, self.rows = projector.out_shape
         self.nx, self.ny, slices = projector.in_shape
         self.lanes, self.padded = slices * stride, (slices + 2 * self.host.margin) * stride
         self.n_levels = 1 if self.direct is not None else int(self.host.steps.shape[1])
-        self.used = min(self.n_levels, 2)
+        self.used = 1 if self.direct is not None else int(self.host.u_start.shape[1])
 
     def forward(self, images: Array) -> Array:
         """Return the projections of `images`."""
@@ -174,7 +183,11 @@ class Launches:
         for first, n in self._chunks(items, images.dtype.itemsize, direct):
             sizes = self._sizes(first, n)
             levels = xp.zeros((items, n, self.n_levels, self.host.n_columns, self.padded), images.dtype)
-            frame = xp.empty((items, n, self.host.n_planes, self.host.n_columns, self.lanes), images.dtype) if direct else None
+            frame = (
+                xp.empty((items, n, self.host.n_planes, self.host.n_columns, self.lanes), images.dtype)
+                if direct
+                else None
+            )
             maps = (plan.to_frame, plan.to_image, plan.rows, plan.view_class, plan.level, plan.upper)
             self._launch("look_into", (self.lanes, self.host.n_columns, items * n), 4,
                          (images, self.absorbed, *maps, levels, frame, *sizes))  # fmt: skip
@@ -182,7 +195,7 @@ class Launches:
                 for item, view in np.ndindex(items, n):
                     c = int(self.host.view_class[first + view])
                     levels[item, view, 0] = self.direct.collapse(frame[item, view], c, self.engine.fft, xp)
-            for level in range(self.n_levels - 1, 1, -1):
+            for level in range(self.n_levels - 1, self.used - 1, -1):
                 self._blur(levels, level, level - 1, level, True, items, sizes)
             bands = (*plan.along_u, *plan.along_z, plan.view_class)
             widths = (plan.along_u[1].shape[-1], plan.along_z[1].shape[-1], self.used)
@@ -203,7 +216,7 @@ class Launches:
             widths = (plan.along_u_transposed[1].shape[-1], plan.along_z_transposed[1].shape[-1], self.used)
             self._launch("detect_adjoint", (self.padded, self.host.n_columns, items * n), 1,
                          (projections, *bands, *widths, levels, self.n_views, *sizes))  # fmt: skip
-            for level in range(2, self.n_levels):
+            for level in range(self.used, self.n_levels):
                 self._blur(levels, level - 1, level, level, False, items, sizes)
             if self.direct is not None:
                 for item, view in np.ndindex(items, n):
@@ -216,7 +229,9 @@ class Launches:
                          (frame, plan.to_frame, plan.to_image, plan.rows, out, *sizes))  # fmt: skip
         return out
 
-    def _blur(self, levels: Array, source: int, target: int, step: int, accumulate: bool, items: int, sizes: tuple[Any, ...]) -> None:
+    def _blur(
+        self, levels: Array, source: int, target: int, step: int, accumulate: bool, items: int, sizes: tuple[Any, ...]
+    ) -> None:
         n = levels.shape[1]
         radius = self.plan.taps.shape[-1] // 2
         self._launch("blur_level", (self.padded, self.host.n_columns, items * n), 1,

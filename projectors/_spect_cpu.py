@@ -36,24 +36,26 @@ def forward(image, absorbed, plan, stride, first, n, out):
     row = np.empty(image.shape[2], image.dtype)
     for v in range(first, out.shape[0], n):
         to_image, to_frame, rows = plan.to_image[v], plan.to_frame[v], plan.rows[v]
-        levels, uppers, steps = _levels(plan, v)
+        levels, uppers = _levels(plan, v)
         _sort_voxels(image.shape[0], image.shape[1], to_frame, voxels)
         _checkpoint(absorbed, to_image, rows, checkpoints, survival)
         level = levels[-1]
+        out[v] = 0
         _fill(low, 0)
         _fill(high, 0)
         for d in range(rows.shape[0] - 1, -1, -1):
             while level > levels[d]:
-                low, high, spare = _descend(low, high, spare, steps[level + 1], stride, work)
+                low, high, spare = _descend(low, high, spare, plan, v, level, stride, work, out)
                 level -= 1
             _survive_group(absorbed, to_image, rows, d, checkpoints, survival)
             _plane_taps(to_frame, image.shape[1], d, voxels, taps)
             _add_splatted(
                 image, taps, d, rows[d, 0], rows[d, 1], row, low, high, uppers[d], plan.margin * stride, survival
             )
-        out[v] = 0
-        detect(low, plan, v, 0, stride, out)
-        detect(high, plan, v, 1, stride, out)
+        while level >= 0:
+            low, high, spare = _descend(low, high, spare, plan, v, level, stride, work, out)
+            level -= 1
+        detect(high, plan, v, 0, stride, out)
 
 
 @_compile
@@ -65,15 +67,16 @@ def adjoint(projections, absorbed, plan, stride, first, n, out):
     voxels = _voxel_buffers(plan, out)
     for v in range(first, projections.shape[0], n):
         to_image, to_frame, rows = plan.to_image[v], plan.to_frame[v], plan.rows[v]
-        levels, uppers, steps = _levels(plan, v)
+        levels, uppers = _levels(plan, v)
         _sort_voxels(out.shape[0], out.shape[1], to_frame, voxels)
         _fill(remaining, 1)
-        detect_adjoint(projections, plan, v, 0, stride, low)
-        detect_adjoint(projections, plan, v, 1, stride, high)
-        level = 0
+        level = -2
+        for _ in range(2):
+            low, high, spare = _ascend(low, high, spare, plan, v, level, stride, work, projections)
+            level += 1
         for d in range(rows.shape[0]):
             while level < levels[d]:
-                low, high, spare = _ascend(low, high, spare, steps[level + 2], stride, work)
+                low, high, spare = _ascend(low, high, spare, plan, v, level, stride, work, projections)
                 level += 1
             a, b, upper = rows[d, 0], rows[d, 1], uppers[d]
             _attenuate(low, high, upper, plan.margin * stride, absorbed, to_image, d, a, b, remaining, frame)
@@ -126,33 +129,36 @@ def rotate_adjoint(frame, absorbed, plan, v, out):
 def collapse(frame, plan, v, stride, out):
     """out[v] = the blurred sum over the planes of `frame`, as the detector sees it."""
     low, high, spare, work = _planes(plan, frame, stride)
-    levels, uppers, steps = _levels(plan, v)
+    levels, uppers = _levels(plan, v)
     offset = plan.margin * stride
     level = levels[-1]
+    out[v] = 0
     for d in range(frame.shape[0] - 1, -1, -1):
         while level > levels[d]:
-            low, high, spare = _descend(low, high, spare, steps[level + 1], stride, work)
+            low, high, spare = _descend(low, high, spare, plan, v, level, stride, work, out)
             level -= 1
         for u in range(frame.shape[1]):
             low[u + 2, offset : offset + frame.shape[2]] += (1 - uppers[d]) * frame[d, u]
             high[u + 2, offset : offset + frame.shape[2]] += uppers[d] * frame[d, u]
-    out[v] = 0
-    detect(low, plan, v, 0, stride, out)
-    detect(high, plan, v, 1, stride, out)
+    while level >= 0:
+        low, high, spare = _descend(low, high, spare, plan, v, level, stride, work, out)
+        level -= 1
+    detect(high, plan, v, 0, stride, out)
 
 
 @_compile
 def collapse_adjoint(projections, plan, v, stride, frame):
     """frame = the transpose of `collapse`."""
     low, high, spare, work = _planes(plan, frame, stride)
-    levels, uppers, steps = _levels(plan, v)
+    levels, uppers = _levels(plan, v)
     offset = plan.margin * stride
-    detect_adjoint(projections, plan, v, 0, stride, low)
-    detect_adjoint(projections, plan, v, 1, stride, high)
-    level = 0
+    level = -2
+    for _ in range(2):
+        low, high, spare = _ascend(low, high, spare, plan, v, level, stride, work, projections)
+        level += 1
     for d in range(frame.shape[0]):
         while level < levels[d]:
-            low, high, spare = _ascend(low, high, spare, steps[level + 2], stride, work)
+            low, high, spare = _ascend(low, high, spare, plan, v, level, stride, work, projections)
             level += 1
         for u in range(frame.shape[1]):
             near = low[u + 2, offset : offset + frame.shape[2]]
@@ -447,9 +453,9 @@ def _planes(plan, like, stride):
 
 @_inline
 def _levels(plan, v):
-    """The planes' levels, the upper levels' shares and the steps between levels, for view v."""
+    """The planes' levels and the upper levels' shares, for view v."""
     c = plan.view_class[v]
-    return plan.level[c], plan.upper[c], plan.steps[c]
+    return plan.level[c], plan.upper[c]
 
 
 @_compile
@@ -476,21 +482,29 @@ def _five_taps(variance, cumulant, real):
 
 
 @_compile
-def _descend(low, high, spare, step, stride, work):
-    """Add the higher level, blurred by the step between them, to the lower; return (empty, low + blurred, spare)."""
-    high, spare = _blur(high, spare, step, stride, work)
-    for u in range(low.shape[0]):
-        for k in range(low.shape[1]):
-            low[u, k] += high[u, k]
+def _descend(low, high, spare, plan, v, level, stride, work, out):
+    """Leave level + 1: blur it into the level below, or detect it if it is one of the lowest; return (empty, low, spare)."""
+    if level + 1 >= plan.u_start.shape[1]:
+        if level + 1 < plan.steps.shape[1]:
+            high, spare = _blur(high, spare, plan.steps[plan.view_class[v], level + 1], stride, work)
+            for u in range(low.shape[0]):
+                for k in range(low.shape[1]):
+                    low[u, k] += high[u, k]
+    else:
+        detect(high, plan, v, level + 1, stride, out)
     _fill(high, 0)
     return high, low, spare
 
 
 @_compile
-def _ascend(low, high, spare, step, stride, work):
-    """Return (high, high blurred by the step to the next level, spare)."""
-    _copy(high, low)
-    low, spare = _blur(low, spare, step, stride, work)
+def _ascend(low, high, spare, plan, v, level, stride, work, projections):
+    """Enter level + 2, the transpose of leaving it; return (high, level + 2, spare)."""
+    if level + 2 >= plan.u_start.shape[1]:
+        if level + 2 < plan.steps.shape[1]:
+            _copy(high, low)
+            low, spare = _blur(low, spare, plan.steps[plan.view_class[v], level + 2], stride, work)
+    else:
+        detect_adjoint(projections, plan, v, level + 2, stride, low)
     return high, low, spare
 
 
@@ -502,7 +516,14 @@ def _blur(plane, spare, step, stride, work):
         share_u = 1 / passes_u if p < passes_u else 0.0
         share_z = 1 / passes_z if p < passes_z else 0.0
         _blur_pass(
-            plane, spare, share_u * step[0, 0], share_u * step[0, 1], share_z * step[1, 0], share_z * step[1, 1], stride, work
+            plane,
+            spare,
+            share_u * step[0, 0],
+            share_u * step[0, 1],
+            share_z * step[1, 0],
+            share_z * step[1, 1],
+            stride,
+            work,
         )
         plane, spare = spare, plane
     return plane, spare
@@ -529,7 +550,7 @@ def _blur_pass(source, target, variance_u, cumulant_u, variance_z, cumulant_z, s
 
 @_compile
 def detect(plane, plan, v, level, stride, out):
-    """out[v] += a plane after the blur of level 0 or 1, resampled to the detector's bins and rows."""
+    """out[v] += a plane after the blur of one of the lowest levels, resampled to the detector's bins and rows."""
     c = plan.view_class[v]
     start, weights, taps = plan.u_start[c, level], plan.u_weights[c, level], plan.z_taps[c, level]
     n, radius = plane.shape[1], taps.size // 2

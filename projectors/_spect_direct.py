@@ -23,7 +23,13 @@ class DirectBlur:
     """
 
     def __init__(
-        self, response: Response, plan: SPECTPlan, distances: np.ndarray, spacing: np.ndarray, fixed: np.ndarray, n_slices: int
+        self,
+        response: Response,
+        plan: SPECTPlan,
+        distances: np.ndarray,
+        spacing: np.ndarray,
+        fixed: np.ndarray,
+        n_slices: int,
     ) -> None:
         self.response, self.spacing, self.fixed = response, spacing, fixed
         self.distances = np.unique(distances, axis=0)
@@ -67,7 +73,9 @@ class DirectBlur:
 
     def _frequencies(self) -> tuple[np.ndarray, np.ndarray]:
         """Cycles per mm along u (as a column) and z."""
-        return scipy.fft.fftfreq(self.size[0], self.spacing[0])[:, None], scipy.fft.rfftfreq(self.size[1], self.spacing[1])
+        return scipy.fft.fftfreq(self.size[0], self.spacing[0])[:, None], scipy.fft.rfftfreq(
+            self.size[1], self.spacing[1]
+        )
 
     def _phase(self, slices: int) -> np.ndarray:
         return np.exp(-2j * np.pi * scipy.fft.rfftfreq(self.size[1]) * slices)

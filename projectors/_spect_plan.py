@@ -3,11 +3,11 @@
 For each view the image is seen in a frame that faces the detector: planes d (0 is the nearest) of columns u, both with
 the pitch h = max(dx, dy), and the image's own slices along z with a margin on both sides. Variances of Gaussians add, so
 planes can share their blur: there are a few levels of blur, each plane is divided between the two levels around its own
-variance (which makes the variance exact), one sweep from the highest level down to level 1 blurs by the steps between
-levels, and levels 0 and 1 have a kernel of their own at the end. A step is a five-tap kernel with the variance and the
-kurtosis of a Gaussian; from 1/3 of a sample squared on it is non-negative, which is why there are levels and not one
-step per plane. Whatever else widens a point (splatting, resampling to bins of another size) has a variance known exactly
-and is taken off the response's.
+variance (which makes the variance exact), and one sweep from the highest level down blurs by the steps between levels.
+A step is a five-tap kernel with the variance and the kurtosis of a Gaussian; from 1/3 of a sample squared on it is
+non-negative, which is why there are levels and not one step per plane. The lowest levels, where a third would be coarse,
+are not swept: each has a kernel of its own. Whatever else widens a point (splatting, resampling to bins of another size)
+has a variance known exactly and is taken off the response's.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from scipy.ndimage import convolve1d
 from .collimator import GaussianResponse
 from .geometry import ImageGrid, SPECTGeometry
 
+_LANDINGS = (0.5, 0.75, 1.0, 1.25)  # sigma^2 at the lowest levels, samples squared
 SPLAT_VARIANCE = 1 / 4  # quadratic B-spline, in samples squared, for every offset
 RAY_VARIANCE = 1 / 6  # linear interpolation, mean over offsets
 
 
 class SPECTPlan(NamedTuple):
-    """What the kernels need to know, as arrays; V views, C classes of views with equal distances.
+    """What the kernels need to know, as arrays; V views, C classes of views with equal distances, F levels not swept.
 
     to_frame : (V, 2, 3), (plane, column) = M (1, i, j) for voxel (i, j)
     to_image : (V, 2, 3), (i, j) = M (1, plane, column)
@@ -34,8 +35,8 @@ class SPECTPlan(NamedTuple):
     view_class : (V,)
     level, upper : (C, planes), the lower of the two levels of a plane, and the upper one's share
     steps : (C, levels, 2, 2), from a level to the one below along u and z: variance (samples^2) and fourth cumulant
-    u_start, u_weights : (C, 2, bins), (C, 2, bins, width), bins from columns: blur of levels 0 and 1, and resampling
-    z_taps : (C, 2, 2 R + 1), the blur of levels 0 and 1 along z
+    u_start, u_weights : (C, F, bins), (C, F, bins, width), bins from columns: blur of the lowest levels, and resampling
+    z_taps : (C, F, 2 R + 1), the blur of the lowest levels along z
     z_start, z_weights : (rows,), (rows, width), detector rows from slices; empty where they coincide
     """
 
@@ -112,7 +113,7 @@ def make_plan(
 ) -> MadePlan:
     """Return the plan of a projector; `response` None means none, or one applied elsewhere that reaches `reach` mm."""
     if response is not None:
-        reach = 3 * float(np.max(response.sigma(_farthest(grid, geometry))))
+        reach = 3.5 * float(np.sqrt(_variance(response, np.array([[0.0, _farthest(grid, geometry)]])).max()))
     frame = make_frame(grid, geometry, reach)
     pitch, axial = frame.pitch, grid.voxel_size[2]
     planar = grid.shape[2] == 1 and geometry.n_bins[1] == 1
@@ -147,9 +148,9 @@ def make_plan(
         levels.level,
         levels.upper,
         levels.steps,
-        u_start.reshape(-1, 2, *u_start.shape[1:]),
-        u_weights.reshape(-1, 2, *u_weights.shape[1:]),
-        z_taps.reshape(-1, 2, z_taps.shape[1]),
+        u_start.reshape(*levels.base.shape[:2], -1),
+        u_weights.reshape(*levels.base.shape[:2], *u_weights.shape[1:]),
+        z_taps.reshape(*levels.base.shape[:2], -1),
         z_start,
         z_weights,
         frame.n_columns,
@@ -165,16 +166,20 @@ def make_plan(
 def gaussian_taps(variance: float, cumulant: float = 0.0) -> np.ndarray:
     """Return symmetric taps that sum to one with this variance (samples^2) and fourth cumulant (0: a Gaussian's).
 
-    They are non-negative where `cumulant` is a `possible_cumulant`, which 0 is for a variance of at least 1/3.
+    Five taps up to a variance of 2/3, non-negative where `cumulant` is a `possible_cumulant`; beyond, a sampled Gaussian
+    with the first term of its Gram-Charlier series.
     """
-    if variance > 4 / 3:
-        rest = variance - 2 / 3
-        radius = math.ceil(5 * math.sqrt(rest))
-        taps = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * rest))
-        return np.convolve(taps / taps.sum(), gaussian_taps(2 / 3, cumulant))
     if variance > 2 / 3:
-        half = gaussian_taps(variance / 2, cumulant / 2)
-        return np.convolve(half, half)
+        radius = math.ceil(5.5 * math.sqrt(variance))
+        t = np.arange(-radius, radius + 1) / math.sqrt(variance)
+        correction = 1 + cumulant / (24 * variance**2) * (t**4 - 6 * t**2 + 3)
+        taps = np.maximum(correction, 0) * np.exp(-(t**2) / 2)
+        return taps / taps.sum()
+    return five_taps(variance, cumulant)
+
+
+def five_taps(variance: float, cumulant: float) -> np.ndarray:
+    """Return the only five symmetric taps with this sum (1), variance and fourth cumulant."""
     second = (3 * variance**2 - variance + cumulant) / 24
     first = variance / 2 - 4 * second
     return np.array([second, first, 1 - 2 * (first + second), first, second])
@@ -186,7 +191,7 @@ def _farthest(grid: ImageGrid, geometry: SPECTGeometry) -> float:
 
 
 class Levels(NamedTuple):
-    """The blur of every class of views: base (C, level 0 or 1, u or z, variance or cumulant), the rest as in the plan."""
+    """The blur of every class of views: base (C, F, u or z, variance or cumulant), the rest as in the plan."""
 
     base: np.ndarray
     level: np.ndarray
@@ -200,58 +205,59 @@ def _blur_levels(
     """Divide the planes' variances into levels.
 
     A step is at least a third of the larger sample squared, so that five taps can be non-negative along u and z, and
-    grows with the variance; the first one ends just below a width of one sample.
+    grows with the variance. Below that come the fixed landings, as far as there are planes so near.
     """
     n_classes, n_planes = distances.shape
     if response is None:
         zeros = np.zeros((n_classes, n_planes))
-        return Levels(np.zeros((n_classes, 2, 2, 2)), zeros.astype(np.int32), zeros, np.zeros((n_classes, 1, 2, 2)))
+        return Levels(np.zeros((n_classes, 1, 2, 2)), zeros.astype(np.int32), zeros, np.zeros((n_classes, 1, 2, 2)))
     variance, square = _variance(response, distances), spacing**2
     used = 1 if planar else 2
     smallest, largest = min(square[:used].max() / 3, square[:used].min() * 2 / 3), square[:used].min() * 4 / 3
-    ladders = []
+    ladders, n_free = [], 1
     for nearest, farthest in zip(variance[:, 0], variance[:, -1]):
         ladder = [max(nearest, fixed[:used].max())]
+        ladder += [w * square[0] for w in _LANDINGS if ladder[0] < w * square[0] and (w - 0.2) * square[0] < farthest]
+        n_free = max(n_free, len(ladder))
         while ladder[-1] < farthest:
-            blur = ladder[-1] - fixed[0]
-            wanted = max(blur / 4, 0.7 * square[0] - blur)
-            ladder.append(ladder[-1] + np.clip(wanted, smallest, largest))
-        ladders.append(np.array(ladder if len(ladder) > 1 else 2 * ladder))
+            ladder.append(ladder[-1] + np.clip((ladder[-1] - fixed[0]) / 4, smallest, largest))
+        ladders.append(np.array(ladder))
     n_levels = max(map(len, ladders))
     position = np.stack([np.interp(v, ladder, np.arange(ladder.size)) for v, ladder in zip(variance, ladders)])
-    level = np.minimum(np.floor(position), n_levels - 2).astype(np.int32)
+    level = np.clip(np.floor(position), 0, max(n_levels - 2, 0)).astype(np.int32)
     total = np.stack([np.pad(ladder, (0, n_levels - ladder.size), mode="edge") for ladder in ladders])
     total = np.maximum(total[..., None] - fixed, 0) / square
     if planar:
         total[..., 1] = 0
-    base, steps = _cumulants(total)
+    base, steps = _cumulants(total, min(n_levels, max(n_free, 2)))
     return Levels(base, level, position - level, steps)
 
 
-def _cumulants(total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the (variance, fourth cumulant) of levels 0 and 1 and of the steps, from the variances (C, levels, 2).
+def _cumulants(total: np.ndarray, n_free: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (variance, fourth cumulant) of the lowest `n_free` levels and of the steps.
 
-    A plane between two levels is a mixture of two Gaussians: its fourth cumulant is up to 3/4 of the step squared. Every
-    level gets half of that with a minus sign, and 0.1 more for the sixth cumulant, which five taps cannot choose and
-    which would raise the peak of a narrow point by the same amount.
+    total : (C, levels, 2) variance left to the blur, samples squared.
+    A plane between two levels is a mixture of two Gaussians: its fourth cumulant is up to 3/4 of the step squared, so
+    every level gets half of that with a minus sign (and a touch for the splat), as far as its taps stay non-negative.
+    The peak of a point then is within 2 % of a Gaussian's from a sigma of one sample on, wherever it lies.
     """
     step = np.diff(total, axis=1, prepend=total[:, :1])
     above = np.concatenate([step[:, 1:], step[:, -1:]], axis=1)
-    wanted = -0.375 * above**2 - 0.1
+    wanted = -0.375 * above**2 - 0.01
     fourth = np.zeros_like(total)
-    fourth[:, :2] = possible_cumulant(total[:, :2], wanted[:, :2])
-    reached = fourth[:, 1]
-    for k in range(2, total.shape[1]):
-        fourth[:, k] = possible_cumulant(step[:, k], wanted[:, k] - reached)
+    lowest, goal = total[:, :n_free], wanted[:, :n_free]
+    fourth[:, :n_free] = np.where(lowest > 2 / 3, goal, possible_cumulant(lowest, goal))
+    reached = fourth[:, n_free - 1]
+    for k in range(n_free, total.shape[1]):
+        passes = np.maximum(n_passes(step[:, k]), 1)
+        fourth[:, k] = passes * possible_cumulant(step[:, k] / passes, (wanted[:, k] - reached) / passes)
         reached = reached + fourth[:, k]
-    return np.stack([total, fourth], -1)[:, :2], np.stack([step, fourth], -1)
+    return np.stack([total, fourth], -1)[:, :n_free], np.stack([step, fourth], -1)
 
 
 def possible_cumulant(variance: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the fourth cumulant nearest to `wanted` that non-negative taps of `gaussian_taps` can have."""
-    passes = np.maximum(n_passes(variance), 1)
-    each = variance / passes
-    return passes * np.maximum(wanted / passes, each - 3 * each**2)
+    """Return the fourth cumulant nearest to `wanted` with which five taps are non-negative, in float32 too."""
+    return np.maximum(wanted, (1 + 1e-6) * variance - 3 * variance**2)
 
 
 def n_passes(variance: np.ndarray) -> np.ndarray:

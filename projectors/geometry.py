@@ -100,7 +100,7 @@ class SPECTGeometry:
             "angles": angles,
             "radius": _finite(self.radius, n, "SPECTGeometry radius (mm)"),
             "shift": _finite(self.shift, n, "SPECTGeometry shift (mm)"),
-            "head": _finite(self.head, n, "SPECTGeometry head").astype(int),
+            "head": _finite(self.head, n, "SPECTGeometry head").round().astype(int),
             "n_bins": _integers(self.n_bins, 2, "SPECTGeometry n_bins"),
             "pixel_size": _positive(self.pixel_size, 2, "SPECTGeometry pixel_size (mm)"),
             "axial_shift": float(self.axial_shift),
@@ -148,7 +148,9 @@ class SPECTGeometry:
                 first.axial_shift,
             ):
                 raise ValueError("heads of one camera must share n_bins, pixel_size and axial_shift")
-        joined = {name: np.concatenate([getattr(g, name) for g in geometries]) for name in ("angles", "radius", "shift")}
+        joined = {
+            name: np.concatenate([getattr(g, name) for g in geometries]) for name in ("angles", "radius", "shift")
+        }
         head = np.concatenate([np.full(g.n_views, i) for i, g in enumerate(geometries)])
         return replace(first, **joined, head=head)
 
@@ -224,7 +226,7 @@ def _positive(values: Any, n: int, what: str) -> Any:
 
 
 def _integers(values: Any, n: int, what: str) -> Any:
-    array = np.ravel(np.asarray(values))
-    if array.size != n or np.any(array != array.astype(int)) or np.any(array < 1):
+    array = np.ravel(np.asarray(values, float))
+    if array.size != n or not np.all(np.isfinite(array)) or np.any(array % 1) or np.any(array < 1):
         raise ValueError(f"{what} must be {n} positive integers, got {values!r}")
     return tuple(int(v) for v in array)

@@ -41,12 +41,16 @@ class Scan:
     def __post_init__(self) -> None:
         shape = tuple(self.counts.shape)
         if shape[-3:] != self.geometry.shape:
-            raise ValueError(f"Scan counts of shape {shape} do not fit a geometry of {self.geometry.shape} (views, bins, rows)")
+            raise ValueError(
+                f"Scan counts of shape {shape} do not fit a geometry of {self.geometry.shape} (views, bins, rows)"
+            )
         check_counts(self.counts, "Scan")
         for name in ("background", "factors"):
+            if isinstance(getattr(self, name), (list, tuple)):
+                raise TypeError(f"Scan {name} must be a number or an array, got a {type(getattr(self, name)).__name__}")
             values = np.asarray(to_numpy(getattr(self, name)))
-            if not broadcasts_to(values.shape[-3:], self.geometry.shape):
-                raise ValueError(f"Scan {name} of shape {values.shape} does not broadcast to {self.geometry.shape}")
+            if not broadcasts_to(values.shape, shape):
+                raise ValueError(f"Scan {name} of shape {values.shape} does not broadcast to counts of {shape}")
             if not np.isfinite(values).all() or values.min() < 0:
                 raise ValueError(f"Scan {name} must be finite and not negative")
         if self.duration is not None and not (np.isfinite(self.duration) and self.duration > 0):
@@ -87,7 +91,11 @@ class Scan:
 def check_counts(counts: Array, who: str) -> None:
     """Raise ValueError where counts are negative, NaN or infinite, and say how many."""
     host = to_numpy(counts)
+    if host.dtype.kind not in "fiub":
+        raise TypeError(f"{who}: counts must be real numbers, got {host.dtype}")
     if not np.isfinite(host).all():
         raise ValueError(f"{who}: {int((~np.isfinite(host)).sum())} counts are NaN or infinite")
     if host.size and host.min() < 0:
-        raise ValueError(f"{who}: {int((host < 0).sum())} counts are negative (lowest {host.min():.4g}); already corrected data?")
+        raise ValueError(
+            f"{who}: {int((host < 0).sum())} counts are negative (lowest {host.min():.4g}); already corrected data?"
+        )

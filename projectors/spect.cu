@@ -172,7 +172,7 @@ extern "C" __global__ void blur_level(REAL* levels, const REAL* taps, const int*
     *target = accumulate ? *target + total : total;
 }
 
-// projections = levels 0 and 1 through the bands along u and z.
+// projections = the lowest levels through the bands along u and z.
 extern "C" __global__ void detect(const REAL* levels, const int* u_start, const REAL* u_weights, const int* z_start,
                                   const REAL* z_weights, const int* view_class, int u_width, int z_width, int used,
                                   REAL* projections, int all_views, SIZES) {
@@ -183,7 +183,7 @@ extern "C" __global__ void detect(const REAL* levels, const int* u_start, const 
     const int row = lane / s.stride, part = lane % s.stride;
     REAL total = 0;
     for (int k = 0; k < used; ++k) {
-        const int c = view_class[v] * 2 + k;
+        const int c = view_class[v] * used + k;
         const REAL* plane = levels + (size_t(blockIdx.z) * s.n_levels + k) * s.columns * s.padded;
         const int u0 = u_start[c * s.bins + p], z0 = z_start[c * s.rows + row];
         for (int a = 0; a < u_width; ++a) {
@@ -199,7 +199,7 @@ extern "C" __global__ void detect(const REAL* levels, const int* u_start, const 
     projections[((size_t(item) * all_views + v) * s.bins + p) * s.rows * s.stride + lane] = total;
 }
 
-// The transpose of `detect`: levels 0 and 1 from projections, through the transposed bands.
+// The transpose of `detect`: the lowest levels from projections, through the transposed bands.
 extern "C" __global__ void detect_adjoint(const REAL* projections, const int* u_start, const REAL* u_weights,
                                           const int* z_start, const REAL* z_weights, const int* view_class, int u_width,
                                           int z_width, int used, REAL* levels, int all_views, SIZES) {
@@ -210,7 +210,7 @@ extern "C" __global__ void detect_adjoint(const REAL* projections, const int* u_
     const int slices = s.padded / s.stride, slice = lane / s.stride, part = lane % s.stride;
     const REAL* data = projections + (size_t(item) * all_views + v) * s.bins * s.rows * s.stride + part;
     for (int k = 0; k < used; ++k) {
-        const int c = view_class[v] * 2 + k;
+        const int c = view_class[v] * used + k;
         const int p0 = u_start[c * s.columns + u], q0 = z_start[c * slices + slice];
         REAL total = 0;
         for (int a = 0; a < u_width; ++a) {

@@ -62,7 +62,9 @@ class SPECTProjector(Projector):
         if blur not in ("planes", "direct"):
             raise ValueError(f'blur must be "planes" or "direct", got {blur!r}')
         if response is not None and not (is_gaussian(response) or isinstance(response, MeasuredResponse)):
-            raise TypeError(f"response needs a method sigma(distance_mm) or must be a MeasuredResponse, got {response!r}")
+            raise TypeError(
+                f"response needs a method sigma(distance_mm) or must be a MeasuredResponse, got {response!r}"
+            )
         self.grid, self.geometry, self.response, self.sampling = grid, geometry, response, sampling
         self.in_shape, self.out_shape = grid.shape, geometry.shape
         self.blur = "direct" if isinstance(response, MeasuredResponse) else blur
@@ -76,7 +78,9 @@ class SPECTProjector(Projector):
         part: Self = object.__new__(type(self))
         shared = {name: value for name, value in self.__dict__.items() if name not in ("T", "_plan", "_direct")}
         geometry = self.geometry.subset(k, n)
-        part.__dict__.update(shared, geometry=geometry, out_shape=geometry.shape, _casts=PlanCache(), _device_plans=PlanCache())
+        part.__dict__.update(
+            shared, geometry=geometry, out_shape=geometry.shape, _casts=PlanCache(), _device_plans=PlanCache()
+        )
         part.__dict__["_plan"] = self._plan.views(k, n)
         part.__dict__["_direct"] = self._direct
         return part
@@ -264,7 +268,9 @@ def _checked_attenuation(attenuation: Array, grid: ImageGrid, who: str) -> Array
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{who}: attenuation holds NaN or infinite values")
     if low < 0:
-        raise ValueError(f"{who}: attenuation goes down to {low:.4g} /cm; are these Hounsfield units? see hounsfield_to_mu")
+        raise ValueError(
+            f"{who}: attenuation goes down to {low:.4g} /cm; are these Hounsfield units? see hounsfield_to_mu"
+        )
     if high > 10:
         raise ValueError(f"{who}: attenuation goes up to {high:.4g} /cm; water has 0.15 /cm at 140 keV: other units?")
     return attenuation

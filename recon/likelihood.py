@@ -25,14 +25,18 @@ class PoissonLikelihood:
 
     data: Array
     model: AcquisitionModel
-    _plans: dict[str, PlanCache] = field(default_factory=lambda: {"data": PlanCache(), "sensitivity": PlanCache()}, repr=False)
+    _plans: dict[str, PlanCache] = field(
+        default_factory=lambda: {"data": PlanCache(), "sensitivity": PlanCache()}, repr=False
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.data, Scan):
             object.__setattr__(self, "data", self.data.counts)
         views = self.model.projector.out_shape
         if tuple(self.data.shape[-len(views) :]) != views:
-            raise ValueError(f"PoissonLikelihood data of shape {tuple(self.data.shape)} do not fit {self.model.projector!r}")
+            raise ValueError(
+                f"PoissonLikelihood data of shape {tuple(self.data.shape)} do not fit {self.model.projector!r}"
+            )
         check_counts(self.data, "PoissonLikelihood")
 
     def value(self, x: Array) -> Any:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from emrecon.projectors._arrays import Array, array_namespace, to_numpy
 from emrecon.projectors._files import atomic_path
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .em import Iterate
 
@@ -50,11 +49,15 @@ class ProgressBar:
     n_iterations : for the bar's length.  objective : f(image), shown when given (costs a projection per iteration).
     """
 
-    def __init__(self, n_iterations: int, objective: Objective | None = None, *, console: Console | None = None) -> None:
+    def __init__(
+        self, n_iterations: int, objective: Objective | None = None, *, console: Console | None = None
+    ) -> None:
         console = console or Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.objective = objective
-        self._progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal)
+        self._progress = Progress(
+            *columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal
+        )
         self._task = self._progress.add_task("iteration", total=n_iterations, note="")
         self._progress.start()
 
@@ -131,7 +134,9 @@ class Checkpoint:
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{self.path} is not a checkpoint, or is damaged: {error}") from error
         if signature != self.signature:
-            raise ValueError(f"{self.path} belongs to another run ({signature!r}, not {self.signature!r}); use another file")
+            raise ValueError(
+                f"{self.path} belongs to another run ({signature!r}, not {self.signature!r}); use another file"
+            )
         return Iterate(iteration, image)
 
 

@@ -1,4 +1,25 @@
-"""to be filled"""
+"""Simulated scans: phantoms with exact line integrals, and counting noise."""
 
 if __name__ != "emrecon.sims":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.sims`")
+
+from .noise import generator, poisson, scale_to_counts, thin
+from .phantoms import Phantom, Region, random_brain, shepp_logan, spect_cylinder, uniform_cylinder
+from .shapes import Box, Cylinder, Ellipsoid, Solid
+
+__all__ = [
+    "Box",
+    "Cylinder",
+    "Ellipsoid",
+    "Phantom",
+    "Region",
+    "Solid",
+    "generator",
+    "poisson",
+    "random_brain",
+    "scale_to_counts",
+    "shepp_logan",
+    "spect_cylinder",
+    "thin",
+    "uniform_cylinder",
+]

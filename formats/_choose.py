@@ -1,0 +1,112 @@
+"""Which format a file has: by its suffix, and for reading, where that is unknown, by its first bytes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from emrecon.projectors import ImageGrid, Scan
+
+from . import hdf5, interfile, nifti
+from ._errors import FormatError, require_file
+from ._interfile_header import load_header
+from ._summary import image_summary, scan_summary
+
+_PATTERNS = {
+    "hdf5": r"\.(h5|hdf5)",
+    "nifti": r"\.nii(\.gz)?",
+    # SIMIND numbers its headers .h00, .h01, ... and ends images with .hct
+    "interfile": r"\.(hs|hv|hct|h\d\d)",
+}
+_KNOWN = ".h5 .hdf5 (emrecon), .nii .nii.gz (NIfTI), .hs .hv .h33 .h00 (Interfile)"
+
+
+def read_scan(path: str | os.PathLike[str], **overrides: Any) -> Scan:
+    """Return the scan in an emrecon HDF5 file or an Interfile header.
+
+    overrides : values that replace those of an Interfile header, see `read_interfile`.
+    Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files; TypeError for overrides that
+    the format does not take.
+    """
+    kind = _kind_of(path)
+    if kind == "interfile":
+        return interfile.read_interfile(path, **overrides)
+    if kind == "nifti":
+        raise FormatError(f"{path} is a NIfTI image, which cannot hold a scan; use read_image?")
+    if overrides:
+        raise TypeError(
+            f"an HDF5 scan takes no overrides, got {', '.join(overrides)}; use dataclasses.replace on the scan"
+        )
+    return hdf5.read_scan(path)
+
+
+def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
+    """Write a scan as HDF5 (.h5, .hdf5: everything is kept) or Interfile (.hs: counts and geometry)."""
+    kind = _kind_by_name(path)
+    if kind not in ("hdf5", "interfile"):
+        raise ValueError(f"{path}: scans are written as .h5, .hdf5 (HDF5) or .hs (Interfile)")
+    if kind == "hdf5":
+        hdf5.write_scan(path, scan)
+    else:
+        interfile.write_interfile(path, scan)
+
+
+def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
+    """Return (image, grid) from an emrecon HDF5 file, a NIfTI file or an Interfile header.
+
+    Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files.
+    """
+    readers: dict[str, Callable[..., tuple[np.ndarray, ImageGrid]]] = {
+        "hdf5": hdf5.read_image,
+        "nifti": nifti.read_nifti,
+        "interfile": interfile.read_interfile_image,
+    }
+    return readers[_kind_of(path)](path)
+
+
+def write_image(path: str | os.PathLike[str], image: Any, grid: ImageGrid) -> None:
+    """Write an image on its grid as HDF5 (.h5, .hdf5), NIfTI (.nii, .nii.gz) or Interfile (.hv, .h33)."""
+    kind = _kind_by_name(path)
+    if kind is None:
+        raise ValueError(f"{path}: no format has this suffix; known: {_KNOWN}")
+    writers: dict[str, Callable[..., None]] = {
+        "hdf5": hdf5.write_image,
+        "nifti": nifti.write_nifti,
+        "interfile": interfile.write_interfile_image,
+    }
+    writers[kind](path, image, grid)
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a file holds as names and plain values, for `emrecon info`; the file is read and checked in full."""
+    kind = _kind_of(path)
+    if kind == "hdf5":
+        return hdf5.describe(path)
+    if kind == "nifti":
+        return {"format": "NIfTI"} | image_summary(*nifti.read_nifti(path))
+    if "number of projections" in load_header(path, {}, ()).keys:
+        return {"format": "Interfile"} | scan_summary(interfile.read_interfile(path))
+    return {"format": "Interfile"} | image_summary(*interfile.read_interfile_image(path))
+
+
+def _kind_by_name(path: str | os.PathLike[str]) -> str | None:
+    name = Path(path).name.lower()
+    return next((kind for kind, pattern in _PATTERNS.items() if re.search(pattern + "$", name)), None)
+
+
+def _kind_of(path: str | os.PathLike[str]) -> str:
+    kind = _kind_by_name(path)
+    if kind is not None:
+        return kind
+    with require_file(path).open("rb") as stream:
+        start = stream.read(4096)
+    if h5py.is_hdf5(path):
+        return "hdf5"
+    if re.search(rb"^\s*!?\s*INTERFILE\s*:=", start, re.IGNORECASE | re.MULTILINE):
+        return "interfile"
+    raise FormatError(f"{path}: neither the suffix nor the content belongs to a known format; known: {_KNOWN}")

@@ -1,0 +1,54 @@
+"""What every reader says about files it cannot use, and the checks they share."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+MAXIMUM_ELEMENTS = 2**30
+"""The most values one array of a file may announce (4 GiB of float32): more is a damaged or hostile header."""
+
+
+class FormatError(ValueError):
+    """A file is not what its reader expects; the message names the file, the fact and the likely cause."""
+
+
+def require_file(path: str | os.PathLike[str]) -> Path:
+    """Return `path` where it is a regular file.
+
+    Raises FileNotFoundError where there is nothing, FormatError where there is a folder, a device or an empty file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; check the spelling and the folder ({Path.cwd()} is the current one)"
+        )
+    if not path.is_file():
+        raise FormatError(f"{path} is a folder or a device, not a file; name the file inside it?")
+    if path.stat().st_size == 0:
+        raise FormatError(f"{path} is empty; was the copy or the download interrupted?")
+    return path
+
+
+def check_size(path: Path, shape: Sequence[int], what: str) -> None:
+    """Raise FormatError where an array would be absurdly large; call it before anything is allocated."""
+    n = math.prod(int(size) for size in shape)
+    if n > MAXIMUM_ELEMENTS:
+        sizes = " x ".join(map(str, shape))
+        raise FormatError(
+            f"{path}: {what} announce {sizes} = {n:.3g} values, more than {MAXIMUM_ELEMENTS}; damaged header?"
+        )
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn errors about values into FormatErrors that name the file the values came from."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except (ValueError, TypeError, OverflowError) as error:
+        raise FormatError(f"{path}: {error}") from error

@@ -1,0 +1,135 @@
+"""NIfTI images: our LPS grids as RAS+ affines, and any axis-aligned NIfTI back on an LPS grid."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from emrecon.projectors import ImageGrid
+from emrecon.projectors._arrays import to_numpy
+from emrecon.projectors._files import atomic_path
+
+from ._errors import FormatError, check_size, naming, require_file
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+# the axes of a quaternion in single precision are off by up to about 3e-4 near 180 degrees
+_OBLIQUE = 1e-3
+
+
+def write_nifti(path: str | os.PathLike[str], image: Any, grid: ImageGrid) -> None:
+    """Write an image (x, y, z) on `grid` as NIfTI-1 float32, `.nii` or `.nii.gz`, atomically.
+
+    The values keep their order; the affine says that x runs to the left and y to the back (NIfTI itself counts to the
+    right and to the front). Values are rounded to float32.
+    Raises ValueError for a wrong suffix or an image that does not fit the grid or float32, OSError naming `path` where
+    it cannot be written.
+    """
+    import nibabel
+
+    values = np.asarray(to_numpy(image))
+    if not str(path).lower().endswith((".nii", ".nii.gz")):
+        raise ValueError(f"write_nifti: {path} must end in .nii or .nii.gz")
+    if values.shape != grid.shape:
+        raise ValueError(
+            f"write_nifti: an image of shape {values.shape} does not fit a grid of {grid.shape}; one image per file"
+        )
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"write_nifti: a NIfTI image holds real numbers, got {values.dtype}")
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float32)
+    if np.isinf(rounded).sum() > np.isinf(values).sum():
+        raise ValueError(f"write_nifti: values up to {np.abs(values).max():.3g} do not fit float32")
+    volume = nibabel.Nifti1Image(rounded, _LPS_TO_RAS @ grid.affine)
+    volume.set_sform(volume.affine, code="scanner")
+    volume.set_qform(volume.affine, code="scanner")
+    volume.header.set_xyzt_units("mm")
+    with atomic_path(path) as temporary:
+        nibabel.save(volume, temporary)
+
+
+def read_nifti(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
+    """Return (image (x, y, z), grid) of an axis-aligned NIfTI-1 or -2 file.
+
+    Axes are permuted and flipped to LPS; values are float64 where the file holds float64, else float32, scaled as the
+    header says. Units of the header (m, mm, micrometre) become mm. A file without orientation (sform and qform code 0)
+    is taken as nibabel takes it: centred, x to the left.
+    Raises FileNotFoundError; FormatError naming the file where it is not NIfTI, damaged, oblique, of several volumes,
+    of colours or complex numbers, or of absurd size.
+    """
+    path = require_file(path)
+    volume = _load(path)
+    check_size(path, volume.shape, "the voxels")
+    shape = _volume_shape(path, volume.shape)
+    if volume.get_data_dtype().kind not in "buif":
+        raise FormatError(f"{path} holds {volume.get_data_dtype()} voxels; only real numbers are read")
+    affine = _clean(volume.affine) * _unit(volume)
+    _check_affine(path, affine)
+    return _to_lps(path, _values(path, volume).reshape(shape), affine)
+
+
+def _load(path: Path) -> Any:
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        volume = nibabel.load(path)
+    except (ImageFileError, HeaderDataError) as error:
+        raise FormatError(f"{path} is not a NIfTI file nibabel can read ({error}); wrong suffix?") from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise FormatError(f"{path}: the NIfTI header cannot be read ({error}); truncated or damaged?") from error
+    if not isinstance(volume, (nibabel.Nifti1Image, nibabel.Nifti1Pair)):
+        raise FormatError(f"{path} is {type(volume).__name__}, not NIfTI; convert it first")
+    return volume
+
+
+def _volume_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) < 2 or min(shape) < 1:
+        raise FormatError(f"{path} has shape {shape}; expected (x, y, z)")
+    if any(n != 1 for n in shape[3:]):
+        raise FormatError(f"{path} has shape {shape}, several volumes; save one of them as its own file")
+    return (*shape[:3], 1)[:3]
+
+
+def _values(path: Path, volume: Any) -> np.ndarray:
+    double = volume.get_data_dtype() == np.float64
+    try:
+        return np.asarray(volume.get_fdata(dtype=np.float64 if double else np.float32, caching="unchanged"))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise FormatError(f"{path}: the voxels cannot be read ({error}); truncated or damaged?") from error
+
+
+def _clean(affine: np.ndarray) -> np.ndarray:
+    """The affine with each number as the shortest decimal of its single precision: 3.32, not 3.31999993."""
+    return np.array([[float(str(np.float32(value))) for value in row] for row in affine])
+
+
+def _unit(volume: Any) -> np.ndarray:
+    try:
+        factor = _MILLIMETRES[volume.header.get_xyzt_units()[0]]
+    except KeyError:
+        factor = 1.0
+    return np.array([factor, factor, factor, 1.0])[:, None]
+
+
+def _check_affine(path: Path, affine: np.ndarray) -> None:
+    matrix = np.abs(affine[:3, :3])
+    if not np.isfinite(affine).all() or (matrix.max(0) == 0).any():
+        raise FormatError(f"{path}: the affine {affine[:3].tolist()} has no voxel sizes; damaged header?")
+    off_axis = (matrix / matrix.max(0) > _OBLIQUE).sum(0)
+    if (off_axis > 1).any() or len(set(matrix.argmax(0))) < 3:
+        raise FormatError(f"{path} is oblique to the patient axes; resample it to an axis-aligned grid first")
+
+
+def _to_lps(path: Path, image: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, ImageGrid]:
+    from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt("LPS"))
+    turned = np.ascontiguousarray(apply_orientation(image, turn))
+    lps = _LPS_TO_RAS @ affine @ inv_ornt_aff(turn, image.shape)
+    with naming(path):
+        return turned, ImageGrid(turned.shape, tuple(np.diag(lps)[:3]), tuple(lps[:3, 3]))

@@ -1,0 +1,16 @@
+"""Where tests find measured and third-party files, which are not a part of the repository."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(os.environ.get("EMRECON_DATA") or Path(__file__).parents[1] / "../shared/data").resolve()
+
+
+def real_data(*parts: str) -> Path:
+    """Return a file of the data folder ($EMRECON_DATA, else ../shared/data beside the repository), or skip the test."""
+    path = FOLDER.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"needs {'/'.join(parts)} in {FOLDER}; set EMRECON_DATA to the folder of test data")
+    return path

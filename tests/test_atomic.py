@@ -1,0 +1,110 @@
+"""A file is complete or not there: success, failures of every kind, and what the messages say."""
+
+import errno
+import os
+import stat
+
+import pytest
+from emrecon.formats import atomic_path
+
+OLD, NEW = "old", "new"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["image.nii.gz", "scan.h5", "no_suffix", "ü" * 100 + ".nii.gz"])
+def test_the_temporary_file_is_a_neighbour_with_the_same_ending(tmp_path, name):
+    target = tmp_path / name
+    with atomic_path(target) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.name.endswith(name[-7:])
+        assert not target.exists()
+        temporary.write_text(NEW)
+    assert target.read_text() == NEW
+    assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, OSError(errno.ENOSPC, "full")])
+def test_the_old_file_survives_a_failure(tmp_path, error):
+    target = tmp_path / "scan.h5"
+    target.write_text(OLD)
+
+    def fail():
+        with atomic_path(target) as temporary:
+            temporary.write_text(NEW)
+            raise error
+
+    with pytest.raises(type(error) if isinstance(error, OSError) else error):
+        fail()
+    assert target.read_text() == OLD
+    assert names(tmp_path) == ["scan.h5"]
+
+
+def test_a_full_disk_names_the_target_at_writing_and_at_flushing(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"no space left.*scan\.h5") as caught, atomic_path(tmp_path / "scan.h5"):
+        pass
+    assert caught.value.errno == errno.ENOSPC
+    assert names(tmp_path) == []
+
+
+def test_other_errors_of_the_body_keep_their_words(tmp_path):
+    with pytest.raises(FileNotFoundError, match="elsewhere"), atomic_path(tmp_path / "a"):
+        (tmp_path / "elsewhere").read_text()
+
+
+def test_missing_folder_file_as_folder_and_folder_as_file(tmp_path):
+    (tmp_path / "file").write_text(OLD)
+    for path, kind, reason in [
+        (tmp_path / "none" / "a.h5", FileNotFoundError, "folder does not exist"),
+        (tmp_path / "file" / "a.h5", NotADirectoryError, "is a file, not a folder"),
+        (tmp_path, IsADirectoryError, "is a folder"),
+    ]:
+        with pytest.raises(kind, match=reason) as caught, atomic_path(path):
+            pass
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the administrator may write everywhere")
+def test_no_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError, match=r"no permission.*a\.h5"), atomic_path(tmp_path / "a.h5"):
+            pass
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_refusal_to_overwrite_before_and_after_the_body(tmp_path):
+    target = tmp_path / "a.h5"
+    with pytest.raises(FileExistsError, match="overwrite=True"), atomic_path(target, overwrite=False):
+        target.write_text(OLD)
+    with pytest.raises(FileExistsError, match=r"a\.h5"), atomic_path(target, overwrite=False):
+        pytest.fail("the body must not run")
+    assert target.read_text() == OLD
+    assert names(tmp_path) == ["a.h5"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
+def test_permissions_and_links_stay(tmp_path):
+    new, old, link = tmp_path / "new", tmp_path / "old", tmp_path / "link"
+    mask = os.umask(0o027)
+    try:
+        with atomic_path(new) as temporary:
+            temporary.write_text(NEW)
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(new.stat().st_mode) == 0o640
+    old.write_text(OLD)
+    old.chmod(0o604)
+    link.symlink_to(old)
+    with atomic_path(link) as temporary:
+        temporary.write_text(NEW)
+    assert link.is_symlink()
+    assert old.read_text() == NEW
+    assert stat.S_IMODE(old.stat().st_mode) == 0o604
