@@ -21,6 +21,7 @@ from ._spect_plan import SPECTPlan, five_taps, make_bands, n_passes
 if TYPE_CHECKING:
     from .spect import SPECTProjector
 
+_ITEMS = 1024  # items of a batch in one launch
 _SCRATCH = 1 << 30  # bytes of scratch memory per launch; more views than fit go in several launches
 
 
@@ -59,7 +60,7 @@ def import_cupy() -> Any:
         import cupy
     except ImportError as error:
         raise ImportError(
-            'arrays on a CUDA device need CuPy: pip install "emrecon[cuda12]" or "emrecon[cuda13]", as your driver has it'
+            'arrays on a CUDA device need CuPy: pip install "emrecon[cuda12]" or "emrecon[cuda13]" to suit the driver'
         ) from error
     return cupy
 
@@ -232,10 +233,10 @@ class Launches:
     def _blur(
         self, levels: Array, source: int, target: int, step: int, accumulate: bool, items: int, sizes: tuple[Any, ...]
     ) -> None:
-        n = levels.shape[1]
-        radius = self.plan.taps.shape[-1] // 2
-        self._launch("blur_level", (self.padded, self.host.n_columns, items * n), 1,
-                     (levels, self.plan.taps, self.plan.view_class, source, target, step, radius, int(accumulate), *sizes))  # fmt: skip
+        taps = self.plan.taps
+        numbers = (source, target, step, taps.shape[-1] // 2, int(accumulate))
+        extent = (self.padded, self.host.n_columns, items * levels.shape[1])
+        self._launch("blur_level", extent, 1, (levels, taps, self.plan.view_class, *numbers, *sizes))
 
     def _chunks(self, items: int, itemsize: int, with_frame: bool) -> Iterator[tuple[int, int]]:
         """Yield (first view, number of views) so that scratch memory stays within bounds."""
@@ -248,11 +249,13 @@ class Launches:
 
     def _sizes(self, first: int, n: int) -> tuple[Any, ...]:
         """The last arguments of every kernel, in the order of SIZES in the source."""
-        return (
-            self.nx, self.ny, self.lanes, self.host.n_planes, self.host.n_columns, self.n_levels, self.padded,
-            self.host.margin * self.stride, n, first, self.bins, self.rows, self.stride, int(self.host.ray_driven),
-            int(self.absorbed is not None), 1 if self.absorbed is None else self.absorbed.shape[0], float(self.host.weight),
-        )  # fmt: skip
+        image = (self.nx, self.ny, self.lanes)
+        frame = (self.host.n_planes, self.host.n_columns)
+        levels = (self.n_levels, self.padded, self.host.margin * self.stride)
+        views = (n, first, self.bins, self.rows, self.stride)
+        absorbed_items = 0 if self.absorbed is None else self.absorbed.shape[0]
+        options = (int(self.host.ray_driven), int(absorbed_items > 0), absorbed_items, float(self.host.weight))
+        return (*image, *frame, *levels, *views, *options)
 
     def _launch(self, kernel: str, extent: tuple[int, int, int], lanes_per_thread: int, args: tuple[Any, ...]) -> None:
         """Launch a kernel over (lanes, columns, items and views); a scalar int is passed as int32, None as null."""
@@ -286,13 +289,22 @@ def adjoint_with(projector: SPECTProjector, y: Array, engine: Engine) -> Array:
 
 
 def _grouped(projector: SPECTProjector, x: Array, engine: Engine, shape: tuple[int, ...], apply: Any) -> Array:
-    """Project items as they are, or thin ones side by side as lanes."""
-    xp, items, slices = engine.xp, x.shape[0], projector.in_shape[2]
+    """Project items as they are, or thin ones side by side as lanes; large batches in parts."""
+    parts = [slice(i, min(i + _ITEMS, x.shape[0])) for i in range(0, x.shape[0], _ITEMS)]
+    done = [_one_group(projector, x, part, engine, shape, apply) for part in parts]
+    return done[0] if len(done) == 1 else engine.xp.concatenate(done)
+
+
+def _one_group(
+    projector: SPECTProjector, x: Array, part: slice, engine: Engine, shape: tuple[int, ...], apply: Any
+) -> Array:
+    xp, x, slices = engine.xp, x[part], projector.in_shape[2]
+    items = x.shape[0]
     plan = projector._device_plans.get(x, lambda: device_plan(projector._plan, slices, dtype_name(x), xp))
     absorbed = None
     if projector.attenuation is not None:
         absorbed = projector._absorbed.get(x, lambda: projector._make_absorbed(x))
-        absorbed = absorbed if absorbed.ndim == 4 else absorbed[None]
+        absorbed = absorbed[part] if absorbed.ndim == 4 else absorbed[None]
     if slices >= 16 or items == 1 or projector._direct is not None:
         return apply(Launches(projector, engine, plan, absorbed, 1), x)
     if absorbed is not None:

@@ -5,8 +5,8 @@ slice; in a batch of thin images it is (slice, item), with `stride` items to a s
 
 What keeps this fast: only a few planes are alive at a time, so that everything but the image itself stays in the
 cache; a function is called once per plane, not once per row, since passing arrays costs; and a loop over lanes touches
-no more than a handful of arrays, indexed by its counter alone, or the compiler gives up on SIMD (it could not prove that
-they do not overlap, or that an index is not a negative one that counts from the end).
+no more than a handful of arrays, indexed by its counter alone, or the compiler gives up on SIMD (it could not prove
+that they do not overlap, or that an index is not a negative one that counts from the end).
 """
 
 from __future__ import annotations
@@ -197,12 +197,12 @@ def _sort_voxels(nx, ny, to_frame, voxels):
     start[:] = 0
     for i in range(nx):
         for j in range(ny):
-            start[int(math.floor(_position(to_frame, i, j)[0])) + 2] += 1
+            start[math.floor(_position(to_frame, i, j)[0]) + 2] += 1
     for d in range(1, start.size):
         start[d] += start[d - 1]
     for i in range(nx):
         for j in range(ny):
-            d = int(math.floor(_position(to_frame, i, j)[0]))
+            d = math.floor(_position(to_frame, i, j)[0])
             order[start[d + 1]] = i * ny + j
             start[d + 1] += 1
 
@@ -231,7 +231,7 @@ def _plane_taps(to_frame, ny, d, voxels, taps):
             continue
         for n in range(start[first], start[first + 1]):
             fd, fu = _position(to_frame, order[n] // ny, order[n] % ny)
-            u0 = int(math.floor(fu + 0.5))
+            u0 = math.floor(fu + 0.5)
             share = 1 - abs(fd - d)
             spline = _spline(fu - u0)
             for s in range(3):
@@ -286,7 +286,7 @@ def _gather(frame, to_frame, d, voxels, out):
     for n in range(start[d], start[d + 1]):
         i, j = order[n] // ny, order[n] % ny
         fd, fu = _position(to_frame, i, j)
-        u = int(math.floor(fu + 0.5))
+        u = math.floor(fu + 0.5)
         behind = fd - d
         a, b, c = _spline(fu - u)
         if u >= 1 and u + 1 < columns:
@@ -315,7 +315,7 @@ def _corner(to_image, d, u):
     """The voxel below (d, u) along both axes and the fractions beyond it."""
     fi = to_image[0, 0] + to_image[0, 1] * d + to_image[0, 2] * u
     fj = to_image[1, 0] + to_image[1, 1] * d + to_image[1, 2] * u
-    i, j = int(math.floor(fi)), int(math.floor(fj))
+    i, j = math.floor(fi), math.floor(fj)
     return i, j, fi - i, fj - j
 
 
@@ -483,7 +483,10 @@ def _five_taps(variance, cumulant, real):
 
 @_compile
 def _descend(low, high, spare, plan, v, level, stride, work, out):
-    """Leave level + 1: blur it into the level below, or detect it if it is one of the lowest; return (empty, low, spare)."""
+    """Leave level + 1: blur it into the one below, or detect it if it is one of the lowest.
+
+    Returns (an empty plane, low, spare).
+    """
     if level + 1 >= plan.u_start.shape[1]:
         if level + 1 < plan.steps.shape[1]:
             high, spare = _blur(high, spare, plan.steps[plan.view_class[v], level + 1], stride, work)
@@ -511,7 +514,7 @@ def _ascend(low, high, spare, plan, v, level, stride, work, projections):
 @_compile
 def _blur(plane, spare, step, stride, work):
     """Blur by a step along u and z, in passes of 2/3 of a sample squared at most; return (result, the other buffer)."""
-    passes_u, passes_z = int(math.ceil(1.5 * step[0, 0] - 1e-6)), int(math.ceil(1.5 * step[1, 0] - 1e-6))
+    passes_u, passes_z = math.ceil(1.5 * step[0, 0] - 1e-6), math.ceil(1.5 * step[1, 0] - 1e-6)
     for p in range(max(passes_u, passes_z)):
         share_u = 1 / passes_u if p < passes_u else 0.0
         share_z = 1 / passes_z if p < passes_z else 0.0

@@ -1,13 +1,14 @@
 """The host's half of the SPECT projector: lattices, blur levels and resampling weights, worked out once in float64.
 
 For each view the image is seen in a frame that faces the detector: planes d (0 is the nearest) of columns u, both with
-the pitch h = max(dx, dy), and the image's own slices along z with a margin on both sides. Variances of Gaussians add, so
-planes can share their blur: there are a few levels of blur, each plane is divided between the two levels around its own
-variance (which makes the variance exact), and one sweep from the highest level down blurs by the steps between levels.
-A step is a five-tap kernel with the variance and the kurtosis of a Gaussian; from 1/3 of a sample squared on it is
-non-negative, which is why there are levels and not one step per plane. The lowest levels, where a third would be coarse,
-are not swept: each has a kernel of its own. Whatever else widens a point (splatting, resampling to bins of another size)
-has a variance known exactly and is taken off the response's.
+the pitch h = max(dx, dy), and the image's own slices along z with a margin on both sides.
+
+Variances of Gaussians add, so planes can share their blur: there are a few levels of blur, each plane is divided
+between the two levels around its own variance (which makes the variance exact), and one sweep from the highest level
+down blurs by the steps between levels. A step is a five-tap kernel with the variance and the kurtosis of a Gaussian;
+from 1/3 of a sample squared on it is non-negative, which is why there are levels and not one step per plane. The
+lowest levels, where a third would be coarse, are not swept: each has a kernel of its own. Whatever else widens a point
+(splatting, resampling to bins of another size) has a variance known exactly and is taken off the response's.
 """
 
 from __future__ import annotations
@@ -166,8 +167,8 @@ def make_plan(
 def gaussian_taps(variance: float, cumulant: float = 0.0) -> np.ndarray:
     """Return symmetric taps that sum to one with this variance (samples^2) and fourth cumulant (0: a Gaussian's).
 
-    Five taps up to a variance of 2/3, non-negative where `cumulant` is a `possible_cumulant`; beyond, a sampled Gaussian
-    with the first term of its Gram-Charlier series.
+    Five taps up to a variance of 2/3, non-negative where `cumulant` is a `possible_cumulant`; beyond, a sampled
+    Gaussian with the first term of its Gram-Charlier series.
     """
     if variance > 2 / 3:
         radius = math.ceil(5.5 * math.sqrt(variance))

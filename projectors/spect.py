@@ -248,7 +248,7 @@ class SPECTProjector(Projector):
                 f"  image        {self.grid}",
                 f"  camera       {self.geometry}",
                 f"  attenuation  {attenuation}",
-                f"  response     {self.response if not isinstance(self.response, MeasuredResponse) else 'measured kernels'}",
+                f"  response     {'measured kernels' if isinstance(self.response, MeasuredResponse) else self.response}",
                 f"  sampling     {self.sampling}, blur {self.blur}",
                 f"  kernels      numba on {thread_count()} threads; CUDA for CuPy arrays and CUDA tensors",
             ]

@@ -45,8 +45,8 @@ def osem(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each pass over `n_subsets` subsets of the views, for ever; stop by leaving the loop.
 
-    Subset k holds the views k, k + n, ...; they are visited in this order. The loop has no memory but the image: passing
-    the last image as `start` (and its number as `iteration`) goes on exactly.
+    Subset k holds the views k, k + n, ...; they are visited in this order. The loop has no memory but the image:
+    passing the last image as `start` (and its number as `iteration`) goes on exactly.
     Raises ValueError for a start with negative, NaN or infinite values, or more subsets than views.
     Source: Hudson & Larkin 1994.
     """

@@ -99,6 +99,6 @@ class PoissonLikelihood:
             return
         raise ValueError(
             f"counts were measured in {int(to_numpy(impossible).sum())} of {to_numpy(impossible).size} bins "
-            "where none are expected: usual causes are background=0 outside the object, zeros in the image, or a mu map "
-            "or geometry that does not belong to the data"
+            "where none are expected: usual causes are background=0 outside the object, zeros in the image, or a mu "
+            "map or geometry that does not belong to the data"
         )

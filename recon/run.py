@@ -35,7 +35,8 @@ def run(iterates: Iterator[Iterate], n_iterations: int, *callbacks: Callback) ->
         raise ValueError(f"n_iterations must be at least 1, got {n_iterations}")
     try:
         for last in islice(iterates, n_iterations):
-            if any([callback(last) is True for callback in callbacks]):
+            answers = [callback(last) for callback in callbacks]  # all of them, before any may end the run
+            if any(answer is True for answer in answers):
                 break
         return last.image
     finally:

@@ -1,4 +1,4 @@
-"""The CUDA kernels: compiled by nvcc where it is, run on the host by a C++ compiler, and on a GPU where there is one."""
+"""The CUDA kernels: compiled by nvcc, run on the host by a C++ compiler, and on a GPU, each where there is one."""
 
 import shutil
 import subprocess
@@ -65,6 +65,7 @@ def test_host_run_in_single_precision_and_in_small_launches(monkeypatch):
     assert relative_error(whole, A(x)) < 1e-5
     assert relative_error(back, A.T(y)) < 1e-5
     monkeypatch.setattr(_gpu, "_SCRATCH", 1)  # one view per launch
+    monkeypatch.setattr(_gpu, "_ITEMS", 1)
     np.testing.assert_array_equal(_gpu.forward_with(A, x, engine), whole)
     assert relative_error(_gpu.adjoint_with(A, y, engine), back) < 1e-6
 
