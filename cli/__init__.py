@@ -1,4 +1,4 @@
-"""to be filled"""
+"""The command `emrecon`: demo, reconstruct, info."""
 
 if __name__ != "emrecon.cli":
-    raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.cli`")
+    raise ImportError("this folder is a part of emrecon: `pip install .` first, then run `emrecon`")

@@ -242,13 +242,14 @@ class SPECTProjector(Projector):
 
     def __str__(self) -> str:
         attenuation = "none" if self.attenuation is None else f"up to {float(to_numpy(self.attenuation).max()):.3g} /cm"
+        response = "measured kernels" if isinstance(self.response, MeasuredResponse) else self.response
         return "\n".join(
             [
                 repr(self),
                 f"  image        {self.grid}",
                 f"  camera       {self.geometry}",
                 f"  attenuation  {attenuation}",
-                f"  response     {'measured kernels' if isinstance(self.response, MeasuredResponse) else self.response}",
+                f"  response     {response}",
                 f"  sampling     {self.sampling}, blur {self.blur}",
                 f"  kernels      numba on {thread_count()} threads; CUDA for CuPy arrays and CUDA tensors",
             ]

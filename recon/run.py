@@ -63,6 +63,8 @@ class ProgressBar:
         self._progress.start()
 
     def __call__(self, iterate: Iterate) -> None:
+        if self._progress.disable:
+            return
         note = "" if self.objective is None else f"objective {_total(self.objective, iterate.image):.8g}"
         self._progress.update(self._task, advance=1, note=note)
 

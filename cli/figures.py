@@ -1,0 +1,69 @@
+"""Pictures: three views of an image, and images side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from emrecon.projectors import ImageGrid
+from emrecon.projectors._files import atomic_path
+
+
+def save_orthoviews(path: Path, image: np.ndarray, grid: ImageGrid, title: str = "") -> None:
+    """Write a PNG with the axial, coronal and sagittal slice through the middle; the patient's left is on the right."""
+    nx, ny, nz = grid.shape
+    views = (
+        ("axial", image[:, :, nz // 2].T, grid.voxel_size[1] / grid.voxel_size[0], "upper"),
+        ("coronal", image[:, ny // 2, :].T, grid.voxel_size[2] / grid.voxel_size[0], "lower"),
+        ("sagittal", image[nx // 2, :, :].T, grid.voxel_size[2] / grid.voxel_size[1], "lower"),
+    )
+    figure, axes = _figure(1, 3, title)
+    top = float(np.percentile(image[image > 0], 99.8)) if np.any(image > 0) else 1.0
+    for axis, (name, slice_, aspect, origin) in zip(axes[0], views):
+        axis.imshow(slice_, cmap="gray_r", vmin=0, vmax=top, aspect=aspect, origin=origin)
+        axis.set_title(name)
+    save(figure, path)
+
+
+def compare(
+    images: dict[str, np.ndarray], slices: dict[str, int], window: Sequence[float], notes: dict[str, str] | None = None
+) -> Any:
+    """Return a figure with a column for each image and a row for each axial slice, at one grey scale.
+
+    images : title -> (nx, ny, nz); slices : row label -> z; window : (lowest, highest) value for each row's slice is
+    the first row's pair, the second row's, ...
+    """
+    figure, axes = _figure(len(slices), len(images))
+    for row, (label, z) in enumerate(slices.items()):
+        low, high = window[2 * row : 2 * row + 2]
+        for axis, (title, image) in zip(axes[row], images.items()):
+            axis.imshow(image[:, :, z].T, cmap="gray_r", vmin=low, vmax=high)
+            if row == 0:
+                axis.set_title(title, fontsize=10)
+            if row == len(slices) - 1 and notes:
+                axis.text(0.5, -0.04, notes.get(title, ""), transform=axis.transAxes, ha="center", va="top", fontsize=8)
+        axes[row][0].text(-0.06, 0.5, label, transform=axes[row][0].transAxes, rotation=90, va="center", ha="center")
+    return figure
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, complete or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, bbox_inches="tight", format="png")
+
+
+def _figure(rows: int, columns: int, title: str = "") -> tuple[Any, Any]:
+    # No pyplot: it keeps figures in a global and looks for a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.7 * columns, 2.8 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    if title:
+        figure.suptitle(title)
+    return figure, axes

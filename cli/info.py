@@ -1,0 +1,66 @@
+"""`emrecon info`: what runs here, or what a file holds."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from emrecon import formats
+from emrecon.projectors._threads import thread_count
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_PACKAGES = ("emrecon", "numpy", "scipy", "numba", "h5py", "nibabel", "torch", "cupy-cuda12x", "cupy-cuda13x")
+
+
+def info(
+    file: Annotated[Path | None, typer.Argument(help="A scan or an image; without it, this machine.")] = None,
+) -> None:
+    """Say what a file holds; without a file, which versions, threads, devices and kernels are in use."""
+    facts = formats.describe(file) if file is not None else _machine()
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(escape(name), escape(_plain(value)))
+    Console(soft_wrap=True).print(table)
+
+
+def _machine() -> dict[str, Any]:
+    gpu = _gpu()
+    return {
+        "python": f"{sys.version.split()[0]} on {platform.system()} {platform.machine()}",
+        **{name: _version(name) for name in _PACKAGES if _version(name)},
+        "CPU threads": thread_count(),
+        "CPU kernels": "numba, compiled at first use and cached",
+        "GPU": gpu or "none (install emrecon[cuda12] or emrecon[cuda13] to use one)",
+        "GPU kernels": "CUDA through CuPy, compiled at first use" if gpu else "not in use",
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _gpu() -> str:
+    try:
+        import cupy
+
+        names = [
+            cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(cupy.cuda.runtime.getDeviceCount())
+        ]
+    except Exception:  # CuPy is missing, or there is no driver: both mean that no GPU can be used
+        return ""
+    return ", ".join(names)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " x ".join(_plain(v) for v in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,68 @@
+"""The command `emrecon`, and what its exit codes mean."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import IntEnum
+
+import typer
+from rich.console import Console
+
+from . import demo, info, reconstruct
+
+app = typer.Typer(
+    name="emrecon",
+    help="Reconstruct SPECT scans. Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 output not written, "
+    "130 interrupted, 1 anything else.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("reconstruct")(reconstruct.reconstruct)
+app.command("info")(info.info)
+
+
+class ExitCode(IntEnum):
+    """What a script can rely on."""
+
+    DONE = 0
+    ERROR = 1
+    USAGE = 2
+    INPUT = 3
+    OUTPUT = 4
+    INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command; one line on standard error says what went wrong (EMRECON_TRACEBACK=1 shows where)."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        _fail("interrupted", ExitCode.INTERRUPTED)
+    except FileNotFoundError as error:
+        _fail(error, ExitCode.INPUT)
+    except OSError as error:
+        _fail(error, ExitCode.OUTPUT)
+    except (ValueError, TypeError) as error:
+        _fail(error, ExitCode.INPUT)
+    except (ImportError, MemoryError) as error:
+        _fail(error or "not enough memory", ExitCode.ERROR)
+
+
+def _fail(error: object, code: ExitCode) -> None:
+    if os.environ.get("EMRECON_TRACEBACK") and isinstance(error, BaseException):
+        raise error
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]emrecon:[/] {_text(error)}", highlight=False)
+    sys.exit(int(code))
+
+
+def _text(error: object) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error).replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

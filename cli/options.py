@@ -1,0 +1,74 @@
+"""Options written as text: pairs, collimators, attenuation, header values."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from emrecon import formats
+from emrecon.projectors import ImageGrid, LinearResponse, collimator
+from emrecon.projectors.collimator import Response
+from emrecon.projectors.resample import resample
+from emrecon.sims import Cylinder, Phantom, Region
+
+
+def numbers(text: str, separator: str, option: str, meaning: str) -> tuple[float, float]:
+    """Return two numbers from text such as "99:0.15"."""
+    try:
+        first, second = (float(part) for part in text.split(separator))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not {meaning}", param_hint=option) from None
+    return first, second
+
+
+def response(name: str | None, law: str | None, energy: float, intrinsic: float | None) -> Response | None:
+    """Return the response from --collimator or --response, None with neither."""
+    if name and law:
+        raise typer.BadParameter("give --collimator or --response, not both", param_hint="--response")
+    if law:
+        slope, intercept = numbers(law, ",", "--response", "SLOPE,INTERCEPT (mm per mm, mm)")
+        return LinearResponse(slope, intercept)
+    return collimator(name).response(energy, intrinsic) if name else None
+
+
+def attenuation(path: Path | None, cylinder: str | None, grid: ImageGrid) -> np.ndarray | None:
+    """Return the attenuation map on the image grid in 1/cm from --mu or --mu-cylinder, None with neither."""
+    if path and cylinder:
+        raise typer.BadParameter("give --mu or --mu-cylinder, not both", param_hint="--mu")
+    if cylinder:
+        radius, mu = numbers(cylinder, ":", "--mu-cylinder", "RADIUS:MU (mm, 1/cm)")
+        if not (radius > 0 and mu >= 0):
+            raise typer.BadParameter("the radius must be positive and MU not negative", param_hint="--mu-cylinder")
+        return Phantom((Region("cylinder", Cylinder((0, 0, 0), radius, math.inf), mu=mu),)).attenuation(grid, 140.5)
+    if path is None:
+        return None
+    image, own_grid = formats.read_image(path)
+    return resample(image, own_grid, grid)
+
+
+def header_values(pairs: list[str]) -> dict[str, Any]:
+    """Return {"radius": 150.0} from ["radius=150"]; lists are written with commas."""
+    values = {}
+    for pair in pairs:
+        name, found, text = pair.partition("=")
+        if not found:
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--header")
+        values[name.strip().replace("-", "_")] = _value(text.strip())
+    return values
+
+
+def _value(text: str) -> Any:
+    parts = [_scalar(part) for part in text.split(",")]
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def _scalar(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
