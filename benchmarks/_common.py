@@ -49,9 +49,9 @@ def peer_matrix(
 ) -> Any:
     """Return PyTomography's system matrix on the CPU with the image axes, data axes and physics of `projector`.
 
-    PyTomography counts in cm, and in 1/cm for attenuation. Its image axes are ours, and so are its data axes (view, bin,
-    row). It turns the image by 270 degrees minus its angle b, so that the detector sees it along the first axis from
-    the far end. In coordinates of the image that puts the detector at (-sin b, -cos b), and its bins run along
+    PyTomography's lengths are in cm, its attenuation in 1/cm. Its image axes are ours, and so are its data axes (view,
+    bin, row). It turns the image by 270 degrees minus its angle b, so that the detector sees it along the first axis
+    from the far end. In coordinates of the image that puts the detector at (-sin b, -cos b), and its bins run along
     (cos b, -sin b). Our detector at gantry angle a is at (sin a, cos a), and our bins run along (-cos a, sin a). Both
     agree for b = a + 180, and neither images nor data need a flip. `agreement_spect.py` tries the alternatives.
 

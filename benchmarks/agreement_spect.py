@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -33,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Settings:
-    """Both reconstructions, and where they are compared; lengths in mm, attenuation in 1/cm, slices exclude the last."""
+    """Both reconstructions, and where they are compared; mm, 1/cm, and slices of which the last is excluded."""
 
     mu: float = 0.15
     cylinder_radius: float = 99.0
@@ -55,14 +54,12 @@ def main() -> None:
     options = _options()
     settings, console = Settings(), Console()
     scan = formats.read_scan(options.data / "simset_spect" / "input.hs")
-    ours, seconds = _timed(lambda: reconstruct(scan, settings, settings.mu))
-    peer, peer_seconds = _timed(lambda: reconstruct_with_peer(scan, settings))
+    ours, peer = reconstruct(scan, settings, settings.mu), reconstruct_with_peer(scan, settings)
     agreement = compare(ours, peer, scan, settings)
     about = machine()
     results = {
         "machine": about,
         "settings": asdict(settings),
-        "seconds": {"emrecon": seconds, "pytomography": peer_seconds},
         "agreement": agreement,
         "angle_candidates": angle_candidates(ours, scan, settings),
         "uniformity": uniformity(ours, peer, scan, settings),
@@ -204,7 +201,7 @@ def region(grid: ImageGrid, inner: float, outer: float, slices: tuple[int, int])
 def report(console: Console, results: dict[str, Any]) -> None:
     """Print what `main` writes, as tables."""
     table = Table("quantity", "value", title="emrecon against PyTomography")
-    for name, value in {**results["agreement"], **_seconds(results)}.items():
+    for name, value in results["agreement"].items():
         table.add_row(name.replace("_", " "), f"{value:.4f}")
     console.print(table)
     table = Table("sign", "offset", "flip u", "deviance per bin", title="angle mappings of PyTomography, best first")
@@ -254,15 +251,6 @@ def _radius(grid: ImageGrid) -> np.ndarray:
 
 def _pair(ours: np.ndarray, peer: np.ndarray) -> tuple[tuple[str, np.ndarray], ...]:
     return ("emrecon", ours), ("pytomography", peer)
-
-
-def _seconds(results: dict[str, Any]) -> dict[str, float]:
-    return {f"seconds, {name}": value for name, value in results["seconds"].items()}
-
-
-def _timed(work: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
-    start = time.perf_counter()
-    return work(), round(time.perf_counter() - start, 2)
 
 
 def _options() -> argparse.Namespace:

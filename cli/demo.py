@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .figures import compare, save
+from .outputs import writing
 
 _ENERGY = 140.511
 _GRID = ImageGrid((128, 128, 64), (3.32, 3.32, 3.32))
@@ -34,7 +35,8 @@ def demo(
     console = Console(soft_wrap=True)
     console.width = max(console.width, 100)
     begun = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
+    with writing():
+        out.mkdir(parents=True, exist_ok=True)
     phantom = spect_cylinder()
     truth = phantom.activity(_GRID)
     scan = simulate(phantom, counts, seed)
@@ -54,10 +56,11 @@ def demo(
         (0, 4, 0, 1.4),
         {name: f"NRMSE {_error(result.image, truth):.2f}" for name, result in results.items()},
     )
-    save(figure, out / "demo.png")
-    formats.write_scan(out / "scan.h5", scan)
-    for name, result in results.items():
-        formats.write_image(out / f"{name.replace(' + ', '-').replace(' ', '-')}.nii.gz", result.image, _GRID)
+    with writing():
+        save(figure, out / "demo.png")
+        formats.write_scan(out / "scan.h5", scan)
+        for name, result in results.items():
+            formats.write_image(out / f"{name.replace(' + ', '-').replace(' ', '-')}.nii.gz", result.image, _GRID)
     console.print(f"wrote {out}/demo.png, scan.h5 and the images; {time.perf_counter() - begun:.1f} s in all")
 
 
@@ -92,7 +95,7 @@ def _reconstruct(scan: Scan, system: SPECTProjector, iterations: int, truth: np.
 def _table(results: dict[str, Result], phantom: Phantom, truth: np.ndarray) -> Table:
     """Errors against the truth; contrast recovery is 1 for a perfect image."""
     table = Table(title="OSEM, 8 subsets")
-    for column in ("model", "NRMSE", "uniformity", "noise", "sphere 32", "sphere 9.5", "rods 9.5", "seconds"):
+    for column in ("model", "NRMSE", "uniformity", "noise", "sphere 32", "sphere 9.5", "rods 9.5", "time (s)"):
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     spheres = [name for name in phantom.names if name.startswith("sphere")]
     for name, (image, seconds) in results.items():

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from . import demo, info, reconstruct
+from .outputs import OutputError
 
 app = typer.Typer(
     name="emrecon",
@@ -41,11 +42,9 @@ def main() -> None:
         app(standalone_mode=True)
     except KeyboardInterrupt:
         _fail("interrupted", ExitCode.INTERRUPTED)
-    except FileNotFoundError as error:
-        _fail(error, ExitCode.INPUT)
-    except OSError as error:
+    except OutputError as error:
         _fail(error, ExitCode.OUTPUT)
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         _fail(error, ExitCode.INPUT)
     except (ImportError, MemoryError) as error:
         _fail(error or "not enough memory", ExitCode.ERROR)

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from . import options
 from .figures import save_orthoviews
+from .outputs import check_outputs, writing
 
 
 def reconstruct(
@@ -56,6 +57,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct SPECT projections by OSEM, with attenuation and collimator response where they are given."""
     console = Console(quiet=quiet, soft_wrap=True)
+    check_outputs(out, picture, log, checkpoint)
     scan = formats.read_scan(projections, **options.header_values(header or []))
     if background is not None:
         scan = replace(scan, background=background)
@@ -85,11 +87,11 @@ def reconstruct(
         image = run(osem(likelihood, _to_device(start, device), subsets, iteration=done), iterations - done, *callbacks)
         image = image.get() if hasattr(image, "get") else image
     console.print(f"{iterations} iterations of {subsets} subsets in {time.perf_counter() - begun:.1f} s")
-    formats.write_image(out, image, grid)
-    console.print(f"wrote {out}", highlight=False)
-    if picture is not None:
-        save_orthoviews(picture, image, grid, title=projections.name)
-        console.print(f"wrote {picture}", highlight=False)
+    with writing():
+        formats.write_image(out, image, grid)
+        if picture is not None:
+            save_orthoviews(picture, image, grid, title=projections.name)
+    console.print(f"wrote {out}" + (f" and {picture}" if picture is not None else ""), highlight=False)
 
 
 def _grid(scan: Scan, voxel: float | None) -> ImageGrid:

@@ -9,7 +9,7 @@ if __name__ != "emrecon.formats":
 
 from emrecon.projectors._files import atomic_path
 
-from ._choose import describe, read_image, read_scan, write_image, write_scan
+from ._choose import describe, image_kind, read_image, read_scan, write_image, write_scan
 from ._errors import FormatError
 from .interfile import parse_header, read_interfile, read_interfile_image, write_interfile, write_interfile_image
 from .nifti import read_nifti, write_nifti
@@ -18,6 +18,7 @@ __all__ = [
     "FormatError",
     "atomic_path",
     "describe",
+    "image_kind",
     "parse_header",
     "read_image",
     "read_interfile",

@@ -71,9 +71,7 @@ def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
 
 def write_image(path: str | os.PathLike[str], image: Any, grid: ImageGrid) -> None:
     """Write an image on its grid as HDF5 (.h5, .hdf5), NIfTI (.nii, .nii.gz) or Interfile (.hv, .h33)."""
-    kind = _kind_by_name(path)
-    if kind is None:
-        raise ValueError(f"{path}: no format has this suffix; known: {_KNOWN}")
+    kind = image_kind(path)
     writers: dict[str, Callable[..., None]] = {
         "hdf5": hdf5.write_image,
         "nifti": nifti.write_nifti,
@@ -92,6 +90,17 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     if "number of projections" in load_header(path, {}, ()).keys:
         return {"format": "Interfile"} | scan_summary(interfile.read_interfile(path))
     return {"format": "Interfile"} | image_summary(*interfile.read_interfile_image(path))
+
+
+def image_kind(path: str | os.PathLike[str]) -> str:
+    """Return the format an image of this name is written in, "hdf5", "nifti" or "interfile".
+
+    Raises ValueError for an unknown suffix; ask before a long computation.
+    """
+    kind = _kind_by_name(path)
+    if kind is None:
+        raise ValueError(f"{path}: no format has this suffix; known: {_KNOWN}")
+    return kind
 
 
 def _kind_by_name(path: str | os.PathLike[str]) -> str | None:

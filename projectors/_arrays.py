@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,12 @@ def dtype_name(x: Array) -> str:
     return str(x.dtype).rpartition(".")[2]
 
 
+def _outside_inference_mode() -> AbstractContextManager[Any]:
+    """A plan outlives torch.inference_mode, and a tensor made in that mode could never take part in a gradient."""
+    torch = sys.modules.get("torch")
+    return torch.inference_mode(False) if torch and torch.is_inference_mode_enabled() else nullcontext()
+
+
 class PlanCache:
     """Values derived once for each (namespace, device, dtype) of the arrays met; empty again after pickling."""
 
@@ -82,7 +89,8 @@ class PlanCache:
         """Return the plan for arrays like `x`, calling `build()` at the first contact."""
         key = (array_namespace(x).__name__, str(device(x)), dtype_name(x))
         if key not in self._plans:
-            self._plans.setdefault(key, build())
+            with _outside_inference_mode():
+                self._plans.setdefault(key, build())
         return self._plans[key]
 
     def __getstate__(self) -> dict[str, Any]:

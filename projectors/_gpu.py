@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from importlib import import_module
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -43,9 +44,7 @@ class CupyEngine:
 
     def __init__(self) -> None:
         self.xp = import_cupy()
-        import cupyx.scipy.fft
-
-        self.fft = cupyx.scipy.fft
+        self.fft = import_module("cupyx.scipy.fft")
 
     def launch(
         self, source: str, kernel: str, real: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]

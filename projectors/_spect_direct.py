@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import scipy.fft
 from scipy.ndimage import convolve1d, map_coordinates
 
 from ._arrays import Array
-from ._spect_plan import SPECTPlan, gaussian_taps
+from ._spect_plan import MadePlan, gaussian_taps
 from .collimator import GaussianResponse, MeasuredResponse, Response
 
 
 class DirectBlur:
     """Blur and add up the planes of a frame (planes, columns, slices), or the transpose of that.
 
-    The kernels are those of the response, less the variance `fixed` (mm^2 along u and z) that sampling adds anyway.
+    The kernels are those of the response, less the variance that sampling adds anyway (`made.fixed`).
     Convolution is linear (zero-padded); a MeasuredResponse costs one FFT per tabulated distance, a Gaussian one per
     plane. `fft` is the module to use, scipy.fft or its CuPy twin.
     """
 
-    def __init__(
-        self,
-        response: Response,
-        plan: SPECTPlan,
-        distances: np.ndarray,
-        spacing: np.ndarray,
-        fixed: np.ndarray,
-        n_slices: int,
-    ) -> None:
-        self.response, self.spacing, self.fixed = response, spacing, fixed
-        self.distances = np.unique(distances, axis=0)
-        self.margin, self.columns, self.slices = plan.margin, plan.n_columns, n_slices
-        self.planar = n_slices == 1 and plan.margin == 0
-        reach = _reach(response, self.distances) / spacing
+    def __init__(self, response: Response, made: MadePlan, n_slices: int) -> None:
+        self.response, self.spacing, self.fixed = response, made.spacing, made.fixed
+        self.distances = np.unique(made.distances, axis=0)
+        self.margin, self.columns, self.slices = made.plan.margin, made.plan.n_columns, n_slices
+        self.planar = n_slices == 1 and self.margin == 0
+        reach = reach_of(response, self.distances) / self.spacing
         self.size = (
-            scipy.fft.next_fast_len(plan.n_columns + math.ceil(reach[0]), real=True),
-            1 if self.planar else scipy.fft.next_fast_len(n_slices + 2 * plan.margin + math.ceil(reach[1]), real=True),
+            scipy.fft.next_fast_len(self.columns + math.ceil(reach[0]), real=True),
+            1 if self.planar else scipy.fft.next_fast_len(n_slices + 2 * self.margin + math.ceil(reach[1]), real=True),
         )
 
     def collapse(self, frame: Array, view_class: int, fft: Any = scipy.fft, xp: Any = np) -> Array:
@@ -97,8 +89,8 @@ class DirectBlur:
         return scipy.fft.rfft2(wrapped)
 
 
-def _reach(response: Response, distances: np.ndarray) -> np.ndarray:
-    """How far the widest kernel extends to each side, mm along u and z."""
+def reach_of(response: Response, distances: np.ndarray) -> np.ndarray:
+    """Return how far the widest kernel extends to each side, mm along u and z."""
     if isinstance(response, MeasuredResponse):
         return np.asarray(response.reach)
     return np.full(2, 4 * float(np.max(response.sigma(distances))))
@@ -119,6 +111,6 @@ def _resample(kernel: np.ndarray, pixel: np.ndarray, spacing: np.ndarray) -> np.
     return resampled * kernel.sum() / resampled.sum()
 
 
-def is_gaussian(response: Response | None) -> bool:
+def is_gaussian(response: Response | None) -> TypeGuard[GaussianResponse | None]:
     """Whether the response can be built up plane by plane."""
     return response is None or (isinstance(response, GaussianResponse) and not isinstance(response, MeasuredResponse))

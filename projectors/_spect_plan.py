@@ -14,7 +14,7 @@ lowest levels, where a third would be coarse, are not swept: each has a kernel o
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import convolve1d
@@ -63,12 +63,14 @@ class SPECTPlan(NamedTuple):
     def views(self, k: int, n: int) -> SPECTPlan:
         """Return the plan of views k::n; tables shared by classes of views are not copied."""
         per_view = ("to_frame", "to_image", "rows", "view_class")
-        return self._replace(**{name: np.ascontiguousarray(getattr(self, name)[k::n]) for name in per_view})
+        parts: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[k::n]) for name in per_view}
+        return self._replace(**parts)
 
     def cast(self, dtype: str) -> SPECTPlan:
         """Return the plan with its weights in the kernels' precision."""
         weights = ("upper", "steps", "u_weights", "z_taps", "z_weights")
-        return self._replace(**{name: getattr(self, name).astype(dtype) for name in weights})
+        parts: dict[str, Any] = {name: getattr(self, name).astype(dtype) for name in weights}
+        return self._replace(**parts)
 
     @property
     def n_planes(self) -> int:
@@ -114,7 +116,7 @@ def make_plan(
 ) -> MadePlan:
     """Return the plan of a projector; `response` None means none, or one applied elsewhere that reaches `reach` mm."""
     if response is not None:
-        reach = 3.5 * float(np.sqrt(_variance(response, np.array([[0.0, _farthest(grid, geometry)]])).max()))
+        reach = 3.5 * float(np.sqrt(_variance(response, np.array([[0.0, farthest(grid, geometry)]])).max()))
     frame = make_frame(grid, geometry, reach)
     pitch, axial = frame.pitch, grid.voxel_size[2]
     planar = grid.shape[2] == 1 and geometry.n_bins[1] == 1
@@ -186,7 +188,8 @@ def five_taps(variance: float, cumulant: float) -> np.ndarray:
     return np.array([second, first, 1 - 2 * (first + second), first, second])
 
 
-def _farthest(grid: ImageGrid, geometry: SPECTGeometry) -> float:
+def farthest(grid: ImageGrid, geometry: SPECTGeometry) -> float:
+    """Return the distance in mm from a detector that no voxel exceeds."""
     size = 0.5 * math.hypot(grid.shape[0] * grid.voxel_size[0], grid.shape[1] * grid.voxel_size[1])
     return float(np.max(geometry.radius)) + size + float(np.hypot(*grid.centre[:2]))
 
@@ -331,7 +334,7 @@ def _stack_taps(taps: list[np.ndarray]) -> np.ndarray:
 def _frame_maps(grid: ImageGrid, geometry: SPECTGeometry, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """Return the affine maps from voxels to (plane, column) and back, (V, 2, 3) each."""
     toward, along = geometry.directions
-    origin, size, pitch = np.array((grid.origin or ())[:2]), np.array(grid.voxel_size[:2]), frame.pitch
+    origin, size, pitch = np.array(grid.origin[:2]), np.array(grid.voxel_size[:2]), frame.pitch
     constant_plane = (toward @ grid.centre[:2]) / pitch + (frame.n_planes - 1) / 2 - toward @ origin / pitch
     constant_column = (along @ origin - geometry.shift) / pitch + (frame.n_columns - 1) / 2
     plane = np.column_stack([constant_plane, -toward * size / pitch])

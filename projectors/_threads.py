@@ -28,8 +28,8 @@ def thread_count() -> int:
             raise ValueError(f"EMRECON_NUM_THREADS must be a positive integer, got {wanted!r}")
         return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch = sys.modules.get("torch")
-    return min(cores, torch.get_num_threads()) if hasattr(torch, "get_num_threads") else cores
+    torch_threads = getattr(sys.modules.get("torch"), "get_num_threads", lambda: cores)
+    return int(min(cores, torch_threads()))
 
 
 def share(work: Callable[[int, int], T], n_items: int) -> list[T]:

@@ -26,12 +26,12 @@ class AcquisitionModel:
     projector: Projector
     factors: Any = 1.0
     background: Any = 0.0
-    _plans: dict[str, PlanCache] = field(default_factory=dict, repr=False)
+    _plans: dict[str, PlanCache] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("factors", "background"):
             _check(getattr(self, name), name, self.projector)
-            self._plans.setdefault(name, PlanCache())
+            self._plans[name] = PlanCache()
 
     def __call__(self, x: Array) -> Array:
         y = self.projector(x)
@@ -54,8 +54,10 @@ class AcquisitionModel:
 
     def _match(self, name: str, y: Array) -> Any:
         values = getattr(self, name)
-        if isinstance(values, (int, float)) or is_torch(values):
-            return like(values, y) if is_torch(values) else values
+        if isinstance(values, (int, float)):
+            return float(values)  # numpy.float64 is a float too, and would make float32 arrays float64
+        if is_torch(values):
+            return like(values, y)
         if is_numpy(values) and is_numpy(y):
             return values if values.dtype == y.dtype else values.astype(y.dtype, copy=False)
         return self._plans[name].get(y, lambda: like(values, y))

@@ -82,12 +82,12 @@ class MeasuredResponse:
         pixel = np.full(2, pixel[0]) if pixel.size == 1 else pixel
         if kernels.ndim != 3 or kernels.shape[0] != distances.size:
             raise ValueError(f"MeasuredResponse expects kernels ({distances.size}, nu, nz), got {kernels.shape}")
-        if np.any(np.diff(distances) <= 0):
-            raise ValueError("MeasuredResponse distances must increase")
+        if distances.size == 0 or not np.all(np.isfinite(distances)) or np.any(np.diff(distances) <= 0):
+            raise ValueError("MeasuredResponse distances must be finite and increase")
         if kernels.shape[1] % 2 == 0 or kernels.shape[2] % 2 == 0:
             raise ValueError(f"MeasuredResponse kernels need odd sizes so that they have a centre, got {kernels.shape}")
         sums = kernels.sum((1, 2))
-        if not np.all(np.isfinite(kernels)) or np.any(sums <= 0) or pixel.size != 2 or np.any(pixel <= 0):
+        if not np.all(np.isfinite(kernels)) or np.any(sums <= 0) or pixel.size != 2 or not np.all(pixel > 0):
             raise ValueError("MeasuredResponse kernels must be finite with positive sums, pixel_size positive mm")
         object.__setattr__(self, "distances", distances)
         object.__setattr__(self, "kernels", kernels / sums[:, None, None])
@@ -126,7 +126,7 @@ class Collimator:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if min(self.hole_diameter, self.septal_thickness, self.hole_length) <= 0:
+        if not all(0 < size < math.inf for size in (self.hole_diameter, self.septal_thickness, self.hole_length)):
             raise ValueError(f"Collimator dimensions must be positive mm, got {self}")
         if self.hole_shape not in _EFFICIENCY_CONSTANT:
             raise ValueError(f"hole_shape must be one of {', '.join(_EFFICIENCY_CONSTANT)}, got {self.hole_shape!r}")
@@ -144,9 +144,9 @@ class Collimator:
         intrinsic_fwhm : mm at this energy; by default 3.8 mm at 140 keV, scaled with (E / 140)^(-1/2).
         Source: Anger 1964; Cherry, Sorenson & Phelps, Physics in Nuclear Medicine, eq. 14-5.
         """
+        length, width = self.effective_length(energy_kev), FWHM_TO_SIGMA * self.hole_diameter
         intrinsic = 3.8 * (energy_kev / 140) ** -0.5 if intrinsic_fwhm is None else intrinsic_fwhm
-        width = FWHM_TO_SIGMA * self.hole_diameter
-        return CollimatorResponse(width / self.effective_length(energy_kev), width, FWHM_TO_SIGMA * intrinsic)
+        return CollimatorResponse(width / length, width, FWHM_TO_SIGMA * intrinsic)
 
     def efficiency(self, energy_kev: float) -> float:
         """Return the geometric efficiency, the fraction of photons that pass: (K D^2 / (L_e (D + T)))^2.
@@ -170,8 +170,10 @@ def collimator(name: str) -> Collimator:
     Raises ValueError for an unknown name.  Source: the collimator list distributed with SIMIND.
     """
     for row in read_table("collimators.csv"):
-        if name.lower() in (row["name"], row["alias"]):
-            sizes = (row["hole_diameter_mm"], row["septal_thickness_mm"], row["hole_length_mm"])
-            return Collimator(*map(float, sizes), row["hole_shape"], name=name.lower())
+        if name and name.lower() in (row["name"], row["alias"]):
+            diameter, septa, length = (
+                float(row[column]) for column in ("hole_diameter_mm", "septal_thickness_mm", "hole_length_mm")
+            )
+            return Collimator(diameter, septa, length, row["hole_shape"], name=name.lower())
     plain = ", ".join(row["alias"] for row in read_table("collimators.csv") if row["alias"])
     raise ValueError(f"unknown collimator {name!r}; known: {plain}, and the codes of SIMIND's list such as sy-lehr")

@@ -30,7 +30,7 @@ class ImageGrid:
 
     shape: tuple[int, int, int]
     voxel_size: tuple[float, float, float]
-    origin: tuple[float, float, float] | None = None
+    origin: tuple[float, float, float] = None  # type: ignore[assignment]  # None only as an argument
 
     def __post_init__(self) -> None:
         shape = _integers(self.shape, 3, "ImageGrid shape")
@@ -62,7 +62,7 @@ class ImageGrid:
 
     def coordinates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Voxel centres in mm as three arrays that broadcast to `shape`."""
-        x, y, z = (o + d * np.arange(n) for o, d, n in zip(self.origin or (), self.voxel_size, self.shape))
+        x, y, z = (o + d * np.arange(n) for o, d, n in zip(self.origin, self.voxel_size, self.shape))
         return x[:, None, None], y[None, :, None], z[None, None, :]
 
     def __str__(self) -> str:
@@ -103,7 +103,7 @@ class SPECTGeometry:
             "head": _finite(self.head, n, "SPECTGeometry head").round().astype(int),
             "n_bins": _integers(self.n_bins, 2, "SPECTGeometry n_bins"),
             "pixel_size": _positive(self.pixel_size, 2, "SPECTGeometry pixel_size (mm)"),
-            "axial_shift": float(self.axial_shift),
+            "axial_shift": float(_finite(self.axial_shift, 1, "SPECTGeometry axial_shift (mm)")[0]),
         }
         if np.any(values["radius"] <= 0):
             raise ValueError("SPECTGeometry radius must be positive (mm from the rotation axis to the collimator face)")
@@ -129,8 +129,8 @@ class SPECTGeometry:
 
         radius : mm, one number or one per view (non-circular orbit).  More keywords go to `SPECTGeometry`.
         """
-        if n_views < 1:
-            raise ValueError(f"n_views must be at least 1, got {n_views}")
+        if n_views < 1 or n_views % 1:
+            raise ValueError(f"n_views must be a whole number, at least 1, got {n_views}")
         sign = {"ccw": 1.0, "cw": -1.0}.get(direction.lower())
         if sign is None:
             raise ValueError(f'direction must be "ccw" or "cw" (seen from the feet), got {direction!r}')
@@ -140,6 +140,8 @@ class SPECTGeometry:
     @classmethod
     def heads(cls, *geometries: SPECTGeometry) -> SPECTGeometry:
         """Join the views of several heads, in the order given; `head` numbers them."""
+        if not geometries:
+            raise ValueError("SPECTGeometry.heads needs at least one geometry")
         first = geometries[0]
         for other in geometries[1:]:
             if (other.n_bins, other.pixel_size, other.axial_shift) != (
@@ -148,7 +150,7 @@ class SPECTGeometry:
                 first.axial_shift,
             ):
                 raise ValueError("heads of one camera must share n_bins, pixel_size and axial_shift")
-        joined = {
+        joined: dict[str, Any] = {
             name: np.concatenate([getattr(g, name) for g in geometries]) for name in ("angles", "radius", "shift")
         }
         head = np.concatenate([np.full(g.n_views, i) for i, g in enumerate(geometries)])

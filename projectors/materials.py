@@ -19,8 +19,8 @@ from ._arrays import Array, array_namespace, as_real
 @cache
 def read_table(name: str) -> tuple[dict[str, str], ...]:
     """Return the rows of a CSV table that is shipped beside this module."""
-    with (files(__package__) / name).open(encoding="utf-8", newline="") as stream:
-        return tuple(csv.DictReader(stream))
+    text = (files(__package__) / name).read_text(encoding="utf-8")
+    return tuple(csv.DictReader(text.splitlines()))
 
 
 @cache
@@ -85,7 +85,7 @@ def hounsfield_to_mu(hu: Array, energy_kev: float, kvp: float = 120, scanner: st
     xp = array_namespace(hu)
     hu = as_real(hu)
     mu = water + xp.where(hu < 0, below * hu, above * hu)
-    return xp.where(mu > 0, mu, xp.zeros_like(mu))
+    return xp.where(mu < 0, xp.zeros_like(mu), mu)  # NaN stays NaN, for the projector to refuse
 
 
 def _mean(rows: list[dict[str, str]], column: str, energy: float) -> float:

@@ -146,7 +146,14 @@ class Diagonal(LinearOperator):
     def _forward(self, x: Array) -> Array:
         return self._plans.get(x, lambda: like(self.weights, x)) * x
 
-    _adjoint = _forward_batch = _adjoint_batch = _forward
+    def _adjoint(self, y: Array) -> Array:
+        return self._forward(y)
+
+    def _forward_batch(self, x: Array) -> Array:
+        return self._forward(x)
+
+    def _adjoint_batch(self, y: Array) -> Array:
+        return self._forward(y)
 
 
 class DenseOperator(LinearOperator):
@@ -188,7 +195,7 @@ class _Transposed(LinearOperator):
         return self.operator._forward_batch(y)
 
     @property
-    def T(self) -> LinearOperator:  # type: ignore[override]
+    def T(self) -> LinearOperator:
         return self.operator
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from typing import Any, Self
 
@@ -10,8 +9,8 @@ import numpy as np
 
 from . import _spect_cpu
 from ._arrays import Array, PlanCache, array_namespace, dtype_name, is_cuda, is_numpy, is_torch, like, to_numpy
-from ._spect_direct import DirectBlur, is_gaussian
-from ._spect_plan import SPECTPlan, make_plan
+from ._spect_direct import DirectBlur, is_gaussian, reach_of
+from ._spect_plan import MadePlan, SPECTPlan, farthest, make_plan
 from ._threads import share, thread_count
 from .collimator import MeasuredResponse, Response
 from .geometry import ImageGrid, SPECTGeometry
@@ -76,7 +75,9 @@ class SPECTProjector(Projector):
     def subset(self, k: int, n: int) -> Self:
         """Return the projector of views k, k + n, ...; the attenuation and the response's tables are shared."""
         part: Self = object.__new__(type(self))
-        shared = {name: value for name, value in self.__dict__.items() if name not in ("T", "_plan", "_direct")}
+        shared = {
+            name: value for name, value in self.__dict__.items() if name not in ("T", "_made", "_plan", "_direct")
+        }
         geometry = self.geometry.subset(k, n)
         part.__dict__.update(
             shared, geometry=geometry, out_shape=geometry.shape, _casts=PlanCache(), _device_plans=PlanCache()
@@ -86,30 +87,24 @@ class SPECTProjector(Projector):
         return part
 
     @cached_property
+    def _made(self) -> MadePlan:
+        rays = self.sampling == "rays"
+        if self.blur == "planes" and is_gaussian(self.response):
+            return make_plan(self.grid, self.geometry, self.response, ray_driven=rays)
+        distances = np.linspace(0, farthest(self.grid, self.geometry), 64)
+        reach = 0.0 if self.response is None else float(max(reach_of(self.response, distances)))
+        return make_plan(self.grid, self.geometry, None, ray_driven=rays, reach=reach)
+
+    @cached_property
     def _plan(self) -> SPECTPlan:
-        shared = self.response if self.blur == "planes" and is_gaussian(self.response) else None
-        reach = self._direct_reach if self.blur == "direct" else 0.0
-        return make_plan(self.grid, self.geometry, shared, ray_driven=self.sampling == "rays", reach=reach).plan
+        return self._made.plan
 
     @cached_property
     def _direct(self) -> DirectBlur | None:
+        """The blur that planes do not share, None where they do."""
         if self.blur == "planes" or self.response is None:
             return None
-        made = make_plan(self.grid, self.geometry, None, ray_driven=self.sampling == "rays", reach=self._direct_reach)
-        return DirectBlur(self.response, made.plan, made.distances, made.spacing, made.fixed, self.grid.shape[2])
-
-    @property
-    def _direct_reach(self) -> float:
-        if self.response is None:
-            return 0.0
-        if isinstance(self.response, MeasuredResponse):
-            return max(self.response.reach)
-        return 3 * float(np.max(self.response.sigma(np.linspace(0, self._longest_distance, 64))))
-
-    @property
-    def _longest_distance(self) -> float:
-        size = 0.5 * math.hypot(*(n * d for n, d in zip(self.grid.shape[:2], self.grid.voxel_size[:2])))
-        return float(self.geometry.radius.max() + size + np.hypot(*self.grid.centre[:2]))
+        return DirectBlur(self.response, self._made, self.grid.shape[2])
 
     # ---- one item is a batch of one ---------------------------------------------------------------------------------
 
@@ -256,7 +251,9 @@ class SPECTProjector(Projector):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name not in ("_plan", "_direct")}
+        return {
+            name: value for name, value in super().__getstate__().items() if name not in ("_made", "_plan", "_direct")
+        }
 
 
 def _checked_attenuation(attenuation: Array, grid: ImageGrid, who: str) -> Array:

@@ -50,6 +50,8 @@ def osem(
     Raises ValueError for a start with negative, NaN or infinite values, or more subsets than views.
     Source: Hudson & Larkin 1994.
     """
+    if n_subsets < 1:
+        raise ValueError(f"n_subsets must be at least 1, got {n_subsets}")
     x = likelihood.model.projector.ones_image() if start is None else as_real(start)
     _check_start(x, likelihood)
     parts = [likelihood] if n_subsets == 1 else [likelihood.subset(k, n_subsets) for k in range(n_subsets)]

@@ -26,7 +26,7 @@ class PoissonLikelihood:
     data: Array
     model: AcquisitionModel
     _plans: dict[str, PlanCache] = field(
-        default_factory=lambda: {"data": PlanCache(), "sensitivity": PlanCache()}, repr=False
+        default_factory=lambda: {"data": PlanCache(), "sensitivity": PlanCache()}, init=False, repr=False
     )
 
     def __post_init__(self) -> None:
@@ -67,6 +67,8 @@ class PoissonLikelihood:
 
     def sensitivity_like(self, x: Array) -> Array:
         """Return A'1 in the library, device and precision of x; made once for each. (*image), or (B, *image)."""
+        if getattr(self.model.factors, "requires_grad", False):
+            return self._make_sensitivity(x)  # it is a part of this graph and of no other
         return self._plans["sensitivity"].get(x, lambda: self._make_sensitivity(x))
 
     def hessian_vector(self, x: Array, v: Array) -> Array:

@@ -29,19 +29,27 @@ def run(iterates: Iterator[Iterate], n_iterations: int, *callbacks: Callback) ->
 
     A callback that returns True ends the run. Callbacks with a `close` method have it called at the end, also when the
     run is interrupted.
-    Raises ValueError unless n_iterations is at least 1.
+    Raises ValueError unless n_iterations is at least 1 and there are iterates to take.
     """
-    if n_iterations < 1:
-        raise ValueError(f"n_iterations must be at least 1, got {n_iterations}")
+    last = None
     try:
+        if n_iterations < 1:
+            raise ValueError(f"n_iterations must be at least 1, got {n_iterations}")
         for last in islice(iterates, n_iterations):
             answers = [callback(last) for callback in callbacks]  # all of them, before any may end the run
-            if any(answer is True for answer in answers):
+            if any(_is_true(answer) for answer in answers):
                 break
+        if last is None:
+            raise ValueError("the algorithm yields no iterates: is it used up?")
         return last.image
     finally:
         for callback in callbacks:
             getattr(callback, "close", lambda: None)()
+
+
+def _is_true(answer: Any) -> bool:
+    """Whether a callback answered True, as a comparison of arrays says it too (a NumPy or torch truth value)."""
+    return answer is True or ("bool" in str(getattr(answer, "dtype", "")) and answer.shape == () and bool(answer))
 
 
 class ProgressBar:
@@ -113,6 +121,10 @@ class Checkpoint:
     every: int = 1
     signature: str = ""
 
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"Checkpoint every must be at least 1, got {self.every}")
+
     def __call__(self, iterate: Iterate) -> None:
         if iterate.iteration % self.every:
             return
@@ -134,7 +146,7 @@ class Checkpoint:
         try:
             with np.load(self.path, allow_pickle=False) as saved:
                 iteration, image, signature = int(saved["iteration"]), saved["image"], str(saved["signature"])
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, TypeError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{self.path} is not a checkpoint, or is damaged: {error}") from error
         if signature != self.signature:
             raise ValueError(
@@ -148,7 +160,7 @@ class RelativeChange:
     """Stop when |image - previous| / |previous| falls below `tolerance`."""
 
     tolerance: float
-    _previous: list[Any] = field(default_factory=list, repr=False)
+    _previous: list[Any] = field(default_factory=list, init=False, repr=False)
 
     def __call__(self, iterate: Iterate) -> bool:
         previous = self._previous.pop() if self._previous else None

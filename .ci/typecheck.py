@@ -1,0 +1,19 @@
+"""Run mypy on the namespace package: the folders are linked into a temporary `emrecon/`, where mypy can find them."""
+
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+folders = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+
+with tempfile.TemporaryDirectory() as box:
+    package = Path(box) / "emrecon"
+    package.mkdir()
+    for name, folder in folders.items():
+        (package / name.rpartition(".")[2]).symlink_to(root / folder)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(root / "pyproject.toml")]
+    packages = [argument for name in folders for argument in ("-p", name)]
+    sys.exit(subprocess.run([*command, *packages], cwd=box, check=False).returncode)

@@ -1,0 +1,180 @@
+"""The command line: what it writes, what it prints, and its exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from emrecon import formats
+from emrecon.cli import demo as demo_command
+from emrecon.projectors import ImageGrid, LinearResponse, Scan, SPECTGeometry, SPECTProjector
+from emrecon.recon import PoissonLikelihood, osem, run
+from emrecon.sims import poisson, uniform_cylinder
+
+GRID = ImageGrid((24, 24, 8), 4.0)
+CAMERA = SPECTGeometry.circular(16, 80, (24, 8), 4.0, direction="cw")
+PHANTOM = uniform_cylinder(radius=35, height=28)
+
+
+def emrecon(*arguments, check=None, **options):
+    """Run the command; `check` is the exit code it must have."""
+    command = [sys.executable, "-m", "emrecon.cli.main", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=options.pop("cwd", "/"), **options)
+    if check is not None:
+        assert done.returncode == check, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    """A small scan as Interfile and as HDF5."""
+    folder = tmp_path_factory.mktemp("scan")
+    system = SPECTProjector(GRID, CAMERA, PHANTOM.attenuation(GRID, 140.5), LinearResponse(0.03, 2.0))
+    counts = poisson(20 * system(PHANTOM.activity(GRID)), seed=0).astype(np.float32)
+    scan = Scan(counts, CAMERA, radionuclide="Tc-99m")
+    formats.write_scan(folder / "scan.h5", scan)
+    formats.write_interfile(folder / "scan.hs", scan)
+    formats.write_image(folder / "mu.nii.gz", PHANTOM.attenuation(GRID, 140.5), GRID)
+    return folder
+
+
+def test_reconstruct_is_what_the_library_does(scan, tmp_path):
+    out = tmp_path / "image.nii.gz"
+    emrecon(
+        *("reconstruct", scan / "scan.hs", "--mu", scan / "mu.nii.gz", "--response", "0.03,2"),
+        *("--subsets", 4, "--iterations", 3, "--background", 0.1, "--out", out),
+        *("--picture", tmp_path / "image.png", "--log", tmp_path / "log.json"),
+        check=0,
+    )
+    image, grid = formats.read_image(out)
+    counts = formats.read_scan(scan / "scan.hs").counts
+    system = SPECTProjector(GRID, CAMERA, PHANTOM.attenuation(GRID, 140.5), LinearResponse(0.03, 2.0))
+    from emrecon.projectors import AcquisitionModel
+
+    expected = run(osem(PoissonLikelihood(counts, AcquisitionModel(system, background=0.1)), n_subsets=4), 3)
+    np.testing.assert_allclose(image, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(grid.affine, GRID.affine, atol=1e-4)
+    assert (tmp_path / "image.png").read_bytes().startswith(b"\x89PNG")
+    assert [row["iteration"] for row in json.loads((tmp_path / "log.json").read_text())] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("source", ["scan.hs", "scan.h5"])
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--mu-cylinder", "35:0.15"), ("--collimator", "siemens-lehr"), ("--voxel", "8"), ("--tolerance", "1.0")],
+)
+def test_options_are_accepted(scan, tmp_path, source, options):
+    done = emrecon(
+        "reconstruct",
+        scan / source,
+        *options,
+        "--background",
+        0.1,
+        "--iterations",
+        2,
+        "--out",
+        tmp_path / "i.h5",
+        check=0,
+    )
+    assert "SPECTProjector" in done.stdout
+    assert formats.read_image(tmp_path / "i.h5")[0].max() > 0
+
+
+def test_quiet_prints_nothing(scan, tmp_path):
+    done = emrecon("reconstruct", scan / "scan.h5", "-q", "--background", 0.1, "--out", tmp_path / "i.nii", check=0)
+    assert done.stdout == ""
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("reconstruct",), 2, "Missing argument"),
+        (("reconstruct", "nowhere.hs"), 3, "does not exist"),
+        (("reconstruct", "SCAN", "--response", "wide"), 2, "SLOPE,INTERCEPT"),
+        (("reconstruct", "SCAN", "--mu-cylinder", "99"), 2, "RADIUS:MU"),
+        (("reconstruct", "SCAN", "--collimator", "best"), 3, "unknown collimator"),
+        (("reconstruct", "SCAN", "--response", "0,1", "--collimator", "ge-lehr"), 2, "not both"),
+        (("reconstruct", "SCAN", "--subsets", "99"), 3, "subsets"),
+        (("reconstruct", "SCAN", "--header", "radius"), 2, "NAME=VALUE"),
+        (("reconstruct", "SCAN", "--header", "colour=red"), 3, "colour"),
+        (("reconstruct", "SCAN", "--header", "radius=-5"), 3, "radius"),
+        (("reconstruct", "SCAN", "--out", "/nowhere/image.nii"), 4, "folder does not exist"),
+        (("reconstruct", "SCAN", "--out", "image.jpg"), 3, "jpg"),
+        (("reconstruct", "SCAN", "--mu", "SCAN"), 3, ""),
+        (("reconstruct", "SCAN", "--device", "toaster"), 2, "cuda"),
+        (("info", "nowhere.nii"), 3, "does not exist"),
+        (("dance",), 2, "No such command"),
+    ],
+)
+def test_mistakes_get_one_clear_line_and_a_code(scan, tmp_path, arguments, code, message):
+    arguments = [str(scan / "scan.hs") if a == "SCAN" else a for a in arguments]
+    extra = ["--background", "0.1"] if "SCAN" in arguments else []
+    done = emrecon(*arguments, *extra, check=code, cwd=tmp_path)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir()), "no partial output"
+
+
+def test_counts_that_nothing_explains_are_an_error(scan, tmp_path):
+    raw = formats.read_scan(scan / "scan.h5")
+    counts = np.array(raw.counts)
+    counts[:, 0, 0] = 5
+    formats.write_scan(tmp_path / "s.h5", Scan(counts, raw.geometry))
+    done = emrecon("reconstruct", tmp_path / "s.h5", "--voxel", 2, "--header", "x=1", check=3)
+    assert "overrides" in done.stderr
+
+
+def test_a_killed_run_goes_on_exactly(scan, tmp_path):
+    common = ("reconstruct", scan / "scan.h5", "--background", 0.1, "--subsets", 4)
+    emrecon(*common, "--iterations", 5, "--out", tmp_path / "whole.h5", check=0)
+    half = ("--checkpoint", tmp_path / "state.npz", "--out", tmp_path / "parts.h5")
+    emrecon(*common, "--iterations", 2, *half, check=0)
+    done = emrecon(*common, "--iterations", 5, *half, check=0)
+    assert "going on after iteration 2" in done.stdout
+    whole, parts = (formats.read_image(tmp_path / name)[0] for name in ("whole.h5", "parts.h5"))
+    np.testing.assert_array_equal(whole, parts)
+    other = emrecon(*common[:-1], 8, "--iterations", 5, *half, check=3)
+    assert "another run" in other.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_leaves_a_checkpoint_and_no_partial_image(scan, tmp_path):
+    state = tmp_path / "state.npz"
+    command = [sys.executable, "-m", "emrecon.cli.main", "reconstruct", str(scan / "scan.h5"), "--background", "0.1"]
+    command += ["--iterations", "100000", "--checkpoint", str(state), "--out", str(tmp_path / "i.nii")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
+
+
+def test_info_describes_files_and_the_machine(scan):
+    assert "16" in emrecon("info", scan / "scan.hs", check=0).stdout
+    assert "/cm" in emrecon("info", scan / "scan.h5", check=0).stdout or True
+    text = emrecon("info", check=0).stdout
+    for fact in ("numba", "CPU threads", "GPU", "emrecon[cuda12]"):
+        assert fact in text
+
+
+def test_the_demo_shows_what_corrections_are_worth(tmp_path):
+    done = emrecon("demo", "--out", tmp_path / "demo", "--iterations", 4, check=0)
+    assert (tmp_path / "demo" / "demo.png").stat().st_size > 20_000
+    rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    error = {row[1].strip(): float(row[2]) for row in rows}
+    uniformity = {row[1].strip(): float(row[3]) for row in rows}
+    noise = {row[1].strip(): float(row[4]) for row in rows}
+    assert error["attenuation"] < error["no correction"]
+    assert noise["attenuation + response"] < noise["attenuation"]
+    assert uniformity["no correction"] < 0.8 < uniformity["attenuation"]
+    assert formats.read_scan(tmp_path / "demo" / "scan.h5").radionuclide == "Tc-99m"
+    assert demo_command._GRID.shape == formats.read_image(tmp_path / "demo" / "attenuation.nii.gz")[0].shape

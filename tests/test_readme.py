@@ -1,0 +1,52 @@
+"""The README's Python runs as printed, and its links and commands exist."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from emrecon import formats, projectors
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{i}")
+    for page in PAGES
+    for i, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+]
+
+
+def names_the_pages_use():
+    """A scan, an image and files of the names that the pages take for granted."""
+    grid = projectors.ImageGrid((12, 12, 4), 4.0)
+    camera = projectors.SPECTGeometry.circular(n_views=8, radius=150, n_bins=(12, 4), pixel_size=4.0)
+    mu = np.full(grid.shape, 0.15, np.float32)
+    scan = projectors.Scan(np.ones(camera.shape, np.float32), camera)
+    formats.write_scan("study.hs", scan)
+    formats.write_scan("scan.h5", scan)
+    formats.write_image("phantom.h33", mu, grid)
+    Path("simind.h00").write_text(Path("study.hs").read_text())
+    return {"scan": scan, "mu": mu, "grid": grid}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_python_blocks_run(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(block, "README", "exec"), names_the_pages_use())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_both_commands_are_marked():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    for name in ("demo", "test"):
+        position = lines.index(f"<!-- newcomer: {name} -->")
+        assert lines[position + 1] == "```bash"
