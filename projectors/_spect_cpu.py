@@ -12,9 +12,12 @@ that they do not overlap, or that an index is not a negative one that counts fro
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+
+from ._spect_plan import SPECTPlan
 
 _FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
 _compile = njit(**_FLAGS)
@@ -24,141 +27,193 @@ _GROUP = 8  # planes whose attenuation is kept at a time
 _TAPS = 6  # voxels summed in one loop
 
 
+class Scratch(NamedTuple):
+    """Working memory of one thread; made in Python, since allocations are slow to compile.
+
+    low, high, spare : planes of two levels and one to blur into, (columns + 4, padded lanes), two empty columns a side
+    work, wide, blurred : rows of padded lanes; work has room for the blur on either side
+    row, line : rows of lanes
+    survival, checkpoints : of one group of planes, and on entry to each group; empty without attenuation
+    remaining : (columns, lanes) survival up to the current plane
+    pair : (2, columns, lanes) the last two planes of the frame
+    start, order : the voxels in the order of their planes, as `_sort_voxels` lists them
+    count, index, weight : the voxels that reach each column of a plane, as `_plane_taps` lists them
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    spare: np.ndarray
+    work: np.ndarray
+    wide: np.ndarray
+    blurred: np.ndarray
+    row: np.ndarray
+    line: np.ndarray
+    survival: np.ndarray
+    checkpoints: np.ndarray
+    remaining: np.ndarray
+    pair: np.ndarray
+    start: np.ndarray
+    order: np.ndarray
+    count: np.ndarray
+    index: np.ndarray
+    weight: np.ndarray
+
+
+def make_scratch(plan: SPECTPlan, shape: tuple[int, ...], stride: int, absorbed: np.ndarray) -> Scratch:
+    """Return working memory for an image of `shape` (nx, ny, lanes), in the precision of `absorbed`."""
+    nx, ny, lanes = shape
+    planes, columns = plan.n_planes, plan.n_columns
+    padded = lanes + 2 * plan.margin * stride
+    padded += -padded % 16  # whole vectors: a remainder costs as much as several of them
+    kept = planes if absorbed.size > 0 else 0
+    # At most so many voxel centres lie in a 2 x 3 box of the frame; the density is voxels per sample of the frame.
+    density = 1 / abs(np.linalg.det(plan.to_frame[0, :, 1:]))
+    most = _TAPS * (int(14 * density) // _TAPS + 1)
+
+    def room(*sizes: int) -> np.ndarray:
+        return np.zeros(sizes, absorbed.dtype)
+
+    return Scratch(
+        *(room(columns + 4, padded) for _ in range(3)),
+        room(padded + 4 * stride),
+        *(room(padded) for _ in range(2)),
+        *(room(lanes) for _ in range(2)),
+        room(min(kept, _GROUP), columns, lanes),
+        room(-(-kept // _GROUP), columns, lanes),
+        room(columns, lanes),
+        room(2, columns, lanes),
+        np.zeros(planes + 2, np.int64),
+        np.zeros(nx * ny, np.int32),
+        np.zeros(columns, np.int32),
+        np.zeros((columns, most), np.int32),
+        room(columns, most),
+    )
+
+
 @_compile
-def forward(image, absorbed, plan, stride, first, n, out):
+def forward(image, absorbed, plan, scratch, stride, first, n, out):
     """out[v] = the projection of `image` for v in first::n, every step fused.
 
     image : (nx, ny, L); absorbed : 1 - exp(-mu h / 2), the same shape, or empty; out : (V, bins, rows * stride).
     """
-    low, high, spare, work = _planes(plan, image, stride)
-    survival, checkpoints = _survival_buffers(plan, absorbed)
-    voxels, taps = _voxel_buffers(plan, image), _tap_buffers(plan, image)
-    row = np.empty(image.shape[2], image.dtype)
+    low, high, spare = scratch.low, scratch.high, scratch.spare
     for v in range(first, out.shape[0], n):
         to_image, to_frame, rows = plan.to_image[v], plan.to_frame[v], plan.rows[v]
         levels, uppers = _levels(plan, v)
-        _sort_voxels(image.shape[0], image.shape[1], to_frame, voxels)
-        _checkpoint(absorbed, to_image, rows, checkpoints, survival)
-        level = levels[-1]
+        _sort_voxels(image.shape[0], image.shape[1], to_frame, scratch)
+        _checkpoint(absorbed, to_image, rows, scratch)
+        level = np.int64(levels[-1])
         out[v] = 0
         _fill(low, 0)
         _fill(high, 0)
         for d in range(rows.shape[0] - 1, -1, -1):
             while level > levels[d]:
-                low, high, spare = _descend(low, high, spare, plan, v, level, stride, work, out)
+                low, high, spare = _descend(low, high, spare, plan, v, level, stride, scratch, out)
                 level -= 1
-            _survive_group(absorbed, to_image, rows, d, checkpoints, survival)
-            _plane_taps(to_frame, image.shape[1], d, voxels, taps)
-            _add_splatted(
-                image, taps, d, rows[d, 0], rows[d, 1], row, low, high, uppers[d], plan.margin * stride, survival
-            )
+            _survive_group(absorbed, to_image, rows, d, scratch)
+            _plane_taps(to_frame, image.shape[1], d, scratch)
+            _add_splatted(image, d, rows[d, 0], rows[d, 1], low, high, uppers[d], plan.margin * stride, scratch)
         while level >= 0:
-            low, high, spare = _descend(low, high, spare, plan, v, level, stride, work, out)
+            low, high, spare = _descend(low, high, spare, plan, v, level, stride, scratch, out)
             level -= 1
-        detect(high, plan, v, 0, stride, out)
+        detect(high, plan, v, level + 1, stride, scratch, out)
 
 
 @_compile
-def adjoint(projections, absorbed, plan, stride, first, n, out):
+def adjoint(projections, absorbed, plan, scratch, stride, first, n, out):
     """out += the transpose of `forward` applied to the views first::n of `projections`; out : (nx, ny, L)."""
-    low, high, spare, work = _planes(plan, out, stride)
-    frame = np.zeros((2, plan.n_columns, out.shape[2]), out.dtype)
-    remaining = np.empty((plan.n_columns, out.shape[2]), out.dtype)
-    voxels = _voxel_buffers(plan, out)
+    low, high, spare = scratch.low, scratch.high, scratch.spare
     for v in range(first, projections.shape[0], n):
         to_image, to_frame, rows = plan.to_image[v], plan.to_frame[v], plan.rows[v]
         levels, uppers = _levels(plan, v)
-        _sort_voxels(out.shape[0], out.shape[1], to_frame, voxels)
-        _fill(remaining, 1)
-        level = -2
+        _sort_voxels(out.shape[0], out.shape[1], to_frame, scratch)
+        _fill(scratch.remaining, 1)
+        level = np.int64(-2)
         for _ in range(2):
-            low, high, spare = _ascend(low, high, spare, plan, v, level, stride, work, projections)
+            low, high, spare = _ascend(low, high, spare, plan, v, level, stride, scratch, projections)
             level += 1
         for d in range(rows.shape[0]):
             while level < levels[d]:
-                low, high, spare = _ascend(low, high, spare, plan, v, level, stride, work, projections)
+                low, high, spare = _ascend(low, high, spare, plan, v, level, stride, scratch, projections)
                 level += 1
             a, b, upper = rows[d, 0], rows[d, 1], uppers[d]
-            _attenuate(low, high, upper, plan.margin * stride, absorbed, to_image, d, a, b, remaining, frame)
-            _gather(frame, to_frame, d - 1, voxels, out)
+            _attenuate(low, high, upper, plan.margin * stride, absorbed, to_image, d, a, b, scratch)
+            _gather(to_frame, d - 1, scratch, out)
 
 
 @_compile
-def rotate(image, absorbed, plan, v, out):
+def rotate(image, absorbed, plan, scratch, v, out):
     """out = the attenuated image in the frame of view v, before any blur; out : (planes, columns, L)."""
-    survival, checkpoints = _survival_buffers(plan, absorbed)
-    voxels, taps = _voxel_buffers(plan, image), _tap_buffers(plan, image)
-    row = np.empty(image.shape[2], image.dtype)
-    plane = np.empty((out.shape[1] + 4, out.shape[2]), out.dtype)
+    plane = scratch.low
     to_image, to_frame, rows = plan.to_image[v], plan.to_frame[v], plan.rows[v]
     if not plan.ray_driven:
-        _sort_voxels(image.shape[0], image.shape[1], to_frame, voxels)
-    _checkpoint(absorbed, to_image, rows, checkpoints, survival)
+        _sort_voxels(image.shape[0], image.shape[1], to_frame, scratch)
+    _checkpoint(absorbed, to_image, rows, scratch)
     for d in range(out.shape[0] - 1, -1, -1):
         _fill(plane, 0)
-        _survive_group(absorbed, to_image, rows, d, checkpoints, survival)
+        _survive_group(absorbed, to_image, rows, d, scratch)
         if plan.ray_driven:
-            _add_interpolated(image, to_image, plan.weight, d, rows[d, 0], rows[d, 1], row, plane, survival)
+            _add_interpolated(image, to_image, plan.weight, d, rows[d, 0], rows[d, 1], plane, scratch)
         else:
-            _plane_taps(to_frame, image.shape[1], d, voxels, taps)
-            _add_splatted(image, taps, d, rows[d, 0], rows[d, 1], row, plane, plane, 0, 0, survival)
+            _plane_taps(to_frame, image.shape[1], d, scratch)
+            _add_splatted(image, d, rows[d, 0], rows[d, 1], plane, plane, 0 * plan.upper[0, 0], 0, scratch)
         _copy(plane[2:-2], out[d])
 
 
 @_compile
-def rotate_adjoint(frame, absorbed, plan, v, out):
+def rotate_adjoint(frame, absorbed, plan, scratch, v, out):
     """out += the transpose of `rotate` applied to `frame`."""
-    voxels = _voxel_buffers(plan, out)
-    plane = np.zeros((frame.shape[1] + 4, frame.shape[2]), out.dtype)
-    pair = np.zeros((2, frame.shape[1], frame.shape[2]), out.dtype)
-    remaining = np.ones(frame.shape[1:], out.dtype)
+    plane = scratch.low
+    _fill(scratch.remaining, 1)
     to_image, to_frame, rows = plan.to_image[v], plan.to_frame[v], plan.rows[v]
     if not plan.ray_driven:
-        _sort_voxels(out.shape[0], out.shape[1], to_frame, voxels)
+        _sort_voxels(out.shape[0], out.shape[1], to_frame, scratch)
     for d in range(frame.shape[0]):
         a, b = rows[d, 0], rows[d, 1]
         _copy(frame[d], plane[2:-2])
-        _attenuate(plane, plane, 0, 0, absorbed, to_image, d, a, b, remaining, pair)
+        _attenuate(plane, plane, 0 * plan.upper[0, 0], 0, absorbed, to_image, d, a, b, scratch)
         if plan.ray_driven:
-            _spread(pair, to_image, plan.weight, d, a, b, out)
+            _spread(scratch.pair, to_image, plan.weight, d, a, b, out)
         else:
-            _gather(pair, to_frame, d - 1, voxels, out)
+            _gather(to_frame, d - 1, scratch, out)
 
 
 @_compile
-def collapse(frame, plan, v, stride, out):
+def collapse(frame, plan, scratch, v, stride, out):
     """out[v] = the blurred sum over the planes of `frame`, as the detector sees it."""
-    low, high, spare, work = _planes(plan, frame, stride)
+    low, high, spare = scratch.low, scratch.high, scratch.spare
+    _fill(low, 0)
+    _fill(high, 0)
     levels, uppers = _levels(plan, v)
     offset = plan.margin * stride
-    level = levels[-1]
+    level = np.int64(levels[-1])
     out[v] = 0
     for d in range(frame.shape[0] - 1, -1, -1):
         while level > levels[d]:
-            low, high, spare = _descend(low, high, spare, plan, v, level, stride, work, out)
+            low, high, spare = _descend(low, high, spare, plan, v, level, stride, scratch, out)
             level -= 1
         for u in range(frame.shape[1]):
             low[u + 2, offset : offset + frame.shape[2]] += (1 - uppers[d]) * frame[d, u]
             high[u + 2, offset : offset + frame.shape[2]] += uppers[d] * frame[d, u]
     while level >= 0:
-        low, high, spare = _descend(low, high, spare, plan, v, level, stride, work, out)
+        low, high, spare = _descend(low, high, spare, plan, v, level, stride, scratch, out)
         level -= 1
-    detect(high, plan, v, 0, stride, out)
+    detect(high, plan, v, level + 1, stride, scratch, out)
 
 
 @_compile
-def collapse_adjoint(projections, plan, v, stride, frame):
+def collapse_adjoint(projections, plan, scratch, v, stride, frame):
     """frame = the transpose of `collapse`."""
-    low, high, spare, work = _planes(plan, frame, stride)
+    low, high, spare = scratch.low, scratch.high, scratch.spare
     levels, uppers = _levels(plan, v)
     offset = plan.margin * stride
-    level = -2
+    level = np.int64(-2)
     for _ in range(2):
-        low, high, spare = _ascend(low, high, spare, plan, v, level, stride, work, projections)
+        low, high, spare = _ascend(low, high, spare, plan, v, level, stride, scratch, projections)
         level += 1
     for d in range(frame.shape[0]):
         while level < levels[d]:
-            low, high, spare = _ascend(low, high, spare, plan, v, level, stride, work, projections)
+            low, high, spare = _ascend(low, high, spare, plan, v, level, stride, scratch, projections)
             level += 1
         for u in range(frame.shape[1]):
             near = low[u + 2, offset : offset + frame.shape[2]]
@@ -184,16 +239,9 @@ def _spline(offset):
 
 
 @_compile
-def _voxel_buffers(plan, image):
-    """Room for the voxels in the order of their planes: where each plane's list starts, and the flat indices."""
-    n = 0 if plan.ray_driven else image.shape[0] * image.shape[1]
-    return np.empty(plan.rows.shape[1] + 2, np.int64), np.empty(n, np.int32)
-
-
-@_compile
-def _sort_voxels(nx, ny, to_frame, voxels):
+def _sort_voxels(nx, ny, to_frame, scratch):
     """List the voxels between planes d and d + 1 as order[start[d]:start[d + 1]]."""
-    start, order = voxels
+    start, order = scratch.start, scratch.order
     start[:] = 0
     for i in range(nx):
         for j in range(ny):
@@ -208,21 +256,10 @@ def _sort_voxels(nx, ny, to_frame, voxels):
 
 
 @_compile
-def _tap_buffers(plan, image):
-    """Room for the voxels that reach each column of a plane: how many, which, and with what weight."""
-    columns = 0 if plan.ray_driven else plan.n_columns
-    # At most so many voxel centres lie in a 2 x 3 box of the frame; the density is voxels per frame sample.
-    first = plan.to_frame[0]
-    density = 1 / abs(first[0, 1] * first[1, 2] - first[0, 2] * first[1, 1])
-    most = _TAPS * (int(14 * density) // _TAPS + 1)
-    return np.zeros(columns, np.int32), np.zeros((columns, most), np.int32), np.zeros((columns, most), image.dtype)
-
-
-@_compile
-def _plane_taps(to_frame, ny, d, voxels, taps):
+def _plane_taps(to_frame, ny, d, scratch):
     """Collect for each column of plane d the voxels that are splatted there; unused places weigh nothing."""
-    start, order = voxels
-    count, index, weight = taps
+    start, order = scratch.start, scratch.order
+    count, index, weight = scratch.count, scratch.index, scratch.weight
     count[:] = 0
     _fill(weight, 0)
     for behind in range(2):
@@ -244,9 +281,10 @@ def _plane_taps(to_frame, ny, d, voxels, taps):
 
 
 @_compile
-def _add_splatted(image, taps, d, first, last, row, low, high, upper, offset, survival):
+def _add_splatted(image, d, first, last, low, high, upper, offset, scratch):
     """Add survival * the sum of the voxels splatted at (d, u) to both levels, for columns first to last."""
-    count, index, weight = taps
+    count, index, weight = scratch.count, scratch.index, scratch.weight
+    row, survival = scratch.row, scratch.survival
     lanes = image.shape[2]
     flat = image.reshape(-1, lanes)
     for u in range(first, last):
@@ -275,11 +313,11 @@ def _add_row(row, share, line):
 
 
 @_compile
-def _gather(frame, to_frame, d, voxels, out):
+def _gather(to_frame, d, scratch, out):
     """out[i, j] += the six frame samples that each voxel between planes d and d + 1 is splatted to."""
     if d < 0:
         return
-    start, order = voxels
+    start, order, frame = scratch.start, scratch.order, scratch.pair
     real = out.dtype.type
     ny, columns, lanes = out.shape[1], frame.shape[1], out.shape[2]
     near, far = d % 2, (d + 1) % 2
@@ -341,14 +379,15 @@ def _bilinear(image, to_image, scale, d, u, row):
 
 
 @_compile
-def _add_interpolated(image, to_image, scale, d, low, high, row, plane, survival):
+def _add_interpolated(image, to_image, scale, d, low, high, plane, scratch):
     """plane[u] += survival * the image interpolated at (d, u), for columns low to high."""
+    row, survival = scratch.row, scratch.survival
     for u in range(low, high):
         _bilinear(image, to_image, scale, d, u, row)
         if survival.shape[0] > 0:
             for k in range(row.size):
                 row[k] *= survival[d % _GROUP, u, k]
-        _add_row(row, 1, plane[u + 2])
+        _add_row(row, 1, plane[u + 2, : row.size])
 
 
 @_compile
@@ -371,41 +410,33 @@ def _spread(frame, to_image, scale, d, low, high, out):
 
 
 @_compile
-def _survival_buffers(plan, absorbed):
-    """Room for the survival of one group of planes, and for what is left on entry to each group; empty without mu."""
-    planes = plan.rows.shape[1] if absorbed.size > 0 else 0
-    groups = (planes + _GROUP - 1) // _GROUP
-    shape = (plan.n_columns, absorbed.shape[2])
-    return np.empty((min(planes, _GROUP), *shape), absorbed.dtype), np.empty((groups, *shape), absorbed.dtype)
-
-
-@_compile
-def _checkpoint(absorbed, to_image, rows, checkpoints, survival):
+def _checkpoint(absorbed, to_image, rows, scratch):
     """checkpoints[g] = the survival from the near side of group g to the detector."""
+    checkpoints, remaining, survival = scratch.checkpoints, scratch.remaining, scratch.survival
     if survival.shape[0] == 0:
         return
-    remaining = np.ones(survival.shape[1:], survival.dtype)
+    _fill(remaining, 1)
     for d in range(rows.shape[0]):
         if d % _GROUP == 0:
             _copy(remaining, checkpoints[d // _GROUP])
-        _pass_plane(absorbed, to_image, d, rows[d, 0], rows[d, 1], remaining, survival[0])
+        _pass_plane(absorbed, to_image, d, rows[d, 0], rows[d, 1], remaining, survival[0], scratch.row)
 
 
 @_compile
-def _survive_group(absorbed, to_image, rows, d, checkpoints, survival):
+def _survive_group(absorbed, to_image, rows, d, scratch):
     """Where d is the last plane of its group: survival[e % group] = that from the middle of plane e, whole group."""
+    survival = scratch.survival
     if survival.shape[0] == 0 or (d % _GROUP != _GROUP - 1 and d != rows.shape[0] - 1):
         return
-    remaining = checkpoints[d // _GROUP]
+    remaining = scratch.checkpoints[d // _GROUP]
     for e in range(d - d % _GROUP, d + 1):
-        _pass_plane(absorbed, to_image, e, rows[e, 0], rows[e, 1], remaining, survival[e % _GROUP])
+        _pass_plane(absorbed, to_image, e, rows[e, 0], rows[e, 1], remaining, survival[e % _GROUP], scratch.row)
 
 
 @_compile
-def _pass_plane(absorbed, to_image, d, low, high, remaining, middle):
+def _pass_plane(absorbed, to_image, d, low, high, remaining, middle, row):
     """Pass plane d: middle = survival from its middle to the detector, remaining = survival from its far side."""
     lanes = middle.shape[1]
-    row = np.empty(lanes, middle.dtype)
     one = middle.dtype.type(1)
     for u in range(low, high):
         _bilinear(absorbed, to_image, 1.0, d, u, row)
@@ -417,10 +448,10 @@ def _pass_plane(absorbed, to_image, d, low, high, remaining, middle):
 
 
 @_compile
-def _attenuate(low, high, upper, offset, absorbed, to_image, d, first, last, remaining, frame):
-    """frame[d % 2] = plane d, between its two levels, times the survival from its middle."""
+def _attenuate(low, high, upper, offset, absorbed, to_image, d, first, last, scratch):
+    """pair[d % 2] = plane d, between its two levels, times the survival from its middle."""
+    frame, remaining, row, line = scratch.pair, scratch.remaining, scratch.row, scratch.line
     lanes = frame.shape[2]
-    row, line = np.empty(lanes, frame.dtype), np.empty(lanes, frame.dtype)
     one, lower = frame.dtype.type(1), 1 - upper
     for u in range(first, last):
         near, far = low[u + 2, offset : offset + lanes], high[u + 2, offset : offset + lanes]
@@ -441,16 +472,6 @@ def _attenuate(low, high, upper, offset, absorbed, to_image, d, first, last, rem
 # ---- planes: blur, and what the detector makes of the last one ------------------------------------------------------
 
 
-@_compile
-def _planes(plan, like, stride):
-    """Three planes with two empty columns on either side and the margin of slices, and a longer row for the blur."""
-    lanes = like.shape[2] + 2 * plan.margin * stride
-    lanes += -lanes % 16  # whole vectors: a remainder costs as much as several of them
-    shape = (plan.n_columns + 4, lanes)
-    low, high, spare = np.zeros(shape, like.dtype), np.zeros(shape, like.dtype), np.zeros(shape, like.dtype)
-    return low, high, spare, np.zeros(lanes + 4 * stride, like.dtype)
-
-
 @_inline
 def _levels(plan, v):
     """The planes' levels and the upper levels' shares, for view v."""
@@ -468,8 +489,9 @@ def _fill(array, value):
 
 @_compile
 def _copy(source, target):
+    """target = source, as many lanes as both have."""
     for u in range(target.shape[0]):
-        for k in range(target.shape[1]):
+        for k in range(min(source.shape[1], target.shape[1])):
             target[u, k] = source[u, k]
 
 
@@ -482,32 +504,32 @@ def _five_taps(variance, cumulant, real):
 
 
 @_compile
-def _descend(low, high, spare, plan, v, level, stride, work, out):
+def _descend(low, high, spare, plan, v, level, stride, scratch, out):
     """Leave level + 1: blur it into the one below, or detect it if it is one of the lowest.
 
     Returns (an empty plane, low, spare).
     """
     if level + 1 >= plan.u_start.shape[1]:
         if level + 1 < plan.steps.shape[1]:
-            high, spare = _blur(high, spare, plan.steps[plan.view_class[v], level + 1], stride, work)
+            high, spare = _blur(high, spare, plan.steps[plan.view_class[v], level + 1], stride, scratch.work)
             for u in range(low.shape[0]):
                 for k in range(low.shape[1]):
                     low[u, k] += high[u, k]
     else:
-        detect(high, plan, v, level + 1, stride, out)
+        detect(high, plan, v, level + 1, stride, scratch, out)
     _fill(high, 0)
     return high, low, spare
 
 
 @_compile
-def _ascend(low, high, spare, plan, v, level, stride, work, projections):
+def _ascend(low, high, spare, plan, v, level, stride, scratch, projections):
     """Enter level + 2, the transpose of leaving it; return (high, level + 2, spare)."""
     if level + 2 >= plan.u_start.shape[1]:
         if level + 2 < plan.steps.shape[1]:
             _copy(high, low)
-            low, spare = _blur(low, spare, plan.steps[plan.view_class[v], level + 2], stride, work)
+            low, spare = _blur(low, spare, plan.steps[plan.view_class[v], level + 2], stride, scratch.work)
     else:
-        detect_adjoint(projections, plan, v, level + 2, stride, low)
+        detect_adjoint(projections, plan, v, level + 2, stride, scratch, low)
     return high, low, spare
 
 
@@ -552,12 +574,12 @@ def _blur_pass(source, target, variance_u, cumulant_u, variance_z, cumulant_z, s
 
 
 @_compile
-def detect(plane, plan, v, level, stride, out):
+def detect(plane, plan, v, level, stride, scratch, out):
     """out[v] += a plane after the blur of one of the lowest levels, resampled to the detector's bins and rows."""
     c = plan.view_class[v]
     start, weights, taps = plan.u_start[c, level], plan.u_weights[c, level], plan.z_taps[c, level]
     n, radius = plane.shape[1], taps.size // 2
-    row, blurred = np.empty(n, plane.dtype), np.empty(n, plane.dtype)
+    row, blurred = scratch.wide, scratch.blurred
     for p in range(out.shape[1]):
         row[:] = 0
         for t in range(weights.shape[1]):
@@ -578,12 +600,12 @@ def detect(plane, plan, v, level, stride, out):
 
 
 @_compile
-def detect_adjoint(projections, plan, v, level, stride, plane):
+def detect_adjoint(projections, plan, v, level, stride, scratch, plane):
     """plane = the transpose of `detect`."""
     c = plan.view_class[v]
     start, weights, taps = plan.u_start[c, level], plan.u_weights[c, level], plan.z_taps[c, level]
     n, radius = plane.shape[1], taps.size // 2
-    row, blurred = np.empty(n, plane.dtype), np.empty(n, plane.dtype)
+    row, blurred = scratch.wide, scratch.blurred
     _fill(plane, 0)
     for p in range(projections.shape[1]):
         row[:] = 0

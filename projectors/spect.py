@@ -75,15 +75,11 @@ class SPECTProjector(Projector):
     def subset(self, k: int, n: int) -> Self:
         """Return the projector of views k, k + n, ...; the attenuation and the response's tables are shared."""
         part: Self = object.__new__(type(self))
-        shared = {
-            name: value for name, value in self.__dict__.items() if name not in ("T", "_made", "_plan", "_direct")
-        }
         geometry = self.geometry.subset(k, n)
+        own = {"_casts": PlanCache(), "_device_plans": PlanCache(), "_plan": self._plan.views(k, n)}
         part.__dict__.update(
-            shared, geometry=geometry, out_shape=geometry.shape, _casts=PlanCache(), _device_plans=PlanCache()
+            self.__getstate__(), geometry=geometry, out_shape=geometry.shape, _direct=self._direct, **own
         )
-        part.__dict__["_plan"] = self._plan.views(k, n)
-        part.__dict__["_direct"] = self._direct
         return part
 
     @cached_property
@@ -183,43 +179,47 @@ class SPECTProjector(Projector):
         return like(-np.expm1(-mu * pitch_cm / 2), x)
 
     def _project(self, image: np.ndarray, absorbed: np.ndarray, stride: int, out: np.ndarray) -> None:
-        plan, n_views = self._cast(image), out.shape[0]
+        plan, n_views, direct = self._cast(image), out.shape[0], self._direct
 
         def fused(first: int, n: int) -> None:
-            _spect_cpu.forward(image, absorbed, plan, stride, first, n, out)
+            scratch = _spect_cpu.make_scratch(plan, image.shape, stride, absorbed)
+            _spect_cpu.forward(image, absorbed, plan, scratch, stride, first, n, out)
 
         def staged(first: int, n: int) -> None:
+            scratch = _spect_cpu.make_scratch(plan, image.shape, stride, absorbed)
             frame = np.empty((plan.n_planes, plan.n_columns, image.shape[2]), image.dtype)
             for v in range(first, n_views, n):
-                _spect_cpu.rotate(image, absorbed, plan, v, frame)
-                if self._direct is None:
-                    _spect_cpu.collapse(frame, plan, v, stride, out)
-                else:
-                    plane = np.pad(self._direct.collapse(frame, plan.view_class[v]), ((2, 2), (0, 0)))
-                    out[v] = 0
-                    _spect_cpu.detect(plane, plan, v, 0, stride, out)
+                _spect_cpu.rotate(image, absorbed, plan, scratch, v, frame)
+                if direct is None:
+                    _spect_cpu.collapse(frame, plan, scratch, v, stride, out)
+                    continue
+                plane = scratch.low
+                plane[2:-2, : image.shape[2] + 2 * plan.margin] = direct.collapse(frame, plan.view_class[v])
+                out[v] = 0
+                _spect_cpu.detect(plane, plan, v, 0, stride, scratch, out)
 
         share(fused if self._fused else staged, n_views)
 
     def _backproject(self, projections: np.ndarray, absorbed: np.ndarray, stride: int) -> np.ndarray:
-        plan, n_views, lanes = self._cast(projections), projections.shape[0], self.in_shape[2] * stride
+        plan, n_views, direct = self._cast(projections), projections.shape[0], self._direct
+        shape = (*self.in_shape[:2], self.in_shape[2] * stride)
 
         def fused(first: int, n: int) -> np.ndarray:
-            image = np.zeros((*self.in_shape[:2], lanes), projections.dtype)
-            _spect_cpu.adjoint(projections, absorbed, plan, stride, first, n, image)
+            image, scratch = np.zeros(shape, absorbed.dtype), _spect_cpu.make_scratch(plan, shape, stride, absorbed)
+            _spect_cpu.adjoint(projections, absorbed, plan, scratch, stride, first, n, image)
             return image
 
         def staged(first: int, n: int) -> np.ndarray:
-            image = np.zeros((*self.in_shape[:2], lanes), projections.dtype)
-            frame = np.zeros((plan.n_planes, plan.n_columns, lanes), projections.dtype)
+            image, scratch = np.zeros(shape, absorbed.dtype), _spect_cpu.make_scratch(plan, shape, stride, absorbed)
+            frame = np.zeros((plan.n_planes, plan.n_columns, shape[2]), absorbed.dtype)
             for v in range(first, n_views, n):
-                if self._direct is None:
-                    _spect_cpu.collapse_adjoint(projections, plan, v, stride, frame)
+                if direct is None:
+                    _spect_cpu.collapse_adjoint(projections, plan, scratch, v, stride, frame)
                 else:
-                    plane = np.zeros((plan.n_columns + 4, lanes + 2 * plan.margin), projections.dtype)
-                    _spect_cpu.detect_adjoint(projections, plan, v, 0, stride, plane)
-                    frame = np.ascontiguousarray(self._direct.expand(plane[2:-2], plan.view_class[v]))
-                _spect_cpu.rotate_adjoint(frame, absorbed, plan, v, image)
+                    _spect_cpu.detect_adjoint(projections, plan, v, 0, stride, scratch, scratch.low)
+                    plane = scratch.low[2:-2, : shape[2] + 2 * plan.margin]
+                    frame = np.ascontiguousarray(direct.expand(plane, plan.view_class[v]))
+                _spect_cpu.rotate_adjoint(frame, absorbed, plan, scratch, v, image)
             return image
 
         total, *others = share(fused if self._fused else staged, n_views)
@@ -251,9 +251,8 @@ class SPECTProjector(Projector):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in super().__getstate__().items() if name not in ("_made", "_plan", "_direct")
-        }
+        derived = ("_made", "_plan", "_direct")
+        return {name: value for name, value in super().__getstate__().items() if name not in derived}
 
 
 def _checked_attenuation(attenuation: Array, grid: ImageGrid, who: str) -> Array:
