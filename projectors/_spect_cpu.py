@@ -37,7 +37,7 @@ class Scratch(NamedTuple):
     remaining : (columns, lanes) survival up to the current plane
     pair : (2, columns, lanes) the last two planes of the frame
     start, order : the voxels in the order of their planes, as `_sort_voxels` lists them
-    count, index, weight : the voxels that reach each column of a plane, as `_plane_taps` lists them
+    tap_count, tap_voxel, tap_weight : the voxels that reach each column of a plane, as `_plane_taps` lists them
     """
 
     low: np.ndarray
@@ -54,9 +54,9 @@ class Scratch(NamedTuple):
     pair: np.ndarray
     start: np.ndarray
     order: np.ndarray
-    count: np.ndarray
-    index: np.ndarray
-    weight: np.ndarray
+    tap_count: np.ndarray
+    tap_voxel: np.ndarray
+    tap_weight: np.ndarray
 
 
 def make_scratch(plan: SPECTPlan, shape: tuple[int, ...], stride: int, absorbed: np.ndarray) -> Scratch:
@@ -74,19 +74,23 @@ def make_scratch(plan: SPECTPlan, shape: tuple[int, ...], stride: int, absorbed:
         return np.zeros(sizes, absorbed.dtype)
 
     return Scratch(
-        *(room(columns + 4, padded) for _ in range(3)),
-        room(padded + 4 * stride),
-        *(room(padded) for _ in range(2)),
-        *(room(lanes) for _ in range(2)),
-        room(min(kept, _GROUP), columns, lanes),
-        room(-(-kept // _GROUP), columns, lanes),
-        room(columns, lanes),
-        room(2, columns, lanes),
-        np.zeros(planes + 2, np.int64),
-        np.zeros(nx * ny, np.int32),
-        np.zeros(columns, np.int32),
-        np.zeros((columns, most), np.int32),
-        room(columns, most),
+        low=room(columns + 4, padded),
+        high=room(columns + 4, padded),
+        spare=room(columns + 4, padded),
+        work=room(padded + 4 * stride),
+        wide=room(padded),
+        blurred=room(padded),
+        row=room(lanes),
+        line=room(lanes),
+        survival=room(min(kept, _GROUP), columns, lanes),
+        checkpoints=room(-(-kept // _GROUP), columns, lanes),
+        remaining=room(columns, lanes),
+        pair=room(2, columns, lanes),
+        start=np.zeros(planes + 2, np.int64),
+        order=np.zeros(nx * ny, np.int32),
+        tap_count=np.zeros(columns, np.int32),
+        tap_voxel=np.zeros((columns, most), np.int32),
+        tap_weight=room(columns, most),
     )
 
 
@@ -259,7 +263,7 @@ def _sort_voxels(nx, ny, to_frame, scratch):
 def _plane_taps(to_frame, ny, d, scratch):
     """Collect for each column of plane d the voxels that are splatted there; unused places weigh nothing."""
     start, order = scratch.start, scratch.order
-    count, index, weight = scratch.count, scratch.index, scratch.weight
+    count, index, weight = scratch.tap_count, scratch.tap_voxel, scratch.tap_weight
     count[:] = 0
     _fill(weight, 0)
     for behind in range(2):
@@ -283,7 +287,7 @@ def _plane_taps(to_frame, ny, d, scratch):
 @_compile
 def _add_splatted(image, d, first, last, low, high, upper, offset, scratch):
     """Add survival * the sum of the voxels splatted at (d, u) to both levels, for columns first to last."""
-    count, index, weight = scratch.count, scratch.index, scratch.weight
+    count, index, weight = scratch.tap_count, scratch.tap_voxel, scratch.tap_weight
     row, survival = scratch.row, scratch.survival
     lanes = image.shape[2]
     flat = image.reshape(-1, lanes)
