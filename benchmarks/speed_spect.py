@@ -275,21 +275,22 @@ def child_memory() -> dict[str, Any]:
     """
     small, image = setting(16, 4)
     small.T(small(image))
-    before = peak_memory()
+    before = resident_memory("VmRSS")
     A, image = setting(256, 120)
     A.T(A(image))
-    growth = peak_memory() - before
+    growth = resident_memory("VmHWM") - before
     return {"size": 256, "views": 120, "threads": _thread_count(), "before_bytes": before, "growth_bytes": growth}
 
 
-def peak_memory() -> int:
-    """Return the peak of this process's resident memory in bytes.
+def resident_memory(which: str) -> int:
+    """Return this process's resident memory in bytes, now ("VmRSS") or at its peak ("VmHWM").
 
-    Linux hands `ru_maxrss` down from the process that started this one, so that its own file is asked first.
+    Elsewhere than on Linux it is always the peak. Linux hands `ru_maxrss` down from the process that started this one,
+    so that its own file is asked first.
     """
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith(which))
         return 1024 * int(line.split()[1])
     import resource
 

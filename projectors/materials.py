@@ -59,7 +59,8 @@ def linear_attenuation(material: str, energy_kev: float, density: float | None =
 def hounsfield_to_mu(hu: Array, energy_kev: float, kvp: float = 120, scanner: str | None = None) -> Array:
     """Convert CT numbers to linear attenuation at the emission energy: mu = max(mu_water + slope HU, 0), in 1/cm.
 
-    hu : Hounsfield units, any shape.  energy_kev : 70 to 440, interpolated linearly between the table's energies.
+    hu : Hounsfield units, any shape.  energy_kev : 70 to 364 or 440, depending on the voltage; interpolated linearly
+        between the table's energies, and up to 1 keV outside (the 364.5 keV of I-131) the nearest is taken.
     kvp : tube voltage of the CT, one the table holds.  scanner : a model of the table (default: the mean of all).
     The slope differs below and above HU = 0 (bilinear model).
     Raises ValueError for a voltage, model or energy outside the table.
@@ -76,7 +77,7 @@ def hounsfield_to_mu(hu: Array, energy_kev: float, kvp: float = 120, scanner: st
             f"voltages: {', '.join(f'{v:g}' for v in voltages)}; scanners: {', '.join(scanners)}"
         )
     energies = np.unique([float(r["energy_kev"]) for r in rows])
-    if not energies[0] <= energy_kev <= energies[-1]:
+    if not energies[0] - 1 <= energy_kev <= energies[-1] + 1:
         raise ValueError(f"HU table at {kvp:g} kVp covers {energies[0]:g} to {energies[-1]:g} keV, not {energy_kev:g}")
     below, above, water = (
         float(np.interp(energy_kev, energies, [_mean(rows, column, e) for e in energies]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, to_numpy
+from ._arrays import Array, require_array, to_numpy
 from .acquisition import AcquisitionModel, take_views
 from .geometry import ImageGrid, SPECTGeometry
 from .materials import isotope
@@ -39,6 +39,7 @@ class Scan:
     description: str = ""
 
     def __post_init__(self) -> None:
+        require_array(self.counts, "Scan counts")
         shape = tuple(self.counts.shape)
         if shape[-3:] != self.geometry.shape:
             raise ValueError(
@@ -51,7 +52,7 @@ class Scan:
             values = np.asarray(to_numpy(getattr(self, name)))
             if not broadcasts_to(values.shape, shape):
                 raise ValueError(f"Scan {name} of shape {values.shape} does not broadcast to counts of {shape}")
-            if not np.isfinite(values).all() or values.min() < 0:
+            if not np.isfinite(values).all() or np.any(values < 0):
                 raise ValueError(f"Scan {name} must be finite and not negative")
         if self.duration is not None and not (np.isfinite(self.duration) and self.duration > 0):
             raise ValueError(f"Scan duration must be positive seconds per view, got {self.duration}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emrecon.projectors import AcquisitionModel, Scan
-from emrecon.projectors._arrays import Array, PlanCache, array_namespace, as_real, like, to_numpy
+from emrecon.projectors._arrays import Array, PlanCache, array_namespace, as_real, like, require_array, to_numpy
 from emrecon.projectors.acquisition import take_views
 from emrecon.projectors.scan import check_counts
 
@@ -32,6 +32,7 @@ class PoissonLikelihood:
     def __post_init__(self) -> None:
         if isinstance(self.data, Scan):
             object.__setattr__(self, "data", self.data.counts)
+        require_array(self.data, "PoissonLikelihood data")
         views = self.model.projector.out_shape
         if tuple(self.data.shape[-len(views) :]) != views:
             raise ValueError(

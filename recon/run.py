@@ -144,7 +144,7 @@ class Checkpoint:
         if not Path(self.path).exists():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as saved:
+            with Path(self.path).open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
                 iteration, image, signature = int(saved["iteration"]), saved["image"], str(saved["signature"])
         except (ValueError, TypeError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{self.path} is not a checkpoint, or is damaged: {error}") from error

@@ -1,0 +1,179 @@
+"""Attenuation, Hounsfield units and radionuclides against the published tables they are derived from."""
+
+import numpy as np
+import pytest
+import torch
+from emrecon.projectors import hounsfield_to_mu, isotope, isotopes, linear_attenuation, materials
+
+ENERGIES = (75, 113, 140.5, 159, 171, 208.4, 245.4, 364.5, 440, 511)
+TABLE = {  # 1/cm, interpolated from the NIST tables by hand
+    "water": (0.1885, 0.1643, 0.1536, 0.1477, 0.1442, 0.1350, 0.1274, 0.1100, 0.1021, 0.0960),
+    "muscle": (0.1965, 0.1711, 0.1599, 0.1537, 0.1501, 0.1405, 0.1326, 0.1145, 0.1062, 0.0998),
+    "adipose": (0.1746, 0.1548, 0.1452, 0.1399, 0.1366, 0.1281, 0.1210, 0.1046, 0.0970, 0.0913),
+    "bone-cortical": (0.4624, 0.3327, 0.2947, 0.2772, 0.2687, 0.2472, 0.2316, 0.1975, 0.1828, 0.1716),
+    "lung": (0.0488, 0.0424, 0.0396, 0.0381, 0.0372, 0.0348, 0.0329, 0.0284, 0.0263, 0.0247),
+    "lead": (None, 46.4, 26.92, 19.83, 16.61, 10.34, 7.17, 3.15, 2.26, 1.78),
+    "tungsten": (None, 62.8, 36.04, 26.5, 22.2, 13.84, 9.69, 4.39, 3.22, 2.59),
+}
+
+
+@pytest.mark.parametrize("material", TABLE)
+def test_linear_attenuation(material):
+    for energy, expected in zip(ENERGIES, TABLE[material]):
+        if expected is not None:
+            assert linear_attenuation(material, energy) == pytest.approx(expected, rel=0.01), energy
+    assert material in materials()
+
+
+def test_density_scales_attenuation():
+    assert linear_attenuation("lung", 140.5, density=0.30) == pytest.approx(0.0457, rel=0.01)
+    assert linear_attenuation("water", 140.5, density=2) == 2 * linear_attenuation("water", 140.5)
+
+
+def test_the_edge_of_lead():
+    """The tabulated coefficients on both sides of the K edge at 88.0045 keV are 1.910 and 7.683 cm2/g."""
+    below, at = linear_attenuation("lead", 88.0045 - 1e-6), linear_attenuation("lead", 88.0045)
+    assert below == pytest.approx(1.910 * 11.35, rel=1e-4)
+    assert at == pytest.approx(7.683 * 11.35, rel=1e-9)
+
+
+def test_interpolation_is_logarithmic():
+    """Water at 100 and 150 keV: 0.1707 and 0.1505 cm2/g."""
+    energies = np.geomspace(100, 150, 7)
+    values = [linear_attenuation("water", energy) for energy in energies]
+    np.testing.assert_allclose(values, np.geomspace(0.1707, 0.1505, 7), rtol=1e-3)
+
+
+def test_attenuation_errors():
+    with pytest.raises(ValueError, match=r"no attenuation table for 'wood'; known:.*water"):
+        linear_attenuation("wood", 140)
+    for energy in (0.5, 1e6, -1, float("nan")):
+        with pytest.raises(ValueError, match="energy must be 1 to 20000 keV"):
+            linear_attenuation("water", energy)
+
+
+# energy (keV), kVp, scanner: slope below 0, slope above 0, water
+HOUNSFIELD = {
+    (140, 130, "symbia t16"): (1.6364e-4, 1.0895e-4, 0.1538),
+    (140, 120, "optima ct540"): (1.6577e-4, 1.0386e-4, 0.1538),
+    (208, 110, "symbia t16"): (1.4351e-4, 7.873e-5, 0.1352),
+}
+
+
+@pytest.mark.parametrize("row", HOUNSFIELD)
+def test_published_rows_of_the_hounsfield_table(row):
+    below, above, water = HOUNSFIELD[row]
+    mu = hounsfield_to_mu(np.array([-500.0, 0, 800]), *row)
+    np.testing.assert_allclose(mu, [water - 500 * below, water, water + 800 * above], rtol=1e-9)
+
+
+@pytest.mark.parametrize("kvp", [80, 100, 110, 120, 130, 140])
+@pytest.mark.parametrize("energy", [70, 113, 140.5, 208.366, 364.489])
+def test_air_is_nothing_and_water_is_water(energy, kvp):
+    mu = hounsfield_to_mu(np.arange(-1100.0, 3000, 50), energy, kvp)
+    assert mu.min() >= 0
+    assert np.all(np.diff(mu) >= 0)
+    assert hounsfield_to_mu(np.array([-1000.0]), energy, kvp)[0] < 0.003
+    assert hounsfield_to_mu(np.zeros(1), energy, kvp)[0] == pytest.approx(linear_attenuation("water", energy), rel=0.01)
+
+
+def test_between_energies_the_table_is_interpolated():
+    hu = np.array([-700.0, 0, 1500])
+    low, high = (hounsfield_to_mu(hu, energy, 130, "symbia t16") for energy in (140, 159))
+    np.testing.assert_allclose(hounsfield_to_mu(hu, 143.8, 130, "symbia t16"), 0.8 * low + 0.2 * high, rtol=1e-12)
+
+
+def test_all_scanners_together_are_their_mean():
+    hu, scanners = np.array([1000.0]), ("symbia t16", "optima ct540")
+    each = [hounsfield_to_mu(hu, 140, 80, scanner)[0] for scanner in scanners]
+    assert min(each) <= hounsfield_to_mu(hu, 140, 80)[0] <= max(each)
+
+
+def test_hounsfield_units_of_every_kind():
+    hu = np.random.default_rng(0).integers(-1000, 2000, (3, 4, 5)).astype(np.int16)
+    mu = hounsfield_to_mu(hu, 140.5)
+    assert mu.dtype == np.float32
+    np.testing.assert_allclose(mu, hounsfield_to_mu(hu.astype(float), 140.5), rtol=1e-4, atol=1e-7)
+    tensor = hounsfield_to_mu(torch.tensor(hu), 140.5)
+    assert tensor.dtype == torch.float32
+    np.testing.assert_allclose(tensor.numpy(), mu, rtol=1e-6, atol=1e-8)
+    assert np.isnan(hounsfield_to_mu(np.array([np.nan]), 140.5))[0]  # for the projector to refuse
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((140, 95), "no HU table for 95 kVp.*voltages: 80, 100, 110"),
+        ((140, 120, "toaster"), "scanner 'toaster'.*scanners: infinia"),
+        ((140, 120, "symbia t16"), "no HU table"),
+        ((440, 120), "covers 70 to 364 keV, not 440"),
+        ((511, 130), "covers 70 to 440 keV, not 511"),
+        ((20, 130), "covers 70 to 440 keV"),
+    ],
+)
+def test_what_the_hounsfield_table_does_not_hold(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        hounsfield_to_mu(np.zeros(1), *arguments)
+
+
+HALF_LIVES = {
+    "Tc-99m": 21624.12,
+    "Lu-177": 574300.8,
+    "I-131": 192.558 * 3600,
+    "I-123": 13.2233 * 3600,
+    "In-111": 67.3175 * 3600,
+    "Tl-201": 73.0111 * 3600,
+    "Ga-67": 78.2711 * 3600,
+    "F-18": 6584.04,
+    "Ga-68": 4069.8,
+    "C-11": 1221.66,
+    "N-13": 598.02,
+    "O-15": 122.46,
+    "Cu-64": 45721,
+    "Ge-68": 23410080,
+    "Y-90": 230549.76,
+}
+
+
+def test_half_lives():
+    assert set(HALF_LIVES) <= set(isotopes())
+    for name, seconds in HALF_LIVES.items():
+        assert isotope(name).half_life == pytest.approx(seconds, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["Tc-99m", "Tc99m", "tc99m", "99mTc", "^99m^Tc", "TC 99M", "99m-tc"])
+def test_one_radionuclide_has_many_names(name):
+    assert isotope(name) is isotope("Tc-99m")
+
+
+@pytest.mark.parametrize("name", ["Tc-99", "Xx-1", "", "m"])
+def test_unknown_radionuclides(name):
+    with pytest.raises(ValueError, match=r"unknown radionuclide.*Tc-99m"):
+        isotope(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "energy", "share"),
+    [("Tc-99m", 140.511, 0.885), ("Lu-177", 208.366, 0.1038), ("I-131", 364.489, 0.812), ("I-123", 158.97, 0.8325)],
+)
+def test_main_lines(name, energy, share):
+    assert isotope(name).main_energy == energy
+    assert isotope(name).lines[energy] == share
+
+
+@pytest.mark.parametrize(("name", "fraction"), [("F-18", 0.9686), ("Ga-68", 0.8768), ("Cu-64", 0.1752)])
+def test_positron_emitters(name, fraction):
+    assert isotope(name).positron_fraction == fraction
+    assert isotope(name).main_energy == pytest.approx(511, abs=0.01)
+
+
+def test_decay():
+    f18 = isotope("F-18")
+    assert f18.decay(0) == 1
+    assert f18.decay(6584.04) == pytest.approx(0.5)
+    assert f18.decay(-6584.04) == pytest.approx(2)
+    for duration in (1.0, 600.0, 36000.0):
+        times = (np.arange(10000) + 0.5) / 10000 * duration
+        assert f18.mean_decay(duration) == pytest.approx(np.mean([f18.decay(t) for t in times]), rel=1e-7)
+    assert f18.mean_decay(0) == 1
+    assert f18.mean_decay(1e-9) == pytest.approx(1, abs=1e-12)
