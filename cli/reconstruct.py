@@ -81,7 +81,7 @@ def reconstruct(
     if done < iterations:
         likelihood = PoissonLikelihood(scan, scan.model(system))
         callbacks: list[Any] = [] if quiet else [ProgressBar(iterations - done, likelihood.value)]
-        callbacks += [Log(log, likelihood.value)] if log else []
+        callbacks += [Log(log, likelihood.value, resume=saved is not None)] if log else []
         callbacks += [keeper] if checkpoint is not None else []
         callbacks += [RelativeChange(tolerance)] if tolerance else []
         image = run(osem(likelihood, _to_device(start, device), subsets, iteration=done), iterations - done, *callbacks)

@@ -110,17 +110,14 @@ def forward(image, absorbed, plan, scratch, stride, first, n, out):
         out[v] = 0
         _fill(low, 0)
         _fill(high, 0)
-        for d in range(rows.shape[0] - 1, -1, -1):
-            while level > levels[d]:
+        for d in range(rows.shape[0] - 1, -2, -1):
+            while level > (levels[d] if d >= 0 else -2):
                 low, high, spare = _descend(low, high, spare, plan, v, level, stride, scratch, out)
                 level -= 1
-            _survive_group(absorbed, to_image, rows, d, scratch)
-            _plane_taps(to_frame, image.shape[1], d, scratch)
-            _add_splatted(image, d, rows[d, 0], rows[d, 1], low, high, uppers[d], plan.margin * stride, scratch)
-        while level >= 0:
-            low, high, spare = _descend(low, high, spare, plan, v, level, stride, scratch, out)
-            level -= 1
-        detect(high, plan, v, level + 1, stride, scratch, out)
+            if d >= 0:
+                _survive_group(absorbed, to_image, rows, d, scratch)
+                _plane_taps(to_frame, image.shape[1], d, scratch)
+                _add_splatted(image, d, rows[d, 0], rows[d, 1], low, high, uppers[d], plan.margin * stride, scratch)
 
 
 @_compile
@@ -133,9 +130,6 @@ def adjoint(projections, absorbed, plan, scratch, stride, first, n, out):
         _sort_voxels(out.shape[0], out.shape[1], to_frame, scratch)
         _fill(scratch.remaining, 1)
         level = np.int64(-2)
-        for _ in range(2):
-            low, high, spare = _ascend(low, high, spare, plan, v, level, stride, scratch, projections)
-            level += 1
         for d in range(rows.shape[0]):
             while level < levels[d]:
                 low, high, spare = _ascend(low, high, spare, plan, v, level, stride, scratch, projections)
@@ -192,17 +186,13 @@ def collapse(frame, plan, scratch, v, stride, out):
     offset = plan.margin * stride
     level = np.int64(levels[-1])
     out[v] = 0
-    for d in range(frame.shape[0] - 1, -1, -1):
-        while level > levels[d]:
+    for d in range(frame.shape[0] - 1, -2, -1):
+        while level > (levels[d] if d >= 0 else -2):
             low, high, spare = _descend(low, high, spare, plan, v, level, stride, scratch, out)
             level -= 1
-        for u in range(frame.shape[1]):
+        for u in range(frame.shape[1] if d >= 0 else 0):
             low[u + 2, offset : offset + frame.shape[2]] += (1 - uppers[d]) * frame[d, u]
             high[u + 2, offset : offset + frame.shape[2]] += uppers[d] * frame[d, u]
-    while level >= 0:
-        low, high, spare = _descend(low, high, spare, plan, v, level, stride, scratch, out)
-        level -= 1
-    detect(high, plan, v, level + 1, stride, scratch, out)
 
 
 @_compile
@@ -212,9 +202,6 @@ def collapse_adjoint(projections, plan, scratch, v, stride, frame):
     levels, uppers = _levels(plan, v)
     offset = plan.margin * stride
     level = np.int64(-2)
-    for _ in range(2):
-        low, high, spare = _ascend(low, high, spare, plan, v, level, stride, scratch, projections)
-        level += 1
     for d in range(frame.shape[0]):
         while level < levels[d]:
             low, high, spare = _ascend(low, high, spare, plan, v, level, stride, scratch, projections)
@@ -289,7 +276,7 @@ def _add_splatted(image, d, first, last, low, high, upper, offset, scratch):
     """Add survival * the sum of the voxels splatted at (d, u) to both levels, for columns first to last."""
     count, index, weight = scratch.tap_count, scratch.tap_voxel, scratch.tap_weight
     row, survival = scratch.row, scratch.survival
-    lanes = image.shape[2]
+    lanes, at, lower = image.shape[2], max(offset, 0), 1 - upper
     flat = image.reshape(-1, lanes)
     for u in range(first, last):
         for c in range(0, count[u], _TAPS):
@@ -305,15 +292,11 @@ def _add_splatted(image, d, first, last, low, high, upper, offset, scratch):
             if survival.shape[0] > 0:
                 for k in range(lanes):
                     row[k] *= survival[d % _GROUP, u, k]
-            _add_row(row, 1 - upper, low[u + 2, offset : offset + lanes])
+            for k in range(lanes):
+                low[u + 2, at + k] += lower * row[k]
             if upper > 0:
-                _add_row(row, upper, high[u + 2, offset : offset + lanes])
-
-
-@_inline
-def _add_row(row, share, line):
-    for k in range(row.size):
-        line[k] += share * row[k]
+                for k in range(lanes):
+                    high[u + 2, at + k] += upper * row[k]
 
 
 @_compile
@@ -391,7 +374,8 @@ def _add_interpolated(image, to_image, scale, d, low, high, plane, scratch):
         if survival.shape[0] > 0:
             for k in range(row.size):
                 row[k] *= survival[d % _GROUP, u, k]
-        _add_row(row, 1, plane[u + 2, : row.size])
+        for k in range(row.size):
+            plane[u + 2, k] += row[k]
 
 
 @_compile
@@ -455,12 +439,11 @@ def _pass_plane(absorbed, to_image, d, low, high, remaining, middle, row):
 def _attenuate(low, high, upper, offset, absorbed, to_image, d, first, last, scratch):
     """pair[d % 2] = plane d, between its two levels, times the survival from its middle."""
     frame, remaining, row, line = scratch.pair, scratch.remaining, scratch.row, scratch.line
-    lanes = frame.shape[2]
+    lanes, at = frame.shape[2], max(offset, 0)
     one, lower = frame.dtype.type(1), 1 - upper
     for u in range(first, last):
-        near, far = low[u + 2, offset : offset + lanes], high[u + 2, offset : offset + lanes]
         for k in range(lanes):
-            line[k] = lower * near[k] + upper * far[k]
+            line[k] = lower * low[u + 2, at + k] + upper * high[u + 2, at + k]
         if absorbed.size == 0:
             for k in range(lanes):
                 frame[d % 2, u, k] = line[k]
@@ -587,20 +570,23 @@ def detect(plane, plan, v, level, stride, scratch, out):
     for p in range(out.shape[1]):
         row[:] = 0
         for t in range(weights.shape[1]):
-            if weights[p, t] != 0:
-                _add_row(plane[start[p] + t + 2], weights[p, t], row)
+            u, w = start[p] + t + 2, weights[p, t]
+            if w != 0:
+                for k in range(n):
+                    row[k] += w * plane[u, k]
         if plan.z_start.size == 0:
             for t in range(taps.size):
                 shift = (plan.row_offset + t - radius) * stride
-                first, last = max(0, -shift), min(out.shape[2], n - shift)
-                if last > first:
-                    _add_row(row[first + shift : last + shift], taps[t], out[v, p, first:last])
+                to, at, w = max(0, -shift), max(0, shift), taps[t]
+                for k in range(min(out.shape[2] - to, n - at)):
+                    out[v, p, to + k] += w * row[at + k]
             continue
         _convolve_row(row, taps, stride, blurred)
         for q in range(plan.z_start.size):
             for t in range(plan.z_weights.shape[1]):
-                at = (plan.z_start[q] + t) * stride
-                _add_row(blurred[at : at + stride], plan.z_weights[q, t], out[v, p, q * stride : (q + 1) * stride])
+                to, at, w = q * stride, max((plan.z_start[q] + t) * stride, 0), plan.z_weights[q, t]
+                for k in range(stride):
+                    out[v, p, to + k] += w * blurred[at + k]
 
 
 @_compile
@@ -616,20 +602,22 @@ def detect_adjoint(projections, plan, v, level, stride, scratch, plane):
         if plan.z_start.size == 0:
             for t in range(taps.size):
                 shift = (plan.row_offset + t - radius) * stride
-                first, last = max(0, -shift), min(projections.shape[2], n - shift)
-                if last > first:
-                    _add_row(projections[v, p, first:last], taps[t], row[first + shift : last + shift])
+                at, to, w = max(0, -shift), max(0, shift), taps[t]
+                for k in range(min(projections.shape[2] - at, n - to)):
+                    row[to + k] += w * projections[v, p, at + k]
         else:
             blurred[:] = 0
             for q in range(plan.z_start.size):
                 for t in range(plan.z_weights.shape[1]):
-                    at = (plan.z_start[q] + t) * stride
-                    line = projections[v, p, q * stride : (q + 1) * stride]
-                    _add_row(line, plan.z_weights[q, t], blurred[at : at + stride])
+                    at, to, w = q * stride, max((plan.z_start[q] + t) * stride, 0), plan.z_weights[q, t]
+                    for k in range(stride):
+                        blurred[to + k] += w * projections[v, p, at + k]
             _convolve_row(blurred, taps, stride, row)
         for t in range(weights.shape[1]):
-            if weights[p, t] != 0:
-                _add_row(row, weights[p, t], plane[start[p] + t + 2])
+            u, w = start[p] + t + 2, weights[p, t]
+            if w != 0:
+                for k in range(n):
+                    plane[u, k] += w * row[k]
 
 
 @_compile

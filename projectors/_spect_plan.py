@@ -173,12 +173,20 @@ def gaussian_taps(variance: float, cumulant: float = 0.0) -> np.ndarray:
     Gaussian with the first term of its Gram-Charlier series.
     """
     if variance > 2 / 3:
-        radius = math.ceil(5.5 * math.sqrt(variance))
-        t = np.arange(-radius, radius + 1) / math.sqrt(variance)
+        return _sampled_gaussian(variance, cumulant)
+    return five_taps(variance, cumulant)
+
+
+def _sampled_gaussian(variance: float, cumulant: float) -> np.ndarray:
+    k = np.arange(-math.ceil(5.5 * math.sqrt(variance)), math.ceil(5.5 * math.sqrt(variance)) + 1)
+    scale = variance
+    for _ in range(4):  # sampling and cutting at zero change the variance a little: ask for as much more or less
+        t = k / math.sqrt(scale)
         correction = 1 + cumulant / (24 * variance**2) * (t**4 - 6 * t**2 + 3)
         taps = np.maximum(correction, 0) * np.exp(-(t**2) / 2)
-        return taps / taps.sum()
-    return five_taps(variance, cumulant)
+        taps /= taps.sum()
+        scale *= variance / float(taps @ k**2)
+    return taps
 
 
 def five_taps(variance: float, cumulant: float) -> np.ndarray:

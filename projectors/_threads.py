@@ -32,9 +32,12 @@ def thread_count() -> int:
     return int(min(cores, torch_threads()))
 
 
-def share(work: Callable[[int, int], T], n_items: int) -> list[T]:
-    """Return [work(t, n) for t in range(n)], run by n <= n_items threads at once; work(t, n) does items t::n."""
-    n = max(1, min(thread_count(), n_items))
+def share(work: Callable[[int, int], T], n_items: int, at_most: int = 2**31) -> list[T]:
+    """Return [work(t, n) for t in range(n)] from n threads at once; work(t, n) does items t::n of n_items.
+
+    n is the thread count, but not more than n_items or `at_most`.
+    """
+    n = max(1, min(thread_count(), n_items, at_most))
     if n == 1:
         return [work(0, 1)]
     tasks = [_pool(n).submit(work, t, n) for t in range(1, n)]

@@ -67,7 +67,9 @@ def hounsfield_to_mu(hu: Array, energy_kev: float, kvp: float = 120, scanner: st
     Source: bilinear coefficients as collected by PyTomography (Polson et al. 2025) from vendors' tables.
     """
     rows = [
-        r for r in read_table("hounsfield.csv") if float(r["kvp"]) == float(kvp) and scanner in (None, r["scanner"])
+        r
+        for r in read_table("hounsfield.csv")
+        if float(r["kvp"]) == float(kvp) and (scanner or r["scanner"]).lower() == r["scanner"]
     ]
     if not rows:
         voltages = sorted({float(r["kvp"]) for r in read_table("hounsfield.csv")})

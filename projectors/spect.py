@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from .collimator import MeasuredResponse, Response
 from .geometry import ImageGrid, SPECTGeometry
 from .operator import Projector
 
+_IMAGES_BYTES = 1 << 30  # for the partial images of a back projection
 _LANES = 256  # items of thin images are projected together until so many lanes are filled
 
 
@@ -222,7 +224,9 @@ class SPECTProjector(Projector):
                 _spect_cpu.rotate_adjoint(frame, absorbed, plan, scratch, v, image)
             return image
 
-        total, *others = share(fused if self._fused else staged, n_views)
+        # Every thread has an image of its own: on a machine of many cores, memory decides how many work.
+        at_most = _IMAGES_BYTES // (math.prod(shape) * absorbed.dtype.itemsize)
+        total, *others = share(fused if self._fused else staged, n_views, at_most)
         for other in others:
             total += other
         return total

@@ -34,7 +34,7 @@ def em_step(x: Array, likelihood: PoissonLikelihood) -> Array:
 def mlem(likelihood: PoissonLikelihood, start: Array | None = None, *, iteration: int = 0) -> Iterator[Iterate]:
     """Yield an `Iterate` after each EM update, for ever; stop by leaving the loop.
 
-    start : first image, not negative (default: ones, NumPy float32).
+    start : first image, not negative (default: ones, in the library and on the device of the data).
     iteration : how many updates `start` has behind it already, when resuming.
     """
     return osem(likelihood, start, 1, iteration=iteration)
@@ -52,10 +52,16 @@ def osem(
     """
     if n_subsets < 1:
         raise ValueError(f"n_subsets must be at least 1, got {n_subsets}")
-    x = likelihood.model.projector.ones_image() if start is None else as_real(start)
+    x = ones_image(likelihood) if start is None else as_real(start)
     _check_start(x, likelihood)
     parts = [likelihood] if n_subsets == 1 else [likelihood.subset(k, n_subsets) for k in range(n_subsets)]
     return _repeat(x, parts, iteration)
+
+
+def ones_image(likelihood: PoissonLikelihood) -> Array:
+    """Return an image of ones that suits the data: their library and device, one image for each attenuation map."""
+    sensitivity = likelihood.sensitivity
+    return array_namespace(sensitivity).ones_like(sensitivity)
 
 
 def _repeat(x: Array, parts: list[PoissonLikelihood], iteration: int) -> Iterator[Iterate]:

@@ -82,14 +82,18 @@ class ProgressBar:
 
 
 class Log:
-    """Write iteration, seconds and objective of every iterate to a .csv or .json file, complete at any moment."""
+    """Write iteration, seconds and objective of every iterate to a .csv or .json file, complete at any moment.
 
-    def __init__(self, path: str | Path, objective: Objective | None = None) -> None:
+    resume : keep the rows the file has already, when a run goes on; seconds count on from the last of them.
+    Raises ValueError for another suffix, or a file to resume that is no log.
+    """
+
+    def __init__(self, path: str | Path, objective: Objective | None = None, *, resume: bool = False) -> None:
         self.path, self.objective = Path(path), objective
         if self.path.suffix not in (".csv", ".json"):
             raise ValueError(f"Log writes .csv or .json, not {self.path.name!r}")
-        self._rows: list[dict[str, Any]] = []
-        self._start = time.perf_counter()
+        self._rows: list[dict[str, Any]] = _read_log(self.path) if resume and self.path.exists() else []
+        self._start = time.perf_counter() - (float(self._rows[-1]["seconds"]) if self._rows else 0.0)
 
     def __call__(self, iterate: Iterate) -> None:
         row: dict[str, Any] = {"iteration": iterate.iteration, "seconds": round(time.perf_counter() - self._start, 4)}
@@ -100,7 +104,7 @@ class Log:
             if self.path.suffix == ".json":
                 json.dump(self._rows, stream, indent=1)
                 return
-            writer = csv.DictWriter(stream, list(row))
+            writer = csv.DictWriter(stream, list(self._rows[0] | row))
             writer.writeheader()
             writer.writerows(self._rows)
 
@@ -170,6 +174,15 @@ class RelativeChange:
         xp = array_namespace(previous)
         change = xp.sqrt(xp.sum((iterate.image - previous) ** 2) / xp.sum(previous**2))
         return bool(change < self.tolerance)
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
+        return [dict(row) | {"iteration": int(row["iteration"]), "seconds": float(row["seconds"])} for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a log to go on with ({error}); choose another file") from error
 
 
 def _total(objective: Objective, image: Array) -> float:
