@@ -119,6 +119,11 @@ class LinearOperator(ABC):
 class Projector(LinearOperator):
     """A linear operator from an image to the views of a scan; axis 0 of `out_shape` counts the views."""
 
+    @property
+    def n_items(self) -> int | None:
+        """How many items a batch must have, where each has physics of its own; None where any number will do."""
+        return None
+
     @abstractmethod
     def subset(self, k: int, n: int) -> Self:
         """Return the projector of the views k, k + n, k + 2n, ...; caches are shared with its parent."""

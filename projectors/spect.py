@@ -128,9 +128,14 @@ class SPECTProjector(Projector):
             return _gpu.spect_adjoint(self, y)
         return _from_host(self._adjoint_host(_to_host(y, self)), y)
 
+    @property
+    def n_items(self) -> int | None:
+        """The number of attenuation maps where each item of a batch has its own, else None."""
+        return self.attenuation.shape[0] if self.attenuation is not None and self.attenuation.ndim == 4 else None
+
     def _check_batch(self, n: int) -> None:
-        if self.attenuation is not None and self.attenuation.ndim == 4 and n != self.attenuation.shape[0]:
-            raise ValueError(f"{self!r} has {self.attenuation.shape[0]} attenuation maps, one per item, for {n} items")
+        if self.n_items not in (None, n):
+            raise ValueError(f"{self!r} has {self.n_items} attenuation maps, one per item, for {n} items")
 
     # ---- CPU --------------------------------------------------------------------------------------------------------
 

@@ -59,9 +59,10 @@ def osem(
 
 
 def ones_image(likelihood: PoissonLikelihood) -> Array:
-    """Return an image of ones that suits the data: their library and device, one image for each attenuation map."""
-    sensitivity = likelihood.sensitivity
-    return array_namespace(sensitivity).ones_like(sensitivity)
+    """Return an image of ones that suits the data: their library, device and batch; float32 unless they are float64."""
+    y, projector = as_real(likelihood.data), likelihood.model.projector
+    batch = y.shape[: y.ndim - len(projector.out_shape)]
+    return array_namespace(y).ones((*batch, *projector.in_shape), dtype=y.dtype, device=y.device)
 
 
 def _repeat(x: Array, parts: list[PoissonLikelihood], iteration: int) -> Iterator[Iterate]:

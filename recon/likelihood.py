@@ -88,12 +88,9 @@ class PoissonLikelihood:
         return self._plans["data"].get(ybar, lambda: like(self.data, ybar))
 
     def _make_sensitivity(self, x: Array) -> Array:
-        xp = array_namespace(x)
-        shape = self.model.projector.out_shape
-        batch = getattr(self.model.projector, "attenuation", None)
-        if batch is not None and batch.ndim > len(self.model.projector.in_shape):
-            shape = (batch.shape[0], *shape)
-        return self.model.adjoint(xp.ones(shape, dtype=x.dtype, device=x.device))
+        projector = self.model.projector
+        shape = projector.out_shape if projector.n_items is None else (projector.n_items, *projector.out_shape)
+        return self.model.adjoint(array_namespace(x).ones(shape, dtype=x.dtype, device=x.device))
 
     def _require_expected(self, y: Array, ybar: Array) -> None:
         xp = array_namespace(ybar)
