@@ -62,6 +62,11 @@ class LinearOperator(ABC):
         """The transpose A'."""
         return _Transposed(self)
 
+    @property
+    def n_items(self) -> int | None:
+        """How many items a batch must have, where each has physics of its own; None where any number will do."""
+        return None
+
     def _apply(self, x: Array) -> Array:
         """Apply the map over any leading axes, without autograd."""
         batch = tuple(x.shape[: x.ndim - len(self.in_shape)])
@@ -118,11 +123,6 @@ class LinearOperator(ABC):
 
 class Projector(LinearOperator):
     """A linear operator from an image to the views of a scan; axis 0 of `out_shape` counts the views."""
-
-    @property
-    def n_items(self) -> int | None:
-        """How many items a batch must have, where each has physics of its own; None where any number will do."""
-        return None
 
     @abstractmethod
     def subset(self, k: int, n: int) -> Self:
