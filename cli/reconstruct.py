@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import typer
 from emrecon import formats
 from emrecon.projectors import ImageGrid, Scan, SPECTProjector, isotope
-from emrecon.recon import Checkpoint, Log, PoissonLikelihood, ProgressBar, RelativeChange, osem, run
+from emrecon.recon import Checkpoint, Iterate, Log, PoissonLikelihood, ProgressBar, RelativeChange, osem, run
 from rich.console import Console
 
 from . import options
@@ -31,13 +32,16 @@ def reconstruct(
         typer.Option(metavar="SLOPE,INTERCEPT", help="Width of a point instead: sigma = slope d + intercept, mm."),
     ] = None,
     energy: Annotated[
-        float | None, typer.Option(help="Photon energy in keV (default: the radionuclide's, or 140.5).")
+        float | None, typer.Option(help="Photon energy in keV (default: the radionuclide's, or Tc-99m's).")
     ] = None,
     intrinsic: Annotated[
         float | None, typer.Option(help="Intrinsic resolution, FWHM in mm (default: 3.8 at 140 keV).")
     ] = None,
     background: Annotated[
-        float | None, typer.Option(help="Expected scatter in every bin, counts (default: the file's).")
+        float | None,
+        typer.Option(
+            help="Expected scatter in every bin, counts (default: the file's); a little of it keeps counts explained."
+        ),
     ] = None,
     voxel: Annotated[float | None, typer.Option(help="Voxel size in mm (default: the bins').")] = None,
     subsets: Annotated[int, typer.Option(min=1, help="Ordered subsets; 1 is MLEM.")] = 8,
@@ -57,41 +61,58 @@ def reconstruct(
 ) -> None:
     """Reconstruct SPECT projections by OSEM, with attenuation and collimator response where they are given."""
     console = Console(quiet=quiet, soft_wrap=True)
-    check_outputs(out, picture, log, checkpoint)
+    check_outputs(out, picture, log, checkpoint, inputs=(projections, mu))
+    _check_device(device)
     scan = formats.read_scan(projections, **options.header_values(header or []))
     if background is not None:
         scan = replace(scan, background=background)
     grid = _grid(scan, voxel)
-    keV = energy or (isotope(scan.radionuclide).main_energy if scan.radionuclide else 140.5)
+    if subsets > scan.geometry.n_views:
+        raise typer.BadParameter(f"the scan has only {scan.geometry.n_views} views", param_hint="--subsets")
+    keV = energy if energy is not None else isotope(scan.radionuclide or "Tc-99m").main_energy
     blur = options.response(collimator, response, keV, intrinsic)
     system = SPECTProjector(grid, scan.geometry, options.attenuation(mu, mu_cylinder, grid), blur)
     console.print(system, highlight=False, markup=False)
-    saved = None
-    if checkpoint is not None:
-        settings = (
-            f"{projections.resolve()} {system} {background} {subsets} subsets, sum {float(np.sum(scan.counts)):.9g}"
-        )
-        keeper = Checkpoint(checkpoint, signature=settings)
-        saved = keeper.load()
-        if saved is not None:
-            console.print(f"going on after iteration {saved.iteration}")
-    start, done = (saved.image, saved.iteration) if saved else (system.ones_image(), 0)
+    likelihood = PoissonLikelihood(scan, scan.model(system))
+    keeper = None if checkpoint is None else Checkpoint(checkpoint, signature=_signature(scan, system, subsets))
+    at = (keeper.load() if keeper else None) or Iterate(0, system.ones_image())
+    if at.iteration > iterations:
+        raise typer.BadParameter(f"{checkpoint} has {at.iteration} behind it already", param_hint="--iterations")
+    if at.iteration:
+        console.print(f"going on after iteration {at.iteration}")
+    callbacks: list[Any] = [] if quiet else [ProgressBar(iterations - at.iteration, likelihood.value)]
+    callbacks += [Log(log, likelihood.value, resume=at.iteration > 0)] if log else []
+    callbacks += [keeper] if keeper else []
+    callbacks += [RelativeChange(tolerance)] if tolerance is not None else []
     begun = time.perf_counter()
-    image = start
-    if done < iterations:
-        likelihood = PoissonLikelihood(scan, scan.model(system))
-        callbacks: list[Any] = [] if quiet else [ProgressBar(iterations - done, likelihood.value)]
-        callbacks += [Log(log, likelihood.value, resume=saved is not None)] if log else []
-        callbacks += [keeper] if checkpoint is not None else []
-        callbacks += [RelativeChange(tolerance)] if tolerance else []
-        image = run(osem(likelihood, _to_device(start, device), subsets, iteration=done), iterations - done, *callbacks)
-        image = image.get() if hasattr(image, "get") else image
-    console.print(f"{iterations} iterations of {subsets} subsets in {time.perf_counter() - begun:.1f} s")
+    image = _iterate(likelihood, at, subsets, iterations, device, callbacks)
+    console.print(f"OSEM with {subsets} subsets, {time.perf_counter() - begun:.1f} s")
     with writing():
         formats.write_image(out, image, grid)
         if picture is not None:
             save_orthoviews(picture, image, grid, title=projections.name)
     console.print(f"wrote {out}" + (f" and {picture}" if picture is not None else ""), highlight=False)
+
+
+def _iterate(
+    likelihood: PoissonLikelihood, at: Iterate, subsets: int, iterations: int, device: str, callbacks: list[Any]
+) -> np.ndarray:
+    """Go on from `at` until `iterations` are done in all; return the image on the host."""
+    start = _to_device(at.image, device)
+    if at.iteration >= iterations:
+        return at.image
+    iterates = osem(likelihood, start, subsets, iteration=at.iteration)
+    image = run(iterates, iterations - at.iteration, *callbacks)
+    return image.get() if hasattr(image, "get") else image
+
+
+def _signature(scan: Scan, system: SPECTProjector, subsets: int) -> str:
+    """What must be the same when a run goes on: every number that shapes the image."""
+    geometry, content = scan.geometry, hashlib.sha256()
+    orbit = (geometry.angles, geometry.radius, geometry.shift, np.array([geometry.axial_shift, *geometry.pixel_size]))
+    for values in (scan.counts, scan.background, scan.factors, system.attenuation, system.grid.affine, *orbit):
+        content.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
+    return f"{system!r}, {system.response}, {subsets} subsets, contents {content.hexdigest()[:16]}"
 
 
 def _grid(scan: Scan, voxel: float | None) -> ImageGrid:
@@ -106,11 +127,15 @@ def _grid(scan: Scan, voxel: float | None) -> ImageGrid:
     return ImageGrid(shape, (voxel, voxel, voxel), origin)  # type: ignore[arg-type]
 
 
+def _check_device(device: str) -> None:
+    if device not in ("cpu", "cuda"):
+        raise typer.BadParameter('must be "cpu" or "cuda"', param_hint="--device")
+    _to_device(np.zeros(1, np.float32), device)
+
+
 def _to_device(image: np.ndarray, device: str) -> Any:
     if device == "cpu":
         return image
-    if device == "cuda":
-        from emrecon.projectors._gpu import import_cupy
+    from emrecon.projectors._gpu import import_cupy
 
-        return import_cupy().asarray(image)
-    raise typer.BadParameter('must be "cpu" or "cuda"', param_hint="--device")
+    return import_cupy().asarray(image)

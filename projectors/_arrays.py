@@ -43,6 +43,10 @@ def require_array(x: Array, who: str) -> Any:
 def as_real(x: Array) -> Array:
     """Return `x` as float64 where it is float64, and as float32 otherwise; complex input is refused."""
     xp = array_namespace(x)
+    if is_numpy(x) and (x.dtype.kind not in "fiubc" or not x.dtype.isnative):
+        if x.dtype.kind not in "fiubc":
+            raise TypeError(f"expected an array of numbers, got dtype {x.dtype}")
+        x = x.astype(x.dtype.newbyteorder("="))
     if x.dtype in (xp.float32, xp.float64):
         return x
     if "complex" in str(x.dtype):

@@ -58,6 +58,9 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
 def _check_target(target: Path, overwrite: bool) -> None:
     if target.is_dir():
         raise _explained(IsADirectoryError(errno.EISDIR, "is a folder"), target)
+    if target.exists() and not target.stat().st_mode & 0o222:
+        # Moving a file into place asks the folder for permission, not the file: respect what the file says.
+        raise _explained(PermissionError(errno.EACCES, "is read-only"), target)
     if not overwrite and target.exists():
         raise FileExistsError(
             errno.EEXIST, "cannot write, the file exists; pass overwrite=True to replace it", str(target)

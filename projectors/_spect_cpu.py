@@ -23,7 +23,7 @@ _FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"co
 _compile = njit(**_FLAGS)
 _inline = njit(inline="always", **_FLAGS)
 
-_GROUP = 8  # planes whose attenuation is kept at a time
+_SURVIVAL_BYTES = 4 << 20  # for the planes whose attenuation is kept at a time, 8 at least
 _TAPS = 6  # voxels summed in one loop
 
 
@@ -65,7 +65,9 @@ def make_scratch(plan: SPECTPlan, shape: tuple[int, ...], stride: int, absorbed:
     planes, columns = plan.n_planes, plan.n_columns
     padded = lanes + 2 * plan.margin * stride
     padded += -padded % 16  # whole vectors: a remainder costs as much as several of them
-    kept = planes if absorbed.size > 0 else 0
+    plane_bytes = columns * lanes * absorbed.dtype.itemsize
+    group = min(max(_SURVIVAL_BYTES // plane_bytes, 8), planes) if absorbed.size > 0 else 0
+    n_groups = -(-planes // group) if group else 0
     # At most so many voxel centres lie in a 2 x 3 box of the frame; the density is voxels per sample of the frame.
     density = 1 / abs(np.linalg.det(plan.to_frame[0, :, 1:]))
     most = _TAPS * (int(14 * density) // _TAPS + 1)
@@ -82,8 +84,8 @@ def make_scratch(plan: SPECTPlan, shape: tuple[int, ...], stride: int, absorbed:
         blurred=room(padded),
         row=room(lanes),
         line=room(lanes),
-        survival=room(min(kept, _GROUP), columns, lanes),
-        checkpoints=room(-(-kept // _GROUP), columns, lanes),
+        survival=room(group, columns, lanes),
+        checkpoints=room(n_groups, columns, lanes),
         remaining=room(columns, lanes),
         pair=room(2, columns, lanes),
         start=np.zeros(planes + 2, np.int64),
@@ -276,6 +278,7 @@ def _add_splatted(image, d, first, last, low, high, upper, offset, scratch):
     """Add survival * the sum of the voxels splatted at (d, u) to both levels, for columns first to last."""
     count, index, weight = scratch.tap_count, scratch.tap_voxel, scratch.tap_weight
     row, survival = scratch.row, scratch.survival
+    group = max(survival.shape[0], 1)
     lanes, at, lower = image.shape[2], max(offset, 0), 1 - upper
     flat = image.reshape(-1, lanes)
     for u in range(first, last):
@@ -291,7 +294,7 @@ def _add_splatted(image, d, first, last, low, high, upper, offset, scratch):
                 )  # fmt: skip
             if survival.shape[0] > 0:
                 for k in range(lanes):
-                    row[k] *= survival[d % _GROUP, u, k]
+                    row[k] *= survival[d % group, u, k]
             for k in range(lanes):
                 low[u + 2, at + k] += lower * row[k]
             if upper > 0:
@@ -369,11 +372,12 @@ def _bilinear(image, to_image, scale, d, u, row):
 def _add_interpolated(image, to_image, scale, d, low, high, plane, scratch):
     """plane[u] += survival * the image interpolated at (d, u), for columns low to high."""
     row, survival = scratch.row, scratch.survival
+    group = max(survival.shape[0], 1)
     for u in range(low, high):
         _bilinear(image, to_image, scale, d, u, row)
         if survival.shape[0] > 0:
             for k in range(row.size):
-                row[k] *= survival[d % _GROUP, u, k]
+                row[k] *= survival[d % group, u, k]
         for k in range(row.size):
             plane[u + 2, k] += row[k]
 
@@ -404,21 +408,23 @@ def _checkpoint(absorbed, to_image, rows, scratch):
     if survival.shape[0] == 0:
         return
     _fill(remaining, 1)
-    for d in range(rows.shape[0]):
-        if d % _GROUP == 0:
-            _copy(remaining, checkpoints[d // _GROUP])
-        _pass_plane(absorbed, to_image, d, rows[d, 0], rows[d, 1], remaining, survival[0], scratch.row)
+    for g in range(checkpoints.shape[0]):
+        _copy(remaining, checkpoints[g])
+        first = g * survival.shape[0]
+        for d in range(first, first + survival.shape[0] if g + 1 < checkpoints.shape[0] else first):
+            _pass_plane(absorbed, to_image, d, rows[d, 0], rows[d, 1], remaining, survival[0], scratch.row)
 
 
 @_compile
 def _survive_group(absorbed, to_image, rows, d, scratch):
     """Where d is the last plane of its group: survival[e % group] = that from the middle of plane e, whole group."""
     survival = scratch.survival
-    if survival.shape[0] == 0 or (d % _GROUP != _GROUP - 1 and d != rows.shape[0] - 1):
+    group = survival.shape[0]
+    if group == 0 or (d % group != group - 1 and d != rows.shape[0] - 1):
         return
-    remaining = scratch.checkpoints[d // _GROUP]
-    for e in range(d - d % _GROUP, d + 1):
-        _pass_plane(absorbed, to_image, e, rows[e, 0], rows[e, 1], remaining, survival[e % _GROUP], scratch.row)
+    remaining = scratch.checkpoints[d // group]
+    for e in range(d - d % group, d + 1):
+        _pass_plane(absorbed, to_image, e, rows[e, 0], rows[e, 1], remaining, survival[e % group], scratch.row)
 
 
 @_compile

@@ -60,10 +60,10 @@ class SPECTPlan(NamedTuple):
     ray_driven: bool
     weight: float
 
-    def views(self, k: int, n: int) -> SPECTPlan:
-        """Return the plan of views k::n; tables shared by classes of views are not copied."""
+    def take(self, views: np.ndarray) -> SPECTPlan:
+        """Return the plan of some of the views; tables shared by classes of views are not copied."""
         per_view = ("to_frame", "to_image", "rows", "view_class")
-        parts: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[k::n]) for name in per_view}
+        parts: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[views]) for name in per_view}
         return self._replace(**parts)
 
     def cast(self, dtype: str) -> SPECTPlan:

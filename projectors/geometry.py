@@ -185,6 +185,12 @@ class SPECTGeometry:
         z = (np.arange(nz) - (nz - 1) / 2) * dz + self.axial_shift
         return u[None] + self.shift[:, None], z
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+            object.__setattr__(self, name, value)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SPECTGeometry):
             return NotImplemented

@@ -138,7 +138,8 @@ class Projector(LinearOperator):
 class Diagonal(LinearOperator):
     """Multiplication by `weights`, element by element: y = w x.
 
-    weights : array whose shape broadcasts to `shape`; shape : that of the operator's items (default: of weights).
+    weights : array whose shape broadcasts to `shape`; a constant, also for autograd.
+    shape : that of the operator's items (default: of weights).
     """
 
     def __init__(self, weights: Array, shape: Shape | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from . import _spect_cpu
-from ._arrays import Array, PlanCache, array_namespace, dtype_name, is_cuda, is_numpy, is_torch, like, to_numpy
+from ._arrays import Array, PlanCache, dtype_name, is_cuda, is_numpy, is_torch, like, require_array, to_numpy
 from ._spect_direct import DirectBlur, is_gaussian, reach_of
 from ._spect_plan import MadePlan, SPECTPlan, farthest, make_plan
 from ._threads import share, thread_count
@@ -70,6 +70,7 @@ class SPECTProjector(Projector):
         self.in_shape, self.out_shape = grid.shape, geometry.shape
         self.blur = "direct" if isinstance(response, MeasuredResponse) else blur
         self.attenuation = None if attenuation is None else _checked_attenuation(attenuation, grid, repr(self))
+        self._whole, self._views = geometry, np.arange(geometry.n_views)
         self._absorbed = PlanCache()
         self._casts = PlanCache()
         self._device_plans = PlanCache()
@@ -78,24 +79,24 @@ class SPECTProjector(Projector):
         """Return the projector of views k, k + n, ...; the attenuation and the response's tables are shared."""
         part: Self = object.__new__(type(self))
         geometry = self.geometry.subset(k, n)
-        own = {"_casts": PlanCache(), "_device_plans": PlanCache(), "_plan": self._plan.views(k, n)}
-        part.__dict__.update(
-            self.__getstate__(), geometry=geometry, out_shape=geometry.shape, _direct=self._direct, **own
-        )
+        own = {"_views": self._views[k::n], "_casts": PlanCache(), "_device_plans": PlanCache()}
+        shared = {"_made": self._made, "_direct": self._direct}
+        part.__dict__.update(self.__getstate__(), geometry=geometry, out_shape=geometry.shape, **own, **shared)
         return part
 
     @cached_property
     def _made(self) -> MadePlan:
+        """The plan of the whole camera: subsets take their views from it, so that they equal the whole bit for bit."""
         rays = self.sampling == "rays"
         if self.blur == "planes" and is_gaussian(self.response):
-            return make_plan(self.grid, self.geometry, self.response, ray_driven=rays)
-        distances = np.linspace(0, farthest(self.grid, self.geometry), 64)
+            return make_plan(self.grid, self._whole, self.response, ray_driven=rays)
+        distances = np.linspace(0, farthest(self.grid, self._whole), 64)
         reach = 0.0 if self.response is None else float(max(reach_of(self.response, distances)))
-        return make_plan(self.grid, self.geometry, None, ray_driven=rays, reach=reach)
+        return make_plan(self.grid, self._whole, None, ray_driven=rays, reach=reach)
 
     @cached_property
     def _plan(self) -> SPECTPlan:
-        return self._made.plan
+        return self._made.plan.take(self._views)
 
     @cached_property
     def _direct(self) -> DirectBlur | None:
@@ -166,22 +167,21 @@ class SPECTProjector(Projector):
     @staticmethod
     def _fold(x: np.ndarray) -> np.ndarray:
         """Return (B, a, b, z) as (a, b, z * B), contiguous; no copy for one item."""
-        if x.shape[0] == 1:
-            return np.ascontiguousarray(x[0])
-        return np.ascontiguousarray(np.moveaxis(x, 0, -1)).reshape(*x.shape[1:3], -1)
+        lanes = x[0] if x.shape[0] == 1 else np.moveaxis(x, 0, -1)
+        return _read_only(np.ascontiguousarray(lanes).reshape(*x.shape[1:3], -1))
 
     def _absorbed_lanes(self, items: slice, x: np.ndarray) -> np.ndarray:
         """Return 1 - exp(-mu h / 2) for a group of items; empty without attenuation."""
         if self.attenuation is None:
-            return np.empty((0, 0, 0), x.dtype)
+            return _read_only(np.empty((0, 0, 0), x.dtype))
         absorbed = self._absorbed.get(x, lambda: self._make_absorbed(x))
         n = items.stop - items.start
         if absorbed.ndim == 4:
             return self._fold(absorbed[items])
-        return absorbed if n == 1 else np.repeat(absorbed, n, axis=2)
+        return _read_only(absorbed if n == 1 else np.repeat(absorbed, n, axis=2))
 
     def _make_absorbed(self, x: Array) -> Array:
-        mu = to_numpy(self.attenuation).astype(np.float64)
+        mu = np.asarray(self.attenuation, np.float64)
         pitch_cm = max(self.grid.voxel_size[:2]) / 10
         return like(-np.expm1(-mu * pitch_cm / 2), x)
 
@@ -245,7 +245,7 @@ class SPECTProjector(Projector):
         return plan
 
     def __str__(self) -> str:
-        attenuation = "none" if self.attenuation is None else f"up to {float(to_numpy(self.attenuation).max()):.3g} /cm"
+        attenuation = "none" if self.attenuation is None else f"up to {self.attenuation.max():.3g} /cm"
         response = "measured kernels" if isinstance(self.response, MeasuredResponse) else self.response
         return "\n".join(
             [
@@ -264,12 +264,12 @@ class SPECTProjector(Projector):
         return {name: value for name, value in super().__getstate__().items() if name not in derived}
 
 
-def _checked_attenuation(attenuation: Array, grid: ImageGrid, who: str) -> Array:
-    array_namespace(attenuation)
-    shape = tuple(attenuation.shape)
-    if shape[-3:] != grid.shape or len(shape) not in (3, 4):
-        raise ValueError(f"{who} expects attenuation {grid.shape} (or one per item in front), got {shape}")
-    values = to_numpy(attenuation)
+def _checked_attenuation(attenuation: Array, grid: ImageGrid, who: str) -> np.ndarray:
+    """Return a copy on the host that nobody can change afterwards."""
+    require_array(attenuation, f"the attenuation of {who}")
+    values = np.array(to_numpy(attenuation))
+    if values.shape[-3:] != grid.shape or values.ndim not in (3, 4):
+        raise ValueError(f"{who} expects attenuation {grid.shape} (or one per item in front), got {values.shape}")
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{who}: attenuation holds NaN or infinite values")
@@ -279,7 +279,15 @@ def _checked_attenuation(attenuation: Array, grid: ImageGrid, who: str) -> Array
         )
     if high > 10:
         raise ValueError(f"{who}: attenuation goes up to {high:.4g} /cm; water has 0.15 /cm at 140 keV: other units?")
-    return attenuation
+    values.flags.writeable = False
+    return values
+
+
+def _read_only(x: np.ndarray) -> np.ndarray:
+    """Return a view that cannot be written: compiled code is typed by this, and one type is enough."""
+    view = x.view()
+    view.flags.writeable = False
+    return view
 
 
 def _to_host(x: Array, operator: SPECTProjector) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from emrecon.projectors import AcquisitionModel, Scan
 from emrecon.projectors._arrays import Array, PlanCache, array_namespace, as_real, like, require_array, to_numpy
 from emrecon.projectors.acquisition import take_views
@@ -76,6 +77,7 @@ class PoissonLikelihood:
         """Return the Hessian at x applied to v, A'( y / ybar^2 * A v )."""
         ybar = self.model(x)
         xp = array_namespace(ybar)
+        self._require_expected(self._data_like(ybar), ybar)
         weight = self._data_like(ybar) / xp.where(ybar > 0, ybar, xp.ones_like(ybar)) ** 2
         return self.model.adjoint(weight * self.model.linear(v))
 
@@ -94,11 +96,17 @@ class PoissonLikelihood:
 
     def _require_expected(self, y: Array, ybar: Array) -> None:
         xp = array_namespace(ybar)
-        impossible = (y > 0) & (ybar <= 0)
-        if not bool(xp.any(impossible)):
+        expected = (ybar > 0) & (ybar < float("inf"))
+        if bool(xp.all(expected | ((ybar == 0) & (y <= 0)))):
             return
+        host = to_numpy(ybar)
+        if not (np.isfinite(host).all() and host.min() >= 0):
+            raise ValueError(
+                f"expected counts are negative, NaN or infinite in {int((~((host >= 0) & (host < np.inf))).sum())} of "
+                f"{host.size} bins: does the image hold such values?"
+            )
         raise ValueError(
-            f"counts were measured in {int(to_numpy(impossible).sum())} of {to_numpy(impossible).size} bins "
-            "where none are expected: usual causes are background=0 outside the object, zeros in the image, or a mu "
-            "map or geometry that does not belong to the data"
+            f"counts were measured in {int(to_numpy((y > 0) & (ybar <= 0)).sum())} of {host.size} bins where none are "
+            "expected: usual causes are background=0 outside the object (give the model a little), zeros in the image, "
+            "or a mu map or geometry that does not belong to the data"
         )

@@ -68,11 +68,11 @@ class ProgressBar:
             *columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal
         )
         self._task = self._progress.add_task("iteration", total=n_iterations, note="")
-        self._progress.start()
 
     def __call__(self, iterate: Iterate) -> None:
         if self._progress.disable:
             return
+        self._progress.start()
         note = "" if self.objective is None else f"objective {_total(self.objective, iterate.image):.8g}"
         self._progress.update(self._task, advance=1, note=note)
 
@@ -99,7 +99,8 @@ class Log:
         row: dict[str, Any] = {"iteration": iterate.iteration, "seconds": round(time.perf_counter() - self._start, 4)}
         if self.objective is not None:
             row["objective"] = _total(self.objective, iterate.image)
-        self._rows.append(row)
+        # A kill between this file and a checkpoint leaves rows that the resumed run writes again.
+        self._rows = [*(r for r in self._rows if r["iteration"] < iterate.iteration), row]
         with atomic_path(self.path) as path, path.open("w", newline="", encoding="utf-8") as stream:
             if self.path.suffix == ".json":
                 json.dump(self._rows, stream, indent=1)

@@ -108,3 +108,13 @@ def test_permissions_and_links_stay(tmp_path):
     assert link.is_symlink()
     assert old.read_text() == NEW
     assert stat.S_IMODE(old.stat().st_mode) == 0o604
+
+
+def test_a_read_only_file_is_not_replaced(tmp_path):
+    target = tmp_path / "scan.h5"
+    target.write_text(OLD)
+    target.chmod(0o444)
+    with pytest.raises(OSError, match="permission"), atomic_path(target) as temporary:
+        temporary.write_text(NEW)
+    assert target.read_text() == OLD
+    assert names(tmp_path) == ["scan.h5"]

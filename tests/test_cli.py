@@ -99,7 +99,10 @@ def test_quiet_prints_nothing(scan, tmp_path):
         (("reconstruct", "SCAN", "--mu-cylinder", "99"), 2, "RADIUS:MU"),
         (("reconstruct", "SCAN", "--collimator", "best"), 3, "unknown collimator"),
         (("reconstruct", "SCAN", "--response", "0,1", "--collimator", "ge-lehr"), 2, "not both"),
-        (("reconstruct", "SCAN", "--subsets", "99"), 3, "subsets"),
+        (("reconstruct", "SCAN", "--subsets", "99"), 2, "only 16 views"),
+        (("reconstruct", "SCAN", "--energy", "0", "--collimator", "ge-lehr"), 3, "energy"),
+        (("reconstruct", "SCAN", "--out", "SCAN"), 4, "would replace an input"),
+        (("reconstruct", "SCAN", "--out", "a.nii", "--picture", "a.nii"), 4, "would replace"),
         (("reconstruct", "SCAN", "--header", "radius"), 2, "NAME=VALUE"),
         (("reconstruct", "SCAN", "--header", "colour=red"), 3, "colour"),
         (("reconstruct", "SCAN", "--header", "radius=-5"), 3, "radius"),
@@ -139,21 +142,36 @@ def test_a_killed_run_goes_on_exactly(scan, tmp_path):
     assert [line[0] for line in (tmp_path / "log.csv").read_text().splitlines()] == ["i", "1", "2", "3", "4", "5"]
     whole, parts = (formats.read_image(tmp_path / name)[0] for name in ("whole.h5", "parts.h5"))
     np.testing.assert_array_equal(whole, parts)
-    other = emrecon(*common[:-1], 8, "--iterations", 5, *half, check=3)
-    assert "another run" in other.stderr
+    for change in (("--subsets", 8), ("--mu-cylinder", "30:0.1"), ("--voxel", 8)):
+        other = emrecon(*common, "--iterations", 5, *half, *change, check=3)
+        assert "another run" in other.stderr
+    assert "behind it already" in emrecon(*common, "--iterations", 3, *half, check=2).stderr
+
+
+def test_a_turned_camera_is_another_run(scan, tmp_path):
+    common = ("reconstruct", scan / "scan.hs", "--background", 0.1, "--checkpoint", tmp_path / "c.npz")
+    emrecon(*common, "--iterations", 1, "--out", tmp_path / "a.nii", check=0)
+    done = emrecon(*common, "--iterations", 2, "--out", tmp_path / "a.nii", "--header", "start_angle=90", check=3)
+    assert "another run" in done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_leaves_a_checkpoint_and_no_partial_image(scan, tmp_path):
     state = tmp_path / "state.npz"
-    command = [sys.executable, "-m", "emrecon.cli.main", "reconstruct", str(scan / "scan.h5"), "--background", "0.1"]
+    # where the tests themselves run in the background, SIGINT is ignored, and children inherit that
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += "; from emrecon.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "reconstruct", str(scan / "scan.h5"), "--background", "0.1"]
     command += ["--iterations", "100000", "--checkpoint", str(state), "--out", str(tmp_path / "i.nii")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 60
-    while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 60
+        while not state.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]

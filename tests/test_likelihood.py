@@ -203,3 +203,14 @@ def test_likelihoods_are_values():
     copy = pickle.loads(pickle.dumps(f))
     assert not copy._plans["sensitivity"]._plans
     assert copy.value(X) == f.value(X)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_that_are_not_finite_are_an_error(value):
+    A = projector("thin", "gaussian", "none")
+    f = PoissonLikelihood(np.ones(A.out_shape), AcquisitionModel(A, background=0.1))
+    x = np.ones(A.in_shape)
+    x[3, 3, 1] = value
+    for method in (f.value, f.gradient, f.ratio, lambda image: f.hessian_vector(image, image)):
+        with pytest.raises(ValueError, match="negative, NaN or infinite"), np.errstate(all="ignore"):
+            method(x)

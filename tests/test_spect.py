@@ -170,3 +170,38 @@ def test_the_kernels_follow_a_body_contour():
 def test_irregular_cameras_and_measured_kernels_build():
     assert irregular_geometry((9, 3), 4.0).n_views == 6
     assert measured_response().reach == (16.0, 12.0)
+
+
+def test_pickled_subsets_are_what_they_were():
+    A = projector("resampled", "gaussian", "shared")
+    part = A.subset(1, 3)
+    copy, x = pickle.loads(pickle.dumps(part)), np.random.default_rng(0).random(A.in_shape)
+    np.testing.assert_array_equal(copy(x), part(x))
+    np.testing.assert_array_equal(part(x), A(x)[1::3])
+    np.testing.assert_array_equal(copy.subset(1, 2)(x), A(x)[4::6])
+
+
+def test_the_attenuation_is_copied():
+    mu = np.full(GRID.shape, 0.1)
+    A = SPECTProjector(GRID, CAMERA, mu)
+    before = A(np.ones(GRID.shape))
+    mu[:] = 0
+    np.testing.assert_array_equal(A(np.ones(GRID.shape)), before)
+    np.testing.assert_allclose(A(np.ones(GRID.shape, np.float32)), before, rtol=1e-5)
+    with pytest.raises(ValueError, match="read-only"):
+        A.attenuation[:] = 0
+
+
+def test_read_only_and_foreign_arrays():
+    A = projector()
+    x = np.random.default_rng(0).random(A.in_shape)
+    expected = A(x)
+    x.flags.writeable = False
+    np.testing.assert_array_equal(A(x), expected)
+    swapped = x.astype(x.dtype.newbyteorder())
+    assert A(swapped).dtype == np.float64
+    np.testing.assert_array_equal(A(swapped), expected)
+    with pytest.raises(TypeError, match="numbers"):
+        A(np.full(A.in_shape, "1"))
+    with pytest.raises(TypeError, match="attenuation of <SPECTProjector"):
+        SPECTProjector(GRID, CAMERA, 0.15)
