@@ -33,7 +33,7 @@ def demo(
     Three times: without corrections, with attenuation, and with attenuation and the collimator's response.
     """
     console = Console(soft_wrap=True)
-    console.width = max(console.width, 100)
+    console.width = max(console.width, 110)
     begun = time.perf_counter()
     with writing():
         out.mkdir(parents=True, exist_ok=True)
