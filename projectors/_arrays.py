@@ -57,7 +57,7 @@ def as_real(x: Array) -> Array:
 def to_numpy(x: Array) -> np.ndarray:
     """Return `x` as a NumPy array on the host, without a copy where that is possible."""
     if is_torch(x):
-        return x.detach().cpu().numpy()
+        return x.detach().cpu().resolve_neg().numpy()
     if is_cupy_array(x):
         return x.get()
     return np.asarray(x)

@@ -115,19 +115,25 @@ class DevicePlan(NamedTuple):
 def device_plan(plan: SPECTPlan, n_slices: int, dtype: str, xp: Any) -> DevicePlan:
     """Return the plan for kernels in `dtype` and an image of n_slices."""
 
-    def bands(matrices: np.ndarray) -> tuple[Array, Array]:
-        start, weights = make_bands(list(matrices.reshape(-1, *matrices.shape[-2:])))
-        return xp.asarray(start), xp.asarray(np.ascontiguousarray(weights, dtype))
+    padded, bins = n_slices + 2 * plan.margin, plan.u_start.shape[-1]
+    starts, weights, taps = plan.u_start.reshape(-1, bins), plan.u_weights, plan.z_taps
+    weights, taps = weights.reshape(-1, *weights.shape[-2:]), taps.reshape(-1, taps.shape[-1])
 
-    along_u = _dense(plan.u_start, plan.u_weights, plan.n_columns)
-    along_z = _along_z(plan, n_slices + 2 * plan.margin)
+    def bands(along_u: bool, transposed: bool) -> tuple[Array, Array]:
+        if along_u:
+            matrices = (_dense(start, weight, plan.n_columns) for start, weight in zip(starts, weights))
+        else:
+            matrices = (_along_z(plan, row, padded) for row in taps)
+        first, values = make_bands(matrix.T if transposed else matrix for matrix in matrices)
+        return xp.asarray(first), xp.asarray(np.ascontiguousarray(values, dtype))
+
     maps = [xp.asarray(np.ascontiguousarray(values)) for values in (plan.to_frame, plan.to_image)]
     indices = [
         xp.asarray(np.ascontiguousarray(values, np.int32)) for values in (plan.rows, plan.view_class, plan.level)
     ]
     reals = [xp.asarray(np.ascontiguousarray(values, dtype)) for values in (plan.upper, _step_taps(plan.steps))]
-    matrices = (along_u, along_z, np.swapaxes(along_u, -1, -2), np.swapaxes(along_z, -1, -2))
-    return DevicePlan(*maps, *indices, *reals, *map(bands, matrices))
+    tables = (bands(along_u, transposed) for transposed in (False, True) for along_u in (True, False))
+    return DevicePlan(*maps, *indices, *reals, *tables)
 
 
 def _step_taps(steps: np.ndarray) -> np.ndarray:
@@ -151,13 +157,12 @@ def _dense(start: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
     return matrix
 
 
-def _along_z(plan: SPECTPlan, padded: int) -> np.ndarray:
-    """Return (C, F, rows, slices): the blur of the lowest levels along z, then the detector's rows."""
+def _along_z(plan: SPECTPlan, taps: np.ndarray, padded: int) -> np.ndarray:
+    """Return (rows, slices): the blur of one of the lowest levels along z, then the detector's rows."""
     resampled = plan.z_start.size > 0
     rows = np.arange(padded) if resampled else np.arange(plan.n_rows) + plan.row_offset
-    width = plan.z_taps.shape[-1]
-    tap = np.arange(padded) - rows[:, None] + width // 2
-    blur = np.where((tap >= 0) & (tap < width), plan.z_taps[..., np.clip(tap, 0, width - 1)], 0)
+    tap = np.arange(padded) - rows[:, None] + taps.size // 2
+    blur = np.where((tap >= 0) & (tap < taps.size), taps[np.clip(tap, 0, taps.size - 1)], 0)
     return _dense(plan.z_start, plan.z_weights, padded) @ blur if resampled else blur
 
 

@@ -14,6 +14,7 @@ lowest levels, where a third would be coarse, are not swept: each has a kernel o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,7 +133,7 @@ def make_plan(
     levels = _blur_levels(response, distances, fixed, np.array([pitch, axial]), planar)
     bases = levels.base.reshape(-1, 2, 2)
     u_start, u_weights = make_bands(
-        [_base_matrix(resample_u, gaussian_taps(*along_u), frame.n_columns, geometry.n_bins[0]) for along_u, _ in bases]
+        _base_matrix(resample_u, gaussian_taps(*along_u), frame.n_columns, geometry.n_bins[0]) for along_u, _ in bases
     )
     z_taps = _stack_taps([gaussian_taps(*along_z) for _, along_z in bases])
     if resample_z is None:
@@ -322,16 +323,28 @@ def _base_matrix(resample: np.ndarray | None, taps: np.ndarray, n_columns: int, 
     return convolve1d(resample, taps, axis=1, mode="constant")
 
 
-def make_bands(matrices: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return banded matrices as first columns (C, rows) and weights (C, rows, width)."""
-    stack = np.stack(matrices)
-    used = np.abs(stack) > 1e-12 * np.abs(stack).max(initial=1e-30)
-    first = np.where(used.any(2), used.argmax(2), 0)
-    last = np.where(used.any(2), stack.shape[2] - used[..., ::-1].argmax(2), 0)
+def make_bands(matrices: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return banded matrices as first columns (C, rows) and weights (C, rows, width); one is in memory at a time."""
+    bands = [(_band(matrix), matrix.shape[1]) for matrix in matrices]
+    width = max(weights.shape[1] for (_, weights), _ in bands)
+    widened = [_widened(start, weights, width, n) for (start, weights), n in bands]
+    return np.stack([start for start, _ in widened]), np.stack([weights for _, weights in widened])
+
+
+def _band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    used = np.abs(matrix) > 1e-12 * np.abs(matrix).max(initial=1e-30)
+    first = np.where(used.any(1), used.argmax(1), 0)
+    last = np.where(used.any(1), matrix.shape[1] - used[:, ::-1].argmax(1), 0)
     width = max(1, int((last - first).max()))
-    start = np.minimum(first, stack.shape[2] - width)
-    index = start[..., None] + np.arange(width)
-    return start.astype(np.int32), np.take_along_axis(np.where(used, stack, 0), index, axis=2)
+    start = np.minimum(first, matrix.shape[1] - width)
+    return start, np.take_along_axis(np.where(used, matrix, 0), start[:, None] + np.arange(width), axis=1)
+
+
+def _widened(start: np.ndarray, weights: np.ndarray, width: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a band in rows of `width` weights, still inside n columns."""
+    moved, wide = np.minimum(start, n - width), np.zeros((start.size, width))
+    np.put_along_axis(wide, (start - moved)[:, None] + np.arange(weights.shape[1]), weights, axis=1)
+    return moved.astype(np.int32), wide
 
 
 def _stack_taps(taps: list[np.ndarray]) -> np.ndarray:

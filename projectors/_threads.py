@@ -22,9 +22,9 @@ def thread_count() -> int:
     EMRECON_NUM_THREADS where it is set, otherwise the cores this process may use, but never more than
     `torch.get_num_threads()` where torch is loaded (which is 1 in DataLoader workers).
     """
-    wanted = os.environ.get("EMRECON_NUM_THREADS", "")
+    wanted = os.environ.get("EMRECON_NUM_THREADS", "").strip()
     if wanted:
-        if not wanted.isdigit() or int(wanted) < 1:
+        if not (wanted.isascii() and wanted.isdigit()) or int(wanted) < 1:
             raise ValueError(f"EMRECON_NUM_THREADS must be a positive integer, got {wanted!r}")
         return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -207,6 +207,8 @@ class SPECTGeometry:
 
 def check_subset(k: int, n: int, n_views: int) -> None:
     """Raise ValueError unless subset k of n exists and holds at least one of `n_views` views."""
+    if not (isinstance(k, (int, np.integer)) and isinstance(n, (int, np.integer))):
+        raise TypeError(f"subset takes two integers, got {k!r} and {n!r}")
     if not (0 <= k < n):
         raise ValueError(f"subset {k} of {n} does not exist; k runs from 0 to n - 1")
     if n > n_views:

@@ -294,7 +294,7 @@ def _to_host(x: Array, operator: SPECTProjector) -> np.ndarray:
     if is_numpy(x):
         return x
     if is_torch(x) and x.device.type == "cpu":
-        return x.detach().numpy()
+        return x.detach().resolve_neg().numpy()
     raise TypeError(f"{operator!r} runs on NumPy and CuPy arrays and on CPU and CUDA tensors, not on {type(x)}")
 
 
