@@ -52,8 +52,7 @@ def demo(
     images = {"truth": truth} | {name: result.image for name, result in results.items()}
     figure = compare(
         {name: _cropped(image) for name, image in images.items()},
-        {"hot rods": 18, "cold spheres": 42},
-        (0, 4, 0, 1.4),
+        {"hot rods": (18, 4.0), "cold spheres": (42, 1.4)},
         {name: f"NRMSE {_error(result.image, truth):.2f}" for name, result in results.items()},
     )
     with writing():

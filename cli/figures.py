@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,16 @@ def save_orthoviews(path: Path, image: np.ndarray, grid: ImageGrid, title: str =
 
 
 def compare(
-    images: dict[str, np.ndarray], slices: dict[str, int], window: Sequence[float], notes: dict[str, str] | None = None
+    images: dict[str, np.ndarray], slices: dict[str, tuple[int, float]], notes: dict[str, str] | None = None
 ) -> Any:
-    """Return a figure with a column for each image and a row for each axial slice, at one grey scale.
+    """Return a figure with a column for each image and a row for each axial slice; grey runs from 0.
 
-    images : title -> (nx, ny, nz); slices : row label -> z; window : (lowest, highest) value for each row's slice is
-    the first row's pair, the second row's, ...
+    images : title -> (nx, ny, nz); slices : row label -> (z, the value that is black); notes : title -> text below.
     """
     figure, axes = _figure(len(slices), len(images))
-    for row, (label, z) in enumerate(slices.items()):
-        low, high = window[2 * row : 2 * row + 2]
+    for row, (label, (z, black)) in enumerate(slices.items()):
         for axis, (title, image) in zip(axes[row], images.items()):
-            axis.imshow(image[:, :, z].T, cmap="gray_r", vmin=low, vmax=high)
+            axis.imshow(image[:, :, z].T, cmap="gray_r", vmin=0, vmax=black)
             if row == 0:
                 axis.set_title(title, fontsize=10)
             if row == len(slices) - 1 and notes:

@@ -142,7 +142,7 @@ class Collimator:
         """Return sigma(d) at an energy: FWHM^2 = (D (L_e + d) / L_e)^2 + R_i^2.
 
         intrinsic_fwhm : mm at this energy; by default 3.8 mm at 140 keV, scaled with (E / 140)^(-1/2).
-        Source: Anger 1964; Cherry, Sorenson & Phelps, Physics in Nuclear Medicine, eq. 14-5.
+        Source: Anger 1964; Cherry, Sorenson & Phelps, Physics in Nuclear Medicine, chapter on the gamma camera.
         """
         length, width = self.effective_length(energy_kev), FWHM_TO_SIGMA * self.hole_diameter
         intrinsic = 3.8 * (energy_kev / 140) ** -0.5 if intrinsic_fwhm is None else intrinsic_fwhm
@@ -151,7 +151,7 @@ class Collimator:
     def efficiency(self, energy_kev: float) -> float:
         """Return the geometric efficiency, the fraction of photons that pass: (K D^2 / (L_e (D + T)))^2.
 
-        K is 0.26 for hexagonal, 0.24 for round and 0.28 for square holes (Cherry, Sorenson & Phelps, eq. 14-7).
+        K is 0.26 for hexagonal, 0.24 for round and 0.28 for square holes (Cherry, Sorenson & Phelps).
         """
         pitch = self.hole_diameter + self.septal_thickness
         constant = _EFFICIENCY_CONSTANT[self.hole_shape]

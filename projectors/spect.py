@@ -45,7 +45,8 @@ class SPECTProjector(Projector):
     Runs on NumPy arrays and CPU tensors (numba, all cores, SIMD along z or along a batch of thin images) and on CuPy
     arrays and CUDA tensors. float64 where the input is float64, otherwise float32. The adjoint is the exact transpose.
     Raises ValueError for mismatched shapes, negative, infinite or implausible attenuation.
-    Source: Zeng & Gullberg 1992 (incremental blur), Sadrmomtaz & Calvert 2006 (depth-dependent response).
+    Source: Zeng & Gullberg 1992, IEEE Trans Nucl Sci 39:1444 (a response for each depth, in the frequency domain, as
+        blur="direct" has it); the levels of blur are explained in docs/spect.md.
     """
 
     def __init__(
