@@ -11,23 +11,43 @@ from emrecon.projectors._files import atomic_path
 
 from ._choose import describe, image_kind, read_image, read_scan, write_image, write_scan
 from ._errors import FormatError
+from .dicom_pet import (
+    PETFacts,
+    PETImage,
+    decay_reference_time,
+    read_dicom_ct,
+    read_dicom_pet,
+    suv_factor,
+    write_dicom_pet,
+)
 from .interfile import parse_header, read_interfile, read_interfile_image, write_interfile, write_interfile_image
+from .interfile_pet import PETSinogramFacts, read_interfile_pet, write_interfile_pet
 from .nifti import read_nifti, write_nifti
 
 __all__ = [
     "FormatError",
+    "PETFacts",
+    "PETImage",
+    "PETSinogramFacts",
     "atomic_path",
+    "decay_reference_time",
     "describe",
     "image_kind",
     "parse_header",
+    "read_dicom_ct",
+    "read_dicom_pet",
     "read_image",
     "read_interfile",
     "read_interfile_image",
+    "read_interfile_pet",
     "read_nifti",
     "read_scan",
+    "suv_factor",
+    "write_dicom_pet",
     "write_image",
     "write_interfile",
     "write_interfile_image",
+    "write_interfile_pet",
     "write_nifti",
     "write_scan",
 ]

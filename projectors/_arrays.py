@@ -77,6 +77,32 @@ def dtype_name(x: Array) -> str:
     return str(x.dtype).rpartition(".")[2]
 
 
+def to_host(x: Array, who: Any) -> np.ndarray:
+    """Return a NumPy array or a CPU tensor as a NumPy array, without a copy; `who` is named where it is neither."""
+    if is_numpy(x):
+        return x
+    if is_torch(x) and x.device.type == "cpu":
+        values: np.ndarray = x.detach().resolve_neg().numpy()
+        return values
+    raise TypeError(f"{who!r} runs on NumPy and CuPy arrays and on CPU and CUDA tensors, not on {type(x)}")
+
+
+def from_host(values: np.ndarray, x: Array) -> Array:
+    """Return NumPy values as a tensor where `x` is one, without a copy."""
+    if not is_torch(x):
+        return values
+    import torch
+
+    return torch.from_numpy(values)
+
+
+def read_only(x: np.ndarray) -> np.ndarray:
+    """Return a view that cannot be written: compiled code is typed by this, and one type is enough."""
+    view = x.view()
+    view.flags.writeable = False
+    return view
+
+
 def _outside_inference_mode() -> AbstractContextManager[Any]:
     """A plan outlives torch.inference_mode, and a tensor made in that mode could never take part in a gradient."""
     torch = sys.modules.get("torch")

@@ -94,7 +94,7 @@ class LinearOperator(ABC):
     def __matmul__(self, other: LinearOperator) -> LinearOperator:
         if not isinstance(other, LinearOperator):
             return NotImplemented
-        return _Composed(self, other)
+        return (_ComposedProjector if isinstance(self, Projector) else _Composed)(self, other)
 
     def __add__(self, other: LinearOperator) -> LinearOperator:
         if not isinstance(other, LinearOperator):
@@ -229,6 +229,15 @@ class _Composed(LinearOperator):
 
     def __repr__(self) -> str:
         return f"<{self.outer!r} @ {self.inner!r}>"
+
+
+class _ComposedProjector(_Composed, Projector):
+    """A projector after an operator on images, such as a resolution model: its subsets are those of the projector."""
+
+    outer: Projector
+
+    def subset(self, k: int, n: int) -> _ComposedProjector:
+        return _ComposedProjector(self.outer.subset(k, n), self.inner)
 
 
 class _Sum(LinearOperator):

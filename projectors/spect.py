@@ -9,7 +9,18 @@ from typing import Any, Self
 import numpy as np
 
 from . import _spect_cpu
-from ._arrays import Array, PlanCache, dtype_name, is_cuda, is_numpy, is_torch, like, require_array, to_numpy
+from ._arrays import (
+    Array,
+    PlanCache,
+    dtype_name,
+    from_host,
+    is_cuda,
+    like,
+    read_only,
+    require_array,
+    to_host,
+    to_numpy,
+)
 from ._spect_direct import DirectBlur, is_gaussian, reach_of
 from ._spect_plan import MadePlan, SPECTPlan, farthest, make_plan
 from ._threads import share, thread_count
@@ -120,7 +131,7 @@ class SPECTProjector(Projector):
             from . import _gpu
 
             return _gpu.spect_forward(self, x)
-        return _from_host(self._forward_host(_to_host(x, self)), x)
+        return from_host(self._forward_host(to_host(x, self)), x)
 
     def _adjoint_batch(self, y: Array) -> Array:
         self._check_batch(y.shape[0])
@@ -128,7 +139,7 @@ class SPECTProjector(Projector):
             from . import _gpu
 
             return _gpu.spect_adjoint(self, y)
-        return _from_host(self._adjoint_host(_to_host(y, self)), y)
+        return from_host(self._adjoint_host(to_host(y, self)), y)
 
     @property
     def n_items(self) -> int | None:
@@ -169,17 +180,17 @@ class SPECTProjector(Projector):
     def _fold(x: np.ndarray) -> np.ndarray:
         """Return (B, a, b, z) as (a, b, z * B), contiguous; no copy for one item."""
         lanes = x[0] if x.shape[0] == 1 else np.moveaxis(x, 0, -1)
-        return _read_only(np.ascontiguousarray(lanes).reshape(*x.shape[1:3], -1))
+        return read_only(np.ascontiguousarray(lanes).reshape(*x.shape[1:3], -1))
 
     def _absorbed_lanes(self, items: slice, x: np.ndarray) -> np.ndarray:
         """Return 1 - exp(-mu h / 2) for a group of items; empty without attenuation."""
         if self.attenuation is None:
-            return _read_only(np.empty((0, 0, 0), x.dtype))
+            return read_only(np.empty((0, 0, 0), x.dtype))
         absorbed = self._absorbed.get(x, lambda: self._make_absorbed(x))
         n = items.stop - items.start
         if absorbed.ndim == 4:
             return self._fold(absorbed[items])
-        return _read_only(absorbed if n == 1 else np.repeat(absorbed, n, axis=2))
+        return read_only(absorbed if n == 1 else np.repeat(absorbed, n, axis=2))
 
     def _make_absorbed(self, x: Array) -> Array:
         mu = np.asarray(self.attenuation, np.float64)
@@ -282,26 +293,3 @@ def _checked_attenuation(attenuation: Array, grid: ImageGrid, who: str) -> np.nd
         raise ValueError(f"{who}: attenuation goes up to {high:.4g} /cm; water has 0.15 /cm at 140 keV: other units?")
     values.flags.writeable = False
     return values
-
-
-def _read_only(x: np.ndarray) -> np.ndarray:
-    """Return a view that cannot be written: compiled code is typed by this, and one type is enough."""
-    view = x.view()
-    view.flags.writeable = False
-    return view
-
-
-def _to_host(x: Array, operator: SPECTProjector) -> np.ndarray:
-    if is_numpy(x):
-        return x
-    if is_torch(x) and x.device.type == "cpu":
-        return x.detach().resolve_neg().numpy()
-    raise TypeError(f"{operator!r} runs on NumPy and CuPy arrays and on CPU and CUDA tensors, not on {type(x)}")
-
-
-def _from_host(values: np.ndarray, x: Array) -> Array:
-    if not is_torch(x):
-        return values
-    import torch
-
-    return torch.from_numpy(values)

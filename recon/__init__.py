@@ -4,20 +4,36 @@ if __name__ != "emrecon.recon":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.recon`")
 
 from .em import Iterate, em_step, mlem, osem
+from .fbp import FilteredBackprojection, Window, angular_weights, fbp, ramp_kernel
+from .image_quality import ImageQuality, ImageQualityLayout, SphereQuality, nema_image_quality
 from .likelihood import PoissonLikelihood
 from .metrics import nrmse
 from .run import Checkpoint, Log, ProgressBar, RelativeChange, run
+from .transmission import Smoothness, SmoothPenalty, TransmissionLikelihood, ostr
 
 __all__ = [
     "Checkpoint",
+    "FilteredBackprojection",
+    "ImageQuality",
+    "ImageQualityLayout",
     "Iterate",
     "Log",
     "PoissonLikelihood",
     "ProgressBar",
     "RelativeChange",
+    "SmoothPenalty",
+    "Smoothness",
+    "SphereQuality",
+    "TransmissionLikelihood",
+    "Window",
+    "angular_weights",
     "em_step",
+    "fbp",
     "mlem",
+    "nema_image_quality",
     "nrmse",
     "osem",
+    "ostr",
+    "ramp_kernel",
     "run",
 ]

@@ -20,9 +20,12 @@ import scipy.fft
 _SHIM = """
 #include <cstddef>
 #include <algorithm>
+#include <cmath>
 using std::min; using std::max;
 struct Index { int x, y, z; };
-static Index blockIdx, threadIdx, blockDim;
+static Index blockIdx, threadIdx, blockDim, gridDim;
+typedef unsigned long long Counter;
+static Counter atomicAdd(Counter* at, Counter value) { Counter old = *at; *at += value; return old; }
 #define __global__
 #define __device__
 """
@@ -31,6 +34,7 @@ _LAUNCHER = """
 template <typename... P, typename... A>
 static void launch(void (*kernel)(P...), const int* grid, const int* block, A... args) {
     blockDim = {block[0], block[1], block[2]};
+    gridDim = {grid[0], grid[1], grid[2]};
     for (int z = 0; z < grid[2]; ++z) for (int y = 0; y < grid[1]; ++y) for (int x = 0; x < grid[0]; ++x)
         for (int b = 0; b < block[1]; ++b) for (int a = 0; a < block[0]; ++a) {
             blockIdx = {x, y, z}; threadIdx = {a, b, 0};

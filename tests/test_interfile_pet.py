@@ -1,0 +1,740 @@
+"""PET sinograms in Interfile: every bin is where STIR's numbering puts it, whatever the file's order."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from emrecon.formats import FormatError
+from emrecon.formats.interfile_pet import _SYSTEMS, PETSinogramFacts, read_interfile_pet, write_interfile_pet
+from emrecon.projectors import ImageGrid, PETProjector, PETScanner, PETSinogram, TimeOfFlight, pet_scanners
+from pet_cases import SCANNER, SINOGRAMS
+
+RINGS, CRYSTALS, RADIAL = 5, 24, 9
+VIEWS, PLANES = CRYSTALS // 2, 19
+HEADER = """!INTERFILE  :=
+!imaging modality := PT
+name of data file := a.s
+originating system := Small
+!GENERAL DATA :=
+patient orientation := head_in
+patient rotation :=  supine
+!GENERAL IMAGE DATA :=
+!type of data := PET
+imagedata byte order := LITTLEENDIAN
+!PET STUDY (General) :=
+!PET data type := Emission
+applied corrections := {None}
+!number format := float
+!number of bytes per pixel := 4
+number of dimensions := 4
+matrix axis label [4] := segment
+!matrix size [4] := 5
+matrix axis label [3] := view
+!matrix size [3] := 12
+matrix axis label [2] := axial coordinate
+!matrix size [2] := { 3,4,5,4,3}
+matrix axis label [1] := tangential coordinate
+!matrix size [1] := 9
+minimum ring difference per segment := { -2,-1,0,1,2}
+maximum ring difference per segment := { -2,-1,0,1,2}
+Scanner parameters:=
+Scanner type := Small
+Number of rings                          := 5
+Number of detectors per ring             := 24
+Inner ring diameter (cm)                 := 20
+Average depth of interaction (cm)        := 0.5
+Distance between rings (cm)              := 0.6
+Default bin size (cm)                    := 0.3
+View offset (degrees)                    := 0
+Maximum number of non-arc-corrected bins := 9
+Energy resolution := 0.15
+Reference energy (in keV) := 511
+end scanner parameters:=
+effective central bin size (cm) := 0.208815
+number of energy windows:=1
+energy window lower level[1] := 430
+energy window upper level[1] := 610
+number of time frames := 1
+image duration (sec)[1] := 30
+image relative start time (sec)[1] := 5
+start vertical bed position (mm) := 1
+start horizontal bed position (mm) := -7
+!END OF INTERFILE :=
+"""
+TIMING = """Maximum number of (unmashed) TOF time bins := 15
+Size of unmashed TOF time bins (ps) := 100
+TOF timing resolution (ps) := 300
+"""
+
+
+def change(header, key, value):
+    """Return a header in which a key has another value, is added or, for None, removed."""
+    line = "" if value is None else f"{key} := {value}\n"
+    pattern = re.compile(rf"^!?[ ]*{re.escape(key)}\s*:=.*\n", re.MULTILINE | re.IGNORECASE)
+    if pattern.search(header):
+        return pattern.sub(line, header, count=1)
+    return header.replace("!END OF INTERFILE", line + "!END OF INTERFILE", 1)
+
+
+def changed(header, changes):
+    for key, value in changes.items():
+        header = change(header, key, value)
+    return header
+
+
+def save(folder, header=HEADER, values=None, dtype="<f4", changes=()):
+    """Write a header and its data; return the header's path."""
+    (folder / "a.hs").write_text(changed(header, dict(changes)))
+    values = np.zeros(VIEWS * RADIAL * PLANES) if values is None else values
+    (folder / "a.s").write_bytes(np.asarray(values).astype(dtype).tobytes())
+    return folder / "a.hs"
+
+
+def pair_value(first, second, ring1, ring2, timing=0):
+    """A number that no other pair of crystals of the small scanner has; `timing` counts towards the first end."""
+    first, second, timing = (np.asarray(a) for a in (first, second, timing))
+    return (((ring1 * CRYSTALS + first) * RINGS + ring2) * CRYSTALS + second) * 8 + timing + 3
+
+
+def stir_file(segments, order, span=1, timings=(0,)):
+    """What STIR writes: loops over the axes of `order`, slowest first, with the planes of every segment as they are.
+
+    A bin that holds several ring pairs gets the sum over them.
+    """
+    values = []
+    half, n = span // 2, CRYSTALS
+    planes = {}
+    for s in segments:
+        pairs = [(r, r + d) for d in range(s * span - half, s * span + half + 1) for r in range(RINGS)]
+        pairs = [pair for pair in pairs if 0 <= pair[1] < RINGS]
+        planes[s] = [[p for p in pairs if sum(p) == total] for total in sorted({sum(p) for p in pairs})]
+    ranges = {"view": range(VIEWS), "tang": range(-(RADIAL // 2), RADIAL - RADIAL // 2), "tof": timings}
+    outer, inner = order[: order.index("segment")], order[order.index("segment") + 1 :]
+    for slow in itertools.product(*(ranges[axis] for axis in outer)):
+        for s in segments:
+            for fast in itertools.product(*(planes[s] if axis == "axial" else ranges[axis] for axis in inner)):
+                at = dict(zip((*outer, *inner), (*slow, *fast)))
+                v, k = at["view"], at["tang"]
+                first, second = (v + (k >> 1)) % n, (v - ((k + 1) >> 1) + n // 2) % n
+                values.append(sum(pair_value(first, second, *pair, at.get("tof", 0)) for pair in at["axial"]))
+    return np.array(values, float)
+
+
+def expected(sinogram):
+    """What `stir_file` puts into every bin of a sinogram."""
+    first, second = np.moveaxis(sinogram.crystal_pairs[:, 0], -1, 0)
+    # a high TOF bin is near the second end, a high timing position near the first
+    timings = [0] if sinogram.tof is None else -np.rint(sinogram.tof.centres / sinogram.tof.bin_width).astype(int)
+    bins = [
+        [sum(pair_value(first, second, *pair, t) for pair in pairs) for pairs in sinogram.ring_pairs] for t in timings
+    ]
+    values = np.moveaxis(np.array(bins), (0, 1), (2, 3))
+    return values[:, :, 0] if sinogram.tof is None else values
+
+
+SEGMENTS = {
+    "ascending": (-2, -1, 0, 1, 2),
+    "as here": (0, 1, -1, 2, -2),
+    "as ECAT": (0, -1, 1, -2, 2),
+    "any": (2, 0, -2, 1, -1),
+}
+
+
+@pytest.mark.parametrize("segments", list(SEGMENTS.values()), ids=list(SEGMENTS))
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("segment", "view", "axial", "tang"),
+        ("segment", "axial", "view", "tang"),
+        ("view", "segment", "tang", "axial"),
+    ],
+)
+def test_every_bin_is_where_the_crystals_say(tmp_path, segments, order):
+    changes = axis_keys(order) | {
+        f"matrix size [{4 - order.index('axial')}]": as_list(RINGS - abs(s) for s in segments),
+        "minimum ring difference per segment": as_list(segments),
+        "maximum ring difference per segment": as_list(segments),
+    }
+    counts, sinogram, facts = read_interfile_pet(save(tmp_path, HEADER, stir_file(segments, order), "<f4", changes))
+    assert sinogram.shape == (VIEWS, RADIAL, PLANES)
+    assert (sinogram.span, sinogram.max_ring_difference, sinogram.mashing) == (1, 2, 1)
+    np.testing.assert_array_equal(counts, expected(sinogram))
+    assert counts.dtype == np.float32
+    assert facts == PETSinogramFacts(
+        "header",
+        "Small",
+        duration=30,
+        start=5,
+        energy_window=(430, 610),
+        patient_orientation="head_in",
+        patient_rotation="supine",
+        bed_position=(-7, 1),
+    )
+    inner, fewer, _ = read_interfile_pet(tmp_path / "a.hs", segments=1)
+    assert (fewer.max_ring_difference, fewer.n_planes) == (1, 13)
+    np.testing.assert_array_equal(inner, counts[..., :13])
+
+
+def axis_keys(order):
+    names = {"tang": "tangential coordinate", "axial": "axial coordinate", "tof": "timing positions"}
+    sizes = {"tang": RADIAL, "view": VIEWS, "segment": 5, "axial": "{3,4,5,4,3}", "tof": 5}
+    keys = {"number of dimensions": len(order)}
+    for index, axis in enumerate(reversed(order), 1):
+        keys[f"matrix axis label [{index}]"] = names.get(axis, axis)
+        keys[f"matrix size [{index}]"] = sizes[axis]
+    return keys
+
+
+def as_list(values):
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+@pytest.mark.parametrize("order", [("segment", "view", "axial", "tang"), ("segment", "axial", "view", "tang")])
+def test_span_3(tmp_path, order):
+    changes = axis_keys(order) | {
+        "matrix size [4]": 3,
+        f"matrix size [{4 - order.index('axial')}]": "{5,9,5}",
+        "minimum ring difference per segment": "{2,-1,-4}",
+        "maximum ring difference per segment": "{4,1,-2}",
+    }
+    path = save(tmp_path, values=stir_file((1, 0, -1), order, 3), changes=changes)
+    counts, sinogram, _ = read_interfile_pet(path)
+    assert (sinogram.span, sinogram.max_ring_difference, sinogram.n_planes) == (3, 4, 19)
+    np.testing.assert_array_equal(counts, expected(sinogram))
+    counts, sinogram, _ = read_interfile_pet(path, segments=0)
+    assert (sinogram.span, sinogram.max_ring_difference, sinogram.n_planes) == (3, 1, 9)
+    np.testing.assert_array_equal(counts, expected(sinogram))
+
+
+@pytest.mark.parametrize("order", [(-2, -1, 0, 1, 2), (0, 1, -1, 2, -2)])
+def test_tof_bins_are_turned_round(tmp_path, order):
+    axes = ("tof", "segment", "view", "axial", "tang")
+    changes = axis_keys(axes) | {"TOF mashing factor": 3}
+    if order[0] == 0:
+        changes["TOF bin order"] = as_list(order)
+    header = HEADER.replace("end scanner", TIMING + "end scanner")
+    values = stir_file(SEGMENTS["ascending"], axes, timings=order)
+    counts, sinogram, _ = read_interfile_pet(save(tmp_path, header, values, "<f4", changes))
+    assert sinogram.tof == TimeOfFlight.from_ps(5, 300, 300)
+    assert sinogram.scanner.time_of_flight == TimeOfFlight.from_ps(15, 100, 300)
+    np.testing.assert_array_equal(counts, expected(sinogram))
+
+
+def test_tof_keys_of_older_versions_and_overrides(tmp_path):
+    axes = ("tof", "segment", "view", "axial", "tang")
+    values, old = stir_file(SEGMENTS["ascending"], axes, timings=range(-2, 3)), ("Number of TOF time bins := 411\n")
+    old += "Size of timing bin (ps) := 10\nTiming resolution (ps) := 400\n"
+    changes = axis_keys(axes) | {"%TOF mashing factor": 82}  # STIR's ROOT demonstration has these numbers
+    path = save(tmp_path, HEADER.replace("end scanner", old + "end scanner"), values, "<f4", changes)
+    _, sinogram, _ = read_interfile_pet(path)
+    assert sinogram.tof == TimeOfFlight.from_ps(5, 820, 400)
+    with pytest.raises(FormatError, match="expected a TimeOfFlight of 5 bins"):
+        read_interfile_pet(path, tof=TimeOfFlight(4, 1, 1))
+    path = save(tmp_path, HEADER, values, "<f4", changes)
+    with pytest.raises(FormatError, match=r"5 TOF bins of a scanner with no TOF bins; give tof="):
+        read_interfile_pet(path)
+    counts, sinogram, _ = read_interfile_pet(path, tof=TimeOfFlight(5, 30.0, 60.0))
+    np.testing.assert_array_equal(counts, expected(sinogram))
+    changes["TOF bin order"] = "{0,1,2,3,4}"
+    with pytest.raises(FormatError, match="no order of 5 timing positions"):
+        read_interfile_pet(save(tmp_path, HEADER, values, "<f4", changes), tof=sinogram.tof)
+
+
+def test_one_timing_position(tmp_path):
+    axes = ("tof", "segment", "view", "axial", "tang")
+    values = stir_file(SEGMENTS["ascending"], axes)
+    changes = axis_keys(axes) | {"matrix size [5]": 1}
+    counts, sinogram, _ = read_interfile_pet(save(tmp_path, values=values, changes=changes))
+    assert sinogram.tof is None
+    np.testing.assert_array_equal(counts, expected(sinogram))
+
+
+def test_the_circle_of_the_header(tmp_path):
+    scanner = read_interfile_pet(save(tmp_path, changes={"View offset (degrees)": 15}))[1].scanner
+    assert (scanner.n_rings, scanner.n_crystals, scanner.n_radial, scanner.bin_size) == (5, 24, 9, 3)
+    assert (scanner.name, scanner.energy_resolution, scanner.time_of_flight) == ("Small", 0.15, None)
+    np.testing.assert_allclose(scanner.rings, [-12, -6, 0, 6, 12])
+    np.testing.assert_allclose(np.hypot(*scanner.crystals[0, :, :2].T), 105)
+    np.testing.assert_allclose(scanner.crystals[0, 5, :2], (105, 0), atol=1e-9)  # 75 degrees and 15: the left
+
+
+def test_mashed_views(tmp_path):
+    n = 6 * RADIAL * PLANES
+    counts, sinogram, _ = read_interfile_pet(save(tmp_path, values=np.arange(n), changes={"matrix size [3]": 6}))
+    assert (sinogram.mashing, counts.shape) == (2, (6, RADIAL, PLANES))
+    with pytest.raises(FormatError, match="12 views do not share the 8"):
+        read_interfile_pet(save(tmp_path, changes={"Number of detectors per ring": 16}))
+
+
+def announced(folder, header, changes=()):
+    """Write a header and an empty file as large as it announces (one byte per value; the disk holds none of them)."""
+    header = changed(header, {"number format": "unsigned integer", "number of bytes per pixel": 1} | dict(changes))
+    (folder / "a.hs").write_text(header)
+    sizes = [int(n) for n in re.findall(r"matrix size \[\d\] := (\d+)", header)]
+    planes = sum(map(int, re.search(r"matrix size \[2\] := \{(.*)\}", header)[1].split(",")))
+    segments = int(re.search(r"matrix size \[4\] := (\d+)", header)[1])
+    with (folder / "a.s").open("wb") as stream:
+        stream.truncate(int(np.prod(sizes)) // segments * planes)
+    return folder / "a.hs"
+
+
+MMR = {
+    "originating system": "Siemens mMR",
+    "Scanner type": "Siemens mMR",
+    "matrix size [3]": 252,
+    "matrix size [1]": 344,
+    "Number of rings": 64,
+    "Number of detectors per ring": 504,
+    "Inner ring diameter (cm)": 65.6,
+    "Average depth of interaction (cm)": 0.7,
+    "Distance between rings (cm)": 0.40625,
+    "Default bin size (cm)": 0.208626,
+    "Maximum number of non-arc-corrected bins": 344,
+}
+MMR_2 = MMR | {"matrix size [2]": "{62,63,64,63,62}"}
+
+
+def test_stirs_mmr_headers(tmp_path):
+    """The numbers of STIR's Siemens_mMR_seg2.hs and template_span11.hs."""
+    counts, sinogram, facts = read_interfile_pet(announced(tmp_path, HEADER, MMR_2))
+    assert counts.shape == (252, 344, 314)
+    assert sinogram == PETSinogram(PETScanner.named("mmr"), max_ring_difference=2)
+    assert (facts.scanner, facts.system) == ("mmr", "Siemens mMR")
+    span_11 = MMR | {
+        "matrix size [4]": 11,
+        "matrix size [2]": "{ 27,49,71,93,115,127,115,93,71,49,27}",
+        "minimum ring difference per segment": "{ -60,-49,-38,-27,-16,-5,6,17,28,39,50}",
+        "maximum ring difference per segment": "{ -50,-39,-28,-17,-6,5,16,27,38,49,60}",
+    }
+    path = announced(tmp_path, HEADER, span_11)
+    _, sinogram, _ = read_interfile_pet(path, segments=0)
+    assert (sinogram.span, sinogram.n_planes) == (11, 127)
+    assert read_interfile_pet(path)[1] == PETSinogram(PETScanner.named("mmr"), 60, span=11)
+
+
+def test_a_scanner_is_known_by_its_numbers_or_its_name(tmp_path):
+    def scanner(**changes):
+        keys = MMR_2 | {key.replace("_", " "): value for key, value in changes.items()}
+        _, sinogram, facts = read_interfile_pet(announced(tmp_path, HEADER, keys), segments=0)
+        return sinogram.scanner, facts.scanner
+
+    assert scanner(originating_system="mine", Scanner_type=None)[1] == "mmr"
+    unnumbered = {"Number of rings": None, "Number of detectors per ring": None, "originating system": "2008"}
+    assert scanner(**unnumbered)[1] == "mmr"
+    wider, source = scanner(**{"Inner ring diameter (cm)": 70})
+    assert (source, round(wider.radius)) == ("header", 357)
+    turned, source = scanner(**{"View offset (degrees)": -5})
+    assert source == "mmr"
+    named = PETScanner.polygon(
+        sides=56,
+        crystals_per_side=9,
+        virtual_crystals=1,
+        radius=328,
+        depth=7,
+        crystal_pitch=4.0625,
+        rings=64,
+        ring_pitch=4.0625,
+        phase=-5,
+    )
+    np.testing.assert_allclose(turned.crystals, named.crystals, atol=1e-9)
+    path = announced(tmp_path, HEADER, MMR_2)
+    _, circle, facts = read_interfile_pet(path, scanner="header", segments=0)
+    assert facts.scanner == "header"
+    np.testing.assert_allclose(np.hypot(*circle.scanner.crystals[0, :, :2].T), 335)
+    own = read_interfile_pet(path, scanner=wider, segments=0)
+    assert own[1].scanner is wider
+    assert own[2].scanner == "caller"
+    assert read_interfile_pet(path, scanner="mMR", segments=0)[1].scanner == PETScanner.named("mmr")
+
+
+def test_the_table_of_systems_is_that_of_the_library():
+    assert set(_SYSTEMS) == set(pet_scanners())
+    for name, system in _SYSTEMS.items():
+        scanner = PETScanner.named(name)
+        assert (system.rings, system.crystals) == (scanner.n_rings, scanner.n_crystals)
+        assert scanner.radius == pytest.approx(system.inner_radius + system.depth, rel=3e-3)
+        assert np.ptp(scanner.rings) / (scanner.n_rings - 1) == pytest.approx(system.ring_pitch, rel=1e-2)
+
+
+def test_ge_joins_three_ring_differences_in_segment_0_and_two_elsewhere(tmp_path):
+    """As STIR's header of the SIGNA PET/MR has it, with fewer rings."""
+    changes = {
+        "matrix size [4]": 3,
+        "matrix size [2]": "{5,9,5}",
+        "minimum ring difference per segment": "{-3,-1,2}",
+        "maximum ring difference per segment": "{-2,1,3}",
+    }
+    file = stir_file((-1, 0, 1), ("segment", "view", "axial", "tang"), 3)
+    path = save(tmp_path, values=file, changes=changes)
+    with pytest.raises(FormatError, match=r"-3 to -2, which is not span 3 .* segments=0"):
+        read_interfile_pet(path)
+    counts, sinogram, _ = read_interfile_pet(path, segments=0)
+    np.testing.assert_array_equal(counts, expected(sinogram))
+
+
+def test_arc_corrected_data_have_no_crystal_pairs(tmp_path):
+    """As STIR's smalllong.hs, whose 27 planes hold ring differences of -8 to 8 and whose 64 views share no crystals."""
+    path = save(tmp_path, changes={"applied corrections": "{arc correction}"})
+    with pytest.raises(FormatError, match=r"a\.hs: the data are arc corrected: .*arc_corrected=False"):
+        read_interfile_pet(path)
+    read_interfile_pet(path, arc_corrected=False)
+    with pytest.raises(FormatError, match="as STIR takes it where the key"):
+        read_interfile_pet(save(tmp_path, changes={"applied corrections": None}))
+    path = save(tmp_path, changes={"applied corrections": "{Randoms, Scatter}"})
+    assert read_interfile_pet(path)[2].corrections == ("Randoms", "Scatter")
+
+
+def test_frames_and_their_factors(tmp_path):
+    one = stir_file(SEGMENTS["ascending"], ("segment", "view", "axial", "tang"))
+    changes = {"number of time frames": 2, "image duration (sec)[2]": 60, "image scaling factor[2]": 0.5}
+    path = save(tmp_path, values=[one, 4 * one], changes=changes)
+    with pytest.raises(FormatError, match=r"2 sets .*number of time frames := 2.*window=1 to 2"):
+        read_interfile_pet(path)
+    first, _, _ = read_interfile_pet(path, window=1)
+    second, _, facts = read_interfile_pet(path, window=2)
+    np.testing.assert_array_equal(second, 2 * first)
+    assert (facts.frame, facts.n_frames, facts.duration, facts.start) == (2, 2, 60, None)
+
+
+SIEMENS = """!INTERFILE:=
+%comment:=sinogram
+!originating system:=2008
+%SMS-MI version number:=3.4
+!name of data file:=a.s
+!type of data:=PET
+image data byte order:=LITTLEENDIAN
+!PET data type:=emission
+number format:=signed integer
+!number of bytes per pixel:=2
+number of dimensions:=3
+matrix axis label[1]:=bin
+matrix axis label[2]:=projection
+matrix axis label[3]:=plane
+matrix size[1]:=344
+matrix size[2]:=252
+matrix size[3]:=190
+%axial compression:=1
+%maximum ring difference:=1
+number of rings:=64
+%number of segments:=3
+%segment table:={64,63,63}
+%total number of sinograms:=190
+%compression:=off
+number of scan data types:=2
+scan data type description[1]:=prompts
+scan data type description[2]:=randoms
+!image duration (sec):=600
+isotope name:=F-18
+"""
+
+
+def test_siemens_sinograms(tmp_path):
+    (tmp_path / "a.s.hdr").write_text(SIEMENS)
+    planes = np.array([0, *range(1, 190)])
+    prompts = np.broadcast_to(planes[:, None, None], (190, 252, 344))
+    with (tmp_path / "a.s").open("wb") as stream:
+        np.concatenate([prompts, prompts + 1000]).astype("<i2").tofile(stream)
+    with pytest.raises(FormatError, match="window=1 to 2"):
+        read_interfile_pet(tmp_path / "a.s.hdr")
+    counts, sinogram, facts = read_interfile_pet(tmp_path / "a.s.hdr", window=1)
+    assert sinogram == PETSinogram(PETScanner.named("mmr"), max_ring_difference=1)
+    # the scanner stores what is segment -1 here before what is +1
+    np.testing.assert_array_equal(counts[3, 5], [*range(64), *range(127, 190), *range(64, 127)])
+    assert (facts.content, facts.duration, facts.radionuclide, facts.frame) == ("prompts", 600, "F-18", 1)
+    randoms, _, facts = read_interfile_pet(tmp_path / "a.s.hdr", window=2)
+    np.testing.assert_array_equal(randoms, counts + 1000)
+    assert facts.content == "randoms"
+    for key, value, message in [
+        ("%compression", "on", "uncompressed"),
+        ("%segment table", "{64,63}", "holds 127 planes, matrix size 190"),
+        ("%number of TOF time bins", "13", "TOF bins are not read"),
+        ("%axial compression", "9" * 30, "too large"),
+        ("matrix axis label[3]", "TOF bin", "'tof bin'; known: tangential"),
+    ]:
+        (tmp_path / "a.s.hdr").write_text(change(SIEMENS + "!END OF INTERFILE:=\n", key, value))
+        with pytest.raises(FormatError, match=message):
+            read_interfile_pet(tmp_path / "a.s.hdr", window=1)
+
+
+BAD_HEADERS = {
+    "SPECT": ({"type of data": "Tomographic"}, "SPECT data; use read_scan"),
+    "image": ({"PET data type": "Image"}, "an image, not a sinogram; use read_image"),
+    "curve": ({"type of data": "Curve"}, "'curve', expected PET"),
+    "no differences": ({"minimum ring difference per segment": None}, "give its value as min_ring_difference="),
+    "fractions": ({"minimum ring difference per segment": "{-2,-1,0.5,1,2}"}, "whole numbers"),
+    "fewer": ({"maximum ring difference per segment": "{-2,-1,0,1}"}, "5 segments, but 5 numbers of planes, 5 minimum"),
+    "one number": ({"matrix size [2]": "19"}, "5 segments, but 1 numbers of planes"),
+    "more": ({"matrix size [4]": "7"}, "7 segments"),
+    "no planes": ({"matrix size [2]": "{3,4,0,4,3}"}, "above zero"),
+    "no segment 0": (
+        {"minimum ring difference per segment": "{1,2,3,4,5}", "maximum ring difference per segment": "{1,2,3,4,5}"},
+        "hold no single segment 0",
+    ),
+    "one side": (
+        {"minimum ring difference per segment": "{-1,0,1,2,3}", "maximum ring difference per segment": "{-1,0,1,2,3}"},
+        r"segments -1 to 3; segments=1\?",
+    ),
+    "planes": ({"matrix size [2]": "{3,5,4,4,3}"}, "segment -1 has 5 planes, 4 follow from 5 rings"),
+    "rings": ({"Number of rings": "6"}, "segment -2 has 3 planes, 4 follow"),
+    "radial": ({"matrix size [1]": "24"}, "truncated"),
+    "label": ({"matrix axis label [1]": "colour"}, "'colour'; known: tangential coordinate"),
+    "labels": ({"matrix axis label [1]": "view"}, "labels are the same"),
+    "order": ({"matrix axis label [2]": "segment", "matrix axis label [4]": "axial coordinate"}, "matrix size"),
+    "no radius": ({"Inner ring diameter (cm)": None}, "give its value as scanner="),
+    "no spacing": ({"Distance between rings (cm)": "0"}, "above zero; give the right value as scanner="),
+    "absurd": ({"Number of rings": "1e9"}, "damaged header"),
+    "many": ({"Number of detectors per ring": "1e9"}, "damaged header"),
+    "blocks": (
+        {"Scanner geometry (BlocksOnCylindrical/Cylindrical/Generic)": "BlocksOnCylindrical"},
+        r"blocksoncylindrical scanner with 1 layers .* scanner=PETScanner",
+    ),
+    "layers": ({"Number of detector layers": "2"}, "2 layers"),
+    "huge": ({"matrix size [1]": "1000000000"}, "announce .* values, more than"),
+    "format": ({"number format": "ascii"}, "expected one of: unsigned integer"),
+    "scales": ({"image scaling factor[1]": "{1,2,3,4,5}"}, "differ or are zero"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), list(BAD_HEADERS.values()), ids=list(BAD_HEADERS))
+def test_bad_headers(tmp_path, changes, message):
+    with pytest.raises(FormatError, match=message) as caught:
+        read_interfile_pet(save(tmp_path, changes=changes))
+    assert str(tmp_path) in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+def test_many_timing_positions_are_refused_before_they_are_listed(tmp_path):
+    axes = ("tof", "segment", "view", "axial", "tang")
+    with pytest.raises(FormatError, match=r"announce .* values, more than"):
+        read_interfile_pet(save(tmp_path, changes=axis_keys(axes) | {"matrix size [5]": "1000000000"}))
+
+
+def test_axial_outside_segment(tmp_path):
+    changes = {
+        "matrix axis label [2]": "segment",
+        "matrix size [2]": "5",
+        "matrix axis label [4]": "axial coordinate",
+        "matrix size [4]": "{3,4,5,4,3}",
+    }
+    with pytest.raises(FormatError, match="axial coordinate is slower than the segment"):
+        read_interfile_pet(save(tmp_path, changes=changes))
+    # with a single segment there is nothing to mix up
+    single = changes | {
+        "matrix size [2]": "1",
+        "matrix size [4]": "{5}",
+        "minimum ring difference per segment": "{0}",
+        "maximum ring difference per segment": "{0}",
+    }
+    values = stir_file((0,), ("segment", "axial", "view", "tang"))
+    counts, sinogram, _ = read_interfile_pet(save(tmp_path, values=values, changes=single))
+    np.testing.assert_array_equal(counts, expected(sinogram))
+
+
+def test_overrides(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.bin").write_bytes(b"ab" + np.arange(6 * 5 * 5).astype(">i2").tobytes())
+    counts, sinogram, facts = read_interfile_pet(
+        save(tmp_path),
+        n_views=6,
+        n_radial=5,
+        n_planes=5,
+        min_ring_difference=0,
+        max_ring_difference=[0],
+        duration=12,
+        radionuclide="F18",
+        energy_window=(400, 600),
+        description="text",
+        byte_order="BIGENDIAN",
+        number_format="signed integer",
+        bytes_per_pixel=2,
+        data_offset=2,
+        data_file=tmp_path / "elsewhere" / "b.bin",
+        scale=2,
+    )
+    assert sinogram.shape == (6, 5, 5)
+    np.testing.assert_array_equal(counts, 2 * np.arange(150).reshape(6, 5, 5).transpose(0, 2, 1))
+    assert (facts.duration, facts.radionuclide, facts.energy_window) == (12, "F-18", (400, 600))
+    assert facts.description == "text"
+    for overrides, kind, message in [
+        ({"spam": 3}, TypeError, "did you mean span=?"),
+        ({"segments": 3}, FormatError, r"segments=2\?"),
+        ({"scanner": "ecat"}, FormatError, "no PET scanner 'ecat'; known: mmr"),
+        ({"scanner": 3}, FormatError, "expected a PETScanner or the name of one"),
+        ({"radionuclide": "Xx-1"}, FormatError, "unknown radionuclide"),
+        ({"n_radial": 2.5}, FormatError, "whole number"),
+        ({"n_planes": [1, 2]}, FormatError, "2 numbers of planes"),
+        ({"data_file": "nowhere.s"}, FileNotFoundError, r"nowhere\.s does not exist"),
+    ]:
+        with pytest.raises(kind, match=message):
+            read_interfile_pet(save(tmp_path), **overrides)
+
+
+def test_values_may_be_negative_but_not_infinite(tmp_path):
+    values = np.zeros(VIEWS * RADIAL * PLANES)
+    values[7] = -3
+    assert read_interfile_pet(save(tmp_path, values=values))[0].min() == -3
+    values[7] = np.inf
+    with pytest.raises(FormatError, match="1 values are NaN or infinite"):
+        read_interfile_pet(save(tmp_path, values=values))
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+RING = PETScanner.polygon(sides=24, crystals_per_side=1, radius=100, depth=5, rings=RINGS, ring_pitch=6, name="Small")
+TURNED = PETScanner.polygon(sides=24, crystals_per_side=1, radius=105, rings=1, ring_pitch=6, phase=-4.399)
+TOF = TimeOfFlight.from_ps(15, 100, 300)
+TIMED = PETScanner(RING.crystals, time_of_flight=TOF, n_radial=11, bin_size=3.25, energy_resolution=0.12)
+WRITTEN = {
+    "span 1": PETSinogram(RING),
+    "span 3": PETSinogram(RING, span=3, n_radial=10),
+    "mashed": PETSinogram(RING, max_ring_difference=1, mashing=3),
+    "one ring": PETSinogram(TURNED),
+    "TOF": PETSinogram(TIMED, tof=True),
+    "TOF, joined": PETSinogram(TIMED, tof=TOF.mashed(5), span=3),
+    "TOF of its own": PETSinogram(RING, tof=TimeOfFlight(4, 40.0, 70.0)),
+    "TOF summed": PETSinogram(TIMED),
+    "one TOF bin": PETSinogram(TIMED, tof=TOF.mashed(15)),
+}
+
+
+def counts_of(sinogram, dtype="f4"):
+    return np.random.default_rng(3).integers(0, 100, sinogram.shape).astype(dtype)
+
+
+def assert_same(sinogram, other):
+    for name in ("span", "max_ring_difference", "mashing", "n_radial", "shape"):
+        assert getattr(sinogram, name) == getattr(other, name)
+    np.testing.assert_allclose(sinogram.scanner.crystals, other.scanner.crystals, atol=1e-8)
+    if sinogram.tof is None:
+        assert other.tof is None
+    else:
+        widths = [(tof.n_bins, tof.bin_width, tof.fwhm) for tof in (sinogram.tof, other.tof)]
+        assert widths[0] == pytest.approx(widths[1])
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_round_trip(tmp_path, case):
+    sinogram, counts = WRITTEN[case], counts_of(WRITTEN[case])
+    write_interfile_pet(tmp_path / "a.hs", counts, sinogram)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.hs", "a.s"]
+    again, read, facts = read_interfile_pet(tmp_path / "a.hs")
+    np.testing.assert_array_equal(again, counts)
+    assert_same(sinogram, read)
+    assert facts == PETSinogramFacts("header", sinogram.scanner.name or "unknown")
+    for name in ("name", "n_radial", "energy_resolution"):
+        mine = getattr(sinogram.scanner, name)
+        assert getattr(read.scanner, name) == (CRYSTALS - 1 if mine is None and name == "n_radial" else mine)
+    assert (read.scanner.time_of_flight is None) == (sinogram.scanner.time_of_flight is None and not sinogram.tof)
+
+
+@pytest.mark.parametrize("name", pet_scanners())
+def test_scanners_of_the_library_come_back_exactly(tmp_path, name):
+    sinogram = PETSinogram(PETScanner.named(name), max_ring_difference=1, n_radial=5)
+    write_interfile_pet(tmp_path / "a.hs", counts_of(sinogram), sinogram)
+    counts, again, facts = read_interfile_pet(tmp_path / "a.hs")
+    np.testing.assert_array_equal(counts, counts_of(sinogram))
+    assert again == sinogram
+    assert facts.scanner == name
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4", "u4", "f4", "f8", ">i4", "i8"])
+def test_number_formats_are_kept(tmp_path, dtype):
+    sinogram = WRITTEN["span 1"]
+    write_interfile_pet(tmp_path / "a.hs", counts_of(sinogram, dtype), sinogram)
+    counts, _, _ = read_interfile_pet(tmp_path / "a.hs")
+    np.testing.assert_array_equal(counts, counts_of(sinogram))
+    assert counts.dtype == (np.int32 if dtype == "i8" else np.dtype(dtype).newbyteorder("="))
+
+
+def test_facts_come_back(tmp_path):
+    facts = PETSinogramFacts(
+        "header",
+        "Small",
+        "transmission",
+        ("Randoms", "Dead time"),
+        duration=20.5,
+        start=3.25,
+        radionuclide="Ga-68",
+        energy_window=(435.0, 650.0),
+        patient_orientation="feet_in",
+        patient_rotation="prone",
+        bed_position=(-1.5, 2.0),
+        description="a, b",
+    )
+    write_interfile_pet(tmp_path / "a.hs", counts_of(WRITTEN["span 1"]), WRITTEN["span 1"], facts)
+    assert read_interfile_pet(tmp_path / "a.hs")[2] == facts
+
+
+def test_the_file_is_stirs(tmp_path):
+    """What STIR's own loops would read, and the bin size it computes for the mMR."""
+    sinogram = PETSinogram(RING, span=3, n_radial=RADIAL)
+    write_interfile_pet(tmp_path / "a.hs", expected(sinogram), sinogram)
+    order = ("segment", "view", "axial", "tang")
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "a.s", "<i4"), stir_file((0, 1, -1), order, 3))
+    header = (tmp_path / "a.hs").read_text()
+    labels = re.findall(r"matrix axis label \[(\d)\] := (.*)", header)
+    assert labels == [("4", "segment"), ("3", "view"), ("2", "axial coordinate"), ("1", "tangential coordinate")]
+    # STIR sizes the lists of ring differences by the axes, so those come first
+    assert (
+        header.index("matrix size [2]") < header.index("minimum ring difference") < header.index("Scanner parameters")
+    )
+    mmr = PETSinogram(PETScanner.named("mmr"), max_ring_difference=0, n_radial=3)
+    write_interfile_pet(tmp_path / "a.hs", counts_of(mmr), mmr)
+    assert "effective central bin size (cm) := 0.208814" in (tmp_path / "a.hs").read_text()
+    assert "Inner ring diameter (cm) := 65.6\n" in (tmp_path / "a.hs").read_text()
+
+
+def test_a_source_near_the_first_end_is_late_in_the_file(tmp_path):
+    """STIR's timing positions grow with t2 - t1: the photon that reaches the first crystal first."""
+    grid = ImageGrid((1, 1, 1), 4.0, (0.0, -60.0, 0.0))  # in front, on the line from crystal 0 to crystal 12
+    sinogram = PETSinogram(PETScanner(RING.crystals[:1] * (1, 1, 0)), tof=TimeOfFlight(9, 20.0, 30.0), n_radial=3)
+    write_interfile_pet(tmp_path / "a.hs", PETProjector(grid, sinogram)(np.ones(grid.shape, np.float32)), sinogram)
+    file = np.fromfile(tmp_path / "a.s", "<f4").reshape(9, VIEWS, 3)  # [timing position][view][tangential]
+    assert sinogram.crystal_pairs[0, 0, 1].tolist() == [0, 12]
+    assert file[:, 0, 1].argmax() == 7  # 60 mm are three bins of 20 mm
+
+
+@pytest.mark.parametrize("case", ["span 1", "TOF"])
+def test_scanners_that_a_header_cannot_describe(tmp_path, case):
+    sinogram = SINOGRAMS[case][1]
+    counts = counts_of(sinogram)
+    with pytest.raises(ValueError, match="approximate=True writes the nearest circle"):
+        write_interfile_pet(tmp_path / "a.hs", counts, sinogram)
+    assert not list(tmp_path.iterdir())
+    write_interfile_pet(tmp_path / "a.hs", counts, sinogram, approximate=True)
+    again, read, _ = read_interfile_pet(tmp_path / "a.hs", scanner=SCANNER, tof=sinogram.tof)
+    np.testing.assert_array_equal(again, counts)
+    assert read == sinogram
+    circle = read_interfile_pet(tmp_path / "a.hs")[1].scanner
+    assert circle.radius == pytest.approx(SCANNER.radius, rel=0.01)
+    assert np.linalg.norm(circle.crystals - SCANNER.crystals, axis=-1).max() < 10
+
+
+def test_what_cannot_be_written(tmp_path):
+    sinogram = WRITTEN["span 1"]
+    counts = counts_of(sinogram)
+    for arguments, message in [
+        ((tmp_path / "a.hv", counts, sinogram), "written as .hs"),
+        ((tmp_path / "a.s", counts, sinogram), r"\.hs, \.hv"),
+        ((tmp_path / "a.hs", counts[1:], sinogram), r"shape \(11, 23, 25\) for a sinogram of \(12, 23, 25\)"),
+        ((tmp_path / "a.hs", counts[::2], sinogram.subset(0, 2)), "all views"),
+        ((tmp_path / "a.hs", counts * np.nan, sinogram), "NaN"),
+        ((tmp_path / "a.hs", counts + 1j, sinogram), "real numbers"),
+        ((tmp_path / "a.hs", counts, sinogram, PETSinogramFacts(corrections=("Arc correction",))), "arc correction"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            write_interfile_pet(*arguments)
+    with pytest.raises(FileNotFoundError, match="folder does not exist"):
+        write_interfile_pet(tmp_path / "none" / "a.hs", counts, sinogram)
+    assert not list(tmp_path.iterdir())
+    write_interfile_pet(tmp_path / "a.hs", counts, sinogram)
+    with pytest.raises(FileExistsError):
+        write_interfile_pet(tmp_path / "a.hs", counts, sinogram, overwrite=False)
+
+
+def test_tensors_are_written(tmp_path):
+    torch = pytest.importorskip("torch")
+    sinogram = WRITTEN["span 1"]
+    write_interfile_pet(tmp_path / "a.hs", torch.from_numpy(counts_of(sinogram)), sinogram)
+    np.testing.assert_array_equal(read_interfile_pet(tmp_path / "a.hs")[0], counts_of(sinogram))
