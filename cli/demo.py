@@ -15,11 +15,13 @@ from emrecon.sims import Phantom, poisson, scale_to_counts, spect_cylinder
 from rich.console import Console
 from rich.table import Table
 
+from . import demo_pet
 from .figures import compare, save
 from .outputs import writing
 
 _ENERGY = 140.511
 _GRID = ImageGrid((128, 128, 64), (3.32, 3.32, 3.32))
+_CAMERA = SPECTGeometry.circular(n_views=120, radius=150, n_bins=(128, 64), pixel_size=3.32)
 
 
 def demo(
@@ -27,11 +29,16 @@ def demo(
     counts: Annotated[float, typer.Option(min=1, help="Total number of counts in the scan.")] = 40e6,
     iterations: Annotated[int, typer.Option(min=1, help="OSEM iterations of 8 subsets.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the counting noise.")] = 0,
+    pet: Annotated[bool, typer.Option("--pet", help="PET of the NEMA body phantom, with time of flight.")] = False,
 ) -> None:
     """Simulate a Tc-99m scan of a cylinder with hot rods and cold spheres, and reconstruct it with OSEM.
 
     Three times: without corrections, with attenuation, and with attenuation and the collimator's response.
+    With --pet: list-mode of the NEMA body phantom, with and without time of flight.
     """
+    if pet:
+        demo_pet.demo_pet(out, counts, iterations, seed)
+        return
     console = Console(soft_wrap=True)
     console.width = max(console.width, 110)
     begun = time.perf_counter()
@@ -43,9 +50,9 @@ def demo(
     console.print(f"simulated {scan.geometry}, {scan.counts.sum():.3g} counts, in {time.perf_counter() - begun:.1f} s")
     mu, response = phantom.attenuation(_GRID, _ENERGY), collimator("siemens-lehr").response(_ENERGY)
     systems = {
-        "no correction": SPECTProjector(_GRID, scan.geometry),
-        "attenuation": SPECTProjector(_GRID, scan.geometry, mu),
-        "attenuation + response": SPECTProjector(_GRID, scan.geometry, mu, response),
+        "no correction": SPECTProjector(_GRID, _CAMERA),
+        "attenuation": SPECTProjector(_GRID, _CAMERA, mu),
+        "attenuation + response": SPECTProjector(_GRID, _CAMERA, mu, response),
     }
     results = {name: _reconstruct(scan, system, iterations, truth) for name, system in systems.items()}
     console.print(_table(results, phantom, truth))
@@ -66,14 +73,13 @@ def demo(
 def simulate(phantom: Phantom, counts: float, seed: int) -> Scan:
     """Return a scan of 120 views, projected on a grid twice as fine as the one to reconstruct on."""
     fine = ImageGrid((256, 256, 128), tuple(size / 2 for size in _GRID.voxel_size))  # type: ignore[arg-type]
-    camera = SPECTGeometry.circular(n_views=120, radius=150, n_bins=(128, 64), pixel_size=3.32)
     system = SPECTProjector(
-        fine, camera, phantom.attenuation(fine, _ENERGY), collimator("siemens-lehr").response(_ENERGY)
+        fine, _CAMERA, phantom.attenuation(fine, _ENERGY), collimator("siemens-lehr").response(_ENERGY)
     )
     expected = system(phantom.activity(fine)) / 8  # a voxel of the coarse grid is 8 fine ones
     factor = scale_to_counts(expected, counts)
     return Scan(
-        poisson(factor * expected, seed), camera, factors=factor, radionuclide="Tc-99m", description="emrecon demo"
+        poisson(factor * expected, seed), _CAMERA, factors=factor, radionuclide="Tc-99m", description="emrecon demo"
     )
 
 

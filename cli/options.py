@@ -49,6 +49,17 @@ def attenuation(path: Path | None, cylinder: str | None, grid: ImageGrid) -> np.
     return resample(image, own_grid, grid)
 
 
+def cubes(grid: ImageGrid, voxel: float | None) -> ImageGrid:
+    """Return the grid, or one of cubes of another size over the same field of view (--voxel)."""
+    if voxel is None:
+        return grid
+    if not voxel > 0:
+        raise typer.BadParameter("must be positive mm", param_hint="--voxel")
+    shape = tuple(max(1, round(n * size / voxel)) for n, size in zip(grid.shape, grid.voxel_size))
+    origin = tuple(c - (n - 1) / 2 * voxel for c, n in zip(grid.centre, shape))
+    return ImageGrid(shape, (voxel, voxel, voxel), origin)  # type: ignore[arg-type]
+
+
 def header_values(pairs: list[str]) -> dict[str, Any]:
     """Return {"radius": 150.0} from ["radius=150"]; lists are written with commas."""
     values = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +10,23 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from emrecon import formats
-from emrecon.projectors import ImageGrid, Scan, SPECTProjector, isotope
+from emrecon.projectors import PETSinogram, Scan, SPECTGeometry, SPECTProjector, isotope
 from emrecon.recon import Checkpoint, Iterate, Log, PoissonLikelihood, ProgressBar, RelativeChange, osem, run
 from rich.console import Console
 
-from . import options
+from . import options, pet
 from .figures import save_orthoviews
 from .outputs import check_outputs, writing
 
 
 def reconstruct(
-    projections: Annotated[Path, typer.Argument(help="Interfile header (.hs, .hdr, .h00 ...) or emrecon HDF5 file.")],
+    projections: Annotated[
+        Path,
+        typer.Argument(
+            help="Interfile header of SPECT projections or a PET sinogram (.hs, .hdr, .h00 ...), header of PETLINK "
+            "list-mode (.l.hdr), or emrecon HDF5 file."
+        ),
+    ],
     mu: Annotated[Path | None, typer.Option(help="Attenuation map in 1/cm: NIfTI, HDF5 or Interfile image.")] = None,
     mu_cylinder: Annotated[
         str | None, typer.Option(metavar="RADIUS:MU", help="Uniform cylinder around the axis instead: mm and 1/cm.")
@@ -43,6 +48,11 @@ def reconstruct(
             help="Expected scatter in every bin, counts (default: the file's); a little of it keeps counts explained."
         ),
     ] = None,
+    norm: Annotated[Path | None, typer.Option(help="PET: Siemens normalisation header (.n.hdr).")] = None,
+    psf: Annotated[float | None, typer.Option(help="PET: resolution in the image, FWHM in mm.")] = None,
+    max_ring_difference: Annotated[
+        int | None, typer.Option(help="PET list-mode: leave out events of more oblique planes.")
+    ] = None,
     voxel: Annotated[float | None, typer.Option(help="Voxel size in mm (default: the bins').")] = None,
     subsets: Annotated[int, typer.Option(min=1, help="Ordered subsets; 1 is MLEM.")] = 8,
     iterations: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 4,
@@ -59,29 +69,42 @@ def reconstruct(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Reconstruct SPECT projections by OSEM, with attenuation and collimator response where they are given."""
+    """Reconstruct SPECT or PET data by OSEM, with attenuation and resolution where they are given.
+
+    PET list-mode: randoms are estimated from the delays, and subsets are those of the events' views.
+    """
     console = Console(quiet=quiet, soft_wrap=True)
-    check_outputs(out, picture, log, checkpoint, inputs=(projections, mu))
+    values, listmode = options.header_values(header or []), _is_listmode(projections)
+    events = formats.read_petlink(projections, **values) if listmode else None
+    check_outputs(out, picture, log, checkpoint, inputs=(projections, mu, norm, events.path if events else None))
     _check_device(device)
-    scan = formats.read_scan(projections, **options.header_values(header or []))
-    if background is not None:
-        scan = replace(scan, background=background)
-    grid = _grid(scan, voxel)
-    if subsets > scan.geometry.n_views:
-        raise typer.BadParameter(f"the scan has only {scan.geometry.n_views} views", param_hint="--subsets")
-    keV = energy if energy is not None else isotope(scan.radionuclide or "Tc-99m").main_energy
-    blur = options.response(collimator, response, keV, intrinsic)
-    system = SPECTProjector(grid, scan.geometry, options.attenuation(mu, mu_cylinder, grid), blur)
-    console.print(system, highlight=False, markup=False)
-    likelihood = PoissonLikelihood(scan, scan.model(system))
-    keeper = None if checkpoint is None else Checkpoint(checkpoint, signature=_signature(scan, system, subsets))
-    at = (keeper.load() if keeper else None) or Iterate(0, system.ones_image())
+    chosen = pet.Options(mu, mu_cylinder, norm, psf, max_ring_difference, voxel, subsets, background)
+    if events is not None:
+        problem = pet.from_events(events, chosen)
+    else:
+        scan = formats.read_scan(projections, **values)
+        if background is not None:
+            scan = replace(scan, background=background)
+        if subsets > scan.geometry.n_views:
+            raise typer.BadParameter(f"the scan has only {scan.geometry.n_views} views", param_hint="--subsets")
+        if isinstance(scan.geometry, PETSinogram):
+            _refuse(("--collimator", collimator), ("--response", response), ("--energy", energy), why="for SPECT")
+            problem = pet.from_sinogram(scan, scan.geometry, chosen)
+        else:
+            _refuse(("--norm", norm), ("--psf", psf), ("--max-ring-difference", max_ring_difference), why="for PET")
+            keV = energy if energy is not None else isotope(scan.radionuclide or "Tc-99m").main_energy
+            blur = options.response(collimator, response, keV, intrinsic)
+            problem = _camera_problem(scan, scan.geometry, voxel, mu, mu_cylinder, blur, subsets)
+    grid, likelihood = problem.grid, problem.likelihood
+    console.print(problem.summary, highlight=False, markup=False)
+    keeper = None if checkpoint is None else Checkpoint(checkpoint, signature=problem.signature)
+    at = (keeper.load() if keeper else None) or Iterate(0, problem.start)
     if at.iteration > iterations:
         raise typer.BadParameter(f"{checkpoint} has {at.iteration} behind it already", param_hint="--iterations")
     if at.iteration:
         console.print(f"going on after iteration {at.iteration}")
-    callbacks: list[Any] = [] if quiet else [ProgressBar(iterations - at.iteration, likelihood.value)]
-    callbacks += [Log(log, likelihood.value, resume=at.iteration > 0)] if log else []
+    callbacks: list[Any] = [] if quiet else [ProgressBar(iterations - at.iteration, problem.objective)]
+    callbacks += [Log(log, problem.objective, resume=at.iteration > 0)] if log else []
     callbacks += [keeper] if keeper else []
     callbacks += [RelativeChange(tolerance)] if tolerance is not None else []
     begun = time.perf_counter()
@@ -95,7 +118,7 @@ def reconstruct(
 
 
 def _iterate(
-    likelihood: PoissonLikelihood, at: Iterate, subsets: int, iterations: int, device: str, callbacks: list[Any]
+    likelihood: Any, at: Iterate, subsets: int, iterations: int, device: str, callbacks: list[Any]
 ) -> np.ndarray:
     """Go on from `at` until `iterations` are done in all; return the image on the host."""
     start = _to_device(at.image, device)
@@ -106,25 +129,39 @@ def _iterate(
     return image.get() if hasattr(image, "get") else image
 
 
-def _signature(scan: Scan, system: SPECTProjector, subsets: int) -> str:
+def _is_listmode(path: Path) -> bool:
+    return path.suffix.lower() not in (".h5", ".hdf5") and formats.is_petlink(path)
+
+
+def _refuse(*given: tuple[str, Any], why: str) -> None:
+    """Options that make no sense for these data are an error, not ignored."""
+    for name, value in given:
+        if value is not None:
+            raise typer.BadParameter(f"is {why} data only", param_hint=name)
+
+
+def _camera_problem(
+    scan: Scan,
+    camera: SPECTGeometry,
+    voxel: float | None,
+    mu: Path | None,
+    mu_cylinder: str | None,
+    blur: Any,
+    subsets: int,
+) -> pet.Problem:
+    """What to reconstruct from SPECT projections."""
+    grid = options.cubes(scan.default_grid(), voxel)
+    system = SPECTProjector(grid, camera, options.attenuation(mu, mu_cylinder, grid), blur)
+    likelihood = PoissonLikelihood(scan, scan.model(system))
+    signature = _signature(scan, camera, system, subsets)
+    return pet.Problem(likelihood, likelihood.value, grid, str(system), signature, system.ones_image())
+
+
+def _signature(scan: Scan, geometry: SPECTGeometry, system: SPECTProjector, subsets: int) -> str:
     """What must be the same when a run goes on: every number that shapes the image."""
-    geometry, content = scan.geometry, hashlib.sha256()
     orbit = (geometry.angles, geometry.radius, geometry.shift, np.array([geometry.axial_shift, *geometry.pixel_size]))
-    for values in (scan.counts, scan.background, scan.factors, system.attenuation, system.grid.affine, *orbit):
-        content.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
-    return f"{system!r}, {system.response}, {subsets} subsets, contents {content.hexdigest()[:16]}"
-
-
-def _grid(scan: Scan, voxel: float | None) -> ImageGrid:
-    """The bins' own grid, or one of cubes of another size over the same field of view."""
-    grid = scan.default_grid()
-    if voxel is None:
-        return grid
-    if not voxel > 0:
-        raise typer.BadParameter("must be positive mm", param_hint="--voxel")
-    shape = tuple(max(1, round(n * size / voxel)) for n, size in zip(grid.shape, grid.voxel_size))
-    origin = tuple(c - (n - 1) / 2 * voxel for c, n in zip(grid.centre, shape))
-    return ImageGrid(shape, (voxel, voxel, voxel), origin)  # type: ignore[arg-type]
+    content = pet.digest(scan.counts, scan.background, scan.factors, system.attenuation, system.grid.affine, *orbit)
+    return f"{system!r}, {system.response}, {subsets} subsets, contents {content}"
 
 
 def _check_device(device: str) -> None:

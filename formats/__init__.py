@@ -23,17 +23,35 @@ from .dicom_pet import (
 from .interfile import parse_header, read_interfile, read_interfile_image, write_interfile, write_interfile_image
 from .interfile_pet import PETSinogramFacts, read_interfile_pet, write_interfile_pet
 from .nifti import read_nifti, write_nifti
+from .petlink import PETLink, is_petlink, read_petlink
+from .petsird import (
+    PETSIRDBlock,
+    PETSIRDEfficiencies,
+    PETSIRDHeader,
+    PETSIRDScan,
+    petsird_blocks,
+    read_petsird,
+    read_petsird_header,
+)
+from .siemens_norm import read_siemens_norm
 
 __all__ = [
     "FormatError",
     "PETFacts",
     "PETImage",
+    "PETLink",
+    "PETSIRDBlock",
+    "PETSIRDEfficiencies",
+    "PETSIRDHeader",
+    "PETSIRDScan",
     "PETSinogramFacts",
     "atomic_path",
     "decay_reference_time",
     "describe",
     "image_kind",
+    "is_petlink",
     "parse_header",
+    "petsird_blocks",
     "read_dicom_ct",
     "read_dicom_pet",
     "read_image",
@@ -41,7 +59,11 @@ __all__ = [
     "read_interfile_image",
     "read_interfile_pet",
     "read_nifti",
+    "read_petlink",
+    "read_petsird",
+    "read_petsird_header",
     "read_scan",
+    "read_siemens_norm",
     "suv_factor",
     "write_dicom_pet",
     "write_image",

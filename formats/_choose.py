@@ -10,12 +10,13 @@ from typing import Any
 
 import h5py
 import numpy as np
-from emrecon.projectors import ImageGrid, Scan
+from emrecon.projectors import ImageGrid, PETSinogram, Scan
+from emrecon.projectors._arrays import to_numpy
 
-from . import hdf5, interfile, nifti
-from ._errors import FormatError, require_file
+from . import hdf5, interfile, interfile_pet, nifti, petlink
+from ._errors import FormatError, naming, require_file
 from ._interfile_header import load_header
-from ._summary import image_summary, scan_summary
+from ._summary import image_summary, scan_summary, sinogram_facts
 
 _PATTERNS = {
     "hdf5": r"\.(h5|hdf5)",
@@ -29,13 +30,13 @@ _KNOWN = ".h5 .hdf5 (emrecon), .nii .nii.gz (NIfTI), .hs .hv .h33 .h00 (Interfil
 def read_scan(path: str | os.PathLike[str], **overrides: Any) -> Scan:
     """Return the scan in an emrecon HDF5 file or an Interfile header.
 
-    overrides : values that replace those of an Interfile header, see `read_interfile`.
+    overrides : values that replace those of an Interfile header, see `read_interfile` and `read_interfile_pet`.
     Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files; TypeError for overrides that
     the format does not take.
     """
     kind = _kind_of(path)
     if kind == "interfile":
-        return interfile.read_interfile(path, **overrides)
+        return _read_pet(path, **overrides) if _is_pet(path) else interfile.read_interfile(path, **overrides)
     if kind == "nifti":
         raise FormatError(f"{path} is a NIfTI image, which cannot hold a scan; use read_image?")
     if overrides:
@@ -52,6 +53,16 @@ def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
         raise ValueError(f"{path}: scans are written as .h5, .hdf5 (HDF5) or .hs (Interfile)")
     if kind == "hdf5":
         hdf5.write_scan(path, scan)
+    elif isinstance(scan.geometry, PETSinogram):
+        if np.any(to_numpy(scan.background) != 0) or np.any(to_numpy(scan.factors) != 1):
+            raise ValueError(f"{path}: Interfile holds counts only; background and factors need HDF5 or own files")
+        facts = interfile_pet.PETSinogramFacts(
+            duration=scan.duration,
+            radionuclide=scan.radionuclide,
+            energy_window=scan.energy_window,
+            description=scan.description,
+        )
+        interfile_pet.write_interfile_pet(path, scan.counts, scan.geometry, facts)
     else:
         interfile.write_interfile(path, scan)
 
@@ -87,9 +98,43 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         return hdf5.describe(path)
     if kind == "nifti":
         return {"format": "NIfTI"} | image_summary(*nifti.read_nifti(path))
+    if petlink.is_petlink(path):
+        return _petlink_summary(petlink.read_petlink(path))
+    if _is_pet(path):
+        return {"format": "Interfile"} | scan_summary(_read_pet(path))
     if "number of projections" in load_header(path, {}, ()).keys:
         return {"format": "Interfile"} | scan_summary(interfile.read_interfile(path))
     return {"format": "Interfile"} | image_summary(*interfile.read_interfile_image(path))
+
+
+def _is_pet(path: str | os.PathLike[str]) -> bool:
+    """Whether an Interfile header describes a PET sinogram."""
+    header = load_header(path, {}, ())
+    return header.plain("type of data") == "pet" and header.plain("pet data type") != "image"
+
+
+def _read_pet(path: str | os.PathLike[str], **overrides: Any) -> Scan:
+    counts, sinogram, facts = interfile_pet.read_interfile_pet(path, **overrides)
+    more = {name: getattr(facts, name) for name in ("duration", "radionuclide", "energy_window", "description")}
+    with naming(Path(path)):
+        return Scan(counts, sinogram, **more)
+
+
+def _petlink_summary(scan: petlink.PETLink) -> dict[str, Any]:
+    prompts = delays = 0
+    for chunk in scan.chunks():
+        prompts, delays = prompts + len(chunk.prompts), delays + len(chunk.delays)
+    facts = {
+        "format": "PETLINK list-mode, 32 bit",
+        "holds": "events",
+        "prompts": prompts,
+        "delays": delays,
+        "seconds": scan.duration(),
+        "complete": "yes" if scan.is_complete else f"no: {scan.n_words} words, the header announces {scan.announced}",
+        **sinogram_facts(scan.sinogram),
+        **(scan.facts or {}),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def image_kind(path: str | os.PathLike[str]) -> str:

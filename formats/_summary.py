@@ -5,17 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from emrecon.projectors import ImageGrid, Scan
+from emrecon.projectors import ImageGrid, PETSinogram, Scan, SPECTGeometry
 
 
 def scan_summary(scan: Scan) -> dict[str, Any]:
     """Return the facts about a scan, ready to print; what is unknown is left out."""
     geometry, counts = scan.geometry, np.asarray(scan.counts)
+    where = sinogram_facts(geometry) if isinstance(geometry, PETSinogram) else _camera_facts(geometry)
     facts = {
         "holds": "scan",
         "counts": f"{' x '.join(map(str, counts.shape))} {counts.dtype}",
         "total counts": float(counts.sum(dtype=float)),
         "largest count": float(counts.max()),
+        **where,
+        "background": _value(scan.background),
+        "factors": _value(scan.factors),
+        "duration (s)" if isinstance(geometry, PETSinogram) else "duration (s per view)": scan.duration,
+        "radionuclide": scan.radionuclide,
+        "energy window (keV)": scan.energy_window,
+        "description": scan.description or None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _camera_facts(geometry: SPECTGeometry) -> dict[str, Any]:
+    return {
         "views": geometry.n_views,
         "bins": geometry.n_bins,
         "pixel size (mm)": geometry.pixel_size,
@@ -24,14 +38,23 @@ def scan_summary(scan: Scan) -> dict[str, Any]:
         "shift (mm)": _range(geometry.shift) if geometry.shift.any() else None,
         "axial shift (mm)": geometry.axial_shift or None,
         "heads": len(np.unique(geometry.head)),
-        "background": _value(scan.background),
-        "factors": _value(scan.factors),
-        "duration (s per view)": scan.duration,
-        "radionuclide": scan.radionuclide,
-        "energy window (keV)": scan.energy_window,
-        "description": scan.description or None,
     }
-    return {name: value for name, value in facts.items() if value is not None}
+
+
+def sinogram_facts(sinogram: PETSinogram) -> dict[str, Any]:
+    """Return the facts about a PET sinogram's bins."""
+    tof = sinogram.tof
+    timing = None if tof is None else f"{tof.n_bins} of {tof.bin_width:.4g} mm, resolution {tof.fwhm:.4g} mm"
+    return {
+        "scanner": str(sinogram.scanner),
+        "views": sinogram.n_views,
+        "radial bins": sinogram.n_radial,
+        "planes": sinogram.n_planes,
+        "span": sinogram.span,
+        "largest ring difference": sinogram.max_ring_difference,
+        "views joined": sinogram.mashing if sinogram.mashing > 1 else None,
+        "TOF bins": timing,
+    }
 
 
 def image_summary(image: np.ndarray, grid: ImageGrid) -> dict[str, Any]:

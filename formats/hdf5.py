@@ -15,15 +15,15 @@ from typing import Any
 
 import h5py
 import numpy as np
-from emrecon.projectors import ImageGrid, Scan, SPECTGeometry
+from emrecon.projectors import ImageGrid, PETScanner, PETSinogram, Scan, SPECTGeometry, TimeOfFlight
 from emrecon.projectors._arrays import to_numpy
 from emrecon.projectors._files import atomic_path
 
 from ._errors import FormatError, check_size, naming, require_file
 from ._summary import image_summary, scan_summary
 
-SCHEMA_VERSION = 1
-"""The schema this version writes; files of a later one are refused."""
+SCHEMA_VERSION = 2
+"""The latest schema this version knows; files of a later one are refused. Scans of PET sinograms need 2, others 1."""
 
 _GEOMETRY_UNITS = {
     "angles": "degree",
@@ -34,6 +34,8 @@ _GEOMETRY_UNITS = {
     "pixel_size": "mm",
     "axial_shift": "mm",
 }
+_SCANNER_UNITS = {"n_radial": "1", "bin_size": "mm", "energy_resolution": "1"}
+_SINOGRAM = ("max_ring_difference", "span", "n_radial", "mashing", "views")
 _DTYPES = {"bool", "float16", "float32", "float64", *(f"{sign}int{8 * n}" for sign in ("", "u") for n in (1, 2, 4, 8))}
 _READERS = {"scan": "read_scan", "image": "read_image"}
 # deflate cannot shrink data by more than this: less on the disk means that values are missing
@@ -46,7 +48,8 @@ def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
     Arrays of any library are stored; whole counts take 2 or 4 bytes and come back in their own dtype.
     Raises OSError naming `path` where it cannot be written, TypeError for dtypes that HDF5 cannot hold exactly.
     """
-    with _creating(path, "scan") as file:
+    pet = isinstance(scan.geometry, PETSinogram)
+    with _creating(path, "scan", SCHEMA_VERSION if pet else 1) as file:
         _store(file, "counts", scan.counts, "counts")
         _store(file, "background", scan.background, "counts")
         _store(file, "factors", scan.factors, "1")
@@ -57,8 +60,11 @@ def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
         if scan.radionuclide is not None:
             _put(file, "radionuclide", scan.radionuclide, "")
         _put(file, "description", scan.description, "")
-        for name, units in _GEOMETRY_UNITS.items():
-            _put(file, f"geometry/{name}", getattr(scan.geometry, name), units)
+        if isinstance(scan.geometry, PETSinogram):
+            _put_sinogram(file, scan.geometry)
+        else:
+            for name, units in _GEOMETRY_UNITS.items():
+                _put(file, f"geometry/{name}", getattr(scan.geometry, name), units)
 
 
 def read_scan(path: str | os.PathLike[str]) -> Scan:
@@ -69,12 +75,11 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
     not HDF5, truncated, of another kind, of a newer schema, incomplete, of absurd size, or fails its checksum.
     """
     with _opened(path, "scan") as file:
-        values: dict[str, Any] = {name: _load(file, f"geometry/{name}") for name in _GEOMETRY_UNITS}
-        values["axial_shift"] = _number(values["axial_shift"], "geometry/axial_shift")
+        geometry = _load_sinogram(file) if "geometry/scanner" in file else _load_camera(file)
         duration, window = _optional(file, "duration"), _optional(file, "energy_window")
         return Scan(
             _load(file, "counts"),
-            SPECTGeometry(**values),
+            geometry,
             _plain(_load(file, "background")),
             _plain(_load(file, "factors")),
             duration if duration is None else _number(duration, "duration"),
@@ -82,6 +87,53 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
             window if window is None else tuple(map(float, window)),  # type: ignore[arg-type]
             _text(file, "description"),
         )
+
+
+def _load_camera(file: h5py.File) -> SPECTGeometry:
+    values: dict[str, Any] = {name: _load(file, f"geometry/{name}") for name in _GEOMETRY_UNITS}
+    values["axial_shift"] = _number(values["axial_shift"], "geometry/axial_shift")
+    return SPECTGeometry(**values)
+
+
+def _put_sinogram(file: h5py.File, sinogram: PETSinogram) -> None:
+    scanner = sinogram.scanner
+    _put(file, "geometry/scanner/crystals", scanner.crystals, "mm")
+    _put(file, "geometry/scanner/virtual", scanner.virtual, "1")
+    _put(file, "geometry/scanner/name", scanner.name, "")
+    for name, units in _SCANNER_UNITS.items():
+        if getattr(scanner, name) is not None:
+            _put(file, f"geometry/scanner/{name}", getattr(scanner, name), units)
+    for name in _SINOGRAM:
+        _put(file, f"geometry/{name}", getattr(sinogram, name), "1")
+    for name, tof in (("geometry/scanner/tof", scanner.time_of_flight), ("geometry/tof", sinogram.tof)):
+        if tof is not None:
+            _put(file, name, (tof.n_bins, tof.bin_width, tof.fwhm), "1, mm, mm")
+
+
+def _load_sinogram(file: h5py.File) -> PETSinogram:
+    """Return a sinogram; the constructors check everything that the file says."""
+    more: dict[str, Any] = {
+        name: _number(_load(file, f"geometry/scanner/{name}"), name)
+        for name in _SCANNER_UNITS
+        if f"geometry/scanner/{name}" in file
+    }
+    if "n_radial" in more:
+        more["n_radial"] = int(more["n_radial"])
+    more["time_of_flight"] = _load_tof(file, "geometry/scanner/tof")
+    crystals, virtual = (_load(file, f"geometry/scanner/{name}") for name in ("crystals", "virtual"))
+    scanner = PETScanner(crystals, virtual.astype(bool), _text(file, "geometry/scanner/name"), **more)
+    values: dict[str, Any] = {name: _load(file, f"geometry/{name}") for name in _SINOGRAM}
+    numbers = {name: int(_number(values[name], name)) for name in _SINOGRAM if name != "views"}
+    return PETSinogram(scanner, **numbers, tof=_load_tof(file, "geometry/tof"), views=values["views"])
+
+
+def _load_tof(file: h5py.File, name: str) -> TimeOfFlight | None:
+    if name not in file:
+        return None
+    values = _load(file, name)
+    if values.shape != (3,):
+        raise FormatError(f"{file.filename}: {name} has shape {values.shape}, expected 3 numbers; edited by hand?")
+    return TimeOfFlight(int(values[0]), float(values[1]), float(values[2]))
 
 
 def write_image(
@@ -96,7 +148,7 @@ def write_image(
     shape = tuple(image.shape)
     if shape[-3:] != grid.shape:
         raise ValueError(f"write_image: an image of shape {shape} does not fit a grid of {grid.shape}")
-    with _creating(path, "image") as file:
+    with _creating(path, "image", 1) as file:
         _store(file, "image", image, units)
         _put(file, "grid/voxel_size", grid.voxel_size, "mm")
         _put(file, "grid/origin", grid.origin, "mm")
@@ -129,10 +181,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _creating(path: str | os.PathLike[str], kind: str) -> Iterator[h5py.File]:
+def _creating(path: str | os.PathLike[str], kind: str, version: int) -> Iterator[h5py.File]:
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["emrecon_schema"] = kind
-        file.attrs["schema_version"] = SCHEMA_VERSION
+        file.attrs["schema_version"] = version
         file.attrs["creator"] = f"emrecon {_version()}"
         yield file
 

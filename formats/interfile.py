@@ -127,8 +127,7 @@ def write_interfile(header_path: str | os.PathLike[str], scan: Scan, *, overwrit
     Raises ValueError for what Interfile 3.3 cannot say: views that are not equally spaced, shifts, several images,
     background and factors (write those as HDF5); OSError naming the file that cannot be written.
     """
-    _refuse_what_interfile_lacks(scan)
-    geometry = scan.geometry
+    geometry = _camera_of(scan)
     counts = _writable(np.asarray(to_numpy(scan.counts)))
     lines = [
         *_first_lines(Path(header_path), "Tomographic", counts.dtype),
@@ -192,7 +191,7 @@ def _refuse_images(header: Header) -> None:
         raise FormatError(f"{header.path} describes an image, not projections; use read_image or read_interfile_image")
     if header.plain("type of data") == "pet":
         raise FormatError(
-            f"{header.path} describes PET data; only SPECT projections (type of data := Tomographic) are read"
+            f"{header.path} describes PET data, not SPECT projections; use read_scan or read_interfile_pet"
         )
 
 
@@ -388,8 +387,11 @@ def _origin(header: Header, axes: tuple[str, ...], shape: tuple[int, ...], voxel
     return x, y, z - (shape[2] - 1) / 2 * np.broadcast_to(voxel_size, 3)[2]
 
 
-def _refuse_what_interfile_lacks(scan: Scan) -> None:
+def _camera_of(scan: Scan) -> SPECTGeometry:
+    """Return the camera of a scan that Interfile can hold; ValueError with the reason for others."""
     geometry = scan.geometry
+    if not isinstance(geometry, SPECTGeometry):
+        raise ValueError("write_interfile writes SPECT projections; use write_interfile_pet for a PET sinogram")
     if scan.counts.ndim != 3:
         raise ValueError(
             f"write_interfile: counts of shape {tuple(scan.counts.shape)}; one set of projections per file"
@@ -401,6 +403,7 @@ def _refuse_what_interfile_lacks(scan: Scan) -> None:
     steps = np.diff(geometry.angles)
     if steps.size and (not np.allclose(steps, steps[0], rtol=0, atol=1e-6) or abs(steps[0]) < 1e-6):
         raise ValueError("write_interfile: Interfile 3.3 has equally spaced views only; write HDF5 instead")
+    return geometry
 
 
 def _step(geometry: SPECTGeometry) -> float:

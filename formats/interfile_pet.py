@@ -381,7 +381,7 @@ class _Circle:
         angle = np.deg2rad(self.offset) + 2 * np.pi / self.crystals * np.arange(self.crystals)
         positions = np.empty((self.rings, self.crystals, 3))
         positions[..., 0], positions[..., 1] = self.radius * np.sin(angle), -self.radius * np.cos(angle)
-        positions[..., 2] = ((np.arange(self.rings) - (self.rings - 1) / 2) * self.ring_pitch)[:, None]
+        positions[..., 2] = (((self.rings - 1) / 2 - np.arange(self.rings)) * self.ring_pitch)[:, None]
         return positions
 
     @classmethod
@@ -390,7 +390,7 @@ class _Circle:
         n, xy, z = scanner.n_crystals, scanner.crystals[0, :, :2], scanner.rings
         ahead = (-xy[:, 1] + 1j * xy[:, 0]) * np.exp(-2j * np.pi / n * np.arange(n))
         offset = round(float(np.rad2deg(np.angle(ahead.mean()))), 9) + 0.0
-        pitch = float(z[-1] - z[0]) / (len(z) - 1) if len(z) > 1 else 2 * np.pi * scanner.radius / n
+        pitch = float(z[0] - z[-1]) / (len(z) - 1) if len(z) > 1 else 2 * np.pi * scanner.radius / n
         return cls(scanner.n_rings, n, float(np.abs(ahead).mean()), pitch, offset)
 
 

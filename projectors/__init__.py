@@ -4,6 +4,7 @@ if __name__ != "emrecon.projectors":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.projectors`")
 
 from .acquisition import AcquisitionModel
+from .blur import GaussianBlur, MeasuredBlur
 from .collimator import (
     Collimator,
     CollimatorResponse,
@@ -14,12 +15,16 @@ from .collimator import (
     collimators,
 )
 from .geometry import ImageGrid, SPECTGeometry
+from .interop import as_parallelproj_lors, as_parallelproj_tof, from_operator
 from .listmode import ListmodeProjector
 from .materials import Isotope, hounsfield_to_mu, isotope, isotopes, linear_attenuation, materials
 from .operator import DenseOperator, Diagonal, LinearOperator, Projector
+from .pairs import Normalisation, crystal_rates, events_product, pair_products
 from .parallel import ParallelBeamGeometry, ParallelBeamProjector
 from .pet import PETProjector
 from .pet_geometry import PETScanner, PETSinogram, pet_scanners
+from .quantities import Calibration, attenuation_factors, suv
+from .rebin import ArcCorrection, SingleSliceRebinning, SinogramCompression
 from .scan import Scan
 from .scatter import (
     ScatterSampling,
@@ -36,17 +41,22 @@ from .tof import TimeOfFlight
 
 __all__ = [
     "AcquisitionModel",
+    "ArcCorrection",
+    "Calibration",
     "Collimator",
     "CollimatorResponse",
     "DenseOperator",
     "Diagonal",
+    "GaussianBlur",
     "GaussianResponse",
     "ImageGrid",
     "Isotope",
     "LinearOperator",
     "LinearResponse",
     "ListmodeProjector",
+    "MeasuredBlur",
     "MeasuredResponse",
+    "Normalisation",
     "PETProjector",
     "PETScanner",
     "PETSinogram",
@@ -57,10 +67,18 @@ __all__ = [
     "SPECTProjector",
     "Scan",
     "ScatterSampling",
+    "SingleSliceRebinning",
+    "SinogramCompression",
     "TimeOfFlight",
     "accepted_fraction",
+    "as_parallelproj_lors",
+    "as_parallelproj_tof",
+    "attenuation_factors",
     "collimator",
     "collimators",
+    "crystal_rates",
+    "events_product",
+    "from_operator",
     "hounsfield_to_mu",
     "isotope",
     "isotopes",
@@ -68,9 +86,11 @@ __all__ = [
     "klein_nishina_total",
     "linear_attenuation",
     "materials",
+    "pair_products",
     "pet_scanners",
     "scale_to_tails",
     "scattered_energy",
     "single_scatter",
+    "suv",
     "tail_mask",
 ]

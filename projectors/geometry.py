@@ -166,6 +166,12 @@ class SPECTGeometry:
         """The shape of the projections, (views, bins along u, rows along z)."""
         return (self.n_views, *self.n_bins)
 
+    def default_grid(self) -> ImageGrid:
+        """Return a grid of bins x bins x rows voxels of the detector's pixel size."""
+        (nu, nz), (du, dz) = self.n_bins, self.pixel_size
+        origin = (-(nu - 1) / 2 * du, -(nu - 1) / 2 * du, -(nz - 1) / 2 * dz + self.axial_shift)
+        return ImageGrid((nu, nu, nz), (du, du, dz), origin)
+
     def subset(self, k: int, n: int) -> SPECTGeometry:
         """Return the views k, k + n, k + 2n, ..."""
         check_subset(k, n, self.n_views)

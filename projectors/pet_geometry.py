@@ -1,9 +1,10 @@
 """Where a PET scanner's crystals are, and which pairs of them a sinogram's bins hold.
 
-Crystals of a ring are numbered from the front of the patient (-y) towards the left (+x): crystal i of N is at the
-angle 2 pi i / N, at radius * (sin, -cos). Bin (view v, radial k) joins crystals
+Ring 0 of the library's scanners has the highest z: it is at the head of a patient who lies head first, as the numbers
+of Siemens scanners and of STIR's files have it. Crystals of a ring are numbered from the front of the patient (-y)
+towards the left (+x): crystal i of N is at the angle 2 pi i / N, at radius * (sin, -cos). Bin (view v, radial k) joins
 
-    first  = v + floor(k / 2)            second = v - floor((k + 1) / 2) + N / 2            (modulo N)
+    crystal v + floor(k / 2)    and crystal    v - floor((k + 1) / 2) + N / 2    (modulo N)
 
 for k = ..., -1, 0, 1, ...; so the line of view v with k = 0 runs from front to back, turned by 2 pi v / N, and k grows
 along (cos, sin) of that angle. A plane joins ring pairs (first, second); segment d holds those with second - first = d.
@@ -21,7 +22,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from .geometry import check_subset
+from .geometry import ImageGrid, check_subset
 from .operator import Shape
 from .tof import TimeOfFlight
 
@@ -88,8 +89,8 @@ class PETScanner:
         sides, crystals_per_side : `virtual_crystals` of each side, the first ones, are gaps.
         radius : mm from the axis to the middle of a block's front; depth : mean depth of interaction behind it.
         crystal_pitch : mm between crystals of a block (default: spread evenly over the polygon's side).
-        rings, ring_pitch : mm between rings; after every `ring_block` rings comes `block_gap` more, and the last
-        `virtual_rings` of every `ring_block` rings are gaps.
+        rings, ring_pitch : mm between rings, ring 0 at the highest z; after every `ring_block` rings comes `block_gap`
+        more, and the last `virtual_rings` of every `ring_block` rings are gaps.
         phase : degrees by which the scanner is turned from the front of the patient to the left.
         More keywords go to `PETScanner`.
         """
@@ -101,7 +102,7 @@ class PETScanner:
         xy, gaps = _polygon(sides, crystals_per_side, radius + depth, crystal_pitch, virtual_crystals, phase)
         ring = np.arange(rings)
         block = ring_block or rings
-        z = ring * float(ring_pitch) + block_gap * (ring // block)
+        z = -(ring * float(ring_pitch) + block_gap * (ring // block))
         z -= (z[0] + z[-1]) / 2
         crystals = np.empty((rings, len(xy), 3))
         crystals[..., :2], crystals[..., 2] = xy[None], z[:, None]
@@ -211,7 +212,7 @@ class PETSinogram:
     views : the views of a subset, numbers of mashed views (default: all).
 
     Data are (views, radial, planes), or (views, radial, TOF bins, planes). Planes are in the order of segments 0, +1,
-    -1, +2, -2, ..., each from low to high z. A bin that holds several crystal pairs is modelled by their mean line.
+    -1, +2, -2, ..., each from ring 0 on. A bin that holds several crystal pairs is modelled by their mean line.
     Raises ValueError where the scanner cannot have such a sinogram, with the nearest values that it can.
     """
 
@@ -385,6 +386,8 @@ class PETSinogram:
         ring1, ring2 = np.where(swapped, ring2, ring1), np.where(swapped, ring1, ring2)
         within = (ring1 >= 0) & (ring2 >= 0) & (ring1 < self.scanner.n_rings) & (ring2 < self.scanner.n_rings)
         plane = np.where(within, self.michelogram[ring1 * within, ring2 * within], -1)
+        plane = np.where(first == second, -1, plane)  # no line within a ring, and none that a sinogram holds
+        view = np.where(first == second, 0, view)
         number = np.full(n // 2 // self.mashing, -1)
         number[self.views] = np.arange(self.n_views)
         columns = [number[view // self.mashing], k + self.n_radial // 2]
@@ -402,6 +405,14 @@ class PETSinogram:
         flat = np.ravel_multi_index(tuple(bins.T), self.shape)
         size = int(np.prod(self.shape))
         return np.bincount(flat, minlength=size).astype(np.float32).reshape(self.shape)
+
+    def default_grid(self) -> ImageGrid:
+        """Return radial x radial x (2 rings - 1) voxels as large as the bins near the centre and half a ring pitch."""
+        rings = self.scanner.rings
+        depth = float(np.ptp(rings)) / max(1, 2 * rings.size - 2) or self.scanner.radial_spacing
+        size = self.scanner.radial_spacing
+        origin = (-(self.n_radial - 1) / 2 * size, -(self.n_radial - 1) / 2 * size, float(rings.min()))
+        return ImageGrid((self.n_radial, self.n_radial, 2 * rings.size - 1), (size, size, depth), origin)
 
     # ---- variants ---------------------------------------------------------------------------------------------------
 

@@ -12,17 +12,18 @@ from .acquisition import AcquisitionModel, take_views
 from .geometry import ImageGrid, SPECTGeometry
 from .materials import isotope
 from .operator import Projector, broadcasts_to
+from .pet_geometry import PETSinogram
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A SPECT acquisition: what a file holds and a reconstruction starts from.
+    """An acquisition: what a file holds and a reconstruction starts from.
 
-    counts : (..., views, bins, rows) measured counts; not negative, fractions are allowed (weighted simulations).
-    geometry : where the camera was.
+    counts : (..., *geometry.shape) measured counts; not negative, fractions are allowed (weighted simulations).
+    geometry : where the SPECT camera was, or the bins of a PET sinogram.
     background : expected scatter and other counts outside the model, a number or an array like counts.
     factors : time x calibration x normalisation, a number or an array that broadcasts to counts.
-    duration : seconds per view, or None where unknown.
+    duration : seconds, per view for SPECT and of the scan for PET, or None where unknown.
     radionuclide : a name `isotope` knows, or None.
     energy_window : (lower, upper) keV, or None.
     description : free text.
@@ -30,7 +31,7 @@ class Scan:
     """
 
     counts: Array
-    geometry: SPECTGeometry
+    geometry: SPECTGeometry | PETSinogram
     background: Any = 0.0
     factors: Any = 1.0
     duration: float | None = None
@@ -41,10 +42,9 @@ class Scan:
     def __post_init__(self) -> None:
         require_array(self.counts, "Scan counts")
         shape = tuple(self.counts.shape)
-        if shape[-3:] != self.geometry.shape:
-            raise ValueError(
-                f"Scan counts of shape {shape} do not fit a geometry of {self.geometry.shape} (views, bins, rows)"
-            )
+        if shape[-len(self.geometry.shape) :] != self.geometry.shape:
+            axes = "views, bins, rows" if isinstance(self.geometry, SPECTGeometry) else "views, radial, ..., planes"
+            raise ValueError(f"Scan counts of shape {shape} do not fit a geometry of {self.geometry.shape} ({axes})")
         check_counts(self.counts, "Scan")
         for name in ("background", "factors"):
             if isinstance(getattr(self, name), (list, tuple)):
@@ -55,7 +55,7 @@ class Scan:
             if not np.isfinite(values).all() or np.any(values < 0):
                 raise ValueError(f"Scan {name} must be finite and not negative")
         if self.duration is not None and not (np.isfinite(self.duration) and self.duration > 0):
-            raise ValueError(f"Scan duration must be positive seconds per view, got {self.duration}")
+            raise ValueError(f"Scan duration must be positive seconds, got {self.duration}")
         if self.radionuclide is not None:
             object.__setattr__(self, "radionuclide", isotope(self.radionuclide).name)
         if self.energy_window is not None:
@@ -65,10 +65,8 @@ class Scan:
             object.__setattr__(self, "energy_window", (low, high))
 
     def default_grid(self) -> ImageGrid:
-        """Return the grid most reconstructions use: bins x bins x rows voxels of the detector's pixel size."""
-        (nu, nz), (du, dz) = self.geometry.n_bins, self.geometry.pixel_size
-        origin = (-(nu - 1) / 2 * du, -(nu - 1) / 2 * du, -(nz - 1) / 2 * dz + self.geometry.axial_shift)
-        return ImageGrid((nu, nu, nz), (du, du, dz), origin)
+        """Return the grid most reconstructions use: voxels of the size of the detector's or the sinogram's bins."""
+        return self.geometry.default_grid()
 
     def model(self, projector: Projector) -> AcquisitionModel:
         """Return the expected counts of this scan under `projector`."""
@@ -76,7 +74,10 @@ class Scan:
 
     def subset(self, k: int, n: int) -> Scan:
         """Return the scan of views k, k + n, ..."""
-        values = {name: take_views(getattr(self, name), k, n, -3) for name in ("counts", "background", "factors")}
+        values = {
+            name: take_views(getattr(self, name), k, n, -len(self.geometry.shape))
+            for name in ("counts", "background", "factors")
+        }
         return Scan(
             values["counts"],
             self.geometry.subset(k, n),

@@ -6,7 +6,7 @@ if __name__ != "emrecon.recon":
 from .em import Iterate, em_step, mlem, osem
 from .fbp import FilteredBackprojection, Window, angular_weights, fbp, ramp_kernel
 from .image_quality import ImageQuality, ImageQualityLayout, SphereQuality, nema_image_quality
-from .likelihood import PoissonLikelihood
+from .likelihood import ListmodeLikelihood, PoissonLikelihood
 from .metrics import nrmse
 from .run import Checkpoint, Log, ProgressBar, RelativeChange, run
 from .transmission import Smoothness, SmoothPenalty, TransmissionLikelihood, ostr
@@ -17,6 +17,7 @@ __all__ = [
     "ImageQuality",
     "ImageQualityLayout",
     "Iterate",
+    "ListmodeLikelihood",
     "Log",
     "PoissonLikelihood",
     "ProgressBar",

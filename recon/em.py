@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from emrecon.projectors._arrays import Array, array_namespace, as_real, to_numpy
 
-from .likelihood import PoissonLikelihood
+from .likelihood import ListmodeLikelihood, PoissonLikelihood
+
+Likelihood = PoissonLikelihood | ListmodeLikelihood
 
 
 class Iterate(NamedTuple):
@@ -17,7 +19,7 @@ class Iterate(NamedTuple):
     image: Any
 
 
-def em_step(x: Array, likelihood: PoissonLikelihood) -> Array:
+def em_step(x: Array, likelihood: Likelihood) -> Array:
     """Return one EM update, x * A'(y / ybar) / A'1.
 
     x : (..., x, y, z) activity >= 0.  Returns the same shape; voxels that no line crosses keep their value.
@@ -31,7 +33,7 @@ def em_step(x: Array, likelihood: PoissonLikelihood) -> Array:
     return x * xp.where(seen, update, xp.ones_like(update))
 
 
-def mlem(likelihood: PoissonLikelihood, start: Array | None = None, *, iteration: int = 0) -> Iterator[Iterate]:
+def mlem(likelihood: Likelihood, start: Array | None = None, *, iteration: int = 0) -> Iterator[Iterate]:
     """Yield an `Iterate` after each EM update, for ever; stop by leaving the loop.
 
     start : first image, not negative (default: ones, in the library and on the device of the data).
@@ -41,31 +43,29 @@ def mlem(likelihood: PoissonLikelihood, start: Array | None = None, *, iteration
 
 
 def osem(
-    likelihood: PoissonLikelihood, start: Array | None = None, n_subsets: int = 8, *, iteration: int = 0
+    likelihood: Likelihood | Sequence[Likelihood], start: Array | None = None, n_subsets: int = 8, *, iteration: int = 0
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each pass over `n_subsets` subsets of the views, for ever; stop by leaving the loop.
 
-    Subset k holds the views k, k + n, ...; they are visited in this order. The loop has no memory but the image:
-    passing the last image as `start` (and its number as `iteration`) goes on exactly.
+    Subset k holds the views (of list-mode data: the events) k, k + n, ...; they are visited in this order. A list of
+    likelihoods is a set of subsets of your own, in the order of visit; n_subsets is then not used.
+    The loop has no memory but the image: passing the last image as `start` (and its number as `iteration`) goes on
+    exactly.
     Raises ValueError for a start with negative, NaN or infinite values, or more subsets than views.
     Source: Hudson & Larkin 1994.
     """
     if n_subsets < 1:
         raise ValueError(f"n_subsets must be at least 1, got {n_subsets}")
-    x = ones_image(likelihood) if start is None else as_real(start)
-    _check_start(x, likelihood)
-    parts = [likelihood] if n_subsets == 1 else [likelihood.subset(k, n_subsets) for k in range(n_subsets)]
+    given = list(likelihood) if isinstance(likelihood, Sequence) else [likelihood]
+    if not given:
+        raise ValueError("osem got an empty list of likelihoods")
+    x = given[0].ones_image() if start is None else as_real(start)
+    _check_start(x, given[0])
+    parts = given if len(given) > 1 or n_subsets == 1 else [given[0].subset(k, n_subsets) for k in range(n_subsets)]
     return _repeat(x, parts, iteration)
 
 
-def ones_image(likelihood: PoissonLikelihood) -> Array:
-    """Return an image of ones that suits the data: their library, device and batch; float32 unless they are float64."""
-    y, projector = as_real(likelihood.data), likelihood.model.projector
-    batch = y.shape[: y.ndim - len(projector.out_shape)]
-    return array_namespace(y).ones((*batch, *projector.in_shape), dtype=y.dtype, device=y.device)
-
-
-def _repeat(x: Array, parts: list[PoissonLikelihood], iteration: int) -> Iterator[Iterate]:
+def _repeat(x: Array, parts: list[Likelihood], iteration: int) -> Iterator[Iterate]:
     while True:
         for part in parts:
             x = em_step(x, part)
@@ -73,7 +73,7 @@ def _repeat(x: Array, parts: list[PoissonLikelihood], iteration: int) -> Iterato
         yield Iterate(iteration, x)
 
 
-def _check_start(x: Array, likelihood: PoissonLikelihood) -> None:
+def _check_start(x: Array, likelihood: Likelihood) -> None:
     shape = likelihood.model.projector.in_shape
     if tuple(x.shape[-len(shape) :]) != shape:
         raise ValueError(f"start of shape {tuple(x.shape)} does not fit images of {shape}")

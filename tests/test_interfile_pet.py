@@ -254,7 +254,7 @@ def test_the_circle_of_the_header(tmp_path):
     scanner = read_interfile_pet(save(tmp_path, changes={"View offset (degrees)": 15}))[1].scanner
     assert (scanner.n_rings, scanner.n_crystals, scanner.n_radial, scanner.bin_size) == (5, 24, 9, 3)
     assert (scanner.name, scanner.energy_resolution, scanner.time_of_flight) == ("Small", 0.15, None)
-    np.testing.assert_allclose(scanner.rings, [-12, -6, 0, 6, 12])
+    np.testing.assert_allclose(scanner.rings, [12, 6, 0, -6, -12])
     np.testing.assert_allclose(np.hypot(*scanner.crystals[0, :, :2].T), 105)
     np.testing.assert_allclose(scanner.crystals[0, 5, :2], (105, 0), atol=1e-9)  # 75 degrees and 15: the left
 

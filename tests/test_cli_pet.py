@@ -1,0 +1,153 @@
+"""The command line on PET data: sinograms, list-mode, and what does not fit."""
+
+import numpy as np
+import pytest
+from emrecon import formats
+from emrecon.projectors import (
+    AcquisitionModel,
+    GaussianBlur,
+    ImageGrid,
+    PETProjector,
+    PETScanner,
+    PETSinogram,
+    Scan,
+    TimeOfFlight,
+    attenuation_factors,
+)
+from emrecon.recon import PoissonLikelihood, nrmse, osem, run
+from emrecon.sims import poisson, uniform_cylinder
+from test_cli import emrecon
+from test_petlink import event, time_tag, write
+
+RING = PETScanner.polygon(sides=16, crystals_per_side=4, radius=80, rings=3, ring_pitch=6, name="small", n_radial=41)
+PHANTOM = uniform_cylinder(radius=40, height=20)
+
+
+def measured(tof=None):
+    """A scan of a water cylinder with factors and background."""
+    sinogram = PETSinogram(RING, tof=tof)
+    A = PETProjector(sinogram.default_grid(), sinogram)
+    grid = sinogram.default_grid()
+    mu = PHANTOM.attenuation(grid, 511)
+    plain = sinogram.without_tof()
+    factors = attenuation_factors(PETProjector(grid, plain), mu)
+    model = AcquisitionModel(A, factors if tof is None else factors[:, :, None], 0.5)
+    counts = poisson(model(PHANTOM.activity(grid)), seed=0)
+    return Scan(counts, sinogram, background=0.5, duration=60.0, radionuclide="F-18", description="cylinder"), mu, grid
+
+
+@pytest.mark.parametrize("tof", [None, TimeOfFlight(5, 40.0, 60.0)])
+def test_reconstruct_is_what_the_library_does(tmp_path, tof):
+    scan, mu, grid = measured(tof)
+    formats.write_scan(tmp_path / "scan.h5", scan)
+    formats.write_image(tmp_path / "mu.h5", mu, grid)
+    options = ("--mu", tmp_path / "mu.h5", "--psf", 5, "--subsets", 4, "--iterations", 2)
+    done = emrecon("reconstruct", tmp_path / "scan.h5", *options, "--out", tmp_path / "x.h5", check=0)
+    assert "PETProjector" in done.stdout
+    image, own_grid = formats.read_image(tmp_path / "x.h5")
+    assert own_grid == grid
+    sinogram = scan.geometry
+    factors = attenuation_factors(PETProjector(grid, sinogram.without_tof()), mu) * sinogram.multiplicity()
+    system = PETProjector(grid, sinogram) @ GaussianBlur(grid, 5.0)
+    model = AcquisitionModel(system, factors if tof is None else factors[:, :, None], 0.5)
+    likelihood = PoissonLikelihood(scan, model)
+    start = (likelihood.sensitivity > 0).astype(np.float32)
+    assert nrmse(image, run(osem(likelihood, start, 4), 2)) < 1e-5
+    assert 0.8 < image[np.hypot(*grid.coordinates()[:2])[:, :, 0] < 30].mean() < 1.2
+
+
+def test_interfile_sinograms_and_checkpoints(tmp_path):
+    scan, _, _ = measured()
+    formats.write_interfile_pet(tmp_path / "scan.hs", scan.counts, scan.geometry, approximate=True)
+    options = ("--background", 0.5, "--subsets", 2, "--quiet")
+    whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
+    emrecon("reconstruct", tmp_path / "scan.hs", *options, "--iterations", 2, "--out", whole, check=0)
+    for n in (1, 2):
+        more = ("--checkpoint", tmp_path / "c.npz", "--iterations", n, "--out", parts)
+        emrecon("reconstruct", tmp_path / "scan.hs", *options, *more, check=0)
+    np.testing.assert_array_equal(formats.read_image(whole)[0], formats.read_image(parts)[0])
+    info = emrecon("info", tmp_path / "scan.hs", check=0).stdout
+    assert "radial bins" in info
+    assert "32" in info
+
+
+def listmode(folder, n=4000):
+    """Events of lines through the middle of the mMR, and some delays."""
+    rng = np.random.default_rng(0)
+    words = [time_tag(0)]
+    for prompt in rng.random(n) < 0.9:
+        plane, view, radial = rng.integers(0, 64), rng.integers(0, 252), rng.integers(160, 185)
+        words.append(event(int(plane), int(view), int(radial), bool(prompt)))
+    return write(folder, [*words, time_tag(600)])
+
+
+def test_listmode_is_reconstructed(tmp_path):
+    path = listmode(tmp_path)
+    options = ("--max-ring-difference", 1, "--voxel", 16, "--subsets", 2, "--iterations", 1)
+    done = emrecon("reconstruct", path, *options, "--out", tmp_path / "x.h5", "--picture", tmp_path / "x.png", check=0)
+    assert "delays" in done.stdout
+    image, grid = formats.read_image(tmp_path / "x.h5")
+    assert grid.voxel_size == (16, 16, 16)
+    x, y, _ = grid.coordinates()
+    near = (np.hypot(x, y) < 40)[..., 0]
+    assert image[near].mean() > 20 * image[~near].mean()
+    assert (tmp_path / "x.png").stat().st_size > 1000
+    assert "PETLINK" in emrecon("info", path, check=0).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--collimator", "siemens-lehr"), "SPECT data only"),
+        (("--max-ring-difference", 1), "list-mode only"),
+        (("--subsets", 99), "only 32 views"),
+    ],
+)
+def test_options_of_other_data_are_refused(tmp_path, options, message):
+    scan, _, _ = measured()
+    formats.write_scan(tmp_path / "scan.h5", scan)
+    done = emrecon("reconstruct", tmp_path / "scan.h5", *options, "--out", tmp_path / "x.h5", check=2)
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert not (tmp_path / "x.h5").exists()
+
+
+def test_outputs_never_replace_the_events(tmp_path):
+    path = listmode(tmp_path, 10)
+    data = tmp_path / "events.l"
+    before = path.read_bytes(), data.read_bytes()
+    emrecon("reconstruct", path, "--out", path.with_suffix(".hv"), check=4)
+    emrecon("reconstruct", path, "--out", tmp_path / "x.h5", "--checkpoint", data, check=4)
+    assert (path.read_bytes(), data.read_bytes()) == before
+
+
+def test_pet_scans_come_back_from_hdf5(tmp_path):
+    for tof in (None, TimeOfFlight(5, 40.0, 60.0)):
+        scan, _, _ = measured(tof)
+        part = scan.subset(1, 3)
+        for original in (scan, part):
+            formats.write_scan(tmp_path / "a.h5", original)
+            again = formats.read_scan(tmp_path / "a.h5")
+            assert again.geometry == original.geometry
+            np.testing.assert_array_equal(again.counts, original.counts)
+            assert (again.duration, again.radionuclide) == (60.0, "F-18")
+    vision = PETSinogram(PETScanner.named("vision600"), 4, 3, PETScanner.named("vision600").time_of_flight, mashing=3)
+    tiny = vision.subset(0, 133)
+    formats.write_scan(tmp_path / "v.h5", Scan(np.ones(tiny.shape, np.uint8), tiny))
+    assert formats.read_scan(tmp_path / "v.h5").geometry == tiny
+    assert "span" in formats.describe(tmp_path / "v.h5")
+
+
+def test_pet_scans_have_a_natural_grid():
+    scan, _, grid = measured()
+    assert isinstance(grid, ImageGrid)
+    assert scan.default_grid().shape == (41, 41, 5)
+    with pytest.raises(ValueError, match="radial"):
+        Scan(np.ones((3, 3, 3)), scan.geometry)
+    with pytest.raises(ValueError, match="write_interfile_pet"):
+        formats.write_interfile("x.hs", scan)
+
+
+def test_the_demo_shows_what_time_of_flight_is_worth(tmp_path):
+    done = emrecon("demo", "--pet", "--counts", 4e6, "--iterations", 1, "--out", tmp_path, check=0)
+    assert "with time of flight" in done.stdout
+    assert (tmp_path / "demo_pet.png").stat().st_size > 10000
