@@ -19,6 +19,7 @@ from emrecon.projectors import (
     PETSinogram,
     Projector,
     Scan,
+    attenuation_factors,
     crystal_rates,
     events_product,
 )
@@ -57,13 +58,17 @@ def from_sinogram(scan: Scan, sinogram: PETSinogram, chosen: Options) -> Problem
         raise typer.BadParameter("is for list-mode only", param_hint="--max-ring-difference")
     grid = options.cubes(scan.default_grid(), chosen.voxel)
     mu, norm = _corrections(sinogram, grid, chosen)
+    whole = np.ndim(scan.factors) > 0  # the file's factors hold crystal pairs and normalisation already
+    if whole and norm is not None:
+        raise typer.BadParameter("the file has factors of its own, which hold the normalisation", param_hint="--norm")
     parts = []
     for k in range(chosen.subsets):
         part = scan.subset(k, chosen.subsets)
         views = sinogram.subset(k, chosen.subsets)
-        factors = part.factors * _timeless(_factors(views, grid, mu, norm), views)
+        factors = part.factors * _timeless(_factors(views, grid, mu, norm, whole), views)
         parts.append(PoissonLikelihood(part, AcquisitionModel(_system(grid, views, chosen), factors, part.background)))
-    signature = f"{PETProjector(grid, sinogram)!r}, {chosen}, contents {digest(scan.counts, mu, grid.affine)}"
+    content = digest(scan.counts, scan.background, scan.factors, mu, grid.affine, *_bins(sinogram), *_components(norm))
+    signature = f"{PETProjector(grid, sinogram)!r}, {sinogram}, {sinogram.tof}, {chosen}, contents {content}"
     summary = f"{PETProjector(grid, sinogram)}\n{_notes(chosen)}"
     start = (sum(part.sensitivity for part in parts) > 0).astype(np.float32)
     return Problem(parts, lambda x: sum(part.value(x) for part in parts), grid, summary, signature, start)
@@ -85,6 +90,11 @@ def from_events(scan: formats.PETLink, chosen: Options) -> Problem:
     if not len(prompts):
         raise ValueError(f"{scan.path} holds no prompts within these ring differences")
     singles = _singles(sinogram, found.delays, norm)
+    empty = chosen.subsets - np.unique(view % chosen.subsets).size
+    if empty:
+        raise typer.BadParameter(
+            f"{empty} of {chosen.subsets} subsets of views hold no prompts; use fewer", param_hint="--subsets"
+        )
     parts = []
     for k in range(chosen.subsets):
         mine, views = prompts[view % chosen.subsets == k], sinogram.subset(k, chosen.subsets)
@@ -96,7 +106,8 @@ def from_events(scan: formats.PETLink, chosen: Options) -> Problem:
         parts.append(ListmodeLikelihood(model, sensitivity))
     start = (sum(part.sensitivity for part in parts) > 0).astype(np.float32)
     summary = f"{ListmodeProjector(grid, sinogram.scanner, prompts)}\n  delays   {len(found.delays)}\n{_notes(chosen)}"
-    signature = f"{sinogram}, {chosen}, contents {digest(prompts, mu, grid.affine)}"
+    content = digest(prompts, singles, mu, grid.affine, *_bins(sinogram), *_components(norm))
+    signature = f"{sinogram}, {chosen}, contents {content}"
     return Problem(parts, lambda x: sum(part.value(x) for part in parts), grid, summary, signature, start)
 
 
@@ -125,13 +136,25 @@ def _blurred(system: Projector, grid: ImageGrid, chosen: Options) -> Any:
     return system if chosen.psf is None else system @ GaussianBlur(grid, chosen.psf)
 
 
-def _factors(sinogram: PETSinogram, grid: ImageGrid, mu: np.ndarray | None, norm: Normalisation | None) -> np.ndarray:
-    """Attenuation x normalisation of every bin, without TOF: without a norm file, the number of real crystal pairs."""
+def _factors(
+    sinogram: PETSinogram,
+    grid: ImageGrid,
+    mu: np.ndarray | None,
+    norm: Normalisation | None,
+    known: bool = False,
+) -> np.ndarray:
+    """Attenuation x normalisation of every bin, without TOF: without a norm file, the number of real crystal pairs.
+
+    known : leave out normalisation and crystal pairs, which are known otherwise.
+    """
     plain = sinogram.without_tof()
-    factors = plain.multiplicity() if norm is None else norm.factors(plain)
+    if known:
+        factors = np.ones(plain.shape, np.float32)
+    else:
+        factors = plain.multiplicity() if norm is None else norm.factors(plain)
     if mu is None:
         return factors
-    survival: np.ndarray = factors * np.exp(PETProjector(grid, plain)(mu.astype(np.float32)) / -10)
+    survival: np.ndarray = factors * attenuation_factors(PETProjector(grid, plain), mu.astype(np.float32))
     return survival
 
 
@@ -139,14 +162,22 @@ def _event_factors(
     sinogram: PETSinogram, lines: ListmodeProjector, mu: np.ndarray | None, norm: Normalisation | None
 ) -> Any:
     own: Any = 1.0 if norm is None else norm.of_events(sinogram, lines.events)
-    return own if mu is None else own * np.exp(lines(mu.astype(np.float32)) / -10)
+    return own if mu is None else own * attenuation_factors(lines, mu.astype(np.float32))
 
 
 def _singles(sinogram: PETSinogram, delays: np.ndarray, norm: Normalisation | None) -> np.ndarray:
-    """The square roots of the randoms; zero where the file has no delays."""
-    if not len(delays):
+    """The square roots of the randoms; zero where the file has no delays of these ring differences."""
+    if not len(delays) or (sinogram.bins_of(delays)[:, 0] < 0).all():
         return np.zeros(sinogram.scanner.virtual.shape)
     return crystal_rates(sinogram, delays, None if norm is None else norm.crystal, n_iterations=30)
+
+
+def _bins(sinogram: PETSinogram) -> tuple[np.ndarray, ...]:
+    return sinogram.scanner.crystals, sinogram.scanner.virtual, sinogram.views
+
+
+def _components(norm: Normalisation | None) -> tuple[Any, ...]:
+    return () if norm is None else (norm.crystal, norm.geometric, norm.interference, norm.axial, norm.dead_time)
 
 
 def _timeless(factors: np.ndarray, sinogram: PETSinogram) -> np.ndarray:

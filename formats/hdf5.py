@@ -123,6 +123,9 @@ def _load_sinogram(file: h5py.File) -> PETSinogram:
     crystals, virtual = (_load(file, f"geometry/scanner/{name}") for name in ("crystals", "virtual"))
     scanner = PETScanner(crystals, virtual.astype(bool), _text(file, "geometry/scanner/name"), **more)
     values: dict[str, Any] = {name: _load(file, f"geometry/{name}") for name in _SINOGRAM}
+    for name in (*_SINOGRAM, "n_radial"):
+        if np.any(np.asarray(values[name]) % 1):
+            raise FormatError(f"{file.filename}: geometry/{name} holds fractions; edited by hand?")
     numbers = {name: int(_number(values[name], name)) for name in _SINOGRAM if name != "views"}
     return PETSinogram(scanner, **numbers, tof=_load_tof(file, "geometry/tof"), views=values["views"])
 
@@ -133,7 +136,7 @@ def _load_tof(file: h5py.File, name: str) -> TimeOfFlight | None:
     values = _load(file, name)
     if values.shape != (3,):
         raise FormatError(f"{file.filename}: {name} has shape {values.shape}, expected 3 numbers; edited by hand?")
-    return TimeOfFlight(int(values[0]), float(values[1]), float(values[2]))
+    return TimeOfFlight(*map(float, values))  # type: ignore[arg-type]  # which refuses fractions of bins
 
 
 def write_image(

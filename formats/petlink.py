@@ -17,7 +17,18 @@ from ._interfile_header import Header, load_header, numbers, text, whole
 _CHUNK = 1 << 22  # words
 _TAG, _PROMPT, _ADDRESS = 1 << 31, 1 << 30, (1 << 30) - 1
 _TIME, _KIND = 0b100 << 29, 0b111 << 29  # tags that hold milliseconds, and the bits that say so
-_OVERRIDES = ("data_file", "data_offset", "scanner")
+_LEAP = 3_600_000  # ms between two tags that cannot be
+_OVERRIDES = (
+    "data_file",
+    "data_offset",
+    "scanner",
+    "word_bits",
+    "span",
+    "max_ring_difference",
+    "n_views",
+    "n_projections",
+    "n_rings",
+)
 _SCANNERS = {(504, 64): "mmr"}  # by crystals per ring and rings
 
 
@@ -61,17 +72,16 @@ class PETLink:
 
     def chunks(self, start: float = 0.0, stop: float = float("inf")) -> Iterator[Chunk]:
         """Yield the events from `start` to `stop` seconds after the first time tag, some million words at a time."""
-        words = np.memmap(self.path, "<u4", "r", self.offset, (self.n_words,)) if self.n_words else np.zeros(0, "<u4")
-        clock, zero = 0, None
+        words = self._words()
+        clock, zero = None, 0
         for first in range(0, len(words), _CHUNK):
             part = np.asarray(words[first : first + _CHUNK])
-            tags = (part & _KIND) == _TIME
-            times = np.where(tags, (part & ~np.uint32(_KIND)).astype(np.int64), -1)
-            times = np.maximum.accumulate(np.concatenate([[clock], times]))[1:]
-            if zero is None and tags.any():
-                zero = int(times[tags.argmax()])
+            if clock is None:
+                clock = self._first_time()
+                zero = clock
+            times = _clock(part, clock)
             clock = int(times[-1])
-            elapsed = (times - (zero or 0)) / 1000
+            elapsed = (times - zero) / 1000
             events = (part & _TAG == 0) & (elapsed >= start) & (elapsed < stop)
             prompt = (part & _PROMPT) != 0
             yield Chunk(
@@ -81,19 +91,29 @@ class PETLink:
 
     def duration(self) -> float:
         """Return the seconds from the first time tag to the last, at a millisecond's precision."""
-        first, last = None, None
-        words = np.memmap(self.path, "<u4", "r", self.offset, (self.n_words,)) if self.n_words else np.zeros(0, "<u4")
+        clock = zero = self._first_time()
+        words = self._words()
         for at in range(0, len(words), _CHUNK):
-            part = np.asarray(words[at : at + _CHUNK])
-            times = (part[(part & _KIND) == _TIME] & ~np.uint32(_KIND)).astype(np.int64)
-            if times.size:
-                first, last = (int(times[0]) if first is None else first), int(times[-1])
-        return 0.0 if first is None or last is None else (last - first) / 1000
+            clock = int(_clock(np.asarray(words[at : at + _CHUNK]), clock)[-1])
+        return (clock - zero) / 1000
 
     def read(self, start: float = 0.0, stop: float = float("inf")) -> Chunk:
         """Return all events from `start` to `stop` seconds at once."""
         parts = list(self.chunks(start, stop)) or [Chunk(*(np.zeros((0, 2), np.int32),) * 2, *(np.zeros(0, int),) * 2)]
         return Chunk(*(np.concatenate(columns) for columns in zip(*parts)))
+
+    def _words(self) -> np.ndarray:
+        return np.memmap(self.path, "<u4", "r", self.offset, (self.n_words,)) if self.n_words else np.zeros(0, "<u4")
+
+    def _first_time(self) -> int:
+        """The first time tag in ms, 0 where there is none; events before it count as at it."""
+        words = self._words()
+        for at in range(0, len(words), _CHUNK):
+            part = np.asarray(words[at : at + _CHUNK])
+            tags = part[(part & _KIND) == _TIME]
+            if tags.size:
+                return int(tags[0]) & ~_KIND
+        return 0
 
     def _crystals(self, addresses: np.ndarray) -> np.ndarray:
         """The crystal numbers of bin addresses, ((plane * views) + view) * radial bins + bin."""
@@ -114,7 +134,8 @@ class PETLink:
 def read_petlink(path: str | os.PathLike[str], **overrides: Any) -> PETLink:
     """Open a PETLINK list-mode file by its header (.l.hdr, or STIR's copy of it); nothing is read yet.
 
-    overrides : `data_file`, `data_offset` (bytes), `scanner` (a `PETScanner` or a name such as "mmr").
+    overrides : `data_file`, `data_offset` (bytes), `scanner` (a `PETScanner` or a name such as "mmr"), and for numbers
+        of the header `n_rings`, `n_views`, `n_projections`, `max_ring_difference`, `span`, `word_bits`.
     Words are 32 bits, little endian: bit 31 a tag, bit 30 a prompt (else a delay), the rest the address of the bin in
     a sinogram of span 1, whose planes are in the order of segments 0, -1, +1, -2, ... in the library's numbering.
     Time tags count milliseconds. A file that ends early is read as far as it goes: see `PETLink.is_complete`.
@@ -124,14 +145,14 @@ def read_petlink(path: str | os.PathLike[str], **overrides: Any) -> PETLink:
     header = load_header(path, overrides, _OVERRIDES)
     if header.plain("data format") not in ("coincidencelist", ""):
         raise FormatError(f"{header.path}: the data format is {header.plain('data format')!r}, not a coincidence list")
-    bits = header.get("", ["%lm event and tag words format (bits)"], whole, 32)
+    bits = header.get("word_bits", ["%lm event and tag words format (bits)"], whole, 32)
     if bits != 32:
         raise FormatError(f"{header.path}: words of {bits} bits are not read, only those of 32")
-    span = header.get("", ["%axial compression"], whole, 1)
+    span = header.get("span", ["%axial compression"], whole, 1)
     if span != 1:
         raise FormatError(f"{header.path}: addresses are compressed axially ({span}); crystals cannot be told apart")
-    difference = header.get("", ["%maximum ring difference"], whole)
-    views, radial = (header.get("", [f"%number of {name}"], whole) for name in ("views", "projections"))
+    difference = header.get("max_ring_difference", ["%maximum ring difference"], whole)
+    views, radial = (header.get(f"n_{name}", [f"%number of {name}"], whole) for name in ("views", "projections"))
     scanner = _scanner(header, overrides.get("scanner"), 2 * views)
     try:
         sinogram = PETSinogram(scanner, difference, n_radial=radial)
@@ -143,11 +164,13 @@ def read_petlink(path: str | os.PathLike[str], **overrides: Any) -> PETLink:
 
 
 def _scanner(header: Header, given: Any, crystals: int) -> PETScanner:
-    if isinstance(given, PETScanner):
-        return given
     if given is not None:
-        return PETScanner.named(str(given))
-    rings = header.get("", ["number of rings"], whole)
+        scanner = given if isinstance(given, PETScanner) else PETScanner.named(str(given))
+        rings = header.get("n_rings", ["number of rings"], whole, scanner.n_rings)
+        if (scanner.n_rings, scanner.n_crystals) != (rings, crystals):
+            raise FormatError(f"{header.path} has {rings} rings of {crystals} crystals, which is not {scanner}")
+        return scanner
+    rings = header.get("n_rings", ["number of rings"], whole)
     name = _SCANNERS.get((crystals, rings))
     if name is None:
         raise FormatError(f"{header.path}: no known scanner has {rings} rings of {crystals}; give it as scanner=...")
@@ -177,6 +200,25 @@ def _number(value: Any) -> float:
     return float(numbers(value)[0])
 
 
+def _clock(words: np.ndarray, before: int) -> np.ndarray:
+    """The time in ms at every word, of the last tag; tags that go back or leap by hours are damaged, and ignored."""
+    tags = (words & _KIND) == _TIME
+    times = (words[tags] & ~np.uint32(_KIND)).astype(np.int64)
+    if times.size and not _is_steady(times, before):
+        kept, last = np.zeros(times.size, bool), before
+        for i, time in enumerate(times.tolist()):
+            kept[i] = 0 <= time - last <= _LEAP
+            last = time if kept[i] else last
+        tags[np.flatnonzero(tags)[~kept]] = False
+        times = times[kept]
+    return np.concatenate([[before], times])[np.cumsum(tags)]
+
+
+def _is_steady(times: np.ndarray, before: int) -> bool:
+    steps = np.diff(times, prepend=before)
+    return bool((steps >= 0).all() and (steps <= _LEAP).all())
+
+
 def _ring_pairs(sinogram: PETSinogram) -> np.ndarray:
     """The rings (first, second) of the planes in Siemens' order."""
     order = [0]
@@ -188,6 +230,8 @@ def _ring_pairs(sinogram: PETSinogram) -> np.ndarray:
 
 def is_petlink(path: str | os.PathLike[str]) -> bool:
     """Whether a file is the header of a PETLINK list-mode file."""
-    with require_file(path).open("rb") as stream:
-        start = stream.read(8192).lower()
-    return b"coincidencelist" in start or b"petlink" in start
+    try:
+        header = load_header(path, {}, ())
+    except FormatError:
+        return False
+    return header.plain("data format") == "coincidencelist" or "%lm event and tag words format (bits)" in header.keys

@@ -378,9 +378,11 @@ class EventPlan(NamedTuple):
     """Where the lines of events are; `edges`, `kernel` and `per_mm` as in `PETPlan`.
 
     crystals : (crystals, 3) positions in mm, float64
+    axial : (1,) whether lines may be followed along z: not for cylinders, whose sinograms never are
     """
 
     crystals: np.ndarray
+    axial: np.ndarray
     origin: np.ndarray
     voxel: np.ndarray
     edges: np.ndarray
@@ -437,8 +439,10 @@ def _event(shape, events, plan, e, weight):
     dx, dy, dz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
     length = math.sqrt(dx * dx + dy * dy + dz * dz)
     strides = (shape[1] * shape[2], shape[2], 1)
-    # the same choice as for sinograms, but for lines that run rather along the axis
-    if abs(dz) > abs(dx) and abs(dz) > abs(dy):
+    if length == 0:
+        return _Line(0, 0, strides, 1, 0.0, 0.0, 1, 0.0, 0.0, 0.0)
+    steep = abs(dz) > abs(dx) and abs(dz) > abs(dy)
+    if (dx == 0 and dy == 0) or (steep and plan.axial[0]):
         main, one, other = 2, 0, 1
     elif abs(dx) >= abs(dy):
         main, one, other = 0, 1, 2

@@ -70,11 +70,11 @@ def sinogram_adjoint_with(projector: PETProjector, y: Array, engine: Engine) -> 
 def events_forward_with(projector: ListmodeProjector, x: Array, engine: Engine) -> Array:
     """`events_forward` on the arrays of an engine."""
     grid = _grid(projector.grid, projector.tof, x, engine)
-    crystals = engine.xp.asarray(projector.scanner.positions)
+    crystals = engine.xp.asarray(np.ascontiguousarray(projector.scanner.positions))
     parts = []
     for _, events in projector.chunks():
         out = engine.xp.empty((x.shape[0], len(events)), x.dtype)
-        lines = (engine.xp.asarray(events), events.shape[1], crystals, len(events), x.shape[0])
+        lines = (engine.xp.asarray(events), events.shape[1], crystals, len(events), x.shape[0], _axial(projector))
         _launch(engine, "events_forward", x, len(events), 1, (x, out, *lines, *grid))
         parts.append(out)
     return engine.xp.concatenate(parts, 1) if parts else engine.xp.empty((x.shape[0], 0), x.dtype)
@@ -83,14 +83,19 @@ def events_forward_with(projector: ListmodeProjector, x: Array, engine: Engine) 
 def events_adjoint_with(projector: ListmodeProjector, y: Array, engine: Engine) -> Array:
     """`events_adjoint` on the arrays of an engine."""
     grid = _grid(projector.grid, projector.tof, y, engine)
-    crystals = engine.xp.asarray(projector.scanner.positions)
+    crystals = engine.xp.asarray(np.ascontiguousarray(projector.scanner.positions))
     most = max(1, y.shape[1]) * math.sqrt(3) * max(projector.grid.voxel_size)
     sums, scale = _accumulator(y, projector.in_shape, most, engine)
     for part, events in projector.chunks():
         data = engine.xp.ascontiguousarray(y[:, part])
-        lines = (engine.xp.asarray(events), events.shape[1], crystals, len(events), y.shape[0])
+        lines = (engine.xp.asarray(events), events.shape[1], crystals, len(events), y.shape[0], _axial(projector))
         _launch(engine, "events_adjoint", y, len(events), 1, (data, sums, scale, *lines, *grid))
     return _images(sums, scale, y, projector.in_shape, engine)
+
+
+def _axial(projector: ListmodeProjector) -> int:
+    """Whether lines may be followed along the axis, as a number."""
+    return int(not projector.scanner.is_cylinder)
 
 
 def _tables(projector: PETProjector, x: Array, engine: Engine) -> tuple[tuple[Any, ...], Array, Array]:
@@ -119,7 +124,8 @@ def _accumulator(y: Array, shape: tuple[int, ...], most: float, engine: Engine) 
     most : no voxel gets more than this times the largest value of the data. Nothing waits for the device.
     """
     xp = engine.xp
-    largest = xp.max(xp.abs(y.reshape(y.shape[0], -1)), axis=1, initial=0).astype(np.float64)
+    flat = xp.abs(y.reshape(y.shape[0], -1)) if y.size else xp.zeros((y.shape[0], 1), y.dtype)
+    largest = flat.max(axis=1).astype(np.float64)
     usable = xp.isfinite(largest) & (largest > 0)
     exponent = xp.floor(xp.log2(2.0**62 / most / xp.where(usable, largest, 1.0)))
     # Infinite data leave NaN behind, as sums of them would.

@@ -30,7 +30,8 @@ class ListmodeProjector(Projector):
         towards the second end. A memory-mapped array is read in chunks and never as a whole.
     tof : True for the scanner's TOF bins, a `TimeOfFlight`, or None, when a third column is left unread.
 
-    The weights are those of `PETProjector` for a sinogram without compression. With TOF only the part of a line where
+    The weights are those of `PETProjector` for a sinogram without compression; only for scanners that are no cylinders
+    may lines be followed along z, too. With TOF only the part of a line where
     the timing kernel is not zero is visited. `subset(k, n)` takes the events k, k + n, k + 2n, ...
     Runs on NumPy arrays and CPU tensors (numba, all cores), and on CuPy arrays and CUDA tensors. The adjoint is the
     exact transpose, without atomic operations.
@@ -44,6 +45,8 @@ class ListmodeProjector(Projector):
         timing_bins = scanner.time_of_flight if tof is True else tof or None
         if tof is True and timing_bins is None:
             raise ValueError(f"{scanner} has no time of flight; give a TimeOfFlight")
+        if timing_bins is not None and not isinstance(timing_bins, TimeOfFlight):
+            raise TypeError(f"tof must be True, None or a TimeOfFlight, got {tof!r}")
         columns = 2 if timing_bins is None else 3
         if events.ndim != 2 or events.shape[1] not in (columns, 3) or events.dtype.kind not in "iu":
             raise ValueError(
@@ -152,7 +155,9 @@ def make_event_plan(projector: ListmodeProjector, dtype: str) -> EventPlan:
     """Return the kernels' view of a scanner and a grid, in the precision `dtype`."""
     grid = projector.grid
     places = {"origin": np.asarray(grid.origin), "voxel": np.asarray(grid.voxel_size)}
-    return EventPlan(projector.scanner.positions, **places, **timing(projector.tof, dtype))
+    scanner = projector.scanner
+    positions = np.ascontiguousarray(scanner.positions)
+    return EventPlan(positions, np.array([not scanner.is_cylinder]), **places, **timing(projector.tof, dtype))
 
 
 def _share(thread: int, n: int, events: np.ndarray) -> tuple[int, int]:

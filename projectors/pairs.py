@@ -115,6 +115,9 @@ class Normalisation:
         out = single[events[:, 0]] * single[events[:, 1]]
         fine = PETSinogram(self.scanner, sinogram.max_ring_difference, n_radial=sinogram.n_radial)
         view, radial, plane = fine.bins_of(events).T
+        for table in (self.geometric, None if self.interference is None else self.interference.T):
+            if table is not None:
+                _radial(table, fine.radial)  # wide enough?
         k = np.where(view >= 0, radial - fine.n_radial // 2, 0)
         rings = np.array([pairs[0] for pairs in fine.ring_pairs])[plane]
         if self.axial is not None:
@@ -169,16 +172,17 @@ def crystal_rates(
     shape, n = scanner.virtual.shape, scanner.n_crystals
     whole = PETSinogram(scanner, sinogram.max_ring_difference, n_radial=sinogram.n_radial)
     events = np.asarray(events)[:, :2]
+    known = np.ones(shape) if efficiency is None else _fitting(efficiency, shape, "efficiency")
+    known = np.where(scanner.virtual, 0, known)
     inside = whole.bins_of(events)[:, 0] >= 0
+    inside &= (known.ravel()[np.where(inside[:, None], events, 0)] > 0).all(1)
     if not inside.any():
-        raise ValueError("there are no delayed coincidences inside the sinogram")
+        raise ValueError("there are no delayed coincidences of real crystals inside the sinogram")
     fans = np.bincount(events[inside].ravel().astype(np.int64), minlength=shape[0] * n).reshape(shape).astype(float)
     partners = np.zeros((n, n))
     pairs = whole.crystal_pairs[:, 0].reshape(-1, 2)
     partners[pairs[:, 0], pairs[:, 1]] = partners[pairs[:, 1], pairs[:, 0]] = 1
     rings = (whole.michelogram >= 0).astype(float)
-    known = np.ones(shape) if efficiency is None else _fitting(efficiency, shape, "efficiency")
-    known = np.where(scanner.virtual, 0, known)
     label = np.arange(known.size) if groups is None else np.unique(np.asarray(groups).ravel(), return_inverse=True)[1]
     if label.size != known.size:
         raise ValueError(f"groups of {label.size} crystals for a scanner of {known.size}")

@@ -61,7 +61,8 @@ __device__ static Line line_of(double ax, double ay, double az, double bx, doubl
     int shape[3] = {nx, ny, nz};
     long long strides[3] = {(long long)ny * nz, nz, 1};
     bool along_x = fabs(d[0]) >= fabs(d[1]);
-    bool axial = may_be_axial && fabs(d[2]) > fabs(d[0]) && fabs(d[2]) > fabs(d[1]);
+    bool parallel = d[0] == 0 && d[1] == 0;
+    bool axial = parallel || (may_be_axial && fabs(d[2]) > fabs(d[0]) && fabs(d[2]) > fabs(d[1]));
     int main = axial ? 2 : along_x ? 0 : 1, one = axial ? 0 : along_x ? 1 : 0, other = axial ? 1 : 2;
     Line l;
     double length = sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
@@ -83,6 +84,7 @@ __device__ static Line line_of(double ax, double ay, double az, double bx, doubl
     within(low, high, l.c0, l.dc, -1, l.m);
     within(low, high, l.z0, l.dz, -1, l.k_end);
     whole_steps(low, high, l.first, l.last);
+    if (length == 0) l.last = l.first = 0;
     return l;
 }
 
@@ -190,14 +192,14 @@ extern "C" __global__ void sinogram_adjoint(const real *data, fixed *image, cons
 
 // ---- events: one thread each ------------------------------------------------------------------------------------
 
-#define EVENTS const int *events, int columns, const double *crystals, int n_events, int items
+#define EVENTS const int *events, int columns, const double *crystals, int n_events, int items, int may_be_axial
 
 #define EVENT_THREAD                                                                                                  \
     int e = blockIdx.x * blockDim.x + threadIdx.x;                                                                    \
     if (e >= n_events) return;                                                                                        \
     const int *event = events + (long long)e * columns;                                                               \
     const double *a = crystals + 3 * (long long)event[0], *b = crystals + 3 * (long long)event[1];                    \
-    Line l = line_of(a[0], a[1], a[2], b[0], b[1], b[2], true, ox, oy, oz, vx, vy, vz, nx, ny, nz, edges, kernel, per_mm,   \
+    Line l = line_of(a[0], a[1], a[2], b[0], b[1], b[2], may_be_axial, ox, oy, oz, vx, vy, vz, nx, ny, nz, edges, kernel, per_mm,   \
                      n_edges);                                                                                        \
     bool timed = n_edges > 0;                                                                                         \
     real lower = timed ? edges[event[2]] : real(0), upper = timed ? edges[event[2] + 1] : real(0);                    \

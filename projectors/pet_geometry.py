@@ -51,13 +51,17 @@ class PETScanner:
     energy_resolution: float | None = None
 
     def __post_init__(self) -> None:
-        crystals = np.array(self.crystals, float)
+        crystals = np.array(self.crystals, float, order="C")
         if crystals.ndim == 2:
             crystals = crystals[None]
         if crystals.ndim != 3 or crystals.shape[-1] != 3 or crystals.shape[0] * crystals.shape[1] < 2:
             raise ValueError(f"PETScanner crystals must be (rings, crystals, 3) in mm, got {np.shape(self.crystals)}")
         if not np.isfinite(crystals).all():
             raise ValueError("PETScanner crystals hold NaN or infinite positions")
+        for name in ("n_radial", "bin_size", "energy_resolution"):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise ValueError(f"PETScanner {name} must be positive, got {value}")
         virtual = np.zeros(crystals.shape[:2], bool) if self.virtual is None else np.array(self.virtual, bool)
         if virtual.shape != crystals.shape[:2]:
             raise ValueError(f"PETScanner virtual has shape {virtual.shape} for {crystals.shape[:2]} crystals")
@@ -99,6 +103,7 @@ class PETScanner:
                 raise ValueError(f"PETScanner.polygon {name} must be a positive integer, got {value}")
         if not (radius > 0 and ring_pitch > 0 and 0 <= virtual_crystals < crystals_per_side and depth >= 0):
             raise ValueError("PETScanner.polygon needs radius, ring_pitch > 0, depth >= 0 and fewer gaps than crystals")
+        sides, crystals_per_side, rings = int(sides), int(crystals_per_side), int(rings)
         xy, gaps = _polygon(sides, crystals_per_side, radius + depth, crystal_pitch, virtual_crystals, phase)
         ring = np.arange(rings)
         block = ring_block or rings
@@ -160,6 +165,12 @@ class PETScanner:
     def radial_spacing(self) -> float:
         """The distance in mm between neighbouring lines through the centre: `bin_size`, else pi radius / crystals."""
         return self.bin_size or pi * self.radius / self.n_crystals
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+            object.__setattr__(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PETScanner):
@@ -256,8 +267,11 @@ class PETSinogram:
         views = np.arange(n_views // self.mashing) if self.views is None else np.array(self.views, int).ravel()
         if views.size == 0 or views.min() < 0 or views.max() >= n_views // self.mashing:
             raise ValueError(f"views must be numbers from 0 to {n_views // self.mashing - 1}, got {self.views}")
+        if np.unique(views).size != views.size:
+            raise ValueError("views must not repeat: events of such a view would belong to two bins")
         views.flags.writeable = False
-        values = {"max_ring_difference": int(difference), "n_radial": int(radial), "tof": tof, "views": views}
+        numbers = {"max_ring_difference": int(difference), "n_radial": int(radial), "span": int(span)}
+        values = {**numbers, "mashing": int(self.mashing), "tof": tof, "views": views}
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -375,11 +389,12 @@ class PETSinogram:
         events : (n, 2) crystal numbers of both ends, or (n, 3) with the TOF bin. The ends may come in either order; the
         TOF bin is mirrored along with them. Events outside the sinogram get -1 throughout.
         """
-        events = np.asarray(events)
-        if events.ndim != 2 or events.shape[1] != (2 if self.tof is None else 3):
-            raise ValueError(f"events must be (n, {2 if self.tof is None else 3}) integers, got {events.shape}")
+        events, columns = np.asarray(events), 2 if self.tof is None else 3
+        if events.ndim != 2 or events.shape[1] != columns or events.dtype.kind not in "iu":
+            raise ValueError(f"events must be (n, {columns}) integers, got {events.dtype} {events.shape}")
+        events = events.astype(np.int64)
         n = self.scanner.n_crystals
-        (ring1, ring2), (first, second) = events[:, :2].T // n, events[:, :2].T.astype(np.int64) % n
+        (ring1, ring2), (first, second) = events[:, :2].T // n, events[:, :2].T % n
         view, k = _view_of(first, second, n)
         swapped = view >= n // 2
         view, k = np.where(swapped, _view_of(second, first, n), (view, k))
@@ -390,13 +405,13 @@ class PETSinogram:
         view = np.where(first == second, 0, view)
         number = np.full(n // 2 // self.mashing, -1)
         number[self.views] = np.arange(self.n_views)
-        columns = [number[view // self.mashing], k + self.n_radial // 2]
-        valid = (columns[0] >= 0) & (columns[1] >= 0) & (columns[1] < self.n_radial) & (plane >= 0)
+        found = [number[view // self.mashing], k + self.n_radial // 2]
+        valid = (found[0] >= 0) & (found[1] >= 0) & (found[1] < self.n_radial) & (plane >= 0)
         if self.tof is not None:
             tof = np.where(swapped, self.tof.n_bins - 1 - events[:, 2], events[:, 2])
             valid &= (tof >= 0) & (tof < self.tof.n_bins)
-            columns.append(tof)
-        return np.where(valid[:, None], np.stack([*columns, plane], 1), -1)
+            found.append(tof)
+        return np.where(valid[:, None], np.stack([*found, plane], 1), -1)
 
     def histogram(self, events: Any) -> np.ndarray:
         """Return the counts of events in every bin, float32 of `shape`; events outside the sinogram are left out."""
@@ -434,6 +449,8 @@ class PETSinogram:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
             object.__setattr__(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -19,6 +19,8 @@ def attenuation_factors(projector: Projector, mu: Array) -> Array:
     The attenuation correction factors (ACF) are their reciprocals.
     Raises ValueError for negative, infinite or implausible values (usual causes: Hounsfield units, 1/mm).
     """
+    if getattr(getattr(projector, "sinogram", projector), "tof", None) is not None:
+        raise ValueError(f"attenuation is the same in all TOF bins: give {projector!r} without time of flight")
     mu = as_real(mu)
     low, high = float(mu.min()), float(mu.max())
     if not (low >= 0 and high <= 10):

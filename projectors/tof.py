@@ -39,8 +39,9 @@ class TimeOfFlight:
     fwhm: float
 
     def __post_init__(self) -> None:
-        if self.n_bins != int(self.n_bins) or self.n_bins < 1:
+        if not (np.isfinite(self.n_bins) and self.n_bins == int(self.n_bins) and self.n_bins >= 1):
             raise ValueError(f"TimeOfFlight n_bins must be a positive integer, got {self.n_bins}")
+        object.__setattr__(self, "n_bins", int(self.n_bins))
         for name in ("bin_width", "fwhm"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):
@@ -83,13 +84,13 @@ class TimeOfFlight:
         return np.diff(self.cumulated(distance), axis=-1)
 
     def mashed(self, factor: int) -> TimeOfFlight:
-        """Return the bins that join `factor` bins each; the number of bins must be a multiple, or odd with odd factor.
+        """Return the bins that join `factor` bins each.
 
-        Raises ValueError where the joined bins would not be centred on the line.
+        Raises ValueError unless the factor is an integer that divides the number of bins.
         """
-        if factor < 1 or self.n_bins % factor:
+        if factor != int(factor) or factor < 1 or self.n_bins % factor:
             raise ValueError(f"{self.n_bins} TOF bins cannot be joined by {factor}; use a factor of {self.n_bins}")
-        return TimeOfFlight(self.n_bins // factor, self.bin_width * factor, self.fwhm)
+        return TimeOfFlight(self.n_bins // int(factor), self.bin_width * factor, self.fwhm)
 
     @cached_property
     def polynomial(self) -> np.ndarray:

@@ -61,7 +61,10 @@ def osem(
         raise ValueError("osem got an empty list of likelihoods")
     x = given[0].ones_image() if start is None else as_real(start)
     _check_start(x, given[0])
-    parts = given if len(given) > 1 or n_subsets == 1 else [given[0].subset(k, n_subsets) for k in range(n_subsets)]
+    whole = isinstance(likelihood, Sequence) or n_subsets == 1
+    parts = given if whole else [given[0].subset(k, n_subsets) for k in range(n_subsets)]
+    if any(isinstance(part, ListmodeLikelihood) and not part.model.projector.out_shape[0] for part in parts):
+        raise ValueError("a subset holds no events, and would erase the image; use fewer subsets")
     return _repeat(x, parts, iteration)
 
 

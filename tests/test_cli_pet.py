@@ -1,5 +1,7 @@
 """The command line on PET data: sinograms, list-mode, and what does not fit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from emrecon import formats
@@ -151,3 +153,48 @@ def test_the_demo_shows_what_time_of_flight_is_worth(tmp_path):
     done = emrecon("demo", "--pet", "--counts", 4e6, "--iterations", 1, "--out", tmp_path, check=0)
     assert "with time of flight" in done.stdout
     assert (tmp_path / "demo_pet.png").stat().st_size > 10000
+
+
+def test_factors_of_the_file_hold_the_crystal_pairs(tmp_path):
+    sinogram = PETSinogram(RING, span=3, max_ring_difference=1)
+    grid = sinogram.default_grid()
+    factors = 0.5 * sinogram.multiplicity()
+    truth = 3 * PHANTOM.activity(grid)
+    counts = factors * PETProjector(grid, sinogram)(truth)
+    scan = Scan(counts, sinogram, background=1e-3, factors=factors)
+    formats.write_scan(tmp_path / "scan.h5", scan)
+    options = ("--subsets", 4, "--iterations", 6, "--quiet", "--out", tmp_path / "x.h5")
+    emrecon("reconstruct", tmp_path / "scan.h5", *options, check=0)
+    image, _ = formats.read_image(tmp_path / "x.h5")
+    inside = np.hypot(*grid.coordinates()[:2])[:, :, 0] < 30
+    means = image[inside].mean(0)
+    np.testing.assert_allclose(means[1:-1], truth[inside].mean(0)[1:-1], rtol=0.05)
+    norm = ("--norm", tmp_path / "n.hdr")
+    (tmp_path / "n.hdr").write_text("")
+    done = emrecon("reconstruct", tmp_path / "scan.h5", *norm, *options)
+    assert done.returncode in (2, 3)
+
+
+def test_another_background_is_another_run(tmp_path):
+    scan, _, _ = measured(TimeOfFlight(5, 40.0, 60.0))
+    options = ("--subsets", 2, "--iterations", 1, "--checkpoint", tmp_path / "c.npz", "--out", tmp_path / "x.h5")
+    formats.write_scan(tmp_path / "scan.h5", scan)
+    emrecon("reconstruct", tmp_path / "scan.h5", *options, check=0)
+    wider = PETSinogram(RING, tof=TimeOfFlight(5, 40.0, 90.0))
+    for other in (replace(scan, background=0.1), replace(scan, factors=2.0), replace(scan, geometry=wider)):
+        formats.write_scan(tmp_path / "scan.h5", other)
+        done = emrecon("reconstruct", tmp_path / "scan.h5", *options, check=3)
+        assert "another run" in done.stderr
+
+
+def test_implausible_maps_and_empty_subsets_are_refused(tmp_path):
+    scan, _, grid = measured()
+    formats.write_scan(tmp_path / "scan.h5", scan)
+    formats.write_image(tmp_path / "mu.h5", np.full(grid.shape, 40, np.float32), grid)
+    arguments = ("--mu", tmp_path / "mu.h5", "--out", tmp_path / "x.h5")
+    done = emrecon("reconstruct", tmp_path / "scan.h5", *arguments, check=3)
+    assert "Hounsfield" in done.stderr
+    few = listmode(tmp_path, 4)
+    done = emrecon("reconstruct", few, "--subsets", 9, "--voxel", 20, "--out", tmp_path / "x.h5", check=2)
+    assert "hold no prompts" in " ".join(done.stderr.replace("│", " ").split())
+    assert not (tmp_path / "x.h5").exists()

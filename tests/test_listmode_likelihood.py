@@ -93,3 +93,12 @@ def test_what_cannot_be_is_explained():
         listed.value(np.full(GRID.shape, np.nan))
     with pytest.raises(ValueError, match="empty list"):
         next(osem([]))
+
+
+def test_lists_are_subsets_and_none_is_empty():
+    binned, listed, events, _ = pair(False)
+    start = np.ones(GRID.shape)
+    np.testing.assert_array_equal(run(osem([binned], start), 1), run(mlem(binned, start), 1))
+    empty = ListmodeLikelihood(AcquisitionModel(ListmodeProjector(GRID, SCANNER, events[:0])), listed.sensitivity)
+    with pytest.raises(ValueError, match="holds no events"):
+        next(osem([listed, empty], start))

@@ -124,3 +124,12 @@ def test_no_delays_is_an_error():
 
 def _flat(sinogram, events):
     return np.ravel_multi_index(tuple(sinogram.bins_of(events).T), sinogram.shape)
+
+
+def test_delays_of_gaps_and_narrow_tables():
+    sinogram = PETSinogram(SCANNER)
+    with pytest.raises(ValueError, match="no delayed"):
+        crystal_rates(sinogram, np.array([[0, 32], [4, 13]]))
+    narrow = Normalisation(SCANNER, geometric=np.ones((5, 9)))
+    with pytest.raises(ValueError, match="radial bins"):
+        narrow.of_events(sinogram, np.array([[1, 14]]))

@@ -9,7 +9,7 @@ import pytest
 from battery import mismatch, relative_error
 from cuda_on_host import HostEngine, compiler
 from emrecon.projectors import ImageGrid, ListmodeProjector, PETProjector, PETScanner, PETSinogram, _pet_gpu
-from pet_cases import SINOGRAMS, listmode, projector
+from pet_cases import SINOGRAMS, events_of_every_bin, listmode, projector
 from test_cuda import cupy_or_skip
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run the kernels on the host")
@@ -124,3 +124,27 @@ def test_gpu_on_a_real_scanner():
     x = np.random.default_rng(0).random(A.in_shape).astype(np.float32)
     assert relative_error(A(cupy.asarray(x)).get(), A(x)) < 1e-5
     assert mismatch(A, "float32") < 1e-5
+
+
+@needs_compiler
+def test_crystals_in_any_order_of_memory():
+    rng, engine = np.random.default_rng(0), HostEngine()
+    columns = rng.normal(size=(3, 20)) * 50
+    events = np.array([(i, j) for i in range(20) for j in range(i)])
+    L = ListmodeProjector(ImageGrid((6, 5, 7), 9.0), PETScanner(columns.T), events)
+    x = rng.normal(size=(1, *L.in_shape))
+    assert relative_error(_pet_gpu.events_forward_with(L, x, engine), L(x)) < 1e-12
+    none = ListmodeProjector(L.grid, L.scanner, events[:0])
+    assert not _pet_gpu.events_adjoint_with(none, np.zeros((2, 0)), engine).any()
+
+
+@needs_compiler
+def test_steep_lines_of_a_long_narrow_scanner():
+    scanner = PETScanner.polygon(sides=8, crystals_per_side=2, radius=40, rings=30, ring_pitch=5)
+    sinogram, engine = PETSinogram(scanner, n_radial=11), HostEngine()
+    grid = ImageGrid((8, 8, 30), 5.0)
+    A, L = PETProjector(grid, sinogram), ListmodeProjector(grid, scanner, events_of_every_bin(sinogram))
+    x = np.random.default_rng(0).normal(size=(1, *grid.shape))
+    np.testing.assert_allclose(L(x).reshape(A(x).shape), A(x), atol=1e-11 * np.abs(A(x)).max())
+    assert relative_error(_pet_gpu.events_forward_with(L, x, engine), L(x)) < 1e-12
+    assert relative_error(_pet_gpu.sinogram_forward_with(A, x, engine), A(x)) < 1e-12

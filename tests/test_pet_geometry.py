@@ -208,3 +208,19 @@ def test_tof_bins_are_joined():
     for arguments in ((0, 1, 1), (3, -1, 1), (3, 1, np.nan)):
         with pytest.raises(ValueError):
             TimeOfFlight(*arguments)
+
+
+def test_events_of_any_integer_type_and_no_others():
+    sinogram = PETSinogram(SCANNER, tof=TOF)
+    events = events_of_every_bin(sinogram)
+    for kind in (np.uint8, np.int16, np.uint64):
+        np.testing.assert_array_equal(sinogram.bins_of(events.astype(kind)), sinogram.bins_of(events))
+    with pytest.raises(ValueError, match="integers"):
+        sinogram.bins_of(events.astype(float))
+    with pytest.raises(ValueError, match="must not repeat"):
+        PETSinogram(SCANNER, views=[0, 0, 3])
+    with pytest.raises(ValueError, match="bin_size must be positive"):
+        PETScanner(SCANNER.crystals, bin_size=-1)
+    with pytest.raises(ValueError, match="positive integer"):
+        TimeOfFlight(float("inf"), 1.0, 1.0)
+    assert PETSinogram(SCANNER, span=3.0).span == 3

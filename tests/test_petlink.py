@@ -183,3 +183,23 @@ def test_damaged_normalisations_are_refused(tmp_path):
     attempt("another kind", text=header.replace("normalization\n", "emission\n"))
     attempt("axial effects for", text=header.replace("%axial compression:=11", "%axial compression:=1"))
     attempt("another scanner", scanner=PETScanner.named("d690"))
+
+
+def test_damaged_time_tags_do_not_stop_the_clock(tmp_path):
+    words = []
+    for ms in range(1000):
+        words += [time_tag(ms if ms != 10 else ms | 1 << 28), event(0, 1, 172)]
+    scan = read_petlink(write(tmp_path, [event(0, 1, 172), *words, time_tag(3)]))
+    assert len(scan.read(0, 0.5).prompts) == 501  # the first before any tag
+    assert scan.duration() == pytest.approx(0.999)
+    assert len(scan.read().prompts) == 1001
+
+
+def test_scanners_and_files_that_do_not_belong_together(tmp_path):
+    path = write(tmp_path, [event(0, 1, 172)])
+    with pytest.raises(FormatError, match="which is not Siemens Biograph Vision"):
+        read_petlink(path, scanner="vision600")
+    other = tmp_path / "petlink_sinogram.hs"
+    other.write_text("!INTERFILE :=\n!type of data := PET\nname of data file := petlink_sinogram.s\n")
+    assert not formats.is_petlink(other)
+    assert formats.is_petlink(path)

@@ -8,6 +8,7 @@ from emrecon.projectors import (
     PETProjector,
     PETScanner,
     PETSinogram,
+    TimeOfFlight,
     attenuation_factors,
     isotope,
     suv,
@@ -63,3 +64,10 @@ def test_impossible_calibrations_are_refused():
             Calibration(*arguments)
     with pytest.raises(ValueError):
         Calibration.from_phantom(0, 1, radionuclide="F-18", duration=1)
+
+
+def test_attenuation_has_no_time_of_flight():
+    scanner = PETScanner.polygon(sides=8, crystals_per_side=2, radius=30, rings=1, ring_pitch=5)
+    A = PETProjector(ImageGrid((4, 4, 1), 5.0), PETSinogram(scanner, tof=TimeOfFlight(3, 20.0, 30.0)))
+    with pytest.raises(ValueError, match="without time of flight"):
+        attenuation_factors(A, np.zeros(A.in_shape))
