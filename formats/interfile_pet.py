@@ -603,6 +603,8 @@ def _checked(counts: Any, sinogram: PETSinogram) -> np.ndarray:
     whole_turn = np.arange(sinogram.scanner.n_crystals // 2 // sinogram.mashing)
     if not np.array_equal(sinogram.views, whole_turn):
         raise ValueError("write_interfile_pet: a file holds all views; write the whole sinogram, not a subset")
+    if (sinogram.max_ring_difference - sinogram.span // 2) % sinogram.span:
+        raise ValueError("write_interfile_pet: the outermost segments must be full; see SinogramCompression")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ValueError(f"write_interfile_pet: {int((~np.isfinite(values)).sum())} counts are NaN or infinite")
     return _writable(values)

@@ -215,7 +215,8 @@ class PETSinogram:
     """The bins of a PET sinogram: which crystal pairs each one holds.
 
     scanner : a cylindrical `PETScanner` with an even number of crystals in a ring.
-    max_ring_difference : of the ring pairs (default: the largest that the scanner and the span allow).
+    max_ring_difference : of the ring pairs (default: the largest that fills the segments); where it does not fill the
+        segments of the span, the outermost ones hold fewer ring differences.
     span : how many ring differences share a segment, odd; 1 keeps every ring pair apart.
     tof : True for the scanner's TOF bins, or a `TimeOfFlight` of your own; None for no time of flight.
     n_radial : radial bins (default: the scanner's); the outermost are left out.
@@ -243,15 +244,11 @@ class PETSinogram:
             )
         if span != int(span) or span < 1 or span % 2 == 0:
             raise ValueError(f"PETSinogram span must be an odd positive integer, got {span}")
-        largest = _fitting(scanner.n_rings - 1, span)
-        difference = largest if self.max_ring_difference is None else self.max_ring_difference
+        difference = (
+            _filling(scanner.n_rings - 1, span) if self.max_ring_difference is None else self.max_ring_difference
+        )
         if difference != int(difference) or not 0 <= difference < scanner.n_rings:
             raise ValueError(f"max_ring_difference must be 0 to {scanner.n_rings - 1}, got {difference}")
-        if difference != _fitting(difference, span):
-            fitting = list(range(span // 2, scanner.n_rings, span)) or "a smaller span"
-            raise ValueError(
-                f"max_ring_difference {difference} does not fill the segments of span {span}; use one of {fitting}"
-            )
         most = scanner.n_crystals - 1
         radial = self.n_radial or scanner.n_radial or most
         if radial != int(radial) or not 1 <= radial <= most:
@@ -317,7 +314,8 @@ class PETSinogram:
     def _planes(self) -> Iterator[tuple[int, np.ndarray]]:
         n, half = self.scanner.n_rings, self.span // 2
         for segment in _segment_order(self.max_ring_difference, self.span):
-            differences = range(segment * self.span - half, segment * self.span + half + 1)
+            low, high = segment * self.span - half, segment * self.span + half
+            differences = range(max(low, -self.max_ring_difference), min(high, self.max_ring_difference) + 1)
             pairs = np.array([(r, r + d) for d in differences for r in range(max(0, -d), min(n, n - d))])
             total = pairs.sum(1)
             for position in np.unique(total):
@@ -471,14 +469,14 @@ class PETSinogram:
         )
 
 
-def _fitting(difference: int, span: int) -> int:
-    """The largest ring difference up to `difference` that fills the segments of a span."""
+def _filling(difference: int, span: int) -> int:
+    """The largest ring difference up to `difference` that fills the segments of a span; `difference` if none does."""
     half = span // 2
-    return half + (difference - half) // span * span if difference >= half else half - span
+    return half + (difference - half) // span * span if difference >= half else difference
 
 
 def _segment_order(max_ring_difference: int, span: int) -> list[int]:
-    outermost = (max_ring_difference - span // 2) // span
+    outermost = (max_ring_difference + span // 2) // span
     return [0, *(sign * segment for segment in range(1, outermost + 1) for sign in (1, -1))]
 
 
