@@ -11,11 +11,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from .operator import Shape
+
+
+class FrozenArrays:
+    """What frozen dataclasses with arrays share: equality by value, and arrays that stay read-only after pickling."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -70,7 +92,7 @@ class ImageGrid:
 
 
 @dataclass(frozen=True, eq=False)
-class SPECTGeometry:
+class SPECTGeometry(FrozenArrays):
     """The positions of parallel-hole detectors: one angle, radius and shift per view.
 
     angles : (views,) gantry angles in degrees (DICOM sense, see the module's first lines); any list.
@@ -190,19 +212,6 @@ class SPECTGeometry:
         u = (np.arange(nu) - (nu - 1) / 2) * du
         z = (np.arange(nz) - (nz - 1) / 2) * dz + self.axial_shift
         return u[None] + self.shift[:, None], z
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
-            object.__setattr__(self, name, value)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SPECTGeometry):
-            return NotImplemented
-        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
         low, high = self.radius.min(), self.radius.max()

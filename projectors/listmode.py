@@ -12,7 +12,7 @@ from ._arrays import Array, PlanCache, dtype_name, from_host, is_cuda, read_only
 from ._pet_cpu import EventPlan
 from ._threads import share, thread_count
 from .geometry import ImageGrid, check_subset
-from .operator import Projector
+from .operator import BatchProjector
 from .pet import summed, timing
 from .pet_geometry import PETScanner
 from .tof import TimeOfFlight
@@ -20,7 +20,7 @@ from .tof import TimeOfFlight
 _CHUNK = 1 << 20  # events read at a time
 
 
-class ListmodeProjector(Projector):
+class ListmodeProjector(BatchProjector):
     """Line integrals in mm along the lines of coincidence events.
 
         y[e] = integral of x along the line of event e, weighted with the probability of its TOF bin where it has one
@@ -60,12 +60,6 @@ class ListmodeProjector(Projector):
         """Return the projector of events k, k + n, ..."""
         check_subset(k, n, self.events.shape[0])
         return type(self)(self.grid, self.scanner, self.events[k::n], self.tof)
-
-    def _forward(self, x: Array) -> Array:
-        return self._forward_batch(x[None, ...])[0, ...]
-
-    def _adjoint(self, y: Array) -> Array:
-        return self._adjoint_batch(y[None, ...])[0, ...]
 
     def _forward_batch(self, x: Array) -> Array:
         if is_cuda(x):

@@ -135,6 +135,24 @@ class Projector(LinearOperator):
         return array_namespace(like).ones(self.in_shape, dtype=like.dtype, device=like.device)
 
 
+class BatchProjector(Projector):
+    """A projector whose kernels take whole batches: one item is a batch of one."""
+
+    @abstractmethod
+    def _forward_batch(self, x: Array) -> Array:
+        """Apply the map to (B, *in_shape)."""
+
+    @abstractmethod
+    def _adjoint_batch(self, y: Array) -> Array:
+        """Apply the transpose to (B, *out_shape)."""
+
+    def _forward(self, x: Array) -> Array:
+        return self._forward_batch(x[None, ...])[0, ...]
+
+    def _adjoint(self, y: Array) -> Array:
+        return self._adjoint_batch(y[None, ...])[0, ...]
+
+
 class Diagonal(LinearOperator):
     """Multiplication by `weights`, element by element: y = w x.
 

@@ -12,14 +12,14 @@ import numpy as np
 from . import _parallel_cpu
 from ._arrays import Array, PlanCache, from_host, is_cuda, read_only, to_host
 from ._threads import share, thread_count
-from .geometry import ImageGrid, SPECTGeometry, _finite, _integers, _positive, check_subset
-from .operator import Projector, Shape
+from .geometry import FrozenArrays, ImageGrid, SPECTGeometry, _finite, _integers, _positive, check_subset
+from .operator import BatchProjector, Shape
 
 _LANES = 256  # items of thin images are projected together until so many lanes are filled
 
 
 @dataclass(frozen=True, eq=False)
-class ParallelBeamGeometry:
+class ParallelBeamGeometry(FrozenArrays):
     """Stacked two-dimensional parallel beams: views at any angles, evenly spaced bins, planes along z.
 
     The line of the angle phi at s is {(x, y) : x cos phi + y sin phi = s}, in the axes of the image (LPS).
@@ -111,19 +111,6 @@ class ParallelBeamGeometry:
         points = np.stack(np.broadcast_arrays(s * np.cos(phi), s * np.sin(phi), z), -1)
         return points, np.stack([-np.sin(phi), np.cos(phi), np.zeros_like(phi)], -1)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
-            object.__setattr__(self, name, value)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ParallelBeamGeometry):
-            return NotImplemented
-        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
-
-    __hash__ = None  # type: ignore[assignment]
-
     def __str__(self) -> str:
         return f"{self.n_views} views of {self.n_bins} bins of {self.bin_size:g} mm, {self.n_planes} planes"
 
@@ -163,7 +150,7 @@ def make_plan(grid: ImageGrid, geometry: ParallelBeamGeometry, *, splat: bool) -
     return LinePlan(along_x.astype(np.int32), np.stack([start, per_step, per_bin, 1 / per_bin, reach, scale], 1))
 
 
-class ParallelBeamProjector(Projector):
+class ParallelBeamProjector(BatchProjector):
     """The integrals in mm of an image along the lines of a `ParallelBeamGeometry`, slice by slice.
 
         y[v, i, k] = integral of x(., ., z_k) along the line of the angle of view v at the position of bin i
@@ -212,12 +199,6 @@ class ParallelBeamProjector(Projector):
     @cached_property
     def _plan(self) -> LinePlan:
         return self._made.take(self._views)
-
-    def _forward(self, x: Array) -> Array:
-        return self._forward_batch(x[None, ...])[0, ...]
-
-    def _adjoint(self, y: Array) -> Array:
-        return self._adjoint_batch(y[None, ...])[0, ...]
 
     def _forward_batch(self, x: Array) -> Array:
         if is_cuda(x):

@@ -12,7 +12,7 @@ from ._arrays import Array, PlanCache, dtype_name, from_host, is_cuda, read_only
 from ._pet_cpu import PAD, PETPlan
 from ._threads import share, thread_count
 from .geometry import ImageGrid
-from .operator import Projector
+from .operator import BatchProjector
 from .pet_geometry import PETSinogram
 from .tof import TimeOfFlight
 
@@ -20,7 +20,7 @@ _IMAGES_BYTES = 1 << 30  # for the partial images of a back projection
 _LANES = 256  # items of thin sinograms are projected together until so many lanes are filled
 
 
-class PETProjector(Projector):
+class PETProjector(BatchProjector):
     """Line integrals in mm along the lines of a PET sinogram.
 
         y[v, k, p] = integral of x along line (v, k, p)
@@ -52,14 +52,6 @@ class PETProjector(Projector):
     def subset(self, k: int, n: int) -> Self:
         """Return the projector of views k, k + n, ..."""
         return type(self)(self.grid, self.sinogram.subset(k, n))
-
-    # ---- one item is a batch of one ---------------------------------------------------------------------------------
-
-    def _forward(self, x: Array) -> Array:
-        return self._forward_batch(x[None, ...])[0, ...]
-
-    def _adjoint(self, y: Array) -> Array:
-        return self._adjoint_batch(y[None, ...])[0, ...]
 
     def _forward_batch(self, x: Array) -> Array:
         if is_cuda(x):

@@ -22,13 +22,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from .geometry import ImageGrid, check_subset
+from .geometry import FrozenArrays, ImageGrid, check_subset
 from .operator import Shape
 from .tof import TimeOfFlight
 
 
 @dataclass(frozen=True, eq=False)
-class PETScanner:
+class PETScanner(FrozenArrays):
     """The crystals of a PET scanner.
 
     crystals : (rings, crystals per ring, 3) positions in mm (LPS) where photons are detected on average, or (crystals,
@@ -166,19 +166,6 @@ class PETScanner:
         """The distance in mm between neighbouring lines through the centre: `bin_size`, else pi radius / crystals."""
         return self.bin_size or pi * self.radius / self.n_crystals
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
-            object.__setattr__(self, name, value)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, PETScanner):
-            return NotImplemented
-        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
-
-    __hash__ = None  # type: ignore[assignment]
-
     def __str__(self) -> str:
         name = f"{self.name}: " if self.name else ""
         return f"{name}{self.n_rings} rings of {self.n_crystals} crystals at radius {self.radius:.1f} mm"
@@ -211,7 +198,7 @@ def _polygon(
 
 
 @dataclass(frozen=True, eq=False)
-class PETSinogram:
+class PETSinogram(FrozenArrays):
     """The bins of a PET sinogram: which crystal pairs each one holds.
 
     scanner : a cylindrical `PETScanner` with an even number of crystals in a ring.
@@ -444,22 +431,6 @@ class PETSinogram:
         Source: Daube-Witherspoon & Muehllehner 1987.
         """
         return replace(self, tof=None, span=2 * self.max_ring_difference + 1)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
-            object.__setattr__(self, name, value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, PETSinogram):
-            return NotImplemented
-        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
         tof = f", {self.tof.n_bins} TOF bins" if self.tof else ""

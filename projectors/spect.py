@@ -26,13 +26,13 @@ from ._spect_plan import MadePlan, SPECTPlan, farthest, make_plan
 from ._threads import share, thread_count
 from .collimator import MeasuredResponse, Response
 from .geometry import ImageGrid, SPECTGeometry
-from .operator import Projector
+from .operator import BatchProjector
 
 _IMAGES_BYTES = 1 << 30  # for the partial images of a back projection
 _LANES = 256  # items of thin images are projected together until so many lanes are filled
 
 
-class SPECTProjector(Projector):
+class SPECTProjector(BatchProjector):
     """Expected counts in every bin of a parallel-hole camera from the activity in every voxel.
 
         y[v, u, z] = sum over voxels of  x * survival(voxel, v) * response(u, z; distance(voxel, v))
@@ -116,14 +116,6 @@ class SPECTProjector(Projector):
         if self.blur == "planes" or self.response is None:
             return None
         return DirectBlur(self.response, self._made, self.grid.shape[2])
-
-    # ---- one item is a batch of one ---------------------------------------------------------------------------------
-
-    def _forward(self, x: Array) -> Array:
-        return self._forward_batch(x[None, ...])[0, ...]
-
-    def _adjoint(self, y: Array) -> Array:
-        return self._adjoint_batch(y[None, ...])[0, ...]
 
     def _forward_batch(self, x: Array) -> Array:
         self._check_batch(x.shape[0])
