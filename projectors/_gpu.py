@@ -35,7 +35,10 @@ class Engine(Protocol):
     def launch(
         self, source: str, kernel: str, real: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]
     ) -> None:
-        """Run `kernel` of `source` compiled for `real` ("float" or "double")."""
+        """Run `kernel` of `source` compiled for `real` ("float" or "double").
+
+        source : a file of this package, or "package/file".
+        """
         ...
 
 
@@ -66,7 +69,8 @@ def import_cupy() -> Any:
 
 @cache
 def _module(source: str, real: str) -> Any:
-    code = (files(__package__) / source).read_text(encoding="utf-8")
+    package, _, name = source.rpartition("/")
+    code = (files(package or __package__) / name).read_text(encoding="utf-8")
     return import_cupy().RawModule(code=code, options=(f"-DREAL={real}", "--std=c++14", "--use_fast_math"))
 
 

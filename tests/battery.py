@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from emrecon.projectors import LinearOperator, Projector
+from scipy.optimize import minimize_scalar
 
 
 def dense(operator: LinearOperator) -> np.ndarray:
@@ -91,6 +92,102 @@ def _check_torch(operator: LinearOperator, x: np.ndarray, y: np.ndarray, gradien
     if gradients:
         assert torch.autograd.gradcheck(operator, (leaf,), fast_mode=True)
         assert torch.autograd.gradgradcheck(lambda t: (operator(t) ** 2).sum(), (leaf,), fast_mode=True)
+
+
+def check_smooth(prior: Any, x: np.ndarray, *, curvature: bool = True, convex: bool = True) -> None:
+    """Value, gradient, Hessian and parabolas of a smooth prior belong together, for all libraries and batches.
+
+    x : (x, y, z) float64, where the prior is smooth; not negative where it must not be.
+    """
+    rng = np.random.default_rng(2)
+    v = rng.normal(size=x.shape) * 0.1 * np.abs(x).max()
+    gradient, product = prior.gradient(x), prior.hessian_vector(x, v)
+    assert gradient.shape == product.shape == x.shape
+    assert gradient.dtype == np.float64
+    assert prior.gradient(x.astype(np.float32)).dtype == np.float32
+    np.testing.assert_allclose(_slope(prior.value, x, v), np.vdot(gradient, v), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(_slope(prior.gradient, x, v), product, rtol=1e-4, atol=1e-5 * np.abs(product).max())
+    w = rng.normal(size=x.shape)
+    assert abs(np.vdot(w, product) - np.vdot(prior.hessian_vector(x, w), v)) <= 1e-9 * np.abs(w * product).sum()
+    if convex:
+        assert np.vdot(v, product) >= -1e-12 * np.abs(v * product).sum()
+    np.testing.assert_allclose(
+        prior.gradient(x.astype(np.float32)), gradient, rtol=1e-3, atol=1e-4 * np.abs(gradient).max()
+    )
+    assert np.array_equal(prior.gradient(x), gradient)
+    _check_hessian_diagonal(prior, x, rng)
+    if curvature:
+        _check_parabolas(prior, x, rng)
+    _check_prior_batches(prior, x, rng)
+    _check_prior_torch(prior, x, v)
+    copy = pickle.loads(pickle.dumps(prior))
+    np.testing.assert_array_equal(copy.gradient(x), gradient)
+
+
+def _slope(function: Any, x: np.ndarray, v: np.ndarray, step: float = 1e-6) -> Any:
+    return (function(x + step * v) - function(x - step * v)) / (2 * step)
+
+
+def _check_hessian_diagonal(prior: Any, x: np.ndarray, rng: np.random.Generator) -> None:
+    diagonal = prior.hessian_diagonal(x)
+    for _ in range(5):
+        index = tuple(rng.integers(n) for n in x.shape)
+        unit = np.zeros(x.shape)
+        unit[index] = 1
+        np.testing.assert_allclose(diagonal[index], prior.hessian_vector(x, unit)[index], rtol=1e-9, atol=1e-12)
+
+
+def _check_parabolas(prior: Any, x: np.ndarray, rng: np.random.Generator) -> None:
+    value, gradient, curvature = prior.value(x), prior.gradient(x), prior.curvature(x)
+    assert curvature.min() >= 0
+    for scale in (1e-3, 0.1, 1.0, 10.0):
+        t = np.abs(x + scale * np.abs(x).max() * rng.normal(size=x.shape))
+        above = value + np.vdot(gradient, t - x) + (curvature * (t - x) ** 2).sum() / 2
+        assert prior.value(t) <= above + 1e-9 * abs(above)
+
+
+def _check_prior_batches(prior: Any, x: np.ndarray, rng: np.random.Generator) -> None:
+    batch = x * rng.uniform(0.5, 2.0, (2, 3, 1, 1, 1))
+    values, gradients = prior.value(batch), prior.gradient(batch)
+    assert values.shape == (2, 3)
+    assert values.dtype == np.float64
+    for index in np.ndindex(2, 3):
+        np.testing.assert_allclose(values[index], prior.value(batch[index]), rtol=1e-12)
+        np.testing.assert_allclose(gradients[index], prior.gradient(batch[index]), rtol=1e-9, atol=1e-12)
+
+
+def _check_prior_torch(prior: Any, x: np.ndarray, v: np.ndarray) -> None:
+    leaf, w = torch.tensor(x, requires_grad=True), torch.tensor(v)
+    np.testing.assert_allclose(float(prior.value(leaf).detach()), prior.value(x), rtol=1e-12)
+    prior.value(leaf).backward()
+    np.testing.assert_allclose(leaf.grad.numpy(), prior.gradient(x), rtol=1e-9, atol=1e-12)
+    (again,) = torch.autograd.grad((prior.gradient(leaf) * w).sum(), leaf)
+    np.testing.assert_allclose(again.numpy(), prior.hessian_vector(x, v), rtol=1e-9, atol=1e-12)
+    pair = torch.stack([leaf.detach(), 2 * leaf.detach()])
+    torch.testing.assert_close(torch.func.vmap(prior.value)(pair), prior.value(pair))
+    _, tangent = torch.func.jvp(prior.value, (leaf.detach(),), (w,))
+    np.testing.assert_allclose(float(tangent), np.vdot(prior.gradient(x), v), rtol=1e-9)
+
+
+def check_prox(prior: Any, x: np.ndarray, step: float, *, tolerance: float = 1e-4) -> None:
+    """The proximal map minimises U(t) + |t - x|^2 / (2 step): no direction leads further down, by brute force."""
+    rng = np.random.default_rng(3)
+    best = prior.prox(x, step)
+    assert best.shape == x.shape
+
+    def cost(t: np.ndarray) -> float:
+        return float(prior.value(t)) + float(((t - x) ** 2).sum()) / (2 * step)
+
+    scale = np.abs(x).max()
+    directions = [rng.normal(size=x.shape), x - best, np.sign(rng.normal(size=x.shape)), np.ones(x.shape)]
+    unit = np.zeros(x.shape)
+    unit[tuple(n // 2 for n in x.shape)] = 1
+    for direction in (*directions, unit):
+        line = minimize_scalar(lambda a, d=direction: cost(best + a * scale * d), bounds=(-1, 1), method="bounded")
+        assert cost(best) <= line.fun + tolerance * abs(cost(x) - cost(best)) + 1e-9
+    np.testing.assert_allclose(prior.prox(np.stack([x, 2 * x]), step)[0], best, rtol=1e-9, atol=1e-9 * scale)
+    np.testing.assert_allclose(prior.prox(torch.tensor(x), step).numpy(), best, rtol=1e-9, atol=1e-9 * scale)
+    np.testing.assert_allclose((2.0 * prior).prox(x, step), prior.prox(x, 2 * step), rtol=1e-9, atol=1e-9 * scale)
 
 
 def relative_error(a: Any, b: Any) -> float:
