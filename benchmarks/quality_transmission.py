@@ -24,9 +24,8 @@ import numpy as np
 from _common import RESULTS, machine, machine_line, write_json
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.parallel import ParallelBeamGeometry, ParallelBeamProjector
-from emrecon.recon import run
+from emrecon.recon import Huber, Quadratic, SmoothPrior, TransmissionLikelihood, ostr, run
 from emrecon.recon.fbp import fbp
-from emrecon.recon.transmission import Smoothness, TransmissionLikelihood, ostr
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -64,7 +63,7 @@ def main() -> None:
     """Reconstruct, print, and write the numbers and the picture."""
     options, settings, console = _options(), Settings(), Console()
     counts, blank = read(options.data, "trans"), read(options.data, "blank")
-    quadratic = Smoothness(settings.beta, neighbours=8)
+    quadratic = settings.beta * Quadratic(neighbours=8)
     first, seconds = timed(lambda: penalised(counts, blank, 0.0, quadratic, settings))
     regions = find_regions(first, settings)
     scale = air_factor(counts, blank, first, settings)
@@ -74,7 +73,7 @@ def main() -> None:
         soft = values(penalised(counts, factor * blank, r, quadratic, settings), regions)["soft"]
         estimates.append({"blank_factor": factor, "background": r, "soft": soft, "penalised_objective": profile})
     background = estimates[0]["background"]
-    edges = Smoothness(settings.edge_beta, settings.edge_delta, neighbours=8)
+    edges = settings.edge_beta * Huber(settings.edge_delta, neighbours=8)
     images: dict[str, np.ndarray] = {}
     rows: list[dict[str, Any]] = []
     for corrected in (False, True):
@@ -122,7 +121,7 @@ def penalised(
     counts: np.ndarray,
     blank: np.ndarray,
     background: float,
-    penalty: Smoothness,
+    penalty: SmoothPrior,
     settings: Settings,
     start: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -139,7 +138,7 @@ def air_factor(counts: np.ndarray, blank: np.ndarray, mu: np.ndarray, settings: 
 
 
 def best_background(
-    counts: np.ndarray, blank: np.ndarray, mu: np.ndarray, penalty: Smoothness, settings: Settings
+    counts: np.ndarray, blank: np.ndarray, mu: np.ndarray, penalty: SmoothPrior, settings: Settings
 ) -> tuple[float, list[dict[str, float]]]:
     """Return the background counts per bin for which the objective is lowest, and the objective of all tried.
 

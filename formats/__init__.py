@@ -20,10 +20,13 @@ from .dicom_pet import (
     suv_factor,
     write_dicom_pet,
 )
+from .hdf5_dynamic import describe_dynamic, read_dynamic, read_gated, write_dynamic
+from .hdf5_windows import read_windowed_scan, write_windowed_scan
 from .interfile import parse_header, read_interfile, read_interfile_image, write_interfile, write_interfile_image
 from .interfile_pet import PETSinogramFacts, read_interfile_pet, write_interfile_pet
 from .nifti import read_nifti, write_nifti
 from .petlink import PETLink, is_petlink, read_petlink
+from .petlink_frames import histogram_petlink, split_petlink
 from .petsird import (
     PETSIRDBlock,
     PETSIRDEfficiencies,
@@ -48,12 +51,16 @@ __all__ = [
     "atomic_path",
     "decay_reference_time",
     "describe",
+    "describe_dynamic",
+    "histogram_petlink",
     "image_kind",
     "is_petlink",
     "parse_header",
     "petsird_blocks",
     "read_dicom_ct",
     "read_dicom_pet",
+    "read_dynamic",
+    "read_gated",
     "read_image",
     "read_interfile",
     "read_interfile_image",
@@ -64,12 +71,16 @@ __all__ = [
     "read_petsird_header",
     "read_scan",
     "read_siemens_norm",
+    "read_windowed_scan",
+    "split_petlink",
     "suv_factor",
     "write_dicom_pet",
+    "write_dynamic",
     "write_image",
     "write_interfile",
     "write_interfile_image",
     "write_interfile_pet",
     "write_nifti",
     "write_scan",
+    "write_windowed_scan",
 ]

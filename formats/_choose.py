@@ -13,7 +13,7 @@ import numpy as np
 from emrecon.projectors import ImageGrid, PETSinogram, Scan
 from emrecon.projectors._arrays import to_numpy
 
-from . import hdf5, interfile, interfile_pet, nifti, petlink
+from . import hdf5, hdf5_dynamic, hdf5_windows, interfile, interfile_pet, nifti, petlink
 from ._errors import FormatError, naming, require_file
 from ._interfile_header import load_header
 from ._summary import image_summary, scan_summary, sinogram_facts
@@ -95,7 +95,12 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what a file holds as names and plain values, for `emrecon info`; the file is read and checked in full."""
     kind = _kind_of(path)
     if kind == "hdf5":
-        return hdf5.describe(path)
+        describers = {
+            "dynamic": hdf5_dynamic.describe_dynamic,
+            "gated": hdf5_dynamic.describe_dynamic,
+            "windowed-scan": hdf5_windows.describe_windowed_scan,
+        }
+        return describers.get(hdf5.kind_of(path), hdf5.describe)(path)
     if kind == "nifti":
         return {"format": "NIfTI"} | image_summary(*nifti.read_nifti(path))
     if petlink.is_petlink(path):

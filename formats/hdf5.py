@@ -37,7 +37,14 @@ _GEOMETRY_UNITS = {
 _SCANNER_UNITS = {"n_radial": "1", "bin_size": "mm", "energy_resolution": "1"}
 _SINOGRAM = ("max_ring_difference", "span", "n_radial", "mashing", "views")
 _DTYPES = {"bool", "float16", "float32", "float64", *(f"{sign}int{8 * n}" for sign in ("", "u") for n in (1, 2, 4, 8))}
-_READERS = {"scan": "read_scan", "image": "read_image"}
+# what reads each kind of file, and its latest schema
+_KINDS = {
+    "scan": ("read_scan", SCHEMA_VERSION),
+    "image": ("read_image", SCHEMA_VERSION),
+    "dynamic": ("read_dynamic", 1),
+    "gated": ("read_gated", 1),
+    "windowed-scan": ("read_windowed_scan", 1),
+}
 # deflate cannot shrink data by more than this: less on the disk means that values are missing
 _LARGEST_COMPRESSION = 1100
 
@@ -171,8 +178,14 @@ def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
         return image, ImageGrid(image.shape[-3:], voxel_size, origin)
 
 
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """Return which kind of file of emrecon this is: "scan", "image", "dynamic", "gated" or "windowed-scan"."""
+    with _opened(path, None) as file:
+        return str(_attribute(file, "emrecon_schema"))
+
+
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what an emrecon HDF5 file holds as names and plain values, after reading and verifying all of it."""
+    """Return what a file of a scan or an image holds as names and plain values, after reading and verifying it."""
     with _opened(path, None) as file:
         kind = _attribute(file, "emrecon_schema")
         facts = {"format": "emrecon HDF5", "schema version": int(file.attrs["schema_version"])}
@@ -207,21 +220,20 @@ def _opened(path: str | os.PathLike[str], kind: str | None) -> Iterator[h5py.Fil
 
 def _check_schema(file: h5py.File, path: Path, kind: str | None) -> None:
     found = _attribute(file, "emrecon_schema")
-    if found not in _READERS:
+    if found not in _KINDS:
         raise FormatError(f"{path} is HDF5, but not a scan or an image of emrecon (emrecon_schema is {found!r})")
+    reader, latest = _KINDS[found]
     number = file.attrs.get("schema_version")
     if not isinstance(number, (int, np.integer)) or number < 1:
         raise FormatError(f"{path}: schema_version is {number!r}, expected a whole number; edited by hand?")
-    if number > SCHEMA_VERSION:
+    if number > latest:
         creator = _attribute(file, "creator")
         raise FormatError(
-            f"{path} has schema version {number} (written by {creator}), this emrecon reads up to {SCHEMA_VERSION}; "
+            f"{path} has schema version {number} (written by {creator}), this emrecon reads up to {latest}; "
             "upgrade emrecon"
         )
     if kind is not None and found != kind:
-        raise FormatError(
-            f"{path} holds a {found}, not a {kind}; use {_READERS[found]}?".replace("a image", "an image")
-        )
+        raise FormatError(f"{path} holds a {found}, not a {kind}; use {reader}?".replace("a image", "an image"))
 
 
 def _store(file: h5py.File, name: str, values: Any, units: str) -> None:

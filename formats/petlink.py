@@ -77,7 +77,7 @@ class PETLink:
         for first in range(0, len(words), _CHUNK):
             part = np.asarray(words[first : first + _CHUNK])
             if clock is None:
-                clock = self._first_time()
+                clock = self.first_time()
                 zero = clock
             times = _clock(part, clock)
             clock = int(times[-1])
@@ -91,7 +91,7 @@ class PETLink:
 
     def duration(self) -> float:
         """Return the seconds from the first time tag to the last, at a millisecond's precision."""
-        clock = zero = self._first_time()
+        clock = zero = self.first_time()
         words = self._words()
         for at in range(0, len(words), _CHUNK):
             clock = int(_clock(np.asarray(words[at : at + _CHUNK]), clock)[-1])
@@ -105,7 +105,7 @@ class PETLink:
     def _words(self) -> np.ndarray:
         return np.memmap(self.path, "<u4", "r", self.offset, (self.n_words,)) if self.n_words else np.zeros(0, "<u4")
 
-    def _first_time(self) -> int:
+    def first_time(self) -> int:
         """The first time tag in ms, 0 where there is none; events before it count as at it."""
         words = self._words()
         for at in range(0, len(words), _CHUNK):

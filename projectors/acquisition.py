@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, PlanCache, is_numpy, is_torch, like, to_numpy
+from ._arrays import Array, PlanCache, array_namespace, is_numpy, is_torch, like, to_numpy
 from .operator import Projector, Shape, broadcasts_to
 
 
 @dataclass(frozen=True, eq=False)
 class AcquisitionModel:
-    """The affine map from activity to expected counts, ybar = factors * A(x) + background.
+    """The affine map from activity to expected counts, ybar = scale * factors * A(x) + background.
 
     projector : A, from images (..., *image) to (..., *views).
     factors : time x calibration x normalisation (x attenuation, where the projector holds none); dimensionless, a
         number or an array that broadcasts to the data.
     background : expected scatter, randoms and other counts that do not come from A(x); counts, a number or an array.
+    scale : one number for each item of a batch, (B, 1, ..., 1), such as the time of a frame; dimensionless. It could be
+        a part of the factors, but so A'(factors) is back projected once for all items.
     NumPy factors follow the arrays they meet; torch tensors get gradients.
     Raises ValueError for negative or non-finite factors or background, or shapes that do not fit the data.
     """
@@ -26,31 +28,46 @@ class AcquisitionModel:
     projector: Projector
     factors: Any = 1.0
     background: Any = 0.0
+    scale: Any = 1.0
     _plans: dict[str, PlanCache] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("factors", "background"):
+        for name in ("factors", "background", "scale"):
             _check(getattr(self, name), name, self.projector)
             self._plans[name] = PlanCache()
+        n = len(self.projector.out_shape)
+        if any(size != 1 for size in tuple(getattr(self.scale, "shape", ()))[-n:]):
+            raise ValueError(
+                f"AcquisitionModel scale is one number for an item, (B, 1, ..., 1), got {self.scale.shape}"
+            )
 
     def __call__(self, x: Array) -> Array:
-        y = self.projector(x)
-        return self._match("factors", y) * y + self._match("background", y)
+        y = self.linear(x)
+        return y + self._match("background", y)
 
     def linear(self, x: Array) -> Array:
-        """Return factors * A(x), without the background."""
+        """Return scale * factors * A(x), without the background."""
         y = self.projector(x)
-        return self._match("factors", y) * y
+        return self._scaled(self._match("factors", y) * y, len(self.projector.out_shape))
 
     def adjoint(self, y: Array) -> Array:
-        """Return A'(factors * y), the transpose of `linear`."""
-        return self.projector.T(self._match("factors", y) * y)
+        """Return scale * A'(factors * y), the transpose of `linear`."""
+        x = self.projector.T(self._match("factors", y) * y)
+        return self._scaled(x, len(self.projector.in_shape))
+
+    def _scaled(self, values: Array, n_axes: int) -> Array:
+        """Return scale * values, for items of n_axes axes."""
+        scale = self._match("scale", values)
+        if isinstance(scale, float):
+            return values if scale == 1 else scale * values
+        batch = scale.shape[: scale.ndim - len(self.projector.out_shape)]
+        return array_namespace(values).reshape(scale, (*batch, *[1] * n_axes)) * values
 
     def subset(self, k: int, n: int) -> AcquisitionModel:
         """Return the model of views k, k + n, ..."""
         axis = -len(self.projector.out_shape)
-        parts = (take_views(values, k, n, axis) for values in (self.factors, self.background))
-        return AcquisitionModel(self.projector.subset(k, n), *parts)
+        factors, background = (take_views(values, k, n, axis) for values in (self.factors, self.background))
+        return AcquisitionModel(self.projector.subset(k, n), factors, background, self.scale)
 
     def _match(self, name: str, y: Array) -> Any:
         values = getattr(self, name)

@@ -99,7 +99,8 @@ class LinearOperator(ABC):
     def __add__(self, other: LinearOperator) -> LinearOperator:
         if not isinstance(other, LinearOperator):
             return NotImplemented
-        return _Sum(self, other)
+        both = isinstance(self, Projector) and isinstance(other, Projector)
+        return (_SumProjector if both else _Sum)(self, other)
 
     def __sub__(self, other: LinearOperator) -> LinearOperator:
         return self + (-1.0) * other
@@ -279,6 +280,16 @@ class _Sum(LinearOperator):
 
     def __repr__(self) -> str:
         return f"<{self.first!r} + {self.second!r}>"
+
+
+class _SumProjector(_Sum, Projector):
+    """Two projectors that fill the same views, such as primary and scattered photons."""
+
+    first: Projector
+    second: Projector
+
+    def subset(self, k: int, n: int) -> _SumProjector:
+        return _SumProjector(self.first.subset(k, n), self.second.subset(k, n))
 
 
 class _Scaled(LinearOperator):

@@ -82,6 +82,12 @@ class Above(NamedTuple):
     one: Any
 
 
+class Bend(NamedTuple):
+    """Ask for the transposed derivative of those second derivatives, applied to a direction."""
+
+    one: Any
+
+
 def terms(wanted, potential, a, b, u, v):
     """Return psi, and what is wanted for a and for b; (u, v) is the direction."""
 
@@ -96,6 +102,10 @@ def second(potential, a, b):
 
 def above(potential, a, b):
     """Return the second derivatives, for a and for b, of separable parabolas above psi that touch it at (a, b)."""
+
+
+def bends(potential, a, b):
+    """Return the derivatives of what `above` says for a: by a and by b. What it says for b is above(b, a) for a."""
 
 
 @overload(terms, jit_options=_OPTIONS)
@@ -118,6 +128,11 @@ def _above(potential, a, b):
     return _ABOVE[potential.instance_class]
 
 
+@overload(bends, jit_options=_OPTIONS)
+def _bends(potential, a, b):
+    return _BENDS[potential.instance_class]
+
+
 def _slope_terms(wanted, potential, a, b, u, v):
     return slopes(potential, a, b)
 
@@ -137,6 +152,12 @@ def _above_terms(wanted, potential, a, b, u, v):
     return a - a, of_a, of_b
 
 
+def _bend_terms(wanted, potential, a, b, u, v):
+    aa, ab = bends(potential, a, b)
+    bb, ba = bends(potential, b, a)
+    return a - a, u * aa + v * ba, u * ab + v * bb
+
+
 def _quadratic(potential, a, b):
     d = a - b
     return potential.half * d * d, d, -d
@@ -148,6 +169,10 @@ def _quadratic_second(potential, a, b):
 
 def _quadratic_above(potential, a, b):
     return potential.one + potential.one, potential.one + potential.one
+
+
+def _quadratic_bends(potential, a, b):
+    return a - a, a - a
 
 
 def _log_cosh(potential, a, b):
@@ -165,8 +190,19 @@ def _log_cosh_second(potential, a, b):
 
 def _log_cosh_above(potential, a, b):
     t = (a - b) / potential.delta
-    c = math.tanh(t) / t if abs(t) > potential.one / 1000 else potential.one
+    c = math.tanh(t) / t if t != 0 else potential.one
     return c + c, c + c
+
+
+def _log_cosh_bends(potential, a, b):
+    t = (a - b) / potential.delta
+    if abs(t) < 0.05:  # the difference below has no digits left there
+        c = -2 * t * (1 / 3 - t * t * (4 / 15 - t * t * (17 / 105)))
+    else:
+        h = math.tanh(t)
+        c = ((1 - h * h) - h / t) / t
+    c = 2 * c / potential.delta
+    return c, -c
 
 
 def _huber(potential, a, b):
@@ -183,6 +219,13 @@ def _huber_second(potential, a, b):
 def _huber_above(potential, a, b):
     c = potential.delta / max(abs(a - b), potential.delta)
     return c + c, c + c
+
+
+def _huber_bends(potential, a, b):
+    d = a - b
+    size = max(abs(d), potential.delta)
+    c = -potential.delta * d / (size * size * size) if abs(d) > potential.delta else d - d
+    return c + c, -(c + c)
 
 
 def _hyperbolic(potential, a, b):
@@ -206,6 +249,13 @@ def _hyperbolic_above(potential, a, b):
     return c + c, c + c
 
 
+def _hyperbolic_bends(potential, a, b):
+    t = (a - b) / potential.delta
+    r = potential.one / (potential.one + t * t)
+    c = -t * r * math.sqrt(r) / potential.delta
+    return c + c, -(c + c)
+
+
 def _relative(potential, a, b):
     d = a - b
     q = d / (a + b + potential.gamma * abs(d) + potential.epsilon)
@@ -227,7 +277,18 @@ def _relative_above(potential, a, b):
     return four / (b + b + potential.epsilon), four / (a + a + potential.epsilon)
 
 
-_WANTED = {Slope: _slope_terms, Product: _product_terms, Diagonal: _diagonal_terms, Above: _above_terms}
+def _relative_bends(potential, a, b):
+    r = potential.two / (b + b + potential.epsilon)
+    return a - a, -potential.two * r * r
+
+
+_WANTED = {
+    Slope: _slope_terms,
+    Product: _product_terms,
+    Diagonal: _diagonal_terms,
+    Above: _above_terms,
+    Bend: _bend_terms,
+}
 _SLOPES = {
     Quadratic: _quadratic,
     LogCosh: _log_cosh,
@@ -241,6 +302,13 @@ _SECOND = {
     Huber: _huber_second,
     Hyperbolic: _hyperbolic_second,
     RelativeDifference: _relative_second,
+}
+_BENDS = {
+    Quadratic: _quadratic_bends,
+    LogCosh: _log_cosh_bends,
+    Huber: _huber_bends,
+    Hyperbolic: _hyperbolic_bends,
+    RelativeDifference: _relative_bends,
 }
 _ABOVE = {
     Quadratic: _quadratic_above,

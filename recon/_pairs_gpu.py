@@ -14,7 +14,7 @@ from .priors import Bowsher, PairPrior, anatomy_arrays, pair_steps
 
 _THREADS = 128
 _KINDS = (kernels.Quadratic, kernels.LogCosh, kernels.Huber, kernels.Hyperbolic, kernels.RelativeDifference)
-_WANTED = (kernels.Slope, kernels.Product, kernels.Diagonal, kernels.Above)
+_WANTED = (kernels.Slope, kernels.Product, kernels.Diagonal, kernels.Above, kernels.Bend)
 
 
 def gather(prior: PairPrior, wanted: Any, x: Array, v: Array, keep: bool) -> tuple[Array, Array]:

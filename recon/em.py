@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from emrecon.projectors._arrays import Array, array_namespace, as_real, to_numpy
 
 from .likelihood import ListmodeLikelihood, PoissonLikelihood
+from .schedules import Order, sequential
 
 Likelihood = PoissonLikelihood | ListmodeLikelihood
 
 
 class Iterate(NamedTuple):
-    """Where an algorithm stands: the number of passes over the data, and the image."""
+    """Where an algorithm stands: the number of passes over the data, the image, and whatever else it remembers.
+
+    Handing an iterate back as `start` goes on exactly.
+    """
 
     iteration: int
     image: Any
+    state: Mapping[str, Any] = MappingProxyType({})
 
 
 def em_step(x: Array, likelihood: Likelihood) -> Array:
@@ -33,47 +39,85 @@ def em_step(x: Array, likelihood: Likelihood) -> Array:
     return x * xp.where(seen, update, xp.ones_like(update))
 
 
-def mlem(likelihood: Likelihood, start: Array | None = None, *, iteration: int = 0) -> Iterator[Iterate]:
+def mlem(
+    likelihood: Likelihood | Sequence[Likelihood], start: Array | Iterate | None = None, *, iteration: int = 0
+) -> Iterator[Iterate]:
     """Yield an `Iterate` after each EM update, for ever; stop by leaving the loop.
 
-    start : first image, not negative (default: ones, in the library and on the device of the data).
-    iteration : how many updates `start` has behind it already, when resuming.
+    start : first image, not negative, or an `Iterate` to go on from (default: ones, in the library and on the device of
+        the data).
+    iteration : how many updates an image has behind it already, when resuming.
     """
     return osem(likelihood, start, 1, iteration=iteration)
 
 
 def osem(
-    likelihood: Likelihood | Sequence[Likelihood], start: Array | None = None, n_subsets: int = 8, *, iteration: int = 0
+    likelihood: Likelihood | Sequence[Likelihood],
+    start: Array | Iterate | None = None,
+    n_subsets: int = 8,
+    *,
+    order: Order = sequential,
+    iteration: int = 0,
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each pass over `n_subsets` subsets of the views, for ever; stop by leaving the loop.
 
-    Subset k holds the views (of list-mode data: the events) k, k + n, ...; they are visited in this order. A list of
-    likelihoods is a set of subsets of your own, in the order of visit; n_subsets is then not used.
-    The loop has no memory but the image: passing the last image as `start` (and its number as `iteration`) goes on
-    exactly.
+    Subset k holds the views (of list-mode data: the events) k, k + n, ... A list of likelihoods is a set of subsets of
+    your own; n_subsets is then not used.
+    order : in which order the subsets are visited, such as `herman_meyer`; see `recon.schedules`.
+    The loop has no memory but the image: passing the last image as `start` (and its number as `iteration`), or the last
+    iterate, goes on exactly.
     Raises ValueError for a start with negative, NaN or infinite values, or more subsets than views.
     Source: Hudson & Larkin 1994.
+    """
+    return _repeat(*begin(likelihood, start, n_subsets, iteration), order)
+
+
+def _repeat(at: Iterate, parts: list[Likelihood], order: Order) -> Iterator[Iterate]:
+    iteration, x, _ = at
+    while True:
+        for k in order(iteration, len(parts)):
+            x = em_step(x, parts[k])
+        iteration += 1
+        yield Iterate(iteration, x)
+
+
+def begin(
+    likelihood: Likelihood | Sequence[Likelihood],
+    start: Array | Iterate | None,
+    n_subsets: int = 1,
+    iteration: int = 0,
+) -> tuple[Iterate, list[Likelihood]]:
+    """Return where an engine starts and the likelihoods of its subsets, for the arguments that all engines share.
+
+    A given list of likelihoods is taken as it is. The start is an image, an iterate to go on from, or ones where
+    anything is seen.
+    Raises ValueError for an image that does not fit or holds negative, NaN or infinite values, more subsets than views,
+    and subsets without events.
     """
     if n_subsets < 1:
         raise ValueError(f"n_subsets must be at least 1, got {n_subsets}")
     given = list(likelihood) if isinstance(likelihood, Sequence) else [likelihood]
     if not given:
-        raise ValueError("osem got an empty list of likelihoods")
-    x = given[0].ones_image() if start is None else as_real(start)
-    _check_start(x, given[0])
+        raise ValueError("got an empty list of likelihoods")
+    if isinstance(start, Iterate):
+        at = start._replace(image=as_real(start.image))
+    else:
+        at = Iterate(iteration, _ones(given) if start is None else as_real(start))
+    _check_start(at.image, given[0])
     whole = isinstance(likelihood, Sequence) or n_subsets == 1
     parts = given if whole else [given[0].subset(k, n_subsets) for k in range(n_subsets)]
     if any(isinstance(part, ListmodeLikelihood) and not part.model.projector.out_shape[0] for part in parts):
         raise ValueError("a subset holds no events, and would erase the image; use fewer subsets")
-    return _repeat(x, parts, iteration)
+    return at, parts
 
 
-def _repeat(x: Array, parts: list[Likelihood], iteration: int) -> Iterator[Iterate]:
-    while True:
-        for part in parts:
-            x = em_step(x, part)
-        iteration += 1
-        yield Iterate(iteration, x)
+def _ones(parts: Sequence[Likelihood]) -> Array:
+    """Ones where any of the parts sees something."""
+    ones = parts[0].ones_image()
+    xp = array_namespace(ones)
+    for part in parts[1:]:
+        ones = xp.maximum(ones, part.ones_image())
+    return ones
 
 
 def _check_start(x: Array, likelihood: Likelihood) -> None:

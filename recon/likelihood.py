@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from emrecon.projectors import AcquisitionModel, Scan
+from emrecon.projectors import AcquisitionModel, Scan, ScanSeries
 from emrecon.projectors._arrays import Array, PlanCache, array_namespace, as_real, like, require_array, to_numpy
 from emrecon.projectors.acquisition import take_views
 from emrecon.projectors.scan import check_counts
@@ -16,7 +16,7 @@ from emrecon.projectors.scan import check_counts
 class PoissonLikelihood:
     """The negative Poisson log-likelihood of counts y under a model, f(x) = sum(ybar - y log ybar), ybar = model(x).
 
-    data : counts (..., views, bins, rows), or a `Scan`; any array library, leading axes are a batch.
+    data : counts (..., views, bins, rows), or a scan; any array library, leading axes are a batch.
     model : what is expected, an `AcquisitionModel`.
     A bin with y = 0 contributes ybar, also where ybar = 0. Data and sensitivity follow the images they meet.
     Raises ValueError for negative or non-finite counts and shapes that do not fit, and, when it meets an image, where
@@ -31,7 +31,7 @@ class PoissonLikelihood:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, Scan):
+        if isinstance(self.data, (Scan, ScanSeries)):
             object.__setattr__(self, "data", self.data.counts)
         require_array(self.data, "PoissonLikelihood data")
         views = self.model.projector.out_shape
@@ -49,24 +49,23 @@ class PoissonLikelihood:
 
     def value(self, x: Array) -> Any:
         """Return f(x), summed in float64: one number for each item of a batch."""
-        ybar = self.model(x)
-        xp = array_namespace(ybar)
-        y = self._data_like(ybar)
-        self._require_expected(y, ybar)
-        terms = ybar - y * xp.log(xp.where(ybar > 0, ybar, xp.ones_like(ybar)))
-        return xp.sum(terms, axis=tuple(range(-len(self.model.projector.out_shape), 0)), dtype=xp.float64)
+        y, ybar, safe = self._explained(x)
+        return self._total(ybar - y * array_namespace(ybar).log(safe))
 
     def ratio(self, x: Array) -> Array:
         """Return y / ybar, 0 where nothing is measured or expected."""
-        ybar = self.model(x)
-        xp = array_namespace(ybar)
-        y = self._data_like(ybar)
-        self._require_expected(y, ybar)
-        return y / xp.where(ybar > 0, ybar, xp.ones_like(ybar))
+        y, _, safe = self._explained(x)
+        return y / safe
 
     def gradient(self, x: Array) -> Array:
         """Return A'(1 - y / ybar), of the shape of x."""
         return self.sensitivity_like(x) - self.model.adjoint(self.ratio(x))
+
+    def value_and_gradient(self, x: Array) -> tuple[Any, Array]:
+        """Return f(x) and its gradient, with one projection forth and back."""
+        y, ybar, safe = self._explained(x)
+        value = self._total(ybar - y * array_namespace(ybar).log(safe))
+        return value, self.sensitivity_like(x) - self.model.adjoint(y / safe)
 
     @property
     def sensitivity(self) -> Array:
@@ -81,16 +80,25 @@ class PoissonLikelihood:
 
     def hessian_vector(self, x: Array, v: Array) -> Array:
         """Return the Hessian at x applied to v, A'( y / ybar^2 * A v )."""
-        ybar = self.model(x)
-        xp = array_namespace(ybar)
-        self._require_expected(self._data_like(ybar), ybar)
-        weight = self._data_like(ybar) / xp.where(ybar > 0, ybar, xp.ones_like(ybar)) ** 2
-        return self.model.adjoint(weight * self.model.linear(v))
+        y, _, safe = self._explained(x)
+        return self.model.adjoint(y / safe**2 * self.model.linear(v))
 
     def subset(self, k: int, n: int) -> PoissonLikelihood:
         """Return the likelihood of the views k, k + n, ..."""
         axis = -len(self.model.projector.out_shape)
         return PoissonLikelihood(take_views(self.data, k, n, axis), self.model.subset(k, n))
+
+    def _explained(self, x: Array) -> tuple[Array, Array, Array]:
+        """Return y, ybar, and ybar with 1 where nothing is expected, so that one may divide by it."""
+        ybar = self.model(x)
+        xp, y = array_namespace(ybar), self._data_like(ybar)
+        self._require_expected(y, ybar)
+        return y, ybar, xp.where(ybar > 0, ybar, xp.ones_like(ybar))
+
+    def _total(self, terms: Array) -> Any:
+        """Sum over the bins of each item, in float64."""
+        xp = array_namespace(terms)
+        return xp.sum(terms, axis=tuple(range(-len(self.model.projector.out_shape), 0)), dtype=xp.float64)
 
     def _data_like(self, ybar: Array) -> Array:
         return self._plans["data"].get(ybar, lambda: like(self.data, ybar))
@@ -158,15 +166,16 @@ class ListmodeLikelihood:
 
     def value(self, x: Array) -> Any:
         """Return f(x), summed in float64: one number for each item of a batch."""
-        ybar = self._expected(x)
-        xp = array_namespace(ybar)
-        image = tuple(range(-len(self.model.projector.in_shape), 0))
-        explained = xp.sum(xp.log(ybar), axis=-1, dtype=xp.float64)
-        return xp.sum(self.sensitivity_like(x) * x, axis=image, dtype=xp.float64) - explained
+        return self._value(x, self._expected(x))
 
     def ratio(self, x: Array) -> Array:
         """Return 1 / ybar for every event."""
         return 1 / self._expected(x)
+
+    def value_and_gradient(self, x: Array) -> tuple[Any, Array]:
+        """Return f(x) and its gradient, with one projection forth and back."""
+        ybar = self._expected(x)
+        return self._value(x, ybar), self.sensitivity_like(x) - self.model.adjoint(1 / ybar)
 
     def gradient(self, x: Array) -> Array:
         """Return s - A'(1 / ybar), of the shape of x."""
@@ -183,6 +192,12 @@ class ListmodeLikelihood:
     def subset(self, k: int, n: int) -> ListmodeLikelihood:
         """Return the likelihood of the events k, k + n, ..."""
         return ListmodeLikelihood(self.model.subset(k, n), self.sensitivity / n)
+
+    def _value(self, x: Array, ybar: Array) -> Any:
+        xp = array_namespace(ybar)
+        image = tuple(range(-len(self.model.projector.in_shape), 0))
+        explained = xp.sum(xp.log(ybar), axis=-1, dtype=xp.float64)
+        return xp.sum(self.sensitivity_like(x) * x, axis=image, dtype=xp.float64) - explained
 
     def _expected(self, x: Array) -> Array:
         ybar = self.model(x)

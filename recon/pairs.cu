@@ -5,7 +5,7 @@
 // in all threads.
 
 enum Kind { QUADRATIC, LOG_COSH, HUBER, HYPERBOLIC, RELATIVE };
-enum Wanted { SLOPE, PRODUCT, DIAGONAL, ABOVE };
+enum Wanted { SLOPE, PRODUCT, DIAGONAL, ABOVE, BEND };
 
 // Everything but the images. first, second: delta, or gamma and epsilon (see the potentials in _pairs_cpu.py).
 struct Prior {
@@ -22,7 +22,6 @@ __device__ inline REAL size_of(REAL x) { return x < 0 ? -x : x; }
 __device__ inline REAL larger(REAL a, REAL b) { return a > b ? a : b; }
 __device__ inline REAL smaller(REAL a, REAL b) { return a < b ? a : b; }
 
-// tanh without cancellation near 0
 __device__ inline REAL tanh_of(REAL t) { return REAL(tanh(t)); }
 
 __device__ REAL psi(const Prior& p, REAL a, REAL b) {
@@ -91,12 +90,44 @@ __device__ REAL above(const Prior& p, REAL a, REAL b) {
         case QUADRATIC: return 2;
         case LOG_COSH: {
             const REAL t = d / delta;
-            return size_of(t) > REAL(0.001) ? 2 * tanh_of(t) / t : REAL(2);
+            return t != 0 ? 2 * tanh_of(t) / t : REAL(2);
         }
         case HUBER: return 2 * delta / larger(size_of(d), delta);
         case HYPERBOLIC: return 2 / REAL(sqrt(1 + d / delta * (d / delta)));
         default: return 4 / (2 * b + p.second);
     }
+}
+
+// The derivatives of above(a, b): by a, and by b.
+__device__ void bends(const Prior& p, REAL a, REAL b, REAL* aa, REAL* ab) {
+    const REAL d = a - b, delta = p.first, t = d / delta;
+    switch (p.kind) {
+        case QUADRATIC: *aa = 0; break;
+        case LOG_COSH: {
+            const REAL h = tanh_of(t);
+            *aa = size_of(t) < REAL(0.05)  // the difference has no digits left there
+                      ? -4 * t * (REAL(1) / 3 - t * t * (REAL(4) / 15 - t * t * (REAL(17) / 105))) / delta
+                      : 2 * ((1 - h * h) - h / t) / (t * delta);
+            break;
+        }
+        case HUBER: {
+            const REAL size = larger(size_of(d), delta);
+            *aa = size_of(d) > delta ? -2 * delta * d / (size * size * size) : REAL(0);
+            break;
+        }
+        case HYPERBOLIC: {
+            const REAL r = 1 / (1 + t * t);
+            *aa = -2 * t * r * REAL(sqrt(r)) / delta;
+            break;
+        }
+        default: {
+            const REAL r = 2 / (2 * b + p.second);
+            *aa = 0;
+            *ab = -2 * r * r;
+            return;
+        }
+    }
+    *ab = -*aa;
 }
 
 // The weight of the pair of step s between voxels j and k, its first and its second.
@@ -126,6 +157,12 @@ __device__ REAL term(const Prior& p, REAL a, REAL b, REAL u, REAL v) {
     if (p.wanted == SLOPE) return slope(p, a, b);
     if (p.wanted == ABOVE) return above(p, a, b);
     REAL aa, ab;
+    if (p.wanted == BEND) {
+        REAL bb, ba;
+        bends(p, a, b, &aa, &ab);
+        bends(p, b, a, &bb, &ba);
+        return u * aa + v * ba;
+    }
     second(p, a, b, &aa, &ab);
     return p.wanted == DIAGONAL ? aa : aa * u + ab * v;
 }

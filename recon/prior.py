@@ -43,6 +43,10 @@ class SmoothPrior(ABC):
         """Return the diagonal of the Hessian of U at x."""
         raise NotImplementedError(f"{self!r} has no Hessian diagonal")
 
+    def _curvature_transposed(self, x: Array, v: Array) -> Array:
+        """Return the transposed derivative of the curvature at x applied to v."""
+        raise NotImplementedError(f"gradients do not flow through the curvature of {self!r}; detach the image for it")
+
     def value(self, x: Array) -> Any:
         """Return U(x), summed in float64: one number for each item of a batch."""
         x = self._checked(x)
@@ -73,10 +77,15 @@ class SmoothPrior(ABC):
 
         Raises NotImplementedError where no such parabolas are known.
         """
-        return self._at_batch(self._curvature, _plain(self._checked(x)))
+        x = self._checked(x)
+        if is_torch(x):
+            from ._autograd import prior_curvature
+
+            return prior_curvature(x, self)
+        return self._at_batch(self._curvature, x)
 
     def hessian_diagonal(self, x: Array) -> Array:
-        """Return the diagonal of the Hessian of U at x, of the shape of x."""
+        """Return the diagonal of the Hessian of U at x, of the shape of x; a constant for autograd."""
         return self._at_batch(self._hessian_diagonal, _plain(self._checked(x)))
 
     def __mul__(self, beta: float) -> SmoothPrior:
@@ -173,6 +182,9 @@ class _Scaled(SmoothPrior):
     def _hessian_diagonal(self, x: Array) -> Array:
         return self.beta * self.prior._hessian_diagonal(x)
 
+    def _curvature_transposed(self, x: Array, v: Array) -> Array:
+        return self.beta * self.prior._curvature_transposed(x, v)
+
     def _shape(self) -> tuple[int, ...] | None:
         return self.prior._shape()
 
@@ -201,6 +213,9 @@ class _Sum(SmoothPrior):
 
     def _hessian_diagonal(self, x: Array) -> Array:
         return self.first._hessian_diagonal(x) + self.second._hessian_diagonal(x)
+
+    def _curvature_transposed(self, x: Array, v: Array) -> Array:
+        return self.first._curvature_transposed(x, v) + self.second._curvature_transposed(x, v)
 
     def _shape(self) -> tuple[int, ...] | None:
         return self.first._shape() or self.second._shape()

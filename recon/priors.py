@@ -138,6 +138,9 @@ class PairPrior(SmoothPrior):
     def _curvature(self, x: Array) -> Array:
         return self._gather(kernels.Above, x, x)[1]
 
+    def _curvature_transposed(self, x: Array, v: Array) -> Array:
+        return self._gather(kernels.Bend, x, v)[1]
+
     def _shape(self) -> tuple[int, ...] | None:
         fixed = self.kappa if self.anatomy is None else self.anatomy.guide
         return None if fixed is None else tuple(fixed.shape)

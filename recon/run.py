@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from emrecon.projectors._arrays import Array, array_namespace, to_numpy
@@ -20,11 +20,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .em import Iterate
 
-Callback = Callable[[Iterate], Any]
+
+class Standing(Protocol):
+    """What callbacks look at: an `Iterate`, or whatever has its number and image."""
+
+    @property
+    def iteration(self) -> int: ...
+    @property
+    def image(self) -> Any: ...
+
+
+Callback = Callable[[Any], Any]
+_STATE = "state_"  # before the names of what an engine remembers, in a checkpoint
 Objective = Callable[[Array], Any]
 
 
-def run(iterates: Iterator[Iterate], n_iterations: int, *callbacks: Callback) -> Array:
+def run(iterates: Iterator[Standing], n_iterations: int, *callbacks: Callback) -> Array:
     """Take `n_iterations` iterates, show each to the callbacks and return the last image.
 
     A callback that returns True ends the run. Callbacks with a `close` method have it called at the end, also when the
@@ -69,7 +80,7 @@ class ProgressBar:
         )
         self._task = self._progress.add_task("iteration", total=n_iterations, note="")
 
-    def __call__(self, iterate: Iterate) -> None:
+    def __call__(self, iterate: Standing) -> None:
         if self._progress.disable:
             return
         self._progress.start()
@@ -95,7 +106,7 @@ class Log:
         self._rows: list[dict[str, Any]] = _read_log(self.path) if resume and self.path.exists() else []
         self._start = time.perf_counter() - (float(self._rows[-1]["seconds"]) if self._rows else 0.0)
 
-    def __call__(self, iterate: Iterate) -> None:
+    def __call__(self, iterate: Standing) -> None:
         row: dict[str, Any] = {"iteration": iterate.iteration, "seconds": round(time.perf_counter() - self._start, 4)}
         if self.objective is not None:
             row["objective"] = _total(self.objective, iterate.image)
@@ -115,9 +126,10 @@ class Checkpoint:
     """Save every `every`-th iterate to an .npz file, so that a run can go on after a kill as if nothing had happened.
 
         saved = Checkpoint(path).load()
-        start, done = (saved.image, saved.iteration) if saved else (None, 0)
-        run(osem(f, start, 8, iteration=done), 20 - done, Checkpoint(path))
+        done = saved.iteration if saved else 0
+        run(svrg(f, prior, saved, 8), 20 - done, Checkpoint(path))
 
+    What an engine remembers besides the image is saved too.
     signature : anything that must be the same when resuming, such as the settings as text.
     The file is complete at any moment, and loaded without unpickling.
     """
@@ -130,7 +142,7 @@ class Checkpoint:
         if self.every < 1:
             raise ValueError(f"Checkpoint every must be at least 1, got {self.every}")
 
-    def __call__(self, iterate: Iterate) -> None:
+    def __call__(self, iterate: Standing) -> None:
         if iterate.iteration % self.every:
             return
         with atomic_path(Path(self.path)) as path, path.open("wb") as stream:
@@ -139,6 +151,7 @@ class Checkpoint:
                 iteration=np.int64(iterate.iteration),
                 image=to_numpy(iterate.image),
                 signature=np.str_(self.signature),
+                **{_STATE + name: _host(value) for name, value in getattr(iterate, "state", {}).items()},  # type: ignore[arg-type]
             )
 
     def load(self) -> Iterate | None:
@@ -151,13 +164,14 @@ class Checkpoint:
         try:
             with Path(self.path).open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
                 iteration, image, signature = int(saved["iteration"]), saved["image"], str(saved["signature"])
+                state = {name.removeprefix(_STATE): saved[name] for name in saved.files if name.startswith(_STATE)}
         except (ValueError, TypeError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{self.path} is not a checkpoint, or is damaged: {error}") from error
         if signature != self.signature:
             raise ValueError(
                 f"{self.path} belongs to another run ({signature!r}, not {self.signature!r}); use another file"
             )
-        return Iterate(iteration, image)
+        return Iterate(iteration, image, state)
 
 
 @dataclass(frozen=True)
@@ -167,7 +181,7 @@ class RelativeChange:
     tolerance: float
     _previous: list[Any] = field(default_factory=list, init=False, repr=False)
 
-    def __call__(self, iterate: Iterate) -> bool:
+    def __call__(self, iterate: Standing) -> bool:
         previous = self._previous.pop() if self._previous else None
         self._previous.append(iterate.image)
         if previous is None:
@@ -175,6 +189,10 @@ class RelativeChange:
         xp = array_namespace(previous)
         change = xp.sqrt(xp.sum((iterate.image - previous) ** 2) / xp.sum(previous**2))
         return bool(change < self.tolerance)
+
+
+def _host(value: Any) -> np.ndarray:
+    return to_numpy(value) if hasattr(value, "shape") else np.asarray(value)
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:

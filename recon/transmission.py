@@ -1,11 +1,10 @@
-"""Transmission scans: the likelihood of attenuation maps, a smoothness penalty, and ordered subsets that fit a map."""
+"""Transmission scans: the likelihood of attenuation maps, and ordered subsets that fit a map."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from emrecon.projectors import Projector
@@ -25,23 +24,9 @@ from emrecon.projectors.operator import broadcasts_to
 from emrecon.projectors.scan import check_counts
 
 from .em import Iterate
+from .prior import SmoothPrior
 
 _THIN = 1e-3  # depths below this have the curvature at 0
-_AXES = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-_STEPS = {4: _AXES[:2], 8: (*_AXES[:2], (1, 1, 0), (1, -1, 0)), 6: _AXES}  # to half of the neighbours
-
-
-class SmoothPenalty(Protocol):
-    """What `ostr` asks of a penalty U; `Smoothness` is one, and any other with these methods will do."""
-
-    def value(self, x: Array) -> Any:
-        """U(x), one number for each item of a batch."""
-
-    def gradient(self, x: Array) -> Array:
-        """The gradient of U at x, of the shape of x."""
-
-    def curvature(self, x: Array) -> Array:
-        """The second derivatives at x of separable parabolas that touch U there and lie above it everywhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,101 +145,6 @@ class TransmissionLikelihood:
         return like(values, y) if is_torch(values) else self._plans[name].get(y, lambda: like(values, y))
 
 
-@dataclass(frozen=True)
-class Smoothness:
-    """A penalty on differences between neighbouring voxels, beta * sum over pairs of psi(x_j - x_k) / distance.
-
-        psi(t) = t^2 / 2,  or with delta:  t^2 / 2 where |t| <= delta,  delta |t| - delta^2 / 2 beyond (Huber 1964)
-
-    beta : weight, not negative. In a transmission scan the data hold a voxel about as firmly as
-        views x counts per bin x (voxel size in cm)^2, which is a first value for beta.
-    delta : in the unit of the image; differences beyond it are taken for edges. None for the quadratic penalty.
-    neighbours : 4 or 8 in the (x, y) plane, or 6 in space. The distance is 1 or sqrt(2), in voxels.
-    Value, gradient and curvature belong to each other, and every pair counts once.
-    Raises ValueError for other neighbours and for a beta or delta that makes no sense.
-    """
-
-    beta: float
-    delta: float | None = None
-    neighbours: int = 4
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.beta < math.inf:
-            raise ValueError(f"Smoothness beta must be finite and not negative, got {self.beta}")
-        if self.delta is not None and not 0 < self.delta < math.inf:
-            raise ValueError(f"Smoothness delta must be positive and finite, or None, got {self.delta}")
-        if self.neighbours not in _STEPS:
-            raise ValueError(
-                f"Smoothness neighbours must be 4, 8 (in the plane) or 6 (in space), got {self.neighbours}"
-            )
-
-    def value(self, x: Array) -> Any:
-        """Return U(x), summed in float64: one number for each item of a batch."""
-        xp = array_namespace(x)
-        return self.beta * sum(
-            weight * xp.sum(self._potential(x[near] - x[far]), axis=(-3, -2, -1), dtype=xp.float64)
-            for near, far, weight in self._pairs()
-        )
-
-    def gradient(self, x: Array) -> Array:
-        """Return the gradient of U at x, of the shape of x."""
-        return self._gathered(x, lambda t: t * self._stiffness(t), -1.0)
-
-    def curvature(self, x: Array) -> Array:
-        """Return the curvatures of separable parabolas that touch U at x and lie above it, of the shape of x.
-
-        Twice the sum over neighbours of beta psi'(t) / t.
-        Source: Huber 1981 (the parabola above psi); De Pierro 1995 (its separation).
-        """
-        return self._gathered(x, lambda t: 2 * self._stiffness(t), 1.0)
-
-    def _potential(self, t: Array) -> Array:
-        if self.delta is None:
-            return t**2 / 2
-        xp = array_namespace(t)
-        size = xp.abs(t)
-        return xp.where(size <= self.delta, t**2 / 2, self.delta * size - self.delta**2 / 2)
-
-    def _stiffness(self, t: Array) -> Array:
-        """psi'(t) / t."""
-        xp = array_namespace(t)
-        if self.delta is None:
-            return xp.ones_like(t)
-        size = xp.abs(t)
-        return self.delta / xp.where(size > self.delta, size, self.delta * xp.ones_like(t))
-
-    def _gathered(self, x: Array, of_difference: Callable[[Array], Array], sign: float) -> Array:
-        """The sum over pairs of beta * weight * of_difference, given to one voxel and times `sign` to the other."""
-        xp = array_namespace(x)
-        total = xp.zeros_like(x)
-        for near, far, weight in self._pairs():
-            values = self.beta * weight * of_difference(x[near] - x[far])
-            total = total + _placed(xp, values, near, x) + sign * _placed(xp, values, far, x)
-        return total
-
-    def _pairs(self) -> Iterator[tuple[Any, Any, float]]:
-        """Yield the two slices of every pair of neighbours, and the weight."""
-        for step in _STEPS[self.neighbours]:
-            near, far = (tuple(_slice(s * side) for s in step) for side in (1, -1))
-            yield (..., *near), (..., *far), 1 / math.sqrt(sum(s * s for s in step))
-
-
-def _slice(step: int) -> slice:
-    return slice(1, None) if step > 0 else slice(None, -1) if step < 0 else slice(None)
-
-
-def _placed(xp: Any, values: Array, where: tuple[Any, ...], x: Array) -> Array:
-    """Return values where they belong in an array like x, zeros elsewhere; by concatenation, which has a gradient."""
-    for axis, part in zip((-3, -2, -1), where[1:]):
-        if part == slice(None):
-            continue
-        shape = list(values.shape)
-        shape[axis] = x.shape[axis] - values.shape[axis]
-        zeros = xp.zeros(tuple(shape), dtype=x.dtype, device=device(x))
-        values = xp.concat([zeros, values] if part.start else [values, zeros], axis=axis)
-    return values
-
-
 class _Part(NamedTuple):
     """One subset of the views: its likelihood, the lengths of its lines, and the constant curvatures if there are."""
 
@@ -268,7 +158,7 @@ def ostr(
     start: Array | None = None,
     n_subsets: int = 1,
     *,
-    penalty: SmoothPenalty | None = None,
+    penalty: SmoothPrior | None = None,
     curvature: str = "optimal",
     iteration: int = 0,
 ) -> Iterator[Iterate]:
@@ -279,7 +169,7 @@ def ostr(
         mu <- max(0, mu - (n grad f_k + grad U) / (n A_k'(c a) / 100 + curvature of U)),   a = A_k 1
 
     start : mu in 1/cm, not negative (default: zeros, in the library and on the device of the data).
-    penalty : U, for instance `Smoothness`; None for maximum likelihood.
+    penalty : U, a prior with a curvature such as `beta * Huber(delta, neighbours=8)`; None for maximum likelihood.
     curvature : c of every bin. "optimal" is made anew for every update, the least one for which the parabolas lie above
         the objective: with n_subsets=1 it never increases. "precomputed" is (y - background)^2 / y, once for all: one
         back projection instead of two in each update, longer steps, and no guarantee.
@@ -301,7 +191,7 @@ def ostr(
     return _repeat(mu, [_prepared(part, mu, curvature) for part in parts], penalty, iteration)
 
 
-def _repeat(mu: Array, parts: list[_Part], penalty: SmoothPenalty | None, iteration: int) -> Iterator[Iterate]:
+def _repeat(mu: Array, parts: list[_Part], penalty: SmoothPrior | None, iteration: int) -> Iterator[Iterate]:
     while True:
         for part in parts:
             mu = _step(mu, part, len(parts), penalty)
@@ -309,7 +199,7 @@ def _repeat(mu: Array, parts: list[_Part], penalty: SmoothPenalty | None, iterat
         yield Iterate(iteration, mu)
 
 
-def _step(mu: Array, part: _Part, n: int, penalty: SmoothPenalty | None) -> Array:
+def _step(mu: Array, part: _Part, n: int, penalty: SmoothPrior | None) -> Array:
     xp, f = array_namespace(mu), part.likelihood
     depth = f.depth(mu)
     gradient, curvature = n * f._back(f._slope(depth)), part.curvature

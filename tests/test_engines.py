@@ -1,0 +1,265 @@
+"""Every engine: restarts, fixed points, agreement with SciPy's L-BFGS-B, all kinds of data, batches, tensors."""
+
+import pickle
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from battery import relative_error
+from emrecon.projectors import AcquisitionModel
+from emrecon.recon import (
+    BarzilaiBorwein,
+    Checkpoint,
+    Constant,
+    EMPreconditioner,
+    Iterate,
+    PoissonLikelihood,
+    PriorAware,
+    Quadratic,
+    RandomOrder,
+    RelativeDifference,
+    Relaxation,
+    StepDown,
+    bsrem,
+    cofactor,
+    gradient_step,
+    herman_meyer,
+    kkt_residual,
+    lbfgsb,
+    lbfgsb_scipy,
+    map_em,
+    osem,
+    osl,
+    run,
+    saga,
+    sequential,
+    svrg,
+)
+from pet_cases import projector as pet_projector
+from spect_cases import projector
+from test_listmode_likelihood import pair
+
+RNG = np.random.default_rng(0)
+PRIOR = 1.5 * RelativeDifference(2.0, epsilon=0.02)
+
+
+def problem(A, scale=2.0, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(0.5, 5, A.in_shape)
+    model = AcquisitionModel(A, scale, 0.5)
+    return PoissonLikelihood(rng.poisson(model(truth)).astype(float), model)
+
+
+F = problem(projector("thin", "gaussian"))
+START = np.ones(F.model.projector.in_shape)
+SOLUTION = lbfgsb_scipy(F, PRIOR, START, n_iterations=2000, tolerance=1e-15)
+
+ENGINES = {
+    "osem": lambda f, prior, start=None: osem(f, start, 3, order=herman_meyer),
+    "osem, random": lambda f, prior, start=None: osem(f, start, 3, order=RandomOrder(5)),
+    "osl": lambda f, prior, start=None: osl(f, prior, start, 2),
+    "map_em": lambda f, prior, start=None: map_em(f, prior, start),
+    "bsrem": lambda f, prior, start=None: bsrem(f, prior, start, 3, step=Relaxation(1.0, 0.3)),
+    "svrg": lambda f, prior, start=None: svrg(f, prior, start, 3),
+    "svrg, steps found": lambda f, prior, start=None: svrg(f, prior, start, 3, step=BarzilaiBorwein()),
+    "svrg, nothing kept": lambda f, prior, start=None: svrg(f, prior, start, 3, keep=False, order=sequential),
+    "saga": lambda f, prior, start=None: saga(f, prior, start, 3, step=Constant(0.4)),
+    "lbfgsb": lambda f, prior, start=None: lbfgsb(f, prior, start, memory=4),
+}
+CONVERGENT = {"map_em": 4000, "bsrem": 3000, "svrg": 150, "svrg, steps found": 150, "saga": 150, "lbfgsb": 120}
+
+
+def last(iterates, n):
+    *_, final = islice(iterates, n)
+    return final
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_restarts_are_exact(engine, dtype, tmp_path):
+    start = START.astype(dtype)
+    whole = last(ENGINES[engine](F, PRIOR, start), 11)
+    part, at = start, Checkpoint(tmp_path / "state.npz")
+    for n in (1, 3, 2, 5):
+        at(last(ENGINES[engine](F, PRIOR, part), n))
+        part = at.load()
+    assert part.iteration == whole.iteration == 11
+    assert whole.image.dtype == dtype
+    np.testing.assert_array_equal(part.image, whole.image)
+    np.testing.assert_array_equal(start, 1)
+
+
+@pytest.mark.parametrize("engine", CONVERGENT)
+def test_reaches_the_solution_of_scipy(engine):
+    found = last(ENGINES[engine](F, PRIOR, START), CONVERGENT[engine]).image
+    assert relative_error(found, SOLUTION) < (2e-3 if engine == "bsrem" else 1e-4)
+    residual = kkt_residual(found, (F + PRIOR).gradient(found), (F + PRIOR).gradient(START))
+    assert max(residual) < 1e-3
+
+
+@pytest.mark.parametrize("engine", CONVERGENT)
+def test_a_step_at_the_solution_stays(engine):
+    moved = last(ENGINES[engine](F, PRIOR, SOLUTION), 3).image
+    assert relative_error(moved, SOLUTION) < (0.2 if engine == "bsrem" else 2e-4)  # subsets pull bsrem away at first
+
+
+@pytest.mark.parametrize("engine", ["svrg", "saga", "lbfgsb", "bsrem"])
+def test_without_a_prior(engine):
+    exact = PoissonLikelihood(F.model(SOLUTION), F.model)
+    found = last(ENGINES[engine](exact, None, 0.5 * SOLUTION + 0.5), 60).image
+    assert exact.value(found) < exact.value(0.5 * SOLUTION + 0.5)
+    np.testing.assert_allclose(last(ENGINES[engine](exact, None, SOLUTION), 4).image, SOLUTION, rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["bsrem", "svrg", "svrg, steps found", "saga", "lbfgsb", "map_em", "osl"])
+def test_batches_are_loops(engine):
+    model = F.model
+    rng = np.random.default_rng(4)
+    both = PoissonLikelihood(rng.poisson(np.stack([F.data, 3 * F.data])).astype(float), model)
+    images = last(ENGINES[engine](both, PRIOR, np.stack([START, START])), 4).image
+    for i in range(2):
+        alone = last(ENGINES[engine](PoissonLikelihood(both.data[i], model), PRIOR, START), 4).image
+        np.testing.assert_allclose(images[i], alone, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_tensors_follow(engine):
+    image = last(ENGINES[engine](F, PRIOR, torch.tensor(START)), 4).image
+    assert isinstance(image, torch.Tensor)
+    np.testing.assert_allclose(image.numpy(), last(ENGINES[engine](F, PRIOR, START), 4).image, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["span 3", "TOF"])
+@pytest.mark.parametrize("engine", ["svrg", "saga", "bsrem", "map_em", "lbfgsb"])
+def test_pet_and_time_of_flight(engine, case):
+    f = problem(pet_projector(case))
+    start = np.ones(f.model.projector.in_shape)
+    whole = f + PRIOR
+    found = last(ENGINES[engine](f, PRIOR, start), 6).image
+    assert whole.value(found) < whole.value(start)
+    assert found.min() >= 0
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize("engine", [svrg, saga, bsrem, map_em, osl])
+def test_list_mode_equals_the_sinogram(engine, timed):
+    sinogram, events, _, _ = pair(timed)
+    x = np.ones(sinogram.model.projector.in_shape)
+    by_events, by_bins = (last(engine(f, 0.2 * PRIOR, x, 1), 5).image for f in (events, sinogram))
+    np.testing.assert_allclose(by_events, by_bins, rtol=1e-6, atol=1e-9)
+    several = last(engine(events, 0.2 * PRIOR, x, 2), 3).image  # subsets of events
+    assert np.isfinite(several).all()
+
+
+def test_own_subsets_are_used():
+    parts = [F.subset(k, 3) for k in range(3)]
+    for engine in ("svrg", "saga", "bsrem"):
+        expected = last(ENGINES[engine](F, PRIOR, START), 3).image
+        np.testing.assert_array_equal(last(ENGINES[engine](parts, PRIOR, START), 3).image, expected)
+
+
+def test_a_start_from_another_engine():
+    warm = last(osem(F, START, 3), 2)
+    iterate = next(svrg(F, PRIOR, warm, 3))
+    assert iterate.iteration == 3
+    assert relative_error(last(svrg(F, PRIOR, warm, 3), 60).image, SOLUTION) < 1e-3
+
+
+def test_interrupted_runs_go_on_as_if_nothing_had_happened(tmp_path):
+    """Ctrl-C comes at any moment: between a pass and its checkpoint, or in the middle of a pass."""
+    expected = run(svrg(F, PRIOR, START, 3), 9)
+
+    class Interrupting(PoissonLikelihood):
+        calls = 0
+
+        def gradient(self, x):
+            Interrupting.calls += 1
+            if Interrupting.calls == 14:
+                raise KeyboardInterrupt
+            return super().gradient(x)
+
+    parts = [Interrupting(part.data, part.model) for part in (F.subset(k, 3) for k in range(3))]
+    at = Checkpoint(tmp_path / "state.npz")
+    with pytest.raises(KeyboardInterrupt):
+        run(svrg(parts, PRIOR, START), 9, at)
+    saved = at.load()
+    assert 0 < saved.iteration < 9
+    np.testing.assert_array_equal(run(svrg(parts, PRIOR, saved), 9 - saved.iteration, at), expected)
+
+
+def test_gradient_step_stays_within_its_bounds():
+    x, g = np.array([1.0, 1.0, 1.0]), np.array([5.0, -5.0, 0.5])
+    np.testing.assert_array_equal(gradient_step(x, g, np.ones(3), 1.0), [0, 6, 0.5])
+    np.testing.assert_array_equal(gradient_step(x, g, np.ones(3), 1.0, 2.0), [0, 2, 0.5])
+    capped = last(svrg(F, PRIOR, START, 3, upper=2.0), 5).image
+    assert capped.max() <= 2
+
+
+@pytest.mark.parametrize("order", [sequential, herman_meyer, cofactor, RandomOrder(3)])
+@pytest.mark.parametrize("n", [1, 2, 7, 12, 25, 30])
+def test_orders_visit_every_subset_once(order, n):
+    for iteration in range(4):
+        assert sorted(order(iteration, n)) == list(range(n))
+    assert list(order(2, n)) == list(order(2, n))
+
+
+def test_orders_as_published():
+    assert list(herman_meyer(0, 8)) == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert list(herman_meyer(3, 6)) == [0, 3, 1, 4, 2, 5]
+    assert list(cofactor(0, 10)) == [0, 3, 6, 9, 2, 5, 8, 1, 4, 7]
+    assert list(cofactor(0, 10)) != list(cofactor(1, 10))
+    assert list(RandomOrder(1)(0, 20)) != list(RandomOrder(2)(0, 20))
+    assert list(RandomOrder(1)(0, 20)) != list(RandomOrder(1)(1, 20))
+
+
+def test_step_sizes():
+    assert Constant(0.5)(7) == 0.5
+    assert Relaxation(2.0, 0.5)(4) == pytest.approx(2 / 3)
+    steps = StepDown(3.0, 0.5, 10.0)
+    assert (steps(0), steps(10), steps(50)) == pytest.approx((3, 0.5, 0.5))
+    assert 0.5 < steps(5) < 3
+    rule, change = BarzilaiBorwein(1.0, 0.2, 4.0), RNG.normal(size=(2, 3, 3, 3))
+    found = rule.between(change, np.array([2.0, 1e9])[:, None, None, None] * change, np.ones_like(change))
+    np.testing.assert_allclose(found.ravel(), [0.5, 0.2])
+    assert rule.between(change, -change, np.ones_like(change)).ravel().tolist() == [1.0, 1.0]
+
+
+def test_preconditioners():
+    x, s = np.array([0.0, 2.0, 4.0]).reshape(3, 1, 1), np.array([1.0, 0.0, 2.0]).reshape(3, 1, 1)
+    np.testing.assert_allclose(EMPreconditioner(1e-3)(x, s, None).ravel(), [4e-3, 0, 2])
+    prior = Quadratic(neighbours=6)
+    expected = 4 / (2 + 1.5 * prior.hessian_diagonal(x)[2, 0, 0] * 4)
+    np.testing.assert_allclose(PriorAware()(x, s, prior)[2, 0, 0], expected)
+    np.testing.assert_array_equal(PriorAware()(x, s, None), EMPreconditioner()(x, s, None))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: svrg(F, PRIOR, -START, 3), "finite and not negative"),
+        (lambda: svrg(F, PRIOR, START[:2], 3), "does not fit"),
+        (lambda: svrg(F, PRIOR, START, 99), "leave subsets empty"),
+        (lambda: svrg(F, PRIOR, START, 3, anchor_every=0), "anchor_every"),
+        (lambda: saga([], PRIOR, START), "empty list"),
+        (lambda: bsrem(F, PRIOR, START, 3, upper=0.0), "upper must be positive"),
+        (lambda: lbfgsb(F, PRIOR, START, memory=0), "memory"),
+        (lambda: Relaxation(0.0), "first must be positive"),
+        (lambda: StepDown(over=0.0), "over must be positive"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_priors_that_are_not_smooth_are_refused():
+    for engine in (svrg, saga, bsrem, lbfgsb):
+        with pytest.raises(TypeError, match="needs a smooth prior"):
+            engine(F, object(), START, **({} if engine is lbfgsb else {"n_subsets": 3}))
+
+
+def test_rules_are_values():
+    for rule in (StepDown(), Relaxation(), BarzilaiBorwein(), RandomOrder(1), PriorAware(), EMPreconditioner()):
+        assert pickle.loads(pickle.dumps(rule)) == rule
+    assert Iterate(1, START).state == {}
