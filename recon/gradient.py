@@ -115,31 +115,33 @@ def _svrg(
     iteration, x, n = at.iteration, at.image, len(problem.parts)
     begun, phase = int(at.state.get("begun", iteration)), int(at.state.get("phase", 0))
     anchor = problem.anchor(like(at.state["anchor"], x), keep) if "anchor" in at.state else None
-    length: Any = like(at.state["length"], x) if "length" in at.state else 1.0  # of all steps, or the step found
+    length: Any = like(at.state["length"], x) if "length" in at.state else 1.0  # halved where the objective rose
+    found: Any = like(at.state["found"], x) if "found" in at.state else None  # the step between the last two anchors
     while True:
         if phase == 0 or anchor is None:
             before, anchor = anchor, problem.anchor(x, keep)
             if before is not None:
-                anchor, length = _guarded(before, anchor, length, step)
-            x = gradient_step(
-                anchor.image, anchor.slope, anchor.diagonal, length * step(iteration - begun), problem.upper
-            )
+                anchor, length, found = _guarded(before, anchor, length, step)
+            now = length * step(iteration - begun) if found is None else found
+            x = gradient_step(anchor.image, anchor.slope, anchor.diagonal, now, problem.upper)
         else:
             for i, k in enumerate(order(iteration, n)):
                 slope = n * (problem.parts[k].gradient(x) - anchor.part(k)) + anchor.total + problem.prior_gradient(x)
-                x = gradient_step(x, slope, anchor.diagonal, length * step(iteration - begun + i / n), problem.upper)
+                now = length * step(iteration - begun + i / n) if found is None else found
+                x = gradient_step(x, slope, anchor.diagonal, now, problem.upper)
         iteration, phase = iteration + 1, (phase + 1) % (anchor_every + 1)
-        yield Iterate(iteration, x, {"begun": begun, "phase": phase, "anchor": anchor.image, "length": length})
+        state = {"begun": begun, "phase": phase, "anchor": anchor.image, "length": length}
+        yield Iterate(iteration, x, state if found is None else {**state, "found": found})
 
 
-def _guarded(before: _Anchor, now: _Anchor, length: Any, step: StepSize) -> tuple[_Anchor, Any]:
-    """Return the better anchor of each item, and by what its steps are multiplied from here on."""
-    xp = array_namespace(now.image)
-    length = length * xp.ones_like(now.image[..., :1, :1, :1])
-    if isinstance(step, BarzilaiBorwein):
-        length = step.between(now.image - before.image, now.slope - before.slope, now.diagonal) / step.first
-    worse = _is_worse(now.value, before.value)
-    return before.where(worse, now), xp.where(worse, length / 2, length)
+def _guarded(before: _Anchor, now: _Anchor, length: Any, step: StepSize) -> tuple[_Anchor, Any, Any]:
+    """Return the better anchor of each item, by what steps are multiplied from here on, and the step found, if any."""
+    xp, worse = array_namespace(now.image), _is_worse(now.value, before.value)
+    length = xp.where(worse, length / 2, length * xp.ones_like(now.image[..., :1, :1, :1]))
+    if not isinstance(step, BarzilaiBorwein):
+        return before.where(worse, now), length, None
+    found = step.between(now.image - before.image, now.slope - before.slope, now.diagonal)
+    return before.where(worse, now), length, xp.minimum(found, length * step.highest)
 
 
 def saga(

@@ -125,7 +125,7 @@ class BarzilaiBorwein:
 
     first: float = 1.0
     lowest: float = 0.1
-    highest: float = 3.0
+    highest: float = 2.0
 
     def __post_init__(self) -> None:
         _check_positive(self, "first", "lowest", "highest")
