@@ -12,6 +12,7 @@ from cuda_on_host import HostEngine, compiler
 from emrecon.projectors import ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector, _gpu
 from spect_cases import OPTIONS, SHAPES, projector
 
+SOURCES = ("projectors/spect.cu", "projectors/pet.cu", "projectors/parallel.cu", "recon/pairs.cu")
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run the kernels on the host")
 
 
@@ -26,20 +27,14 @@ def cupy_or_skip():
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("real", ["float", "double"])
-def test_nvcc_compiles_the_kernels(real, tmp_path):
-    source = tmp_path / "spect.cu"
-    source.write_text((files("emrecon.projectors") / "spect.cu").read_text())
-    command = [
-        "nvcc",
-        "-cubin",
-        "-arch=sm_90",
-        f"-DREAL={real}",
-        "-Werror=all-warnings",
-        "-o",
-        str(tmp_path / "out"),
-        str(source),
-    ]
-    subprocess.run(command, check=True)
+@pytest.mark.parametrize(
+    "source", ["projectors/spect.cu", "projectors/pet.cu", "projectors/parallel.cu", "recon/pairs.cu"]
+)
+def test_nvcc_compiles_the_kernels(source, real, tmp_path):
+    package, name = source.split("/")
+    (tmp_path / name).write_text((files(f"emrecon.{package}") / name).read_text())
+    flags = ["-cubin", "-arch=sm_90", "-std=c++14", f"-DREAL={real}", "-Werror=all-warnings"]
+    subprocess.run(["nvcc", *flags, "-o", str(tmp_path / "out"), str(tmp_path / name)], check=True)
 
 
 @needs_compiler

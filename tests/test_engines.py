@@ -38,6 +38,7 @@ from emrecon.recon import (
 )
 from pet_cases import projector as pet_projector
 from spect_cases import projector
+from test_cuda import cupy_or_skip
 from test_listmode_likelihood import pair
 
 RNG = np.random.default_rng(0)
@@ -128,6 +129,15 @@ def test_tensors_follow(engine):
     image = last(ENGINES[engine](F, PRIOR, torch.tensor(START)), 4).image
     assert isinstance(image, torch.Tensor)
     np.testing.assert_allclose(image.numpy(), last(ENGINES[engine](F, PRIOR, START), 4).image, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gpu_arrays_follow(engine):
+    cupy = cupy_or_skip()
+    image = last(ENGINES[engine](F, PRIOR, cupy.asarray(START)), 4).image
+    assert isinstance(image, cupy.ndarray)
+    np.testing.assert_allclose(image.get(), last(ENGINES[engine](F, PRIOR, START), 4).image, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("case", ["span 3", "TOF"])

@@ -1,9 +1,5 @@
 """The PET kernels for CUDA: compiled by nvcc, run on the host, and on a GPU, each where there is one."""
 
-import shutil
-import subprocess
-from importlib.resources import files
-
 import numpy as np
 import pytest
 from battery import mismatch, relative_error
@@ -13,15 +9,6 @@ from pet_cases import SINOGRAMS, events_of_every_bin, listmode, projector
 from test_cuda import cupy_or_skip
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run the kernels on the host")
-
-
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
-@pytest.mark.parametrize("real", ["float", "double"])
-def test_nvcc_compiles_the_kernels(real, tmp_path):
-    source = tmp_path / "pet.cu"
-    source.write_text((files("emrecon.projectors") / "pet.cu").read_text())
-    options = ["-cubin", "-arch=sm_90", f"-DREAL={real}", "-Werror=all-warnings", "-o", str(tmp_path / "out")]
-    subprocess.run(["nvcc", *options, str(source)], check=True)
 
 
 @needs_compiler

@@ -301,7 +301,7 @@ def test_cuda_source_on_the_host_equals_the_cpu(potential, options):
 @pytest.mark.gpu
 @pytest.mark.parametrize(("potential", "options"), CASES)
 def test_gpu_equals_cpu(potential, options):
-    cupy = pytest.importorskip("cupy")
+    cupy = cupy_or_skip()
     prior, v = make(potential, options), RNG.normal(size=SHAPE)
     x, w = cupy.asarray(X), cupy.asarray(v)
     assert relative_error(prior.value(x).get(), prior.value(X)) < 1e-12
