@@ -150,7 +150,7 @@ def saga(
     start: Array | Iterate | None = None,
     n_subsets: int = 25,
     *,
-    step: StepSize = StepDown(1.0, 0.5),
+    step: StepSize = StepDown(2.0, 0.7, 12.0),
     preconditioner: Preconditioner = PriorAware(),
     order: Order = cofactor,
     upper: float | None = None,

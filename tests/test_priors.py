@@ -23,6 +23,7 @@ from emrecon.recon import (
     spatial_weights,
 )
 from emrecon.recon import _pairs_cpu as kernels
+from test_cuda import cupy_or_skip
 
 SHAPE = (5, 4, 6)
 RNG = np.random.default_rng(0)
