@@ -286,7 +286,7 @@ def total_variation(problem: Problem, n_long: int, n_short: int) -> dict[str, An
     long = run(pdhg(problem.likelihood, prior, problem.start), n_long)
     seconds = time.perf_counter() - begun
     best, rows = objective(long), []
-    for iterate in islice(spdhg(problem.likelihood, prior, problem.n_subsets, problem.start), n_short):
+    for iterate in islice(spdhg(problem.likelihood, prior, problem.start, problem.n_subsets), n_short):
         rows.append([iterate.iteration, float(nrmse(iterate.image, long)), objective(iterate.image) - best])
     return {"pdhg passes": n_long, "pdhg seconds": seconds, "weight": problem.tv, "objective": best, "spdhg": rows}
 

@@ -53,8 +53,8 @@ def pdhg(
 def spdhg(
     likelihood: Likelihood | Sequence[Likelihood],
     prior: ProximablePrior | None = None,
-    n_subsets: int = 8,
     start: Array | Iterate | None = None,
+    n_subsets: int = 8,
     *,
     iteration: int = 0,
     seed: int = 0,

@@ -78,7 +78,7 @@ def test_without_a_prior_it_is_maximum_likelihood():
 def test_any_prior_with_a_proximal_map():
     prior = 0.7 * (2 * Ridge())
     best, value = independent_best(F, lambda v: 0.7 * (v**2).sum(), lambda v: 1.4 * v, A.in_shape)
-    for iterates, n in ((pdhg(F, prior), 600), (spdhg(F, prior, 3), 300)):
+    for iterates, n in ((pdhg(F, prior), 600), (spdhg(F, prior, n_subsets=3), 300)):
         image = last(iterates, n).image
         assert relative_error(image, best) < 1e-3
         assert total(F, prior, image) == pytest.approx(value, abs=1e-3)
@@ -109,7 +109,7 @@ def test_the_solution_satisfies_the_conditions_of_optimality(tv_solution):
 @pytest.mark.parametrize("n_subsets", [1, 3, 6])
 def test_spdhg_finds_what_pdhg_finds(tv_solution, n_subsets):
     for seed in (0, 1):
-        image = last(spdhg(F, TV, n_subsets, seed=seed), 300).image
+        image = last(spdhg(F, TV, n_subsets=n_subsets, seed=seed), 300).image
         assert relative_error(image, tv_solution.image) < 1e-3
 
 
@@ -121,7 +121,7 @@ def test_any_gamma_converges(tv_solution, gamma):
 def test_a_guide():
     prior = 8 * DirectionalTotalVariation(TRUTH, eta=0.1)
     exact = last(pdhg(F, prior), 1000).image
-    image = last(spdhg(F, prior, 3), 300).image
+    image = last(spdhg(F, prior, n_subsets=3), 300).image
     assert relative_error(image, exact) < 1e-2
     assert total(F, prior, image) == pytest.approx(total(F, prior, exact), abs=0.05)
     plain = last(pdhg(F, 8 * TotalVariation()), 1000).image
@@ -130,7 +130,7 @@ def test_a_guide():
 
 def test_the_objective_falls_and_subsets_are_faster():
     start = np.ones(A.in_shape)
-    values = [total(F, TV, it.image) for it in islice(spdhg(F, TV, 6, start), 200)]
+    values = [total(F, TV, it.image) for it in islice(spdhg(F, TV, n_subsets=6, start=start), 200)]
     slow = [total(F, TV, it.image) for it in islice(pdhg(F, TV, start), 20)]
     best = min(values)
     assert values[19] - best < 0.5 * (slow[19] - best)
@@ -159,15 +159,15 @@ def test_five_and_five_are_ten(algorithm, dtype):
 
 
 def test_seeds_change_the_order_and_nothing_else(tv_solution):
-    one, same, other = (next(spdhg(F, TV, 3, seed=seed)).image for seed in (0, 0, 1))
+    one, same, other = (next(spdhg(F, TV, n_subsets=3, seed=seed)).image for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 1e-3
-    assert next(spdhg(F, TV, 3, np.ones(A.in_shape), iteration=4)).iteration == 5
+    assert next(spdhg(F, TV, n_subsets=3, start=np.ones(A.in_shape), iteration=4)).iteration == 5
 
 
 def test_a_step_at_the_solution_stays(tv_solution):
     exact = PoissonLikelihood(MODEL(TRUTH), MODEL)
-    for iterates in (pdhg(exact, start=TRUTH), spdhg(exact, None, 3, TRUTH)):
+    for iterates in (pdhg(exact, start=TRUTH), spdhg(exact, None, n_subsets=3, start=TRUTH)):
         np.testing.assert_allclose(last(iterates, 5).image, TRUTH, rtol=1e-11)
     moved = last(pdhg(F, TV, tv_solution), 20).image
     assert relative_error(moved, tv_solution.image) < 1e-5
@@ -176,23 +176,27 @@ def test_a_step_at_the_solution_stays(tv_solution):
 def test_batches_are_loops():
     counts = np.stack([F.data, 30 * F.data[::-1]])
     batch = PoissonLikelihood(counts, MODEL)
-    for make in (lambda f: pdhg(f, TV), lambda f: spdhg(f, TV, 3), lambda f: spdhg(f, 0.3 * Ridge(), 2)):
+    for make in (
+        lambda f: pdhg(f, TV),
+        lambda f: spdhg(f, TV, n_subsets=3),
+        lambda f: spdhg(f, 0.3 * Ridge(), n_subsets=2),
+    ):
         images = last(make(batch), 6).image
         assert images.shape == (2, *A.in_shape)
         for item, image in zip(counts, images):
             np.testing.assert_allclose(last(make(PoissonLikelihood(item, MODEL)), 6).image, image, rtol=1e-9)
     gamma = np.array([0.5, 0.1])
-    images = last(spdhg(batch, TV, 3, gamma=gamma), 6).image
+    images = last(spdhg(batch, TV, n_subsets=3, gamma=gamma), 6).image
     for item, image, g in zip(counts, images, gamma):
         np.testing.assert_allclose(
-            last(spdhg(PoissonLikelihood(item, MODEL), TV, 3, gamma=g), 6).image, image, rtol=1e-9
+            last(spdhg(PoissonLikelihood(item, MODEL), TV, n_subsets=3, gamma=g), 6).image, image, rtol=1e-9
         )
 
 
 def test_items_with_physics_of_their_own():
     B = projector("thin", "gaussian", attenuation="per item")
     f = PoissonLikelihood(np.stack([F.data] * 3), AcquisitionModel(B, 1.0, 0.5))
-    images = last(spdhg(f, TV, 3), 40).image
+    images = last(spdhg(f, TV, n_subsets=3), 40).image
     assert images.shape == (3, *A.in_shape)
     assert relative_error(images[0], images[1]) > 1e-3
     assert (f.value(images) < f.value(np.ones(images.shape))).all()
@@ -201,18 +205,20 @@ def test_items_with_physics_of_their_own():
 def test_torch_follows():
     tensors = PoissonLikelihood(torch.tensor(F.data), MODEL)
     for prior in (None, TV, 0.3 * Ridge()):
-        iterate = last(spdhg(tensors, prior, 3), 5)
+        iterate = last(spdhg(tensors, prior, n_subsets=3), 5)
         assert isinstance(iterate.image, torch.Tensor)
-        np.testing.assert_allclose(iterate.image.numpy(), last(spdhg(F, prior, 3), 5).image, rtol=1e-9, atol=1e-12)
-        resumed = last(spdhg(tensors, prior, 3, iterate), 2)
-        np.testing.assert_array_equal(resumed.image, last(spdhg(tensors, prior, 3), 7).image)
+        np.testing.assert_allclose(
+            iterate.image.numpy(), last(spdhg(F, prior, n_subsets=3), 5).image, rtol=1e-9, atol=1e-12
+        )
+        resumed = last(spdhg(tensors, prior, n_subsets=3, start=iterate), 2)
+        np.testing.assert_array_equal(resumed.image, last(spdhg(tensors, prior, n_subsets=3), 7).image)
 
 
 def test_scale_does_not_matter():
     """Activity in another unit gives the same image in that unit, with the weight of a prior of degree 1 changed."""
     scaled = PoissonLikelihood(F.data, AcquisitionModel(A, 1e-5 * MODEL.factors, 0.5))
-    image = last(spdhg(scaled, 1e-5 * TV, 3), 8).image
-    np.testing.assert_allclose(1e-5 * image, last(spdhg(F, TV, 3), 8).image, rtol=1e-9)
+    image = last(spdhg(scaled, 1e-5 * TV, n_subsets=3), 8).image
+    np.testing.assert_allclose(1e-5 * image, last(spdhg(F, TV, n_subsets=3), 8).image, rtol=1e-9)
 
 
 def test_empty_bins_and_lines_that_miss_the_image():
@@ -227,7 +233,7 @@ def test_empty_bins_and_lines_that_miss_the_image():
     for prior in (None, TV):
         for dtype in ("float32", "float64"):
             f = PoissonLikelihood(counts.astype(dtype), model)
-            iterate = last(spdhg(f, prior, 3), 100)
+            iterate = last(spdhg(f, prior, n_subsets=3), 100)
             exact = last(pdhg(f, prior), 300).image
             assert np.isfinite(iterate.image).all()
             assert total(f, prior, iterate.image) == pytest.approx(total(f, prior, exact), rel=2e-3)
@@ -237,8 +243,8 @@ def test_no_counts_at_all_give_an_empty_image():
     for background in (0.0, 0.5):
         empty = PoissonLikelihood(np.zeros(A.out_shape), AcquisitionModel(A, 1.0, background))
         for prior in (None, TV):
-            assert last(spdhg(empty, prior, 3, np.ones(A.in_shape)), 60).image.max() < 1e-6
-            assert last(spdhg(empty, prior, 3), 3).image.max() == 0
+            assert last(spdhg(empty, prior, n_subsets=3, start=np.ones(A.in_shape)), 60).image.max() < 1e-6
+            assert last(spdhg(empty, prior, n_subsets=3), 3).image.max() == 0
 
 
 def test_voxels_that_are_not_seen_keep_their_value_or_follow_the_prior():
@@ -270,22 +276,22 @@ def test_events_give_the_image_of_their_sinogram(timed):
     binned, listed = pair(timed)
     prior = (5.0 if timed else 20.0) * TotalVariation(GRID.voxel_size)
     exact = last(pdhg(binned, prior), 500).image
-    for iterates in (pdhg(listed, prior), spdhg(listed, prior, 4), spdhg(binned, prior, 3)):
+    for iterates in (pdhg(listed, prior), spdhg(listed, prior, n_subsets=4), spdhg(binned, prior, n_subsets=3)):
         image = last(iterates, 300).image
         assert total(binned, prior, image) == pytest.approx(total(binned, prior, exact), abs=0.05)
         assert relative_error(image, exact) < 1e-2
 
 
 def test_run_and_its_callbacks_take_the_iterates():
-    image = run(spdhg(F, TV, 3), 5, RelativeChange(1e-12))
-    np.testing.assert_array_equal(image, last(spdhg(F, TV, 3), 5).image)
+    image = run(spdhg(F, TV, n_subsets=3), 5, RelativeChange(1e-12))
+    np.testing.assert_array_equal(image, last(spdhg(F, TV, n_subsets=3), 5).image)
 
 
 def test_checkpoints_go_on_exactly(tmp_path):
     saved = Checkpoint(tmp_path / "run.npz")
-    run(spdhg(F, TV, 3, seed=2), 4, saved)
-    resumed = last(spdhg(F, TV, 3, saved.load(), seed=2), 3)
-    np.testing.assert_array_equal(resumed.image, last(spdhg(F, TV, 3, seed=2), 7).image)
+    run(spdhg(F, TV, n_subsets=3, seed=2), 4, saved)
+    resumed = last(spdhg(F, TV, n_subsets=3, start=saved.load(), seed=2), 3)
+    np.testing.assert_array_equal(resumed.image, last(spdhg(F, TV, n_subsets=3, seed=2), 7).image)
 
 
 def test_subsets_of_your_own(tv_solution):
@@ -297,13 +303,13 @@ def test_subsets_of_your_own(tv_solution):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: spdhg(F, TV, 0), "at least 1"),
-        (lambda: spdhg(F, TV, 7), "subset"),
+        (lambda: spdhg(F, TV, n_subsets=0), "at least 1"),
+        (lambda: spdhg(F, TV, n_subsets=7), "subset"),
         (lambda: pdhg(F, TV, np.ones((2, 3, 4))), "does not fit"),
         (lambda: pdhg(F, TV, -np.ones(A.in_shape)), "not negative"),
         (lambda: pdhg(F, TV, np.full(A.in_shape, np.nan)), "finite"),
         (lambda: pdhg(F, TV, gamma=0.0), "gamma"),
-        (lambda: spdhg(F, TV, 3, next(pdhg(F, TV))), "duals of 1 subsets"),
+        (lambda: spdhg(F, TV, n_subsets=3, start=next(pdhg(F, TV))), "duals of 1 subsets"),
         (lambda: pdhg(F, None, next(pdhg(F, TV))), "no prior"),
         (lambda: pdhg(F, DirectionalTotalVariation(np.ones((3, 3, 3)))), "is for images"),
         (lambda: pdhg(PoissonLikelihood(F.data, AcquisitionModel(A, 0.0, 0.5))), "no voxel is seen"),
@@ -320,6 +326,6 @@ Y_BINS = np.indices(A.out_shape)[1]
 
 def test_smooth_priors_are_for_other_algorithms():
     with pytest.raises(TypeError, match="smooth priors"):
-        spdhg(F, 2 * SmoothedTotalVariation(0.1), 3)
+        spdhg(F, 2 * SmoothedTotalVariation(0.1), n_subsets=3)
     with pytest.raises(TypeError, match="ProximablePrior"):
         pdhg(F, lambda x: x)
