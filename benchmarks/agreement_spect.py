@@ -3,7 +3,7 @@
     python benchmarks/agreement_spect.py [DATA]
 
 DATA is the folder that holds simset_spect/input.hs, the SimSET scan that STIR distributes: a water cylinder with cold
-spheres and hot rods. Both run OSEM with the same subsets, the same attenuation and the same response. Also reported:
+rods and hot rods. Both run OSEM with the same subsets, the same attenuation and the same response. Also reported:
 how uniform the cylinder is without attenuation correction, with narrow-beam water, and with the attenuation that makes
 it flat (the data hold scatter, so that is less than water's).
 """

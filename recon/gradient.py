@@ -98,6 +98,7 @@ def svrg(
         at an anchor is higher than at the one before, the engine goes back there, and halves all steps from then on.
     keep : hold the n gradients of the anchor in memory (n images); otherwise they are computed again, and every
         pass costs two.
+    Give the model a little background: where next to nothing is expected a count makes a gradient without bound.
     An iterate remembers its anchor; handed back as `start`, it goes on exactly.
     Source: Johnson & Zhang 2013; Kereta et al. 2021 (in emission tomography); the recipe of the winners of the PETRIC
     challenge 2024.
