@@ -14,7 +14,7 @@ from .outputs import OutputError
 
 app = typer.Typer(
     name="emrecon",
-    help="Reconstruct SPECT scans. Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 output not written, "
+    help="Reconstruct SPECT and PET scans. Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 output not written, "
     "130 interrupted, 1 anything else.",
     no_args_is_help=True,
     add_completion=False,

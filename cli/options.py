@@ -49,6 +49,17 @@ def attenuation(path: Path | None, cylinder: str | None, grid: ImageGrid) -> np.
     return resample(image, own_grid, grid)
 
 
+def guide(path: Path | None, grid: ImageGrid) -> np.ndarray | None:
+    """Return the guide image on the image grid, float32, from --guide; None without."""
+    if path is None:
+        return None
+    image, own_grid = formats.read_image(path)
+    on_grid = resample(np.asarray(image, np.float32), own_grid, grid)
+    if not np.isfinite(on_grid).all():
+        raise ValueError(f"{path}: a guide must be finite, and this image holds NaN or infinite values")
+    return on_grid
+
+
 def cubes(grid: ImageGrid, voxel: float | None) -> ImageGrid:
     """Return the grid, or one of cubes of another size over the same field of view (--voxel)."""
     if voxel is None:

@@ -42,10 +42,9 @@ class Options(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Everything the loop needs: a likelihood or one for each subset, and what belongs to them."""
+    """Everything the loop needs: a likelihood for each subset, and what belongs to them."""
 
-    likelihood: Any
-    objective: Any
+    parts: list[Any]
     grid: ImageGrid
     summary: str
     signature: str
@@ -61,7 +60,7 @@ def from_sinogram(scan: Scan, sinogram: PETSinogram, chosen: Options) -> Problem
     whole = np.ndim(scan.factors) > 0  # the file's factors hold crystal pairs and normalisation already
     if whole and norm is not None:
         raise typer.BadParameter("the file has factors of its own, which hold the normalisation", param_hint="--norm")
-    parts = []
+    parts: list[Any] = []
     for k in range(chosen.subsets):
         part = scan.subset(k, chosen.subsets)
         views = sinogram.subset(k, chosen.subsets)
@@ -71,7 +70,7 @@ def from_sinogram(scan: Scan, sinogram: PETSinogram, chosen: Options) -> Problem
     signature = f"{PETProjector(grid, sinogram)!r}, {sinogram}, {sinogram.tof}, {chosen}, contents {content}"
     summary = f"{PETProjector(grid, sinogram)}\n{_notes(chosen)}"
     start = (sum(part.sensitivity for part in parts) > 0).astype(np.float32)
-    return Problem(parts, lambda x: sum(part.value(x) for part in parts), grid, summary, signature, start)
+    return Problem(parts, grid, summary, signature, start)
 
 
 def from_events(scan: formats.PETLink, chosen: Options) -> Problem:
@@ -95,7 +94,7 @@ def from_events(scan: formats.PETLink, chosen: Options) -> Problem:
         raise typer.BadParameter(
             f"{empty} of {chosen.subsets} subsets of views hold no prompts; use fewer", param_hint="--subsets"
         )
-    parts = []
+    parts: list[Any] = []
     for k in range(chosen.subsets):
         mine, views = prompts[view % chosen.subsets == k], sinogram.subset(k, chosen.subsets)
         lines = ListmodeProjector(grid, sinogram.scanner, mine)
@@ -108,7 +107,7 @@ def from_events(scan: formats.PETLink, chosen: Options) -> Problem:
     summary = f"{ListmodeProjector(grid, sinogram.scanner, prompts)}\n  delays   {len(found.delays)}\n{_notes(chosen)}"
     content = digest(prompts, singles, mu, grid.affine, *_bins(sinogram), *_components(norm))
     signature = f"{sinogram}, {chosen}, contents {content}"
-    return Problem(parts, lambda x: sum(part.value(x) for part in parts), grid, summary, signature, start)
+    return Problem(parts, grid, summary, signature, start)
 
 
 def digest(*arrays: Any) -> str:

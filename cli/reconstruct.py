@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +12,11 @@ import numpy as np
 import typer
 from emrecon import formats
 from emrecon.projectors import PETSinogram, Scan, SPECTGeometry, SPECTProjector, isotope
-from emrecon.recon import Checkpoint, Iterate, Log, PoissonLikelihood, ProgressBar, RelativeChange, osem, run
+from emrecon.projectors._arrays import to_numpy
+from emrecon.recon import Checkpoint, Iterate, Log, PoissonLikelihood, ProgressBar, RelativeChange, run
 from rich.console import Console
 
-from . import options, pet
+from . import methods, options, pet
 from .figures import save_orthoviews
 from .outputs import check_outputs, writing
 
@@ -54,6 +56,34 @@ def reconstruct(
         int | None, typer.Option(help="PET list-mode: leave out events of more oblique planes.")
     ] = None,
     voxel: Annotated[float | None, typer.Option(help="Voxel size in mm (default: the bins').")] = None,
+    method: Annotated[
+        str, typer.Option(help="osem, map-em, bsrem, svrg, saga, osl, lbfgsb, spdhg, pdhg or kem.")
+    ] = "osem",
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME:BETA,...",
+            help=f"Prior of the other methods: {methods.known_priors()}; "
+            "DELTA and EPSILON in the unit of the image, WIDTH and ETA in the guide's.",
+        ),
+    ] = None,
+    guide: Annotated[
+        Path | None, typer.Option(help="Image (MR, CT ...) that bowsher, dtv, non-local and kem follow.")
+    ] = None,
+    neighbours: Annotated[
+        int | None, typer.Option(help="Prior on pairs: 6, 18 or 26 neighbours of a voxel (default: 26).")
+    ] = None,
+    kappa: Annotated[
+        bool, typer.Option("--kappa", help="Prior on pairs: as strong as the data are, for even resolution.")
+    ] = False,
+    kernel: Annotated[
+        str | None,
+        typer.Option(metavar="K,WINDOW,SIGMA", help="kem: neighbours, of a box (voxels), how alike (default: 48,7,1)."),
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(help="Of the subsets: sequential, staggered, cofactor or random[:SEED] (default: the method's)."),
+    ] = None,
     subsets: Annotated[int, typer.Option(min=1, help="Ordered subsets; 1 is MLEM.")] = 8,
     iterations: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 4,
     tolerance: Annotated[
@@ -69,14 +99,18 @@ def reconstruct(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Reconstruct SPECT or PET data by OSEM, with attenuation and resolution where they are given.
+    """Reconstruct SPECT or PET data, with attenuation and resolution where they are given: OSEM, or with a prior.
 
-    PET list-mode: randoms are estimated from the delays, and subsets are those of the events' views.
+    All methods but OSEM start from one pass of it. PET list-mode: randoms are estimated from the delays, and subsets
+    are those of the events' views.
     """
     console = Console(quiet=quiet, soft_wrap=True)
+    how = methods.choose(
+        method, prior, order=order, guide=guide is not None, neighbours=neighbours, kappa=kappa, kernel=kernel
+    )
     values, listmode = options.header_values(header or []), _is_listmode(projections)
     events = formats.read_petlink(projections, **values) if listmode else None
-    check_outputs(out, picture, log, checkpoint, inputs=(projections, mu, norm, events.path if events else None))
+    check_outputs(out, picture, log, checkpoint, inputs=(projections, mu, norm, guide, events.path if events else None))
     _check_device(device)
     chosen = pet.Options(mu, mu_cylinder, norm, psf, max_ring_difference, voxel, subsets, background)
     if events is not None:
@@ -95,38 +129,53 @@ def reconstruct(
             keV = energy if energy is not None else isotope(scan.radionuclide or "Tc-99m").main_energy
             blur = options.response(collimator, response, keV, intrinsic)
             problem = _camera_problem(scan, scan.geometry, voxel, mu, mu_cylinder, blur, subsets)
-    grid, likelihood = problem.grid, problem.likelihood
     console.print(problem.summary, highlight=False, markup=False)
-    keeper = None if checkpoint is None else Checkpoint(checkpoint, signature=problem.signature)
-    at = (keeper.load() if keeper else None) or Iterate(0, problem.start)
-    if at.iteration > iterations:
-        raise typer.BadParameter(f"{checkpoint} has {at.iteration} behind it already", param_hint="--iterations")
-    if at.iteration:
-        console.print(f"going on after iteration {at.iteration}")
-    callbacks: list[Any] = [] if quiet else [ProgressBar(iterations - at.iteration, problem.objective)]
-    callbacks += [Log(log, problem.objective, resume=at.iteration > 0)] if log else []
+    shown = options.guide(guide, problem.grid)
+    signature = f"{problem.signature}, {how}, guide {pet.digest(shown)}"
+    keeper = None if checkpoint is None else Checkpoint(checkpoint, signature=signature)
+    saved = _saved(keeper, iterations)
+    done = saved.iteration if saved else 0
+    if saved:
+        console.print(f"going on after iteration {done}")
+    elif how.name != "osem":
+        console.print(f"starting from one pass of OSEM with {subsets} subsets")
+    begun = time.perf_counter()
+    start, at = _to_device(problem.start, device), _moved(saved, device)
+    engine = methods.prepare(how, problem.parts, problem.grid, shown, start, at)
+    callbacks: list[Any] = [] if quiet else [ProgressBar(iterations - done, engine.objective)]
+    callbacks += [Log(log, engine.objective, resume=done > 0)] if log else []
     callbacks += [keeper] if keeper else []
     callbacks += [RelativeChange(tolerance)] if tolerance is not None else []
-    begun = time.perf_counter()
-    image = _iterate(likelihood, at, subsets, iterations, device, callbacks)
-    console.print(f"OSEM with {subsets} subsets, {time.perf_counter() - begun:.1f} s")
+    last = _iterate(engine, iterations, callbacks)
+    seconds = time.perf_counter() - begun
+    console.print(f"{engine}, {_passes(last.iteration)}, {seconds:.1f} s", highlight=False, markup=False)
     with writing():
-        formats.write_image(out, image, grid)
+        formats.write_image(out, last.image, problem.grid)
         if picture is not None:
-            save_orthoviews(picture, image, grid, title=projections.name)
+            save_orthoviews(picture, last.image, problem.grid, title=projections.name)
     console.print(f"wrote {out}" + (f" and {picture}" if picture is not None else ""), highlight=False)
 
 
-def _iterate(
-    likelihood: Any, at: Iterate, subsets: int, iterations: int, device: str, callbacks: list[Any]
-) -> np.ndarray:
-    """Go on from `at` until `iterations` are done in all; return the image on the host."""
-    start = _to_device(at.image, device)
-    if at.iteration >= iterations:
-        return at.image
-    iterates = osem(likelihood, start, subsets, iteration=at.iteration)
-    image = run(iterates, iterations - at.iteration, *callbacks)
-    return image.get() if hasattr(image, "get") else image
+def _saved(keeper: Checkpoint | None, iterations: int) -> Iterate | None:
+    """Where an earlier run got to, unless that is further than this one is to go."""
+    saved = keeper.load() if keeper else None
+    if keeper and saved and saved.iteration > iterations:
+        raise typer.BadParameter(f"{keeper.path} has {saved.iteration} behind it already", param_hint="--iterations")
+    return saved
+
+
+def _iterate(engine: methods.Engine, iterations: int, callbacks: list[Any]) -> Iterate:
+    """Go on until `iterations` are done in all; return the last iterate, with its image on the host."""
+    last = engine.at
+    if last.iteration < iterations:
+        seen: deque[Iterate] = deque(maxlen=1)
+        run(engine.iterates(), iterations - last.iteration, seen.append, *callbacks)
+        last = seen[0]
+    return last._replace(image=to_numpy(last.image))
+
+
+def _passes(n: int) -> str:
+    return "1 pass" if n == 1 else f"{n} passes"
 
 
 def _is_listmode(path: Path) -> bool:
@@ -153,8 +202,9 @@ def _camera_problem(
     grid = options.cubes(scan.default_grid(), voxel)
     system = SPECTProjector(grid, camera, options.attenuation(mu, mu_cylinder, grid), blur)
     likelihood = PoissonLikelihood(scan, scan.model(system))
+    parts = [likelihood.subset(k, subsets) for k in range(subsets)]
     signature = _signature(scan, camera, system, subsets)
-    return pet.Problem(likelihood, likelihood.value, grid, str(system), signature, system.ones_image())
+    return pet.Problem(parts, grid, str(system), signature, system.ones_image())
 
 
 def _signature(scan: Scan, geometry: SPECTGeometry, system: SPECTProjector, subsets: int) -> str:
@@ -168,6 +218,14 @@ def _check_device(device: str) -> None:
     if device not in ("cpu", "cuda"):
         raise typer.BadParameter('must be "cpu" or "cuda"', param_hint="--device")
     _to_device(np.zeros(1, np.float32), device)
+
+
+def _moved(at: Iterate | None, device: str) -> Iterate | None:
+    """A saved iterate with all its arrays on the device; what an engine counts stays on the host."""
+    if at is None:
+        return None
+    state = {name: _to_device(value, device) if value.ndim else value for name, value in at.state.items()}
+    return Iterate(at.iteration, _to_device(at.image, device), state)
 
 
 def _to_device(image: np.ndarray, device: str) -> Any:

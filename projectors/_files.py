@@ -40,8 +40,8 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
     target = Path(os.path.realpath(path))
     _check_target(target, overwrite)
     temporary = target.with_name(f".{secrets.token_hex(6)}-{target.name[-48:]}")
-    _create(temporary, target)
     try:
+        _create(temporary, target)
         yield temporary
         _flush(temporary)
         _check_target(target, overwrite)

@@ -54,15 +54,12 @@ class _Gradient(torch.autograd.Function):
         ctx.save_for_forward(inputs[0])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, weight: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return ctx.prior.hessian_vector(x, weight), None
+        return prior_hessian_vector(ctx.saved_tensors[0], weight, ctx.prior), None
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, _: None) -> torch.Tensor:
-        (x,) = ctx.saved_tensors
-        return ctx.prior.hessian_vector(x, tangent)
+        return prior_hessian_vector(ctx.saved_tensors[0], tangent, ctx.prior)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], x: torch.Tensor, prior: SmoothPrior) -> tuple[torch.Tensor, int]:
@@ -73,16 +70,57 @@ class _Curvature(torch.autograd.Function):
     """x -> the curvature of U at x, once differentiable in reverse."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, prior: SmoothPrior) -> torch.Tensor:
-        ctx.prior = prior
-        ctx.save_for_backward(x)
+    def forward(x: torch.Tensor, prior: SmoothPrior) -> torch.Tensor:
         return prior._at_batch(prior._curvature, x.detach())
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.prior = inputs[1]
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
     def backward(ctx: Any, weight: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return ctx.prior._at_batch(ctx.prior._curvature_transposed, x, weight), None
+        return _Bent.apply(*ctx.saved_tensors, weight, ctx.prior, "_curvature_transposed"), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: torch.Tensor, prior: SmoothPrior) -> tuple[torch.Tensor, int]:
+        return prior_curvature(x.movedim(in_dims[0], 0), prior), 0
+
+
+class _Bent(torch.autograd.Function):
+    """(x, v) -> a map of v that depends on x and is linear in v: the Hessian's, or one without a derivative here."""
+
+    @staticmethod
+    def forward(x: torch.Tensor, v: torch.Tensor, prior: SmoothPrior, name: str) -> torch.Tensor:
+        return prior._at_batch(getattr(prior, name), x.detach(), v.detach().to(x.dtype))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.prior, ctx.name = inputs[2:]
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, weight: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if ctx.needs_input_grad[0] or ctx.name != "_hessian_vector":
+            raise NotImplementedError(
+                f"{ctx.prior!r} is not differentiable that often: its gradient twice, its curvature and Hessian once"
+            )
+        return None, prior_hessian_vector(ctx.saved_tensors[0], weight, ctx.prior), None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], x: torch.Tensor, v: torch.Tensor, prior: SmoothPrior, name: str
+    ) -> tuple[torch.Tensor, int]:
+        x, v = (
+            t.movedim(d, 0) if d is not None else t.expand(info.batch_size, *t.shape)
+            for t, d in ((x, in_dims[0]), (v, in_dims[1]))
+        )
+        return _Bent.apply(x, v, prior, name), 0
+
+
+def prior_hessian_vector(x: torch.Tensor, v: torch.Tensor, prior: SmoothPrior) -> torch.Tensor:
+    """Return the Hessian of U at x applied to v; torch can differentiate it by v."""
+    return _Bent.apply(x, v, prior, "_hessian_vector")
 
 
 def prior_curvature(x: torch.Tensor, prior: SmoothPrior) -> torch.Tensor:
@@ -134,9 +172,18 @@ def _fuse_derivatives(
 ) -> tuple[torch.Tensor, ...]:
     x = _Fuse.apply(x_em, z, s, beta)
     root = torch.sqrt((s - beta * z) ** 2 + 4 * beta * s * x_em)  # without the cancellation of 2 beta x + s - beta z
-    found = root > 0
-    over = torch.where(found, 1 / torch.where(found, root, torch.ones_like(root)), torch.zeros_like(root))
-    return s * over, beta * x * over, (x_em - x) * over, x * (z - x) * over
+    over = _divided(torch.ones_like(root), root)
+    # s (x_em - x) = beta x (x - z): each side has digits where the other cancels
+    near = beta * x < s
+    by_s = torch.where(near, _divided(beta * x * (x - z), s), x_em - x)
+    by_beta = torch.where(near, x * (z - x), _divided(s * (x - x_em), beta))
+    return s * over, beta * x * over, by_s * over, by_beta * over
+
+
+def _divided(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a / b, 0 where b is."""
+    found = b != 0
+    return torch.where(found, a / torch.where(found, b, torch.ones_like(b)), torch.zeros_like(a))
 
 
 def fuse(x_em: Any, z: Any, s: Any, beta: Any) -> torch.Tensor:

@@ -34,6 +34,8 @@ def on_engine(engine: Engine, v: Array) -> Array:
 def gather_with(prior: PairPrior, wanted: Any, x: Array, v: Array, keep: bool, engine: Engine) -> tuple[Array, Array]:
     """`gather` on the arrays of an engine."""
     xp, (items, nx, ny, nz) = engine.xp, x.shape
+    if not items:
+        return xp.zeros(0, np.float64), xp.zeros(x.shape, x.dtype)
     real = "float" if dtype_name(x) == "float32" else "double"
     steps, weights, *anatomy = prior._plans.get(x, lambda: _device_plan(prior, np.dtype(dtype_name(x)), xp))
     potential = prior._potential(x.dtype.type)

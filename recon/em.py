@@ -91,14 +91,20 @@ def begin(
 
     A given list of likelihoods is taken as it is. The start is an image, an iterate to go on from, or ones where
     anything is seen.
-    Raises ValueError for an image that does not fit or holds negative, NaN or infinite values, more subsets than views,
-    and subsets without events.
+    Raises ValueError for an image that does not fit, holds negative, NaN or infinite values or nothing but zeros, more
+    subsets than views, and subsets without events; TypeError for what is no likelihood or no array.
     """
     if n_subsets < 1:
         raise ValueError(f"n_subsets must be at least 1, got {n_subsets}")
     given = list(likelihood) if isinstance(likelihood, Sequence) else [likelihood]
     if not given:
         raise ValueError("got an empty list of likelihoods")
+    if not all(isinstance(part, (PoissonLikelihood, ListmodeLikelihood)) for part in given):
+        raise TypeError(
+            f"engines take a likelihood, or a list of them, and the prior apart; got {type(given[0]).__name__}"
+        )
+    if isinstance(start, (list, tuple)) and not isinstance(start, Iterate):
+        raise TypeError("start must be an array, or an iterate to go on from; use numpy.asarray(...)?")
     if isinstance(start, Iterate):
         at = start._replace(image=as_real(start.image))
     else:
@@ -127,3 +133,5 @@ def _check_start(x: Array, likelihood: Likelihood) -> None:
     host = to_numpy(x)
     if not (host >= 0).all() or not (host < float("inf")).all():
         raise ValueError("start must be finite and not negative: EM keeps signs and zeros")
+    if host.size and not host.any():
+        raise ValueError("start is zero everywhere, and would stay so")

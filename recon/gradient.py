@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from emrecon.projectors._arrays import Array, array_namespace, like
+from emrecon.projectors._arrays import Array, array_namespace, is_torch, like
 
 from .em import Iterate, Likelihood, begin
 from .prior import SmoothPrior
 from .schedules import (
     BarzilaiBorwein,
-    EMPreconditioner,
     Order,
     Preconditioner,
     PriorAware,
     Relaxation,
     StepDown,
     StepSize,
+    as_step,
     cofactor,
     herman_meyer,
 )
 
 _NOISE = 1e-7  # of the objective: what float32 cannot tell
+_SHORTEST = 1e-3  # of the steps: where even shorter ones explain nothing, they are not to blame
 
 
 def gradient_step(x: Array, gradient: Array, diagonal: Array, step: Any = 1.0, upper: float | None = None) -> Array:
@@ -40,24 +41,25 @@ def bsrem(
     start: Array | Iterate | None = None,
     n_subsets: int = 8,
     *,
-    step: StepSize = Relaxation(),
-    preconditioner: Preconditioner = EMPreconditioner(),
+    step: StepSize | float = Relaxation(),
+    preconditioner: Preconditioner = PriorAware(),
     order: Order = herman_meyer,
     upper: float | None = None,
     iteration: int = 0,
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each pass of block-sequential regularised EM, for ever; stop by leaving the loop.
 
-        x <- P[ x - a D(x) (n grad f_k(x) + grad U(x)) ],  D = x / s
+        x <- P[ x - a D(x) (n grad f_k(x) + grad U(x)) ],  D = x / (s + 1.5 diag(H_U) x)
 
-    P keeps x between 0 and `upper`. With relaxed steps a it converges to the minimum of f + U.
+    P keeps x between 0 and `upper`. With relaxed steps a it converges to the minimum of f + U. The classical D = x / s
+    is `preconditioner=EMPreconditioner()`; with strong priors its steps are too long.
     prior : U, smooth, or None.  start, n_subsets, order, iteration : as in `osem`.
-    step, preconditioner : rules of `recon.schedules`.
+    step, preconditioner : rules of `recon.schedules`, or a number for the step.
     Source: De Pierro & Yamagishi 2001; Ahn & Fessler 2003.
     """
     at, parts = begin(likelihood, start, n_subsets, iteration)
     problem = _Problem(parts, prior, preconditioner, upper)
-    return _bsrem(at, problem, step, order)
+    return _bsrem(constant(at), problem, as_step(step), order)
 
 
 def _bsrem(at: Iterate, problem: _Problem, step: StepSize, order: Order) -> Iterator[Iterate]:
@@ -77,7 +79,7 @@ def svrg(
     start: Array | Iterate | None = None,
     n_subsets: int = 25,
     *,
-    step: StepSize = StepDown(),
+    step: StepSize | float = StepDown(),
     preconditioner: Preconditioner = PriorAware(),
     order: Order = cofactor,
     anchor_every: int = 2,
@@ -107,42 +109,7 @@ def svrg(
         raise ValueError(f"svrg anchor_every must be at least 1, got {anchor_every}")
     at, parts = begin(likelihood, start, n_subsets, iteration)
     problem = _Problem(parts, prior, preconditioner, upper)
-    return _svrg(at, problem, step, order, anchor_every, keep)
-
-
-def _svrg(
-    at: Iterate, problem: _Problem, step: StepSize, order: Order, anchor_every: int, keep: bool
-) -> Iterator[Iterate]:
-    iteration, x, n = at.iteration, at.image, len(problem.parts)
-    begun, phase = int(at.state.get("begun", iteration)), int(at.state.get("phase", 0))
-    anchor = problem.anchor(like(at.state["anchor"], x), keep) if "anchor" in at.state else None
-    length: Any = like(at.state["length"], x) if "length" in at.state else 1.0  # halved where the objective rose
-    found: Any = like(at.state["found"], x) if "found" in at.state else None  # the step between the last two anchors
-    while True:
-        if phase == 0 or anchor is None:
-            before, anchor = anchor, problem.anchor(x, keep)
-            if before is not None:
-                anchor, length, found = _guarded(before, anchor, length, step)
-            now = length * step(iteration - begun) if found is None else found
-            x = gradient_step(anchor.image, anchor.slope, anchor.diagonal, now, problem.upper)
-        else:
-            for i, k in enumerate(order(iteration, n)):
-                slope = n * (problem.parts[k].gradient(x) - anchor.part(k)) + anchor.total + problem.prior_gradient(x)
-                now = length * step(iteration - begun + i / n) if found is None else found
-                x = gradient_step(x, slope, anchor.diagonal, now, problem.upper)
-        iteration, phase = iteration + 1, (phase + 1) % (anchor_every + 1)
-        state = {"begun": begun, "phase": phase, "anchor": anchor.image, "length": length}
-        yield Iterate(iteration, x, state if found is None else {**state, "found": found})
-
-
-def _guarded(before: _Anchor, now: _Anchor, length: Any, step: StepSize) -> tuple[_Anchor, Any, Any]:
-    """Return the better anchor of each item, by what steps are multiplied from here on, and the step found, if any."""
-    xp, worse = array_namespace(now.image), _is_worse(now.value, before.value)
-    length = xp.where(worse, length / 2, length * xp.ones_like(now.image[..., :1, :1, :1]))
-    if not isinstance(step, BarzilaiBorwein):
-        return before.where(worse, now), length, None
-    found = step.between(now.image - before.image, now.slope - before.slope, now.diagonal)
-    return before.where(worse, now), length, xp.minimum(found, length * step.highest)
+    return _variance_reduced(constant(at), problem, as_step(step), order, anchor_every, _Svrg(problem, keep))
 
 
 def saga(
@@ -151,9 +118,10 @@ def saga(
     start: Array | Iterate | None = None,
     n_subsets: int = 25,
     *,
-    step: StepSize = StepDown(2.0, 0.7, 12.0),
+    step: StepSize | float = StepDown(2.0, 0.7, 12.0),
     preconditioner: Preconditioner = PriorAware(),
     order: Order = cofactor,
+    anchor_every: int = 8,
     upper: float | None = None,
     iteration: int = 0,
 ) -> Iterator[Iterate]:
@@ -161,78 +129,141 @@ def saga(
 
         x <- P[ x - a D (n (grad f_k(x) - g_k) + sum of all g + grad U(x)) ],  then g_k = grad f_k(x before)
 
-    The table g holds the gradient of each subset as it was met last (n images); the first pass fills it. D is renewed
-    before every pass. Where the objective, added up from the subsets as they are met, is higher than in the pass
-    before, the engine goes back to where the pass began, fills the table again, and halves all steps from then on.
+    The table g holds the gradient of each subset as it was met last (n images). The first pass fills it, and so does
+    one after every `anchor_every` passes, which also tells the objective: where it has risen since the last time the
+    engine goes back there and halves all steps from then on. D is renewed before every pass.
     Arguments as in `svrg`. An iterate remembers its table; handed back as `start`, it goes on exactly.
     Source: Defazio, Bach & Lacoste-Julien 2014; Kereta et al. 2021 (in emission tomography).
     """
+    if anchor_every < 1:
+        raise ValueError(f"saga anchor_every must be at least 1, got {anchor_every}")
     at, parts = begin(likelihood, start, n_subsets, iteration)
     problem = _Problem(parts, prior, preconditioner, upper)
-    return _saga(at, problem, step, order)
+    return _variance_reduced(constant(at), problem, as_step(step), order, anchor_every, _Saga(problem))
 
 
-def _saga(at: Iterate, problem: _Problem, step: StepSize, order: Order) -> Iterator[Iterate]:
-    iteration, x, n = at.iteration, at.image, len(problem.parts)
-    xp, begun = array_namespace(x), int(at.state.get("begun", iteration))
-    table = [like(part, x) for part in at.state.get("table", ())]
-    length: Any = like(at.state["length"], x) if "length" in at.state else xp.ones_like(x[..., :1, :1, :1])
-    value: Any = like(at.state["value"], problem.prior_value(x)) if table else None
+class _Anchor(NamedTuple):
+    """An image, its objective, and the gradient of everything there."""
+
+    image: Array
+    value: Any
+    slope: Array
+
+
+class _Svrg:
+    """Gradients of the subsets as they are at the anchor, kept or computed again, and the preconditioner of there."""
+
+    def __init__(self, problem: _Problem, keep: bool) -> None:
+        self.problem, self.keep = problem, keep
+
+    def fill(self, x: Array) -> _Anchor:
+        """Make x the anchor."""
+        self.at, self.diagonal = x, self.problem.diagonal(x)
+        self.table: list[Array] = []  # before the new one is made, so that there is never more than one
+        value: Any = self.problem.prior_value(x)
+        total: Any = 0.0
+        for part in self.problem.parts:
+            of_part, slope = part.value_and_gradient(x)
+            value, total = value + of_part, total + slope
+            if self.keep:
+                self.table.append(slope)
+        self.total = total
+        return _Anchor(x, value, total + self.problem.prior_gradient(x))
+
+    def begin_pass(self, x: Array) -> None:
+        """Nothing changes between anchors."""
+
+    def estimate(self, x: Array, k: int) -> Array:
+        """Return the estimate of the gradient of everything from subset k."""
+        parts = self.problem.parts
+        known = self.table[k] if self.keep else parts[k].gradient(self.at)
+        return len(parts) * (parts[k].gradient(x) - known) + self.total + self.problem.prior_gradient(x)
+
+    def state(self) -> dict[str, Any]:
+        """Return what cannot be computed again from the anchor's image."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any], x: Array) -> None:
+        """Go on from `state`, after `fill`."""
+
+
+class _Saga(_Svrg):
+    """Gradients of the subsets as they were met last."""
+
+    def __init__(self, problem: _Problem) -> None:
+        super().__init__(problem, True)
+
+    def begin_pass(self, x: Array) -> None:
+        """Renew the preconditioner, and add the table up afresh so that rounding does not pile up."""
+        self.diagonal, self.total = self.problem.diagonal(x), sum(self.table)
+
+    def estimate(self, x: Array, k: int) -> Array:
+        """Return the estimate of the gradient of everything from subset k, and renew what is known of k."""
+        fresh = self.problem.parts[k].gradient(x)
+        change = fresh - self.table[k]
+        slope = len(self.table) * change + self.total + self.problem.prior_gradient(x)
+        self.table[k], self.total = fresh, self.total + change
+        return slope
+
+    def state(self) -> dict[str, Any]:
+        """Return the table."""
+        return {"table": tuple(self.table)}
+
+    def restore(self, state: Mapping[str, Any], x: Array) -> None:
+        """Go on with the table of `state`."""
+        table = state.get("table", ())
+        if len(table) != len(self.table):
+            raise ValueError(f"saga goes on with the subsets it had, {len(table)}, not with {len(self.table)}")
+        self.table = [like(part, x) for part in table]
+
+
+def _variance_reduced(
+    at: Iterate, problem: _Problem, step: StepSize, order: Order, anchor_every: int, known: _Svrg
+) -> Iterator[Iterate]:
+    iteration, x, n, xp = at.iteration, at.image, len(problem.parts), array_namespace(at.image)
+    begun, phase = int(at.state.get("begun", iteration)), int(at.state.get("phase", 0))
+    length = xp.ones_like(x[..., :1, :1, :1])  # of all steps, halved where the objective rose
+    length = like(at.state["length"], x) if "length" in at.state else length
+    found: Any = like(at.state["found"], x) if "found" in at.state else None  # the step between the last two anchors
+    anchor = known.fill(like(at.state["anchor"], x)) if "anchor" in at.state else None
+    if anchor is not None:
+        known.restore(at.state, x)
     while True:
-        diagonal, origin, met = problem.diagonal(x), x, problem.prior_value(x)
-        if not table:
-            anchor = problem.anchor(x, keep=True)
-            table, met = list(anchor.parts or ()), anchor.value
-            x = gradient_step(x, anchor.slope, diagonal, length * step(iteration - begun), problem.upper)
+        if phase == 0 or anchor is None:
+            before, anchor = anchor, known.fill(x)
+            if before is not None:
+                found = _between(step, before, anchor, known.diagonal)
+                worse = _is_worse(anchor.value, before.value)
+                if bool(xp.any(worse)):
+                    anchor, length = known.fill(xp.where(worse, before.image, x)), xp.where(worse, length / 2, length)
+                found = None if found is None else xp.minimum(found, length * step.highest)  # type: ignore[attr-defined]
+            now = length * step(iteration - begun) if found is None else found
+            x = gradient_step(anchor.image, anchor.slope, known.diagonal, now, problem.upper)
         else:
-            total = sum(table)
-            for i, k in enumerate(order(iteration, n)):
-                of_part, fresh = problem.parts[k].value_and_gradient(x)
-                slope = n * (fresh - table[k]) + total + problem.prior_gradient(x)
-                met, total, table[k] = met + of_part, total + (fresh - table[k]), fresh
-                x = gradient_step(x, slope, diagonal, length * step(iteration - begun + i / n), problem.upper)
-            worse = _is_worse(met, value)
-            if bool(xp.any(worse)):  # the table belongs to images that are given up
-                x, length, table, met = xp.where(worse, origin, x), xp.where(worse, length / 2, length), [], value
-        value = met
-        iteration += 1
-        kept = {"table": xp.stack(table), "value": value, "length": length} if table else {"length": length}
-        yield Iterate(iteration, x, {"begun": begun, **kept})
+            known.begin_pass(x)
+            try:
+                for i, k in enumerate(order(iteration, n)):
+                    now = length * step(iteration - begun + i / n) if found is None else found
+                    x = gradient_step(x, known.estimate(x, k), known.diagonal, now, problem.upper)
+            except ValueError:  # steps so long that the image explains nothing
+                if float(xp.min(length)) < _SHORTEST:
+                    raise
+                x, length, found, phase = anchor.image, length / 4, None, anchor_every
+        iteration, phase = iteration + 1, (phase + 1) % (anchor_every + 1)
+        state = {"begun": begun, "phase": phase, "anchor": anchor.image, "length": length, **known.state()}
+        yield Iterate(iteration, x, state if found is None else {**state, "found": found})
+
+
+def _between(step: StepSize, before: _Anchor, now: _Anchor, diagonal: Array) -> Any:
+    """The step found from two anchors, where the rule is one that finds steps."""
+    if not isinstance(step, BarzilaiBorwein):
+        return None
+    return step.between(now.image - before.image, now.slope - before.slope, diagonal)
 
 
 def _is_worse(now: Any, before: Any) -> Array:
     """Which items' objectives have risen, as booleans (..., 1, 1, 1)."""
     return ~(now <= before + _NOISE * abs(before))[..., None, None, None]
-
-
-class _Anchor(NamedTuple):
-    """An image with its objective, and the gradients there: of the subsets (if kept), of the data, of everything."""
-
-    image: Array
-    value: Any
-    likelihoods: list[Likelihood]
-    parts: list[Array] | None
-    total: Array
-    slope: Array
-    diagonal: Array
-
-    def part(self, k: int) -> Array:
-        return self.likelihoods[k].gradient(self.image) if self.parts is None else self.parts[k]
-
-    def where(self, chosen: Array, other: _Anchor) -> _Anchor:
-        """Return this anchor for the chosen items of a batch, (..., 1, 1, 1) booleans, and the other for the rest."""
-        xp = array_namespace(self.image)
-        if not bool(xp.any(chosen)):
-            return other
-        images = (xp.where(chosen, a, b) for a, b in zip(_images(self), _images(other), strict=True))
-        parts = self.parts and [xp.where(chosen, a, b) for a, b in zip(self.parts, other.parts or (), strict=True)]
-        image, total, slope, diagonal = images
-        value = xp.where(chosen[..., 0, 0, 0], self.value, other.value)
-        return _Anchor(image, value, self.likelihoods, parts, total, slope, diagonal)
-
-
-def _images(anchor: _Anchor) -> tuple[Array, ...]:
-    return anchor.image, anchor.total, anchor.slope, anchor.diagonal
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,8 +276,7 @@ class _Problem:
     upper: float | None
 
     def __post_init__(self) -> None:
-        if self.prior is not None and not isinstance(self.prior, SmoothPrior):
-            raise TypeError(f"this engine needs a smooth prior, and {self.prior!r} is none; use spdhg or pdhg")
+        require_smooth(self.prior)
         if self.upper is not None and not self.upper > 0:
             raise ValueError(f"upper must be positive, got {self.upper}")
 
@@ -257,16 +287,16 @@ class _Problem:
         return 0.0 if self.prior is None else self.prior.gradient(x)
 
     def prior_value(self, x: Array) -> Any:
-        zero = array_namespace(x).sum(0 * x, axis=(-3, -2, -1), dtype=array_namespace(x).float64)
-        return zero if self.prior is None else self.prior.value(x)
+        xp = array_namespace(x)
+        return xp.sum(0 * x, axis=(-3, -2, -1), dtype=xp.float64) if self.prior is None else self.prior.value(x)
 
-    def anchor(self, x: Array, keep: bool) -> _Anchor:
-        value = self.prior_value(x)
-        kept: list[Array] | None = [] if keep else None
-        total: Any = 0.0
-        for part in self.parts:
-            of_part, slope = part.value_and_gradient(x)
-            value, total = value + of_part, total + slope
-            if kept is not None:
-                kept.append(slope)
-        return _Anchor(x, value, self.parts, kept, total, total + self.prior_gradient(x), self.diagonal(x))
+
+def constant(at: Iterate) -> Iterate:
+    """Return the iterate with its image cut off from autograd: these engines are no layers of a network."""
+    return at._replace(image=at.image.detach()) if is_torch(at.image) else at
+
+
+def require_smooth(prior: Any) -> None:
+    """Raise TypeError for what is not a smooth prior."""
+    if prior is not None and not isinstance(prior, SmoothPrior):
+        raise TypeError(f"this engine needs a smooth prior, and {type(prior).__name__} is none; use spdhg or pdhg?")

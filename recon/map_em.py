@@ -36,6 +36,8 @@ def em_fuse(x_em: Array, z: Array, sensitivity: Array, beta: Any) -> Array:
     (Mehranian & Reader 2021).
     """
     require_array(x_em, "em_fuse")
+    if isinstance(beta, (int, float)) and not beta >= 0:
+        raise ValueError(f"em_fuse beta must not be negative, got {beta}")
     values = (x_em, z, sensitivity, beta)
     if any(is_torch(value) for value in values):
         from ._autograd import fuse
@@ -50,6 +52,9 @@ def positive_root(a: Any, b: Array, c: Array) -> Array:
     The numerically stable form, 2 c / (b + D) or (D - b) / (2 a) with D = sqrt(b^2 + 4 a c), by the sign of b.
     """
     xp = array_namespace(b)
+    largest = xp.maximum(xp.abs(b), a * xp.ones_like(b))
+    largest = xp.where(largest > 0, largest, xp.ones_like(b))
+    a, b, c = a / largest, b / largest, c / largest  # or squares may leave the range of float32
     root = xp.sqrt(b * b + 4 * a * c)
     steep = b > 0
     top, bottom = xp.where(steep, 2 * c, root - b), xp.where(steep, b + root, 2 * a * xp.ones_like(b))
@@ -63,13 +68,15 @@ def map_em_step(x: Array, likelihood: Likelihood, prior: SmoothPrior, share: flo
         argmin over t >= 0 of  s (t - x_em log t) + g t + c / 2 (t - x)^2
 
     with g and c the prior's gradient (at x; of the linearised part) and its curvature at x, times `share` (1 / n for a
-    subset of n).  x : (..., x, y, z) >= 0.  Lowers the penalised objective, or leaves it.
+    subset of n).  x : (..., x, y, z) >= 0.  Lowers the penalised objective, or leaves it. Voxels
+    that neither data nor prior know keep their value.
     Raises NotImplementedError for priors without a curvature.
     Source: De Pierro 1995.
     """
     sensitivity = likelihood.sensitivity_like(x)
     slope, curvature = share * prior.gradient(x), share * prior.curvature(x)
-    return positive_root(curvature, sensitivity + slope - curvature * x, sensitivity * em_step(x, likelihood))
+    root = positive_root(curvature, sensitivity + slope - curvature * x, sensitivity * em_step(x, likelihood))
+    return array_namespace(x).where((sensitivity > 0) | (curvature > 0), root, x)
 
 
 def osl_step(x: Array, likelihood: Likelihood, prior: Gradient, share: float = 1.0) -> Array:
@@ -133,6 +140,8 @@ def _repeat(
     iteration: int,
     step: Callable[..., Array],
 ) -> Iterator[Iterate]:
+    if not hasattr(prior, "gradient"):
+        raise TypeError(f"this engine needs a prior with a gradient, and {type(prior).__name__} has none")
     return _passes(*begin(likelihood, start, n_subsets, iteration), prior, order, step)
 
 

@@ -22,14 +22,22 @@ __device__ inline REAL size_of(REAL x) { return x < 0 ? -x : x; }
 __device__ inline REAL larger(REAL a, REAL b) { return a > b ? a : b; }
 __device__ inline REAL smaller(REAL a, REAL b) { return a < b ? a : b; }
 
-__device__ inline REAL tanh_of(REAL t) { return REAL(tanh(t)); }
+// tanh by expm1, which keeps its digits where fast arithmetic is asked for
+__device__ inline REAL tanh_of(REAL t) {
+    const REAL e = REAL(expm1(-2 * size_of(t)));
+    return (t < 0 ? e : -e) / (2 + e);
+}
 
 __device__ REAL psi(const Prior& p, REAL a, REAL b) {
     const REAL d = a - b, size = size_of(d), delta = p.first;
     switch (p.kind) {
         case QUADRATIC: return d * d / 2;
         case LOG_COSH: {
-            const REAL t = size / delta;
+            const REAL t = size / delta, q = t * t;
+            if (t < REAL(0.2)) {  // the sum below has no digits left there
+                const REAL r = REAL(31) / 14175 - q * (REAL(691) / 935550);
+                return delta * delta * q * (REAL(0.5) - q * (REAL(1) / 12 - q * (REAL(1) / 45 - q * (REAL(17) / 2520 - q * r))));
+            }
             return delta * delta * (t + REAL(log1p(exp(-2 * t))) - REAL(0.69314718055994530942));
         }
         case HUBER: {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from emrecon.projectors._arrays import Array, as_real, is_torch, require_array
+from emrecon.projectors._arrays import Array, as_real, is_torch, like, require_array
 
 
 class SmoothPrior(ABC):
@@ -70,7 +70,12 @@ class SmoothPrior(ABC):
         x, v = self._checked(x), self._checked(v)
         if tuple(x.shape) != tuple(v.shape):
             raise ValueError(f"{self!r}: x of shape {tuple(x.shape)} and v of {tuple(v.shape)} differ")
-        return self._at_batch(self._hessian_vector, _plain(x), _plain(v))
+        v = like(v, x)
+        if is_torch(x):
+            from ._autograd import prior_hessian_vector
+
+            return prior_hessian_vector(x, v, self)
+        return self._at_batch(self._hessian_vector, x, v)
 
     def curvature(self, x: Array) -> Array:
         """Return c, of the shape of x: for all images t, U(t) <= U(x) + <gradient, t - x> + 1/2 sum c (t - x)^2.

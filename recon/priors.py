@@ -103,6 +103,10 @@ class PairPrior(SmoothPrior):
                 f"{type(self).__name__} neighbours must be 6, 18, 26 (in space), 4 or 8 (in the plane), "
                 f"got {self.neighbours}"
             )
+        if self.anatomy is not None and not isinstance(self.anatomy, (Similarity, Bowsher)):
+            raise TypeError(
+                f"{type(self).__name__} anatomy must be a Similarity or a Bowsher, got {type(self.anatomy).__name__}"
+            )
         size = tuple(float(s) for s in self.voxel_size)
         if len(size) != 3 or not all(0 < s < math.inf for s in size):
             raise ValueError(f"{type(self).__name__} voxel_size must be three positive numbers (mm), got {size}")
@@ -158,7 +162,8 @@ class PairPrior(SmoothPrior):
 
             return _pairs_gpu.gather(self, wanted, x, v, keep)
         plan = self._plans.get(x, lambda: _host_plan(self, np.dtype(dtype_name(x))))
-        values, out = _on_host(self, wanted, _lanes(to_host(x, self)), _lanes(to_host(v, self)), plan, keep)
+        flat = x.shape[3] == 1
+        values, out = _on_host(self, wanted, _lanes(to_host(x, self)), _lanes(to_host(v, self)), flat, plan, keep)
         return from_host(values, x), from_host(out.reshape(tuple(x.shape) if keep else (0,)), x)
 
 
@@ -185,7 +190,7 @@ class LogCosh(PairPrior):
         _check_delta(self)
 
     def _potential(self, real: Any) -> Any:
-        return kernels.LogCosh(real(self.delta), real(1), real(math.log(2)))
+        return kernels.LogCosh(real(self.delta), real(1))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -298,7 +303,7 @@ def anatomy_arrays(prior: PairPrior, real: np.dtype) -> tuple[np.ndarray, np.nda
     kappa = nothing if prior.kappa is None else np.ascontiguousarray(to_numpy(prior.kappa), real)
     guide, chosen = nothing, nothing.astype(np.uint32)
     if isinstance(prior.anatomy, Similarity):
-        guide = (np.asarray(to_numpy(prior.anatomy.guide), float) / prior.anatomy.width).astype(real)
+        guide = np.ascontiguousarray(np.asarray(to_numpy(prior.anatomy.guide), float) / prior.anatomy.width, real)
     if isinstance(prior.anatomy, Bowsher):
         chosen = _choices(prior, prior.anatomy)
     return kappa, guide, chosen
@@ -332,9 +337,9 @@ def _lanes(x: np.ndarray) -> np.ndarray:
 
 
 def _on_host(
-    prior: PairPrior, wanted: Any, x: np.ndarray, v: np.ndarray, plan: HostPlan, keep: bool
+    prior: PairPrior, wanted: Any, x: np.ndarray, v: np.ndarray, flat: bool, plan: HostPlan, keep: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    real, flat = x.dtype.type, x.shape[2] == 1
+    real = x.dtype.type
     steps = plan.steps[:, [0, 2, 1]] if flat else plan.steps
     out = np.zeros(x.shape if keep else (0, 0, 0, 0), x.dtype)
     sums = np.zeros(x.shape[:2])

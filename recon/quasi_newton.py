@@ -11,6 +11,7 @@ import scipy.optimize
 from emrecon.projectors._arrays import Array, array_namespace, like, to_numpy
 
 from .em import Iterate, Likelihood, begin
+from .gradient import constant, require_smooth
 from .prior import SmoothPrior
 from .schedules import Preconditioner, PriorAware
 
@@ -24,7 +25,7 @@ def lbfgsb(
     start: Array | Iterate | None = None,
     *,
     memory: int = 10,
-    preconditioner: Preconditioner = PriorAware(),
+    preconditioner: Preconditioner = PriorAware(floor=0.01),
     iteration: int = 0,
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each step of a projected, preconditioned L-BFGS, for ever; stop by leaving the loop.
@@ -36,10 +37,10 @@ def lbfgsb(
     An iterate remembers the changes; handed back as `start`, it goes on exactly.
     Source: Liu & Nocedal 1989; Bertsekas 1982 (the projection); Tsai et al. 2018 (the preconditioner, for PET).
     """
-    if memory < 1:
-        raise ValueError(f"lbfgsb memory must be at least 1, got {memory}")
+    if memory < 1 or memory != int(memory):
+        raise ValueError(f"lbfgsb memory must be a whole number, at least 1, got {memory}")
     at, parts = begin(likelihood, start, 1, iteration)
-    return _lbfgsb(at, _Smooth(parts, prior), memory, preconditioner)
+    return _lbfgsb(constant(at), _Smooth(parts, prior), memory, preconditioner)
 
 
 def lbfgsb_scipy(
@@ -49,7 +50,7 @@ def lbfgsb_scipy(
     *,
     n_iterations: int = 200,
     tolerance: float = 1e-9,
-    preconditioner: Preconditioner = PriorAware(),
+    preconditioner: Preconditioner = PriorAware(floor=0.01),
 ) -> np.ndarray:
     """Return the minimiser of f + U over x >= 0 that SciPy's L-BFGS-B finds in the variables x / sqrt(D).
 
@@ -60,6 +61,8 @@ def lbfgsb_scipy(
     """
     at, parts = begin(likelihood, start)
     problem = _Smooth(parts, prior)
+    if at.image.ndim > len(parts[0].model.projector.in_shape):
+        raise ValueError(f"lbfgsb_scipy finds one image, not a batch of shape {tuple(at.image.shape)}; loop over it")
     x = to_numpy(at.image).astype(np.float64)
     root = np.sqrt(np.maximum(problem.diagonal(x, preconditioner), 1e-30))
 
@@ -86,8 +89,7 @@ class _Smooth:
     prior: SmoothPrior | None
 
     def __post_init__(self) -> None:
-        if self.prior is not None and not isinstance(self.prior, SmoothPrior):
-            raise TypeError(f"lbfgsb needs a smooth prior, and {self.prior!r} is none; use spdhg or pdhg")
+        require_smooth(self.prior)
 
     def value_and_gradient(self, x: Array) -> tuple[Any, Array]:
         values, gradients = zip(*(part.value_and_gradient(x) for part in self.parts), strict=True)
@@ -118,7 +120,7 @@ def _lbfgsb(at: Iterate, problem: _Smooth, memory: int, preconditioner: Precondi
         turns = [*turns, (there[2] - slope) * root][-memory:]
         x, value, slope = there
         iteration += 1
-        yield Iterate(iteration, x, {"root": root, "moves": xp.stack(moves), "turns": xp.stack(turns)})
+        yield Iterate(iteration, x, {"root": root, "moves": tuple(moves), "turns": tuple(turns)})
 
 
 def _inverse(slope: Array, moves: list[Array], turns: list[Array]) -> Array:
@@ -146,7 +148,11 @@ def _search(problem: _Smooth, x: Array, value: Any, slope: Array, step: Array) -
     best, settled = (x, value, slope), xp.zeros_like(_dot(x, x)) > 0
     for _ in range(_SHORTER):
         trial = xp.maximum(x + size * step, xp.zeros_like(x))
-        new_value, new_slope = problem.value_and_gradient(trial)
+        try:
+            new_value, new_slope = problem.value_and_gradient(trial)
+        except ValueError:  # counts that this image does not explain at all: its objective has no bound
+            size /= 2
+            continue
         promised = _SUFFICIENT * _dot(slope, trial - x)[..., 0, 0, 0]
         enough = (new_value <= value + promised)[..., None, None, None] & ~settled
         best = (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from emrecon.projectors._arrays import Array, array_namespace, to_numpy
+from emrecon.projectors._arrays import Array, array_namespace, device, to_numpy
 from emrecon.projectors._files import atomic_path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -154,9 +154,11 @@ class Checkpoint:
                 **{_STATE + name: _host(value) for name, value in getattr(iterate, "state", {}).items()},  # type: ignore[arg-type]
             )
 
-    def load(self) -> Iterate | None:
-        """Return the saved iterate (NumPy), or None where there is no file yet.
+    def load(self, like: Array | None = None) -> Iterate | None:
+        """Return the saved iterate, or None where there is no file yet.
 
+        like : an array whose library and device the saved ones shall have (default: NumPy); with it a run on tensors
+            goes on exactly.
         Raises ValueError for a file that is damaged, or was written with another signature.
         """
         if not Path(self.path).exists():
@@ -171,7 +173,9 @@ class Checkpoint:
             raise ValueError(
                 f"{self.path} belongs to another run ({signature!r}, not {self.signature!r}); use another file"
             )
-        return Iterate(iteration, image, state)
+        if like is None:
+            return Iterate(iteration, image, state)
+        return Iterate(iteration, _moved(image, like), {name: _moved(value, like) for name, value in state.items()})
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,14 @@ class RelativeChange:
         return bool(change < self.tolerance)
 
 
+def _moved(value: np.ndarray, like: Array) -> Any:
+    """Return an array in the library and on the device of another, in its own precision; numbers stay as they are."""
+    return array_namespace(like).asarray(value, device=device(like)) if value.ndim else value
+
+
 def _host(value: Any) -> np.ndarray:
+    if isinstance(value, tuple):
+        return np.stack([to_numpy(part) for part in value])
     return to_numpy(value) if hasattr(value, "shape") else np.asarray(value)
 
 

@@ -43,7 +43,7 @@ def herman_meyer(iteration: int, n: int) -> Sequence[int]:
 def cofactor(iteration: int, n: int) -> Sequence[int]:
     """0, c, 2 c, ... modulo n, with another c in every pass: those without a common divisor with n, near 0.3 n first.
 
-    Neighbours in time are far apart in angle, and no two passes in a row are alike.
+    Neighbours in time are far apart in angle, and (of three subsets or more) no two passes in a row are alike.
     """
     coprime = [c for c in range(1, n + 1) if math.gcd(c, n) == 1]
     coprime.sort(key=lambda c: min(abs(c - 0.3 * n), abs(c - 0.7 * n)))
@@ -66,6 +66,15 @@ class StepSize(Protocol):
     """How long a step is after `passes` over the data (a fraction within a pass)."""
 
     def __call__(self, passes: float) -> float: ...
+
+
+def as_step(step: StepSize | float) -> StepSize:
+    """Return a rule for steps; a number is the same step always."""
+    if isinstance(step, (int, float)):
+        return Constant(float(step))
+    if not callable(step):
+        raise TypeError(f"step must be a number or a rule such as StepDown(), got {type(step).__name__}")
+    return step
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,8 @@ class BarzilaiBorwein:
 
     def __post_init__(self) -> None:
         _check_positive(self, "first", "lowest", "highest")
+        if self.lowest > self.highest:
+            raise ValueError(f"BarzilaiBorwein lowest {self.lowest} is above highest {self.highest}")
 
     def __call__(self, passes: float) -> float:
         return self.first
@@ -172,6 +183,9 @@ class PriorAware:
 
     weight: float = 1.5
     floor: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "weight")
 
     def __call__(self, x: Array, sensitivity: Array, prior: SmoothPrior | None) -> Array:
         x = _floored(x, self.floor)

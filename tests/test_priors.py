@@ -152,6 +152,45 @@ def test_flat_images_are_those_of_a_slice():
     check_smooth(Huber(0.2, kappa=kappa, anatomy=Bowsher(kappa, 3)), x[0])
 
 
+@pytest.mark.parametrize("shape", [(5, 1, 7), (1, 1, 6), (6, 5, 1), (1, 7, 1)])
+@pytest.mark.parametrize("neighbours", [4, 6, 18])
+def test_thin_images_against_brute_force(shape, neighbours):
+    x, prior = RNG.uniform(0, 1, shape), Quadratic(neighbours=neighbours, voxel_size=(2.0, 3.0, 5.0))
+    expected = sum(w * (x[j] - x[k]) ** 2 / 2 for j, k, w in pairs(prior, shape))
+    np.testing.assert_allclose(prior.value(x), expected, rtol=1e-12)
+
+
+def test_memory_order_of_images_and_guides_does_not_matter():
+    x, guide = np.asfortranarray(X), np.asfortranarray(GUIDE)
+    for anatomy in (Similarity, Bowsher):
+        plain, turned = (Quadratic(anatomy=anatomy(g, 3), kappa=k) for g, k in ((GUIDE, KAPPA), (guide, KAPPA)))
+        np.testing.assert_array_equal(turned.gradient(x), plain.gradient(X))
+        if compiler() is not None:
+            turned._plans._plans.clear()  # the stand-in for the device has NumPy's arrays, and would find NumPy's plan
+            ours = _pairs_gpu.gather_with(turned, kernels.Slope, X[None], X[None], True, HostEngine())[1]
+            np.testing.assert_allclose(ours[0], plain.gradient(X), rtol=1e-12, atol=1e-13)
+
+
+def test_small_differences_keep_their_digits():
+    x = 1 + 1e-3 * RNG.uniform(0, 1, (8, 8, 8))
+    for prior in (LogCosh(1.0), Huber(1.0), Hyperbolic(1.0), RelativeDifference(epsilon=0.1)):
+        assert relative_error(prior.value(x.astype(np.float32)), prior.value(x.astype(np.float32).astype(float))) < 1e-6
+    around = np.array([0.1999, 0.2001]).reshape(2, 1, 1)  # both branches of log cosh
+    for t in around.ravel():
+        value = LogCosh(1.0).value(np.array([0, t]).reshape(2, 1, 1))
+        np.testing.assert_allclose(value, math.log(math.cosh(t)), rtol=1e-10)
+
+
+def test_hessian_follows_the_image_and_carries_gradients():
+    prior, v = RelativeDifference(epsilon=0.1), RNG.normal(size=SHAPE)
+    single = prior.hessian_vector(X.astype(np.float32), v)
+    assert single.dtype == np.float32
+    x, w = torch.tensor(X), torch.tensor(v, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: prior.hessian_vector(x, t), (w,), fast_mode=True)
+    jacobian = torch.func.jacrev(prior.gradient)(torch.tensor(X[:2, :2, :2])).reshape(8, 8)
+    np.testing.assert_allclose(jacobian, jacobian.T, atol=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 5, 1), (1, 1, 4), (2, 1, 3)])
 def test_thin_images(shape):
     check_smooth(RelativeDifference(epsilon=0.1), RNG.uniform(1, 2, shape))
