@@ -56,6 +56,8 @@ def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
     Raises OSError naming `path` where it cannot be written, TypeError for dtypes that HDF5 cannot hold exactly.
     """
     pet = isinstance(scan.geometry, PETSinogram)
+    if not isinstance(scan, Scan):
+        raise TypeError(f"write_scan expects a Scan, got {type(scan).__name__}; write_dynamic or write_windowed_scan?")
     with _creating(path, "scan", SCHEMA_VERSION if pet else 1) as file:
         _store(file, "counts", scan.counts, "counts")
         _store(file, "background", scan.background, "counts")
@@ -83,7 +85,7 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
     """
     with _opened(path, "scan") as file:
         geometry = _load_sinogram(file) if "geometry/scanner" in file else _load_camera(file)
-        duration, window = _optional(file, "duration"), _optional(file, "energy_window")
+        duration, window = _optional(file, "duration"), _energy_window(file)
         return Scan(
             _load(file, "counts"),
             geometry,
@@ -91,7 +93,7 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
             _plain(_load(file, "factors")),
             duration if duration is None else _number(duration, "duration"),
             _text(file, "radionuclide") if "radionuclide" in file else None,
-            window if window is None else tuple(map(float, window)),  # type: ignore[arg-type]
+            window,
             _text(file, "description"),
         )
 
@@ -319,6 +321,15 @@ def _group(file: h5py.File, name: str) -> h5py.Group:
 
 def _optional(file: h5py.File, name: str) -> np.ndarray | None:
     return np.asarray(_dataset(file, name)[()]) if name in file else None
+
+
+def _energy_window(file: h5py.File) -> tuple[float, float] | None:
+    values = _optional(file, "energy_window")
+    if values is None:
+        return None
+    if values.dtype.kind not in "fiu" or values.shape != (2,):
+        raise FormatError(f"{file.filename}: energy_window is not two numbers in keV; edited by hand?")
+    return float(values[0]), float(values[1])
 
 
 def _text(file: h5py.File, name: str) -> str:

@@ -7,6 +7,7 @@ are kept frame by frame, as `counts_0000`, `counts_0001`, ...: each has a checks
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -15,7 +16,7 @@ from emrecon.projectors import PETSinogram, Scan
 from emrecon.projectors.dynamic import DynamicScan, Frames, GatedScan, ScanSeries
 
 from . import hdf5
-from ._errors import FormatError
+from ._errors import FormatError, check_size
 from ._summary import scan_summary
 
 SCHEMA_VERSION = 1
@@ -31,6 +32,8 @@ def write_dynamic(path: str | os.PathLike[str], scan: DynamicScan | GatedScan) -
     """
     if not isinstance(scan, (DynamicScan, GatedScan)):
         raise TypeError(f"write_dynamic expects a DynamicScan or a GatedScan, got {type(scan).__name__}; write_scan?")
+    if len(scan) > _MOST:
+        raise ValueError(f"write_dynamic writes up to {_MOST} frames or gates, got {len(scan)}; join some")
     with hdf5._creating(path, "dynamic" if isinstance(scan, DynamicScan) else "gated", SCHEMA_VERSION) as file:
         if isinstance(scan, DynamicScan):
             hdf5._put(file, "frames/starts", scan.frames.starts, "s")
@@ -110,14 +113,14 @@ def _load_series(file: h5py.File, n: int) -> dict[str, Any]:
     """The fields that both kinds share; n is checked before anything is read."""
     if n > _MOST:
         raise FormatError(f"{file.filename} announces {n} frames, more than {_MOST}; edited by hand?")
-    window = hdf5._optional(file, "energy_window")
+    window = hdf5._energy_window(file)
     return {
         "counts": _load_parts(file, "counts", n),
         "geometry": hdf5._load_sinogram(file) if "geometry/scanner" in file else hdf5._load_camera(file),
         "background": _load_values(file, "background", n),
         "factors": _load_values(file, "factors", n),
         "radionuclide": hdf5._text(file, "radionuclide") if "radionuclide" in file else None,
-        "energy_window": window if window is None else tuple(map(float, window)),
+        "energy_window": window,
         "description": hdf5._text(file, "description"),
     }
 
@@ -134,6 +137,9 @@ def _load_parts(file: h5py.File, name: str, n: int) -> np.ndarray:
     if odd is not None:
         raise FormatError(f"{file.filename}: {_name(name, odd)} is {kinds[odd]}, the first {kinds[0]}; edited by hand?")
     shape, dtype = kinds[0]
+    check_size(Path(file.filename), (n, *shape), f"all {name}")
+    if len({h5py.h5o.get_info(file[_name(name, i)].id).addr for i in range(n)}) < n:
+        raise FormatError(f"{file.filename}: several {name} are one and the same dataset; edited by hand?")
     values = np.empty((n, *shape), dtype)
     for i in range(n):
         values[i] = hdf5._load(file, _name(name, i))

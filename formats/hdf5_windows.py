@@ -35,6 +35,10 @@ def write_windowed_scan(path: str | os.PathLike[str], scan: WindowedScan) -> Non
     Counts are stored as those of a scan are: compressed, with their dtype and checksum.
     Raises OSError naming `path` where it cannot be written, TypeError for dtypes that HDF5 cannot hold exactly.
     """
+    if not isinstance(scan, WindowedScan):
+        raise TypeError(f"write_windowed_scan expects a WindowedScan, got {type(scan).__name__}; write_scan?")
+    if len(scan.windows) > _MOST_WINDOWS:
+        raise ValueError(f"write_windowed_scan writes up to {_MOST_WINDOWS} windows, got {len(scan.windows)}")
     with _creating(path, _KIND, _VERSION) as file:
         _put(file, "n_windows", len(scan.windows), "1")
         for i, (window, counts) in enumerate(zip(scan.windows, scan.counts)):

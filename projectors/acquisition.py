@@ -61,6 +61,11 @@ class AcquisitionModel:
         if isinstance(scale, float):
             return values if scale == 1 else scale * values
         batch = scale.shape[: scale.ndim - len(self.projector.out_shape)]
+        given = tuple(values.shape[: values.ndim - n_axes])
+        if given and not broadcasts_to(tuple(batch), given):
+            raise ValueError(
+                f"AcquisitionModel scale is for a batch of {tuple(batch)} items (frames?), got one of {given}"
+            )
         return array_namespace(values).reshape(scale, (*batch, *[1] * n_axes)) * values
 
     def subset(self, k: int, n: int) -> AcquisitionModel:

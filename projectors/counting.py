@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.special import lambertw
 
+from .dynamic import DynamicScan, GatedScan
 from .geometry import ImageGrid, SPECTGeometry
 from .materials import isotope
 from .quantities import Calibration
@@ -86,6 +87,7 @@ def view_decay(scan: Scan) -> np.ndarray:
 
         d_i = exp(-lambda i T) m(T) / m(n T),       m(t) = (1 - exp(-lambda t)) / (lambda t)
 
+    scan : the whole of it; take subsets of the factors, not of the scan.
     i counts the views of each head in their order, n is the most of any head, T the duration per view. Means are those
     of the scan, so a calibration with the scan's mean decay stays right.
     Raises ValueError where duration or radionuclide are unknown.
@@ -113,7 +115,13 @@ def planar_sensitivity(counts: float, duration: float, activity: float) -> float
 
 
 def spect_calibration(
-    sensitivity: float, grid: ImageGrid, scan: Scan, *, timed_factors: bool = False, start: float = 0.0
+    sensitivity: float,
+    grid: ImageGrid,
+    scan: Scan | DynamicScan | GatedScan,
+    *,
+    timed_factors: bool = False,
+    decayed_factors: bool = False,
+    start: float = 0.0,
 ) -> Calibration:
     """Return what turns an image of a SPECT reconstruction into Bq/mL.
 
@@ -121,10 +129,15 @@ def spect_calibration(
 
     sensitivity : counts/s/MBq of one head, of this collimator and energy window, without attenuation.
     grid : of the image; V is its voxel's volume in mL.
-    scan : whose duration T per view, radionuclide and number of views count.
+    scan : whose duration T per view, radionuclide and number of views count; the whole scan, not a subset of its views.
+        For the images of a `DynamicScan`'s model, whose factors hold time and decay, it gives Bq/mL at the scan's
+        reference time; for those of a `GatedScan`'s, whose factors hold time, Bq/mL at the reference time by `start`.
+        (Of single gates give the whole gated scan here: their decay is that of all the time they are spread over.)
     timed_factors : whether the model's `factors` hold the time of a view in s; then T is 1 here. A `SPECTProjector`
         gives a voxel of 1 one count in every view, so with factors of 1 an image holds counts per view, and with
         factors of T counts per second.
+    decayed_factors : whether they hold the decay, too, as those of the parts of a `DynamicScan` do (`scan.frame(i)`,
+        `scan.summed()`); then decay is 1 here.
     start : s from the reference time of the concentration to the scan's start; decay is that from the reference to the
         mean of the scan.
     Attenuation belongs in the projector, and scatter in the background; dead time and `view_decay` in factors.
@@ -132,11 +145,31 @@ def spect_calibration(
     """
     if not (math.isfinite(sensitivity) and sensitivity > 0):
         raise ValueError(f"spect_calibration sensitivity must be positive counts/s/MBq, got {sensitivity}")
+    concentration = 1e6 / (sensitivity * grid.voxel_volume)  # of one count per second
+    if isinstance(scan, DynamicScan):
+        return _without_decay(Calibration(concentration, _nuclide(scan), 1.0, branching=1.0))
+    if isinstance(scan, GatedScan):
+        total = _gated_seconds(scan)
+        return Calibration(concentration * total, _nuclide(scan), total, start, branching=1.0)
     _, duration = _camera(scan)
     total = scan_seconds(scan)
     # Calibration divides by the whole scan's duration, which is that of its decay; counts belong to one view.
-    factor = 1e6 / (sensitivity * grid.voxel_volume) * total / (1.0 if timed_factors else duration)
-    return Calibration(factor, _nuclide(scan), total, start, branching=1.0)
+    factor = concentration * total / (1.0 if timed_factors else duration)
+    calibration = Calibration(factor, _nuclide(scan), total, start, branching=1.0)
+    return _without_decay(calibration) if decayed_factors else calibration
+
+
+def _gated_seconds(scan: GatedScan) -> float:
+    """How long a gated scan took, in s: the time of all gates, of the head that took longest."""
+    per_view = np.broadcast_to(scan.seconds.sum(0), scan.geometry.n_views)
+    if not isinstance(scan.geometry, SPECTGeometry):
+        return float(per_view.max())
+    return float(max(per_view[scan.geometry.head == head].sum() for head in np.unique(scan.geometry.head)))
+
+
+def _without_decay(calibration: Calibration) -> Calibration:
+    """The calibration of images whose decay is corrected already."""
+    return replace(calibration, factor=calibration.factor * calibration.decay)
 
 
 @dataclass(frozen=True)
@@ -218,7 +251,7 @@ def _camera(scan: Scan) -> tuple[SPECTGeometry, float]:
     return scan.geometry, float(scan.duration)
 
 
-def _nuclide(scan: Scan) -> str:
+def _nuclide(scan: Scan | DynamicScan | GatedScan) -> str:
     if scan.radionuclide is None:
         raise ValueError('the scan has no radionuclide; give its name, Scan(..., radionuclide="Tc-99m")')
     return scan.radionuclide

@@ -239,6 +239,8 @@ def split_events(events: np.ndarray, index: np.ndarray, n: int) -> list[np.ndarr
 
     events : (m, ...), or anything else that belongs to them.  index : (m,) from `Frames.index_of` or `Gates.index_of`.
     """
+    if np.size(index) and np.max(index) >= n:
+        raise ValueError(f"events belong to parts up to number {np.max(index)}, there are {n}")
     order = np.argsort(index, kind="stable")
     bounds = np.searchsorted(index[order], np.arange(n + 1))
     return [events[order[first:last]] for first, last in pairwise(bounds)]
@@ -252,7 +254,7 @@ def histogram_events(
     events : (m, 2) crystal numbers, or (m, 3) with the TOF bin (left unread where the sinogram has none); those outside
         of the sinogram are left out.
     index : (m,) frame or gate of every event, -1 for none.
-    out : counts to add to, for events in chunks; contiguous.
+    out : counts to add to, for events in chunks; contiguous. float32 counts to 2^24 in a bin, int32 to 2^31.
     Raises ValueError where lengths differ, an index is too large, or `out` does not fit.
     """
     events, index = np.asarray(events), np.asarray(index)
@@ -263,6 +265,8 @@ def histogram_events(
     counts = np.zeros((n, *sinogram.shape), np.float32) if out is None else out
     if counts.shape != (n, *sinogram.shape) or not counts.flags.c_contiguous:
         raise ValueError(f"out of shape {counts.shape} must be a contiguous array of {(n, *sinogram.shape)}")
+    if counts.dtype.kind not in "fiu" or counts.dtype.itemsize < 4:
+        raise ValueError(f"out of {counts.dtype} cannot hold many counts; use float32 or int32")
     bins = sinogram.bins_of(events[:, : 2 if sinogram.tof is None else 3])
     inside = (bins[:, 0] >= 0) & (index >= 0)
     np.add.at(counts.reshape(-1), np.ravel_multi_index((index[inside], *bins[inside].T), counts.shape), 1)
@@ -325,13 +329,15 @@ class ScanSeries(ABC):
         """Return the scan of the parts first, ..., last - 1 together: a static image, or a composite frame.
 
         Its factors are the sum of those of the parts, so that an activity that does not change (but for decay) has the
-        same image in it as in each part.
+        same image in it as in each part. Where frames do not follow one another directly its duration is None, because
+        its decay is not that of so much time in one piece.
         """
         part = self[first:last]
         n = len(part)
         factors = part._weighted(part.factors, part._time(decay))
         counts = array_namespace(self.counts).sum(part.counts, axis=0)
-        return self._scan(counts, part._total(part.background, n), part._total(factors, n), part.seconds.sum(0))
+        scan = self._scan(counts, part._total(part.background, n), part._total(factors, n), part.seconds.sum(0))
+        return scan if part._is_joined() else replace(scan, duration=None)
 
     def subset(self, k: int, n: int) -> Self:
         """Return the series of views k, k + n, ..."""
@@ -339,6 +345,10 @@ class ScanSeries(ABC):
         values = {name: take_views(getattr(self, name), k, n, axis) for name in ("counts", "background", "factors")}
         own = self._own(slice(None), slice(k, None, n))
         return replace(self, geometry=self.geometry.subset(k, n), **values, **own)
+
+    def _is_joined(self) -> bool:
+        """Whether the parts follow one another without a gap."""
+        return True
 
     def __len__(self) -> int:
         return self._n_parts()
@@ -411,7 +421,8 @@ class DynamicScan(ScanSeries):
         ybar[f, v] = factors * seconds[f, v] * decay[f, v] * (A x[f])[v] + background
 
     so an image x[f] is in counts/s per unit of the factors, at the reference time: decay corrected. With the factor
-    and the branching of a `Calibration` it becomes Bq/mL: x * factor / branching.
+    and the branching of a `Calibration.from_phantom` it becomes Bq/mL, x * factor / branching; of SPECT
+    `spect_calibration(sensitivity, grid, scan)` does it all.
     Raises ValueError where counts, frames and geometry do not fit together.
     """
 
@@ -437,6 +448,9 @@ class DynamicScan(ScanSeries):
         schedule.flags.writeable = False
         object.__setattr__(self, "schedule", schedule)
         object.__setattr__(self, "reference", float(self.reference))
+
+    def _is_joined(self) -> bool:
+        return bool(np.allclose(self.frames.ends[:-1], self.frames.starts[1:], atol=1e-3))
 
     @classmethod
     def from_events(cls, sinogram: PETSinogram, events: Any, times: Any, frames: Frames, **more: Any) -> Self:

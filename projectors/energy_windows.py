@@ -25,6 +25,8 @@ class EnergyWindow:
     name: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"EnergyWindow name must be a text, got {type(self.name).__name__}")
         lower, upper = float(self.lower), float(self.upper)
         if not (0 <= lower < upper < np.inf):
             raise ValueError(f"EnergyWindow {self.name!r} must have 0 <= lower < upper keV, got {lower:g} to {upper:g}")
@@ -136,8 +138,8 @@ def dual_energy_window(peak: EnergyWindow, scatter: tuple[EnergyWindow, Array], 
     """Return the scatter in the peak window from one window below it, S = k C / w_scatter * w_peak.
 
     scatter : (window, counts).  k : scatter per keV in the peak window over counts per keV in the scatter window.
-    Where k multiplies counts themselves, as in the original work, it holds the widths: k = k_counts w_scatter / w_peak.
-    Its k_counts of 0.5, for 127 to 153 and 92 to 125 keV, is a k of 0.63. It depends on the camera and the body.
+    Where k multiplies counts themselves it holds the widths: k = k_counts w_scatter / w_peak. It depends on the camera,
+    the windows and the body.
     Raises ValueError where windows overlap or k is not positive.  Source: Jaszczak et al. 1984.
     """
     if not (np.isfinite(k) and k > 0):

@@ -108,7 +108,7 @@ class LinearOperator(ABC):
     def __mul__(self, scale: float) -> LinearOperator:
         if not isinstance(scale, (int, float, np.integer, np.floating)):
             return NotImplemented
-        return _Scaled(float(scale), self)
+        return (_ScaledProjector if isinstance(self, Projector) else _Scaled)(float(scale), self)
 
     __rmul__ = __mul__
 
@@ -255,6 +255,10 @@ class _ComposedProjector(_Composed, Projector):
 
     outer: Projector
 
+    @property
+    def n_items(self) -> int | None:
+        return _common_items(self.outer, self.inner)
+
     def subset(self, k: int, n: int) -> _ComposedProjector:
         return _ComposedProjector(self.outer.subset(k, n), self.inner)
 
@@ -282,11 +286,22 @@ class _Sum(LinearOperator):
         return f"<{self.first!r} + {self.second!r}>"
 
 
+def _common_items(first: LinearOperator, second: LinearOperator) -> int | None:
+    items = {n for n in (first.n_items, second.n_items) if n is not None}
+    if len(items) > 1:
+        raise ValueError(f"{first!r} and {second!r} belong to batches of {sorted(items)} items")
+    return items.pop() if items else None
+
+
 class _SumProjector(_Sum, Projector):
     """Two projectors that fill the same views, such as primary and scattered photons."""
 
     first: Projector
     second: Projector
+
+    @property
+    def n_items(self) -> int | None:
+        return _common_items(self.first, self.second)
 
     def subset(self, k: int, n: int) -> _SumProjector:
         return _SumProjector(self.first.subset(k, n), self.second.subset(k, n))
@@ -311,6 +326,19 @@ class _Scaled(LinearOperator):
 
     def __repr__(self) -> str:
         return f"<{self.scale:g} * {self.operator!r}>"
+
+
+class _ScaledProjector(_Scaled, Projector):
+    """A projector times a number: its subsets are those of the projector."""
+
+    operator: Projector
+
+    @property
+    def n_items(self) -> int | None:
+        return self.operator.n_items
+
+    def subset(self, k: int, n: int) -> _ScaledProjector:
+        return _ScaledProjector(self.scale, self.operator.subset(k, n))
 
 
 def broadcasts_to(shape: Shape, target: Shape) -> bool:

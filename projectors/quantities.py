@@ -92,6 +92,6 @@ def suv(concentration: Array, dose: float, weight: float) -> Array:
     weight : kg.
     Raises ValueError unless dose and weight are positive.
     """
-    if not (dose > 0 and weight > 0):
+    if not (0 < dose < math.inf and 0 < weight < math.inf):
         raise ValueError(f"SUV needs a positive dose (MBq) and weight (kg), got {dose} and {weight}")
     return concentration * (weight * 1000 / (dose * 1e6))

@@ -143,7 +143,11 @@ def _slice(volume: np.ndarray, grid: ImageGrid, z: float) -> np.ndarray:
 def _mean(slices: list[np.ndarray], grid: ImageGrid, centre: Any, diameter: float) -> list[float]:
     """Return the mean in a disc of every slice."""
     x, y, weight = _disc(grid, centre, diameter)
-    return [float((weight * image[x, y]).sum() / weight.sum()) for image in slices]
+    means = [float((weight * image[x, y]).sum() / weight.sum()) for image in slices]
+    if not np.isfinite(means).all():
+        place = tuple(map(float, centre))
+        raise ValueError(f"the region of {diameter:g} mm at {place} mm holds NaN or infinite values")
+    return means
 
 
 def _disc(grid: ImageGrid, centre: Any, diameter: float) -> tuple[slice, slice, np.ndarray]:

@@ -275,7 +275,7 @@ def contrast_to_noise(image: Array, region: Region | Array, background: Region |
     who, behind = "contrast_to_noise", as_region(background, "background")
     contrast = _mean(who, image, region, "region") - _mean(who, image, behind, "background")
     noise = behind.sd(image)
-    if not bool(array_namespace(noise).all(noise > 0)):
+    if not bool(array_namespace(noise).all(noise > 1e-12 * abs(behind.mean(image)))):
         raise ValueError(f"{who}: the background has the same value everywhere, and the ratio is infinite")
     return contrast / noise
 
@@ -361,7 +361,12 @@ class Ensemble:
 
     @property
     def noise(self) -> Any:
-        """The mean over the regions (the last axis) of sd_r / mean_r: the background STD of Gong et al. 2019."""
+        """The mean over the regions (the last axis) of sd_r / mean_r: the background STD of Gong et al. 2019.
+
+        Raises ValueError for statistics of voxels, not of regions.
+        """
+        if self.mean.ndim > 2:
+            raise ValueError("Ensemble.noise is that of regions; give ensemble_statistics the background's regions")
         return array_namespace(self.mean).mean(self._over(self.deviation, self.mean), axis=-1)
 
     @staticmethod
@@ -414,6 +419,8 @@ def suv_max(image: Array, region: Region | Array | None = None) -> Any:
     Raises ValueError for NaN.
     """
     xp = require_array(image, "suv_max")
+    if image.ndim < 3:
+        raise ValueError(f"suv_max expects an image (..., x, y, z), got shape {tuple(image.shape)}")
     highest = xp.max(double(image), axis=(-3, -2, -1)) if region is None else as_region(region, "region").max(image)
     return _finite("suv_max", highest)
 

@@ -58,8 +58,8 @@ class PetricRule:
         for name in ("object_tolerance", "background_tolerance", "region_tolerance"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"PetricRule {name} must be positive, got {getattr(self, name)}")
-        if self.n_in_row < 1:
-            raise ValueError(f"PetricRule n_in_row must be at least 1, got {self.n_in_row}")
+        if self.n_in_row < 1 or self.n_in_row != int(self.n_in_row):
+            raise ValueError(f"PetricRule n_in_row must be a whole number, at least 1, got {self.n_in_row}")
         regions = tuple(as_region(region, f"region {k}") for k, region in enumerate(self.regions))
         object.__setattr__(self, "regions", regions)
         object.__setattr__(self, "object_mask", as_region(self.object_mask, "object"))
@@ -143,8 +143,9 @@ def kkt_residual(x: Array, gradient: Array, start_gradient: Array | None = None)
             raise ValueError(f"kkt_residual: a gradient of shape {tuple(other.shape)} does not fit {tuple(x.shape)}")
     if not bool(xp.all(x >= 0)):
         raise ValueError("kkt_residual: the image holds negative values or NaN; x >= 0 is one of the conditions")
-    if not bool(xp.all(xp.isfinite(g))):
-        raise ValueError("kkt_residual: the gradient holds NaN or infinite values")
+    for name, values in (("gradient", g), ("gradient at the start", g_0)):
+        if values is not None and not bool(xp.all(xp.isfinite(values))):
+            raise ValueError(f"kkt_residual: the {name} holds NaN or infinite values")
     downhill = xp.where((x == 0) & (g < 0), g, xp.zeros_like(g))
     if g_0 is None:
         return KKT(_norm(x * g), _norm(downhill))
@@ -187,7 +188,9 @@ class KKTRule:
         g = self.gradient(iterate.image)
         if not self._start_gradient:
             self._start_gradient.append(g if self.start is None else self.gradient(self.start))
-        residual = kkt_residual(iterate.image, g, self._start_gradient[0])
+        scale = _norm(self._start_gradient[0])
+        # started at the optimum itself there is nothing to compare with, and nothing to do
+        residual = KKT(0.0, 0.0) if scale == 0 == _norm(g) else kkt_residual(iterate.image, g, self._start_gradient[0])
         self.history.append(KKTErrors(iterate.iteration, *residual))
         return max(residual) <= self.tolerance
 

@@ -136,3 +136,18 @@ def test_models_are_values():
     np.testing.assert_allclose(model.linear(x).numpy(), model.linear(X), rtol=1e-14)
     copy = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(copy(X), model(X))
+
+
+def test_a_scale_is_one_number_for_each_item():
+    from spect_cases import projector
+
+    A, rng = projector("thin", "gaussian"), np.random.default_rng(0)
+    x, y = rng.random((3, *A.in_shape)), rng.random((3, *A.out_shape))
+    model = AcquisitionModel(A, 2.0, 0.0, np.array([1.0, 2.0, 3.0]).reshape(3, 1, 1, 1))
+    assert np.vdot(model.linear(x), y) == pytest.approx(np.vdot(x, model.adjoint(y)))
+    for i in range(3):
+        np.testing.assert_allclose(model.subset(0, 2).linear(x)[i], (i + 1) * 2 * A.subset(0, 2)(x[i]), rtol=1e-12)
+    np.testing.assert_array_equal(model.linear(x[0])[2], 3 * model.linear(x[0])[0])  # one image for all items
+    for wrong in (x[:1], x[:2]):
+        with pytest.raises(ValueError, match="scale is for a batch of"):
+            model.linear(wrong)

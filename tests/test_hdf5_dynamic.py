@@ -125,9 +125,15 @@ def add_to(file):
 
 
 DAMAGES = {
-    "no schema": (lambda file: file.attrs.__delitem__("emrecon_schema"), "not a scan or an image of emrecon"),
-    "scan": (lambda file: file.attrs.__setitem__("emrecon_schema", "scan"), "holds a scan, not a dynamic; use read_scan"),
-    "gated": (lambda file: file.attrs.__setitem__("emrecon_schema", "gated"), "holds a gated, not a dynamic; use read_gated"),
+    "no schema": (lambda file: file.attrs.__delitem__("emrecon_schema"), "not a scan or an image"),
+    "scan": (
+        lambda file: file.attrs.__setitem__("emrecon_schema", "scan"),
+        "holds a scan, not a dynamic; use read_scan",
+    ),
+    "gated": (
+        lambda file: file.attrs.__setitem__("emrecon_schema", "gated"),
+        "holds a gated, not a dynamic; use read_gated",
+    ),
     "newer": (lambda file: file.attrs.__setitem__("schema_version", 2), "schema version 2.*upgrade"),
     "version": (lambda file: file.attrs.__setitem__("schema_version", "new"), "schema_version is"),
     "a frame is missing": (lambda file: file.__delitem__("counts_0001"), "counts_0001 is missing"),
@@ -269,3 +275,34 @@ def test_a_measured_scan_in_frames():
     parts = split_petlink(scan, frames)
     whole = scan.read(stop=float(frames.ends[-1]))
     np.testing.assert_array_equal(np.concatenate([part.prompts for part in parts]), whole.prompts)
+
+
+def test_frames_that_are_one_dataset_many_times(tmp_path):
+    path = tmp_path / "a.h5"
+    write_dynamic(path, dynamic())
+    with h5py.File(path, "r+") as file:
+        del file["counts_0001"]
+        file["counts_0001"] = file["counts_0000"]
+    with pytest.raises(FormatError, match="one and the same dataset"):
+        read_dynamic(path)
+
+
+def test_an_energy_window_of_another_kind(tmp_path):
+    for values in (np.array([1 + 2j, 3]), np.arange(3.0)):
+        path = tmp_path / "a.h5"
+        write_dynamic(path, dynamic())
+        with h5py.File(path, "r+") as file:
+            if "energy_window" in file:
+                del file["energy_window"]
+            file["energy_window"] = values
+        with pytest.raises(FormatError, match="energy_window is not two numbers"):
+            read_dynamic(path)
+
+
+def test_scans_of_another_kind_are_refused(tmp_path):
+    from emrecon.formats import write_scan, write_windowed_scan
+
+    for write in (write_scan, write_windowed_scan):
+        with pytest.raises((TypeError, ValueError)):
+            write(tmp_path / "a.h5", dynamic())
+    assert not list(tmp_path.iterdir())

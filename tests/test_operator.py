@@ -97,3 +97,22 @@ def test_wrong_operands_are_refused():
         A([[1, 2]])
     with pytest.raises(ValueError, match="expects a matrix"):
         DenseOperator(np.ones((2, 2)), (3,), (2,))
+
+
+def test_scaled_and_added_projectors_have_subsets():
+    from spect_cases import projector
+
+    A = projector("thin", "gaussian")
+    x = np.random.default_rng(0).random(A.in_shape)
+    both = A + 0.5 * A - 0.25 * A
+    np.testing.assert_allclose(both.subset(1, 3)(x), 1.25 * A.subset(1, 3)(x), rtol=1e-12)
+    check_operator(A + 0.5 * A)
+
+
+def test_projectors_for_a_batch_stay_so():
+    from emrecon.projectors import GaussianBlur
+    from spect_cases import projector
+
+    A = projector("thin", "gaussian", "per item")
+    assert A.n_items is not None
+    assert (A + A).n_items == (2 * A).n_items == (A @ GaussianBlur(A.grid, 5.0)).n_items == A.n_items

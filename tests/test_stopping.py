@@ -101,7 +101,7 @@ def test_impossible_rules():
         for value in (0, -1, math.nan):
             with pytest.raises(ValueError, match=f"PetricRule {name} must be positive"):
                 PetricRule(REFERENCE, OBJECT, BACKGROUND, **{name: value})
-    with pytest.raises(ValueError, match="n_in_row must be at least 1"):
+    with pytest.raises(ValueError, match="n_in_row must be a whole number"):
         PetricRule(REFERENCE, OBJECT, BACKGROUND, n_in_row=0)
     with pytest.raises(ValueError, match="mean in the background is 0"):
         PetricRule(REFERENCE, OBJECT, ~OBJECT)
@@ -196,3 +196,9 @@ def test_impossible_conditions():
     for tolerance in (0, -1, math.nan):
         with pytest.raises(ValueError, match="tolerance must be positive"):
             KKTRule(F.gradient, tolerance)
+
+
+def test_a_start_at_the_optimum_stops():
+    assert KKTRule(lambda x: x - 1, 1e-3)(Iterate(0, np.ones((2, 2, 2))))
+    with pytest.raises(ValueError, match="gradient at the start holds NaN"):
+        kkt_residual(np.ones((2, 2, 2)), np.ones((2, 2, 2)), np.full((2, 2, 2), np.nan))
