@@ -296,19 +296,20 @@ def total_variation(problem: Problem, n_long: int, n_short: int) -> dict[str, An
 
 def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     """Plot the object's error against passes, a panel for each scan."""
-    figure = Figure(figsize=(6.2 * len(found), 4.6), layout="constrained")
+    figure = Figure(figsize=(5.4 * len(found) + 2.6, 4.6), layout="constrained")
     axes = figure.subplots(1, len(found), squeeze=False)[0]
     for axis, (name, results) in zip(axes, found.items(), strict=True):
-        for engine, result in results["engines"].items():
+        for number, (engine, result) in enumerate(results["engines"].items()):
             curve = np.array(result["curve"])
-            (line,) = axis.plot(curve[:, 0], curve[:, 2], label=engine, lw=1.5)
+            colour = f"C{number}" if number < 10 else "k"
+            (line,) = axis.plot(curve[:, 0], curve[:, 2], label=engine, lw=1.5, color=colour)
             if result["passes"]:
                 at = curve[curve[:, 0] == result["passes"]][0]
                 axis.plot(at[0], at[2], "o", color=line.get_color())
         axis.axhline(0.01, color="k", lw=0.8, ls=":")
         axis.set(yscale="log", xlabel="passes over the data", ylabel="error in the object", title=name)
         axis.set(xlim=(0, 41), ylim=(5e-4, 0.5))
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
