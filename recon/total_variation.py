@@ -30,6 +30,7 @@ from . import _tv_cpu as kernels
 from .prior import ProximablePrior, SmoothPrior
 
 _CHECK_EVERY = 10  # steps of the dual method between two looks at the duality gap
+_SLAB = 8  # planes at a time, where many arrays are needed
 _CUBES = (1.0, 1.0, 1.0)
 
 
@@ -316,13 +317,13 @@ class _SmoothedLength(SmoothPrior):
     def _gradient(self, x: Array) -> Array:
         if _on_host(x):
             return self._divergence_of(kernels.flux, x)
-        d, _, r = self._parts(x)
+        d, _, r = self._parts(x, self._direction_like(x))
         return self._divergence(d / r)
 
     def _hessian_vector(self, x: Array, v: Array) -> Array:
         if _on_host(x):
             return self._divergence_of(kernels.flux_derivative, x, v)
-        d, _, r = self._parts(x)
+        d, _, r = self._parts(x, self._direction_like(x))
         e = ImageGradient(tuple(x.shape[1:]), self.voxel_size)._forward_batch(v)
         inner = array_namespace(x).sum(d * e, axis=1, keepdims=True) / r**2
         return self._divergence((_across(e, self._direction_like(x))[0] - inner * d) / r)
@@ -330,16 +331,27 @@ class _SmoothedLength(SmoothPrior):
     def _curvature(self, x: Array) -> Array:
         """The half-quadratic parabolas 1 / r of the lengths, with (a - b)^2 <= 2 (a^2 + b^2) for each difference."""
         c = array_namespace(x).zeros_like(x)
-        inverse = self._inverse_lengths(x) if _on_host(x) else 1 / self._parts(x)[2][:, 0, ...]
+        inverse = self._inverse_lengths(x) if _on_host(x) else 1 / self._parts(x, self._direction_like(x))[2][:, 0, ...]
         for axis, weight in enumerate(_weights(self.voxel_size)):
-            c = c + 2 * weight**2 * _at_both_ends(inverse, axis)
+            front, back = _along(axis, slice(None, -1)), _along(axis, slice(1, None))
+            c[front] += 2 * weight**2 * inverse[front]
+            c[back] += 2 * weight**2 * inverse[front]
         return c
 
     def _hessian_diagonal(self, x: Array) -> Array:
+        """Slab by slab, with a plane more on each side: the arrays it takes are many, and so they are small."""
+        out, zeta = array_namespace(x).zeros_like(x), self._direction_like(x)
+        for first in range(0, x.shape[1], _SLAB):
+            low, last = max(first - 1, 0), min(first + _SLAB, x.shape[1])
+            planes = slice(low, min(last + 1, x.shape[1]))
+            slab = self._slab_diagonal(x[:, planes, ...], None if zeta is None else zeta[:, planes, ...])
+            out[:, first:last, ...] = slab[:, first - low : last - low, ...]
+        return out
+
+    def _slab_diagonal(self, x: Array, zeta: Array | None) -> Array:
         """Each voxel stands in its own three differences with -w, and with w in one of each neighbour before it."""
-        xp = array_namespace(x)
-        d, _, r = self._parts(x)
-        zeta, weights = self._direction_like(x), _weights(self.voxel_size)
+        xp, weights = array_namespace(x), _weights(self.voxel_size)
+        d, _, r = self._parts(x, zeta)
         own = xp.stack([-w * _has_next(x, a) for a, w in enumerate(weights)], axis=1)
         square = _across(own, zeta)[1]
         total = (square / r - xp.sum(own * d, axis=1, keepdims=True) ** 2 / r**3)[:, 0, ...]
@@ -349,23 +361,30 @@ class _SmoothedLength(SmoothPrior):
             total = total + _moved_on(before, a)
         return total
 
-    def _parts(self, x: Array) -> tuple[Array, Array, Array]:
+    def _parts(self, x: Array, zeta: Array | None) -> tuple[Array, Array, Array]:
         """M d, d' M d and r = sqrt(d' M d + epsilon^2), of (B, 3, ...), (B, 1, ...) and (B, 1, ...)."""
         d = ImageGradient(tuple(x.shape[1:]), self.voxel_size)._forward_batch(x)
-        d, square = _across(d, self._direction_like(x))
+        d, square = _across(d, zeta)
         return d, square, array_namespace(x).sqrt(square + self.epsilon**2)
 
     def _divergence(self, flux: Array) -> Array:
         return ImageGradient(tuple(flux.shape[2:]), self.voxel_size)._adjoint_batch(flux)
 
     def _divergence_of(self, kernel: Any, *images: Array) -> Array:
-        """D' of what a kernel makes of the differences of each image, with room for those of one image."""
+        """D' of what a kernel makes of the differences of each image: slab by slab, with a plane more on each side."""
         hosts = [_host_rows(image, self) for image in images]
-        fixed, shape = _kernel_arguments(self, images[0], self._direction_like(images[0]), self.epsilon), hosts[0].shape
-        out, flux = np.empty(shape, hosts[0].dtype), np.empty((3, *shape[1:]), hosts[0].dtype)
+        weights, direction, *rest = _kernel_arguments(self, images[0], self._direction_like(images[0]), self.epsilon)
+        out = np.empty(hosts[0].shape, hosts[0].dtype)
         for b, target in enumerate(out):
-            _in_slabs(shape[1], kernel, *(host[b] for host in hosts), *fixed, out=flux)
-            _in_slabs(shape[1], kernels.transpose, read_only(flux), fixed[0], out=target)
+            for first in range(0, len(target), _SLAB):
+                low, last = max(first - 1, 0), min(first + _SLAB, len(target))
+                planes = slice(low, min(last + 1, len(target)))
+                slabs = [host[b][planes] for host in hosts]
+                across = read_only(np.ascontiguousarray(direction[:, planes])) if direction.size else direction
+                flux, part = np.empty((3, *slabs[0].shape), out.dtype), np.empty(slabs[0].shape, out.dtype)
+                _in_slabs(len(part), kernel, *slabs, weights, across, *rest, out=flux)
+                _in_slabs(len(part), kernels.transpose, read_only(flux), weights, out=part)
+                target[first:last] = part[first - low : last - low]
         return from_host(out.reshape(images[0].shape), images[0])
 
     def _inverse_lengths(self, x: Array) -> Array:
@@ -385,7 +404,7 @@ class SmoothedTotalVariation(_SmoothedLength):
 
     epsilon : differences much smaller than this are smoothed, larger ones are edges; in the unit of the image.
     voxel_size : (x, y, z) mm; only the ratios matter.
-    The gradient holds 4 images. curvature: 2 sum_a w_a^2 (1/r[i] + 1/r[i - e_a]) over the differences there are, r the
+    curvature: 2 sum_a w_a^2 (1/r[i] + 1/r[i - e_a]) over the differences there are, r the
     square roots: half-quadratic parabolas (Geman & Yang 1995), parted as De Pierro 1995 does.
     Raises ValueError where epsilon is not positive.
     Source: Rudin, Osher & Fatemi 1992 with the smoothing of Vogel & Oman 1996.
@@ -515,11 +534,6 @@ def _moved_on(values: Array, axis: int) -> Array:
     out = array_namespace(values).zeros_like(values)
     out[_along(axis, slice(1, None))] = values[_along(axis, slice(None, -1))]
     return out
-
-
-def _at_both_ends(values: Array, axis: int) -> Array:
-    """Values of differences, added up at the two voxels of each."""
-    return values * _has_next(values, axis) + _moved_on(values, axis)
 
 
 def _dual_rate(step: Any, K: Any, x: Array) -> Any:

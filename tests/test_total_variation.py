@@ -265,3 +265,15 @@ def test_a_list_is_no_image():
         TotalVariation().value([1, 2])
     with pytest.raises(TypeError, match="guide"):
         DirectionalTotalVariation([[1]])
+
+
+@pytest.mark.parametrize("kind", [SmoothedTotalVariation, SmoothedDirectionalTotalVariation])
+def test_hessian_diagonal_across_slabs(kind):
+    rng = np.random.default_rng(5)
+    x, guide = rng.uniform(0, 1, (2, 19, 3, 4))
+    prior = kind(0.1, (2.0, 1.0, 3.0)) if kind is SmoothedTotalVariation else kind(guide, 0.1)
+    diagonal = prior.hessian_diagonal(x)
+    for plane in (0, 6, 7, 8, 9, 15, 16, 17, 18):
+        unit = np.zeros(x.shape)
+        unit[plane, 1, 2] = 1
+        np.testing.assert_allclose(diagonal[plane, 1, 2], prior.hessian_vector(x, unit)[plane, 1, 2], rtol=1e-10)
