@@ -6,13 +6,16 @@ if __name__ != "emrecon.sims":
 from .nema import NEMA_SPHERES, nema_iec_body, nema_layout
 from .noise import generator, poisson, scale_to_counts, thin
 from .phantoms import Phantom, Region, random_brain, shepp_logan, spect_cylinder, uniform_cylinder
-from .shapes import Box, Cylinder, Ellipsoid, Solid
+from .shapes import Box, Cylinder, Ellipsoid, HalfSpace, Intersection, Oriented, Solid, rotation_to
 
 __all__ = [
     "NEMA_SPHERES",
     "Box",
     "Cylinder",
     "Ellipsoid",
+    "HalfSpace",
+    "Intersection",
+    "Oriented",
     "Phantom",
     "Region",
     "Solid",
@@ -21,6 +24,7 @@ __all__ = [
     "nema_layout",
     "poisson",
     "random_brain",
+    "rotation_to",
     "scale_to_counts",
     "shepp_logan",
     "spect_cylinder",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from emrecon.projectors import linear_attenuation
 
 from .phantoms import Phantom, Region
-from .shapes import Bounds, Box, Cylinder, Ellipsoid, Solid
+from .shapes import Box, Cylinder, Ellipsoid, Intersection, Solid
 
 NEMA_SPHERES = (37.0, 28.0, 22.0, 17.0, 13.0, 10.0)
 """Inner diameters of the six spheres in mm, in their order around the ring."""
@@ -118,35 +117,4 @@ def _torso(wall: float, end: float) -> list[Solid]:
     corners = [Cylinder((side * _HALF_WIDTH, _FLAT, z), back, length) for side in (-1, 1)]
     half = Box((0, _FLAT - front / 2, z), (2 * front, front, length))
     middle = Box((0, _FLAT + back / 2, z), (2 * _HALF_WIDTH, back, length))
-    return [_Common((Cylinder((0, _FLAT, z), front, length), half)), middle, *corners]
-
-
-@dataclass(frozen=True)
-class _Common:
-    """What is inside all of some solids: as convex as they are."""
-
-    parts: tuple[Solid, ...]
-
-    @property
-    def bounds(self) -> Bounds:
-        lows, highs = zip(*(part.bounds for part in self.parts))
-        return np.max(lows, axis=0), np.min(highs, axis=0)
-
-    def contains(self, x: Any, y: Any, z: Any) -> np.ndarray:
-        return np.logical_and.reduce([part.contains(x, y, z) for part in self.parts])
-
-    def straddles(self, x: Any, y: Any, z: Any, half: tuple[float, float, float]) -> np.ndarray:
-        edges = [part.straddles(x, y, z, half) for part in self.parts]
-        touched = [edge | part.contains(x, y, z) for edge, part in zip(edges, self.parts)]
-        result: np.ndarray = np.logical_and.reduce(touched) & np.logical_or.reduce(edges)
-        return result
-
-    def crossing(self, point: Any, direction: Any) -> tuple[np.ndarray, np.ndarray]:
-        crossings = [part.crossing(point, direction) for part in self.parts]
-        hit = np.logical_and.reduce([leave > enter for enter, leave in crossings])
-        enter, leave = np.max([c[0] for c in crossings], axis=0), np.min([c[1] for c in crossings], axis=0)
-        hit &= leave > enter
-        return np.where(hit, enter, 0.0), np.where(hit, leave, 0.0)
-
-    def moved(self, offset: tuple[float, float, float] = (0, 0, 0), angle: float = 0.0) -> _Common:
-        return _Common(tuple(part.moved(offset, angle) for part in self.parts))
+    return [Intersection((Cylinder((0, _FLAT, z), front, length), half)), middle, *corners]

@@ -211,6 +211,186 @@ class Box(_Quadric):
         return 8 * math.prod(self.half_widths) / 1000
 
 
+@dataclass(frozen=True)
+class HalfSpace:
+    """Everything behind a plane, (p - point) . normal <= 0; to be intersected with other solids.
+
+    point : (x, y, z) of the plane in mm.  normal : (x, y, z), out of the half space, any length.
+    Raises ValueError for a normal of length zero.
+    """
+
+    point: tuple[float, float, float]
+    normal: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        _keep(self, point=_numbers(self.point, 3, "HalfSpace point (mm)"))
+        normal = np.array(_numbers(self.normal, 3, "HalfSpace normal"))
+        if not np.linalg.norm(normal) > 0:
+            raise ValueError("HalfSpace normal must not have length zero")
+        _keep(self, normal=tuple((normal / np.linalg.norm(normal)).tolist()))
+
+    @property
+    def bounds(self) -> Bounds:
+        """Infinite."""
+        return np.full(3, -np.inf), np.full(3, np.inf)
+
+    def contains(self, x: Any, y: Any, z: Any) -> np.ndarray:
+        """Whether points are inside; x, y, z in mm broadcast against each other."""
+        return np.asarray(self._height(x, y, z) <= 0)
+
+    def straddles(self, x: Any, y: Any, z: Any, half: tuple[float, float, float]) -> np.ndarray:
+        """Whether the plane may cross the boxes centred on (x, y, z) with these half edges; never falsely no."""
+        reach = sum(abs(n) * h for n, h in zip(self.normal, half))
+        return np.asarray(np.abs(self._height(x, y, z)) <= reach)
+
+    def crossing(self, point: Any, direction: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Where the lines point + t direction / |direction| enter and leave, t in mm, one of them infinite."""
+        height = self._height(*_components(point, "point"))
+        rate = sum(n * d for n, d in zip(self.normal, _unit(direction)))
+        height, rate = np.broadcast_arrays(height, rate)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            at = -height / rate
+        along = (rate == 0) & (height <= 0)
+        enter = np.where(along | (rate > 0), -np.inf, np.where(rate < 0, at, 0.0))
+        return enter, np.where(along | (rate < 0), np.inf, np.where(rate > 0, at, 0.0))
+
+    def moved(self, offset: tuple[float, float, float] = (0, 0, 0), angle: float = 0.0) -> HalfSpace:
+        """Return the half space turned by `angle` degrees (from x towards y) about z, then shifted by `offset` mm."""
+        turn = _about_z(angle)
+        return HalfSpace(tuple(turn @ self.point + np.asarray(offset)), tuple(turn @ self.normal))
+
+    def _height(self, x: Any, y: Any, z: Any) -> Any:
+        return sum(n * (c - p) for n, c, p in zip(self.normal, (x, y, z), self.point))
+
+
+@dataclass(frozen=True)
+class Intersection:
+    """What is inside all of some solids: as convex as they are.
+
+    parts : at least one solid.
+    """
+
+    parts: tuple[Solid, ...]
+
+    def __post_init__(self) -> None:
+        _keep(self, parts=tuple(self.parts))
+        if not self.parts:
+            raise ValueError("Intersection needs at least one solid")
+
+    @property
+    def bounds(self) -> Bounds:
+        """The lowest and highest (x, y, z) of a box around the solid, in mm; infinite where all parts are."""
+        lows, highs = zip(*(part.bounds for part in self.parts))
+        return np.max(lows, axis=0), np.min(highs, axis=0)
+
+    def contains(self, x: Any, y: Any, z: Any) -> np.ndarray:
+        """Whether points are inside; x, y, z in mm broadcast against each other."""
+        return np.logical_and.reduce([part.contains(x, y, z) for part in self.parts])
+
+    def straddles(self, x: Any, y: Any, z: Any, half: tuple[float, float, float]) -> np.ndarray:
+        """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; never falsely no."""
+        edges = [part.straddles(x, y, z, half) for part in self.parts]
+        touched = [edge | part.contains(x, y, z) for edge, part in zip(edges, self.parts)]
+        result: np.ndarray = np.logical_and.reduce(touched) & np.logical_or.reduce(edges)
+        return result
+
+    def crossing(self, point: Any, direction: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Where the lines point + t direction / |direction| enter and leave, t in mm; equal (0) where they miss."""
+        crossings = [part.crossing(point, direction) for part in self.parts]
+        hit = np.logical_and.reduce([leave > enter for enter, leave in crossings])
+        enter, leave = np.max([c[0] for c in crossings], axis=0), np.min([c[1] for c in crossings], axis=0)
+        hit &= leave > enter
+        return np.where(hit, enter, 0.0), np.where(hit, leave, 0.0)
+
+    def chord(self, point: Any, direction: Any) -> np.ndarray:
+        """Return the length in mm of lines through the solid, 0 where they miss."""
+        enter, leave = self.crossing(point, direction)
+        return leave - enter
+
+    def moved(self, offset: tuple[float, float, float] = (0, 0, 0), angle: float = 0.0) -> Intersection:
+        """Return all parts turned by `angle` degrees (from x towards y) about z, then shifted by `offset` mm."""
+        return Intersection(tuple(part.moved(offset, angle) for part in self.parts))
+
+
+@dataclass(frozen=True)
+class Oriented:
+    """A solid in any orientation: described in axes of its own, then rotated and shifted, p = R q + offset.
+
+    solid : around the origin of its own axes.  rotation : R, 3 x 3, whose columns are the solid's axes in the world;
+    `rotation_to(direction)` makes one.  offset : (x, y, z) mm of the solid's origin.
+    Raises ValueError for a matrix that is not a rotation.
+    """
+
+    solid: Solid
+    rotation: tuple[tuple[float, float, float], ...]
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        R = np.asarray(self.rotation, float)
+        if R.shape != (3, 3) or not np.allclose(R @ R.T, np.eye(3), atol=1e-9) or np.linalg.det(R) < 0:
+            raise ValueError(f"Oriented rotation must be a 3 x 3 rotation matrix, got {self.rotation!r}")
+        _keep(self, rotation=tuple(map(tuple, R.tolist())), offset=_numbers(self.offset, 3, "Oriented offset (mm)"))
+
+    @property
+    def volume(self) -> float:
+        """The volume in mL, where the solid knows its own."""
+        return float(self.solid.volume)  # type: ignore[attr-defined]
+
+    @property
+    def bounds(self) -> Bounds:
+        """The lowest and highest (x, y, z) of a box around the solid, in mm; infinite where the solid is."""
+        low, high = self.solid.bounds
+        R = np.array(self.rotation)
+        # 0 * inf: an infinite edge that an axis does not see has no say there
+        ends = np.stack([np.where(R == 0, 0.0, R * np.where(R == 0, 0.0, end)) for end in (low, high)])
+        return ends.min(0).sum(1) + self.offset, ends.max(0).sum(1) + self.offset
+
+    def contains(self, x: Any, y: Any, z: Any) -> np.ndarray:
+        """Whether points are inside; x, y, z in mm broadcast against each other."""
+        return self.solid.contains(*self._own(x, y, z))
+
+    def straddles(self, x: Any, y: Any, z: Any, half: tuple[float, float, float]) -> np.ndarray:
+        """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; never falsely no."""
+        a, b, c = np.abs(np.array(self.rotation)).T @ np.asarray(half)
+        return self.solid.straddles(*self._own(x, y, z), (float(a), float(b), float(c)))
+
+    def crossing(self, point: Any, direction: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Where the lines point + t direction / |direction| enter and leave, t in mm; equal (0) where they miss."""
+        R = np.array(self.rotation)
+        return self.solid.crossing((np.asarray(point, float) - self.offset) @ R, np.asarray(direction, float) @ R)
+
+    def chord(self, point: Any, direction: Any) -> np.ndarray:
+        """Return the length in mm of lines through the solid, 0 where they miss."""
+        enter, leave = self.crossing(point, direction)
+        return leave - enter
+
+    def moved(self, offset: tuple[float, float, float] = (0, 0, 0), angle: float = 0.0) -> Oriented:
+        """Return the solid turned by `angle` degrees (from x towards y) about the z axis, then shifted by `offset`."""
+        turn = _about_z(angle)
+        at = turn @ self.offset + np.asarray(offset, float)
+        return Oriented(self.solid, tuple(map(tuple, (turn @ np.array(self.rotation)).tolist())), tuple(at.tolist()))
+
+    def _own(self, x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
+        R = np.array(self.rotation)
+        d = [c - o for c, o in zip((x, y, z), self.offset)]
+        a, b, c = (sum(R[i, k] * d[i] for i in range(3)) for k in range(3))
+        return a, b, c
+
+
+def rotation_to(direction: Any) -> tuple[tuple[float, float, float], ...]:
+    """Return the shortest rotation that takes +z to a direction, as `Oriented` wants it.
+
+    direction : (x, y, z), any length; opposite to z it turns about x.
+    Raises ValueError for a direction of length zero.
+    """
+    x, y, z = (float(c) for c in _unit(direction))
+    if z < -1 + 1e-12:
+        return (1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0)
+    # Rodrigues' formula for the axis z x d with cosine z
+    k = 1 / (1 + z)
+    return (1 - k * x * x, -k * x * y, x), (-k * x * y, 1 - k * y * y, y), (-x, -y, z)
+
+
 def sub_positions(half: tuple[float, float, float], n: int) -> np.ndarray:
     """Return (n^3, 3) offsets in mm inside a box with these half edges, or (n^2, 3) where it has no depth.
 
@@ -248,6 +428,11 @@ def _every(conditions: list[Any]) -> np.ndarray:
 
 def _turn(angle: float) -> tuple[float, float]:
     return math.cos(math.radians(angle)), math.sin(math.radians(angle))
+
+
+def _about_z(angle: float) -> np.ndarray:
+    cosine, sine = _turn(angle)
+    return np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
 
 
 def _components(vectors: Any, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

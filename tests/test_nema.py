@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 from emrecon.projectors import ImageGrid, linear_attenuation
-from emrecon.sims.nema import NEMA_SPHERES, _Common, nema_iec_body, nema_layout
-from emrecon.sims.shapes import Box, Cylinder, Ellipsoid
+from emrecon.sims.nema import NEMA_SPHERES, nema_iec_body, nema_layout
+from emrecon.sims.shapes import Box, Cylinder, Ellipsoid, Intersection
 
 INSIDE = math.pi * 147**2 / 2 + 2 * math.pi * 77**2 / 4 + 140 * 77  # mm2
 RNG = np.random.default_rng(11)
@@ -153,7 +153,7 @@ def test_moved_phantoms_keep_their_shape():
 
 def test_what_is_common_to_solids():
     ball, box = Ellipsoid((0, 0, 0), 10), Box((5, 0, 0), (10, 30, 30))  # half a ball
-    half = _Common((ball, box))
+    half = Intersection((ball, box))
     np.testing.assert_allclose(half.bounds, ([0, -10, -10], [10, 10, 10]))
     points = RNG.uniform(-12, 12, (3, 2000))
     inside = half.contains(*points)
@@ -171,7 +171,9 @@ def test_what_is_common_to_solids():
         assert not (different & ~edge).any()
     assert not half.straddles(5.0, 0.0, 0.0, (1.0, 1.0, 1.0))
     assert not half.straddles(-5.0, 9.0, 9.0, (0.5, 0.5, 0.5))
-    enter, leave = _Common((ball, Cylinder((0, 0, 0), 20))).crossing((0, 0, 0), (0, 0, 1))  # infinite in the cylinder
+    enter, leave = Intersection((ball, Cylinder((0, 0, 0), 20))).crossing(
+        (0, 0, 0), (0, 0, 1)
+    )  # infinite in the cylinder
     assert (float(enter), float(leave)) == pytest.approx((-10, 10))
 
 

@@ -9,9 +9,13 @@ from emrecon.sims import (
     Box,
     Cylinder,
     Ellipsoid,
+    HalfSpace,
+    Intersection,
+    Oriented,
     Phantom,
     Region,
     random_brain,
+    rotation_to,
     shepp_logan,
     spect_cylinder,
     uniform_cylinder,
@@ -23,6 +27,9 @@ SOLIDS = [
     Ellipsoid((3, -2, 1), (30, 12, 20), 35),
     Cylinder((-4, 5, 2), (25, 15), 40, -20),
     Box((1, 2, -3), (30, 50, 24), 65),
+    Oriented(Ellipsoid((2, 0, 3), (30, 12, 20), 35), rotation_to((1, -2, 0.5)), (3, -2, 1)),
+    Oriented(Cylinder((0, 0, 0), (25, 15), 40), rotation_to((0, 0, -1)), (3, -2, 1)),
+    Intersection((Ellipsoid((3, -2, 1), 30), HalfSpace((0, 0, 5), (1, 1, -2)), HalfSpace((0, 8, 0), (0, 1, 0)))),
 ]
 PLANAR = [Cylinder((-4, 5, 0), (25, 15), angle=-20), Box((0, 3, 0), (30, 20, math.inf), 10)]
 NESTED = Phantom(
@@ -73,7 +80,7 @@ def test_lines_enter_and_leave_through_the_surface(solid):
         assert not solid.contains(*(points + (t - inwards)[:, None] * units)[hit].T).any()
 
 
-@pytest.mark.parametrize("solid", SOLIDS, ids=repr)
+@pytest.mark.parametrize("solid", SOLIDS[:-1], ids=repr)
 def test_volume_is_the_integral_of_chords(solid):
     geometry = SPECTGeometry.circular(1, 100, (160, 160), 0.5, start=33)
     image = Phantom((Region("solid", solid, 1.0),)).projection(geometry)
@@ -125,9 +132,27 @@ def test_moved_solids(solid):
     )
 
 
+def test_rotations_take_the_axis_where_they_should():
+    for direction in ((0, 0, 1), (0, 0, -1), (1, 0, 0), (1, -2, 0.5), (1e-9, 0, -1)):
+        R = np.array(rotation_to(direction))
+        np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-12)
+        assert np.linalg.det(R) > 0
+        np.testing.assert_allclose(R @ [0, 0, 1], np.array(direction) / np.linalg.norm(direction), atol=1e-8)
+
+
+def test_half_a_ball_has_half_its_volume():
+    half = Phantom((Region("half", Intersection((Ellipsoid((0, 0, 0), 20), HalfSpace((0, 0, 0), (1, 2, 3)))), 1.0),))
+    grid = ImageGrid((40, 40, 40), 1.2)
+    assert half.activity(grid).sum() * 1.2**3 == pytest.approx(2 / 3 * math.pi * 20**3, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: HalfSpace((0, 0, 0), (0, 0, 0)), "length zero"),
+        (lambda: Intersection(()), "at least one"),
+        (lambda: Oriented(Ellipsoid((0, 0, 0), 1), np.eye(3) * 2), "rotation matrix"),
+        (lambda: Oriented(Ellipsoid((0, 0, 0), 1), np.diag([1, 1, -1])), "rotation matrix"),
         (lambda: Ellipsoid((0, 0), 1), "3 finite numbers"),
         (lambda: Ellipsoid((0, 0, 0), (1, 0, 1)), "positive"),
         (lambda: Cylinder((0, 0, 0), (1, math.inf)), "finite"),
@@ -153,7 +178,7 @@ def test_errors_name_the_cause(make, message):
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solid", SOLIDS, ids=repr)
+@pytest.mark.parametrize("solid", SOLIDS[:-1], ids=repr)
 def test_painted_volume(solid):
     grid = ImageGrid((40, 45, 35), (2, 1.8, 2.3), (-40, -38, -41))
     image = Phantom((Region("solid", solid, 2.0),)).activity(grid)
