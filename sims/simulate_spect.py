@@ -1,0 +1,182 @@
+"""Simulated SPECT: attenuation, collimator response, scatter in energy windows, decay and dead time of a camera."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from emrecon.projectors import (
+    DeadTime,
+    EffectiveSource,
+    EnergyWindow,
+    GaussianResponse,
+    ImageGrid,
+    Scan,
+    SPECTGeometry,
+    SPECTProjector,
+    SPECTScatterProjector,
+    WindowedScan,
+    isotope,
+    klein_nishina,
+    scan_seconds,
+    scattered_energy,
+    view_decay,
+)
+from emrecon.projectors.collimator import Response
+from emrecon.projectors.scatter import ELECTRON_MASS, accepted_fraction
+
+from .noise import poisson
+from .simulate import Expectation, Mismatch, Rates, Simulator, item_seed
+
+_COSINES = np.linspace(-1, 1, 2001)
+
+
+@dataclass(frozen=True)
+class Widened:
+    """A Gaussian response that is `factor` times as wide as another."""
+
+    response: GaussianResponse
+    factor: float
+
+    def sigma(self, distance: Any) -> Any:
+        """Return factor x sigma in mm at `distance` mm from the collimator face."""
+        return self.factor * self.response.sigma(distance)
+
+
+@dataclass(frozen=True, eq=False)
+class SPECTSimulator(Simulator):
+    """A SPECT camera with a protocol: phantoms in kBq/mL become projections.
+
+        trues = sensitivity * T * decay_v * A(x) V,   scatter likewise with a `SPECTScatterProjector`
+
+    grid : of truth and reconstruction.  geometry : the camera; one slice and one row make a two-dimensional scan.
+    response : as for `SPECTProjector`.
+    sensitivity : counts/s/MBq of one head in air.  duration : T, s per view.
+    radionuclide : whose main line is imaged and which decays from view to view.
+    scatter : an `EffectiveSource` with the energy window, for volumes; None for no scatter.
+    windows : further `EnergyWindow`s, for `windowed`.
+    room : counts/s in every bin from elsewhere.
+    dead_time : of each head, acting on its counts in the window; None for none.
+    mismatch : between simulation and reconstruction, on by default.
+    Raises ValueError for numbers that are not positive, scatter in two dimensions, and a measured response that would
+    have to be widened.
+    """
+
+    grid: ImageGrid
+    geometry: SPECTGeometry
+    response: Response | None = None
+    sensitivity: float = 90.0
+    duration: float = 20.0
+    radionuclide: str = "Tc-99m"
+    scatter: EffectiveSource | None = None
+    windows: tuple[EnergyWindow, ...] = ()
+    room: float = 0.0
+    dead_time: DeadTime | None = None
+    mismatch: Mismatch = field(default_factory=Mismatch)
+
+    def __post_init__(self) -> None:
+        for name in ("sensitivity", "duration"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"SPECTSimulator {name} must be positive, got {value}")
+        if not (math.isfinite(self.room) and self.room >= 0):
+            raise ValueError(f"SPECTSimulator room must be counts/s in a bin, not negative, got {self.room}")
+        if self.scatter is not None and self.grid.shape[2] == 1:
+            raise ValueError("SPECTSimulator: photons scatter between slices; simulate scatter in volumes")
+        widen = self.mismatch.response != 1 and self.response is not None
+        if widen and not isinstance(self.response, GaussianResponse):
+            raise ValueError("SPECTSimulator cannot widen a measured response; use Mismatch(response=1)")
+        object.__setattr__(self, "radionuclide", isotope(self.radionuclide).name)
+        object.__setattr__(self, "windows", tuple(self.windows))
+
+    @property
+    def energy(self) -> float:
+        """The energy of the main line in keV."""
+        return isotope(self.radionuclide).main_energy
+
+    @property
+    def energy_window(self) -> tuple[float, float] | None:
+        """(lower, upper) keV of the scatter model's window, or None."""
+        return None if self.scatter is None else self.scatter.energy_window
+
+    @property
+    def true_response(self) -> Response | None:
+        """The response of the simulation."""
+        factor = self.mismatch.response
+        if self.response is None or factor == 1:
+            return self.response
+        return Widened(self.response, factor)  # type: ignore[arg-type]
+
+    def projector(self, mu: np.ndarray) -> SPECTProjector:
+        """Return the projector that a reconstruction is given, for a map (nx, ny, nz) or one per item."""
+        return SPECTProjector(self.grid, self.geometry, mu, self.response)
+
+    def windowed(self, expectation: Expectation, seed: int) -> WindowedScan:
+        """Return counts in the photopeak window ("peak") and in `windows`, of the expectation of one phantom.
+
+        Scatter in a window is that of the photopeak window times the ratio of their shares of singly scattered photons,
+
+            ratio = integral of dsigma/dOmega eps_w(E') dOmega / integral of dsigma/dOmega eps_peak(E') dOmega
+
+        and primaries spill over by the energy resolution. One spatial distribution for all windows is an approximation:
+        lower energies are spread more widely.
+        Raises ValueError without a scatter model.
+        """
+        if self.scatter is None:
+            raise ValueError("energy windows need a scatter model, SPECTSimulator(scatter=EffectiveSource(window))")
+        peak = EnergyWindow(*self.scatter.energy_window, name="peak")
+        expected = [expectation.total]
+        for window in self.windows:
+            scatter, primary = self.shares(window)
+            expected.append(scatter * expectation.scatter + primary * expectation.trues + expectation.randoms)
+        counts = [poisson(e, item_seed(seed, i, "window")) for i, e in enumerate(expected)]
+        about = expectation.factors, self.duration, self.radionuclide
+        return WindowedScan((peak, *self.windows), tuple(counts), self.geometry, *about)
+
+    def shares(self, window: EnergyWindow) -> tuple[float, float]:
+        """Return scattered and primary counts in a window over those in the photopeak window."""
+        if self.scatter is None:
+            raise ValueError("energy windows need a scatter model, SPECTSimulator(scatter=EffectiveSource(window))")
+        E, peak = self.scatter.energy, self.scatter.energy_window
+        at_511 = self.scatter.energy_resolution * math.sqrt(E / ELECTRON_MASS)
+        spectrum, energies = klein_nishina(_COSINES, E), scattered_energy(_COSINES, E)
+        own, reference = ((spectrum * accepted_fraction(energies, w, at_511)).sum() for w in (window.limits, peak))
+        first, second = (accepted_fraction(E, w, at_511) for w in (window.limits, peak))
+        return float(own / reference), float(first / second)
+
+    def _rates(self, activity: np.ndarray, mu: np.ndarray) -> Rates:
+        n, fine = int(self.mismatch.refine), self.fine_grid
+        rows = n if self.grid.shape[2] > 1 else 1
+        (nu, nz), (du, dz) = self.geometry.n_bins, self.geometry.pixel_size
+        camera = replace(self.geometry, n_bins=(nu * n, nz * rows), pixel_size=(du / n, dz / rows))
+        fine_views = SPECTProjector(fine, camera, mu, self.true_response)(activity)
+        views = fine_views.reshape(len(activity), camera.n_views, nu, n, nz, rows).sum((3, 5))
+        per_second = np.float32(self.sensitivity / 1000)  # of kBq
+        trues = per_second * np.float32(fine.voxel_volume) * views
+        factors = np.float32(per_second * self.grid.voxel_volume)
+        return Rates(trues, self._scatter(activity, mu, factors), np.full((1, 1, 1, 1), factors), self.room)
+
+    def _scatter(self, activity: np.ndarray, mu: np.ndarray, factor: np.float32) -> np.ndarray:
+        if self.scatter is None:
+            return np.zeros((1, 1, 1, 1), np.float32)
+        images, maps = (self.mismatch.joined(x, self.grid) for x in (activity, mu))
+        parts = []
+        for image, own in zip(images, maps):
+            primary = SPECTProjector(self.grid, self.geometry, own, self.true_response)
+            parts.append(factor * SPECTScatterProjector(primary, self.scatter).estimate(image))
+        return np.stack(parts)
+
+    def _randoms(self, prompts: np.ndarray) -> np.ndarray:
+        return np.zeros((1, 1, 1, 1), np.float32)
+
+    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
+        empty = np.broadcast_to(np.float32(0), self.geometry.shape)
+        plan = Scan(empty, self.geometry, duration=self.duration, radionuclide=self.radionuclide)
+        decay = view_decay(plan) * isotope(self.radionuclide).mean_decay(scan_seconds(plan))
+        return self.duration * decay.reshape(1, -1), np.full((1, self.geometry.n_views), self.duration)
+
+    def _live(self, rate: np.ndarray, dead_time: DeadTime) -> np.ndarray:
+        true = rate.sum((2, 3), keepdims=True, dtype=float)
+        return np.asarray(dead_time.measured_rate(true) / np.maximum(true, 1e-30))
