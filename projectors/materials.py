@@ -43,13 +43,16 @@ def linear_attenuation(material: str, energy_kev: float, density: float | None =
 
     material : one of `materials()`; energy_kev : 1 to 20000; density : g/cm3 (default: the material's own; lung 0.26).
     Interpolated in log energy and log coefficient; at an absorption edge the upper branch is taken.
-    Source: NIST XCOM mass attenuation coefficients.
+    Raises ValueError for an unknown material, an energy outside its table and a density that is not positive.
+    Source: NIST mass attenuation coefficients, Hubbell & Seltzer 1996.
     """
     if material not in _mass_attenuation():
         raise ValueError(f"no attenuation table for {material!r}; known: {', '.join(materials())}")
     own_density, energies, values = _mass_attenuation()[material]
     if not energies[0] <= energy_kev <= energies[-1]:
         raise ValueError(f"energy must be {energies[0]:g} to {energies[-1]:g} keV, got {energy_kev}")
+    if density is not None and not 0 < density < math.inf:
+        raise ValueError(f"density of {material} must be positive and finite (g/cm3), got {density}")
     last = min(int(np.searchsorted(energies, energy_kev, side="right")), energies.size - 1)
     (e0, e1), (v0, v1) = np.log(energies[last - 1 : last + 1]), np.log(values[last - 1 : last + 1])
     log_value = v0 + (v1 - v0) * (math.log(energy_kev) - e0) / (e1 - e0)

@@ -5,17 +5,20 @@ if __name__ != "emrecon.sims":
 
 from .nema import NEMA_SPHERES, nema_iec_body, nema_layout
 from .noise import generator, poisson, scale_to_counts, thin
-from .phantoms import Phantom, Region, random_brain, shepp_logan, spect_cylinder, uniform_cylinder
+from .phantoms import EllipseRanges, Phantom, Region, random_brain, random_ellipses, shepp_logan, uniform_cylinder
+from .quality import JASZCZAK_MODELS, defrise, derenzo, jaszczak, spect_cylinder
 from .shapes import Box, Cylinder, Ellipsoid, HalfSpace, Intersection, Oriented, Solid, rotation_to
 from .simulate import Expectation, Mismatch, Simulation, Simulator, count_levels, item_seed, respiratory_gates
 from .simulate_pet import ConvolutionScatter, PETSimulator, Randoms, SingleScatter, list_events, random_normalisation
 from .simulate_spect import SPECTSimulator
 
 __all__ = [
+    "JASZCZAK_MODELS",
     "NEMA_SPHERES",
     "Box",
     "ConvolutionScatter",
     "Cylinder",
+    "EllipseRanges",
     "Ellipsoid",
     "Expectation",
     "HalfSpace",
@@ -32,13 +35,17 @@ __all__ = [
     "SingleScatter",
     "Solid",
     "count_levels",
+    "defrise",
+    "derenzo",
     "generator",
     "item_seed",
+    "jaszczak",
     "list_events",
     "nema_iec_body",
     "nema_layout",
     "poisson",
     "random_brain",
+    "random_ellipses",
     "random_normalisation",
     "respiratory_gates",
     "rotation_to",

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-from emrecon.projectors import linear_attenuation
 
 from .phantoms import Phantom, Region
 from .shapes import Box, Cylinder, Ellipsoid, Intersection, Solid
@@ -22,8 +21,6 @@ _LID, _BASE = 70.0, -110.0  # z of the ends of the inside
 _BODY_WALL, _END_WALL, _SPHERE_WALL = 3.0, 10.0, 1.0
 _LUNG_INSIDE, _LUNG_OUTSIDE = 22.5, 25.0
 _LUNG_DENSITY = 0.30
-# acrylic glass (PMMA, 1.18 g/cm3) has 0.539 electrons per unit of mass where water has 0.555
-_ELECTRONS_OF_PMMA = 1.18 * 0.53937 / 0.55508
 # in a ring close to the wall; every region of interest of 37 mm is 15 mm away from it
 _BESIDE = ((70, -50), (96, -19), (109, 19), (103, 60), (68, 39))
 _BACKGROUND = ((0, -77), *_BESIDE, (0, 77), *((-x, y) for x, y in reversed(_BESIDE)))
@@ -35,8 +32,6 @@ def nema_iec_body(
     cold: Collection[float] = (),
     lung: bool = True,
     walls: bool = True,
-    *,
-    energy_kev: float = 511.0,
 ) -> Phantom:
     """Return the NEMA IEC body phantom: six spheres and a lung insert in a torso of 9.7 L.
 
@@ -46,9 +41,7 @@ def nema_iec_body(
     lung : the cylinder of 45 mm in a wall of 2.5 mm along the whole length, without activity, density 0.30 g/mL; False
         leaves background there.
     walls : False leaves out all walls: of the torso (3 mm, 10 mm at the ends), of the spheres (1 mm) and of the insert.
-    energy_kev : of the photons: the tables hold no acrylic glass and no lung of this density, so walls and insert get
-        the mu of this energy, which `Phantom.attenuation` then returns for every energy. Acrylic glass (PMMA,
-        1.18 g/cm3) is taken as water with its number of electrons, good to 1 % above 100 keV.
+        They are acrylic glass (PMMA, 1.18 g/mL).
 
     Positions are those of a patient on the back: the flat side at +y. The inside is half a disc of radius 147 mm in
     front and a rectangle of 140 x 77 mm with quarters of discs of radius 77 mm behind, 294 x 224 mm in all, and 180 mm
@@ -60,21 +53,20 @@ def nema_iec_body(
     Source: NEMA NU 2 and IEC 61675-1; dimensions as in OpenGATE and dynamicPET, which agree.
     """
     _check_cold(cold)
-    pmma = _ELECTRONS_OF_PMMA * linear_attenuation("water", energy_kev)
     regions = []
     if walls:
-        regions += [Region("wall", part, 0.0, mu=pmma) for part in _torso(_BODY_WALL, _END_WALL)]
+        regions += [Region("wall", part, 0.0, "pmma") for part in _torso(_BODY_WALL, _END_WALL)]
     regions += [Region("background", part, background, "water") for part in _torso(0.0, 0.0)]
     if lung:
         axis, length = (0.0, 0.0, (_LID + _BASE) / 2), _LID - _BASE
-        foam = linear_attenuation("lung", energy_kev, _LUNG_DENSITY)
         if walls:
-            regions.append(Region("wall", Cylinder(axis, _LUNG_OUTSIDE, length), 0.0, mu=pmma))
-        regions.append(Region("lung", Cylinder(axis, _LUNG_INSIDE if walls else _LUNG_OUTSIDE, length), 0.0, mu=foam))
+            regions.append(Region("wall", Cylinder(axis, _LUNG_OUTSIDE, length), 0.0, "pmma"))
+        inside = Cylinder(axis, _LUNG_INSIDE if walls else _LUNG_OUTSIDE, length)
+        regions.append(Region("lung", inside, 0.0, "lung", density=_LUNG_DENSITY))
     for diameter, centre in zip(NEMA_SPHERES, _centres()):
         activity = 0.0 if diameter in cold else hot_ratio * background
         if walls:
-            regions.append(Region("wall", Ellipsoid(centre, diameter / 2 + _SPHERE_WALL), 0.0, mu=pmma))
+            regions.append(Region("wall", Ellipsoid(centre, diameter / 2 + _SPHERE_WALL), 0.0, "pmma"))
         regions.append(Region(f"sphere {diameter:g} mm", Ellipsoid(centre, diameter / 2), activity, "water"))
     return Phantom(tuple(regions))
 

@@ -29,7 +29,9 @@ class Region:
     activity : per mL, in any unit; None keeps the activity that is below.
     material : one of `projectors.materials()`, or mu : linear attenuation in 1/cm, the same at every energy; with
         neither, the region keeps the attenuation that is below.
-    Raises ValueError for a negative or non-finite value, an unknown material, and material and mu together.
+    density : of the material in g/mL; None takes the material's own.
+    Raises ValueError for a negative or non-finite value, an unknown material, material and mu together, and a density
+    that is not positive or has no material.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Region:
     activity: float | None = None
     material: str | None = None
     mu: float | None = None
+    density: float | None = None
 
     def __post_init__(self) -> None:
         for what, value in (("activity", self.activity), ("mu", self.mu)):
@@ -46,10 +49,14 @@ class Region:
             raise ValueError(f"region {self.name!r} has a material and a mu; give one of them")
         if self.material is not None and self.material not in materials():
             raise ValueError(f"region {self.name!r}: no material {self.material!r}; known: {', '.join(materials())}")
+        if self.density is not None and self.material is None:
+            raise ValueError(f"region {self.name!r} has a density but no material; name one, or give mu alone")
+        if self.density is not None and not 0 < self.density < math.inf:
+            raise ValueError(f"region {self.name!r}: density must be positive and finite (g/mL), got {self.density}")
 
     def attenuation(self, energy_kev: float) -> float | None:
         """Return the linear attenuation coefficient in 1/cm, None where the region keeps what is below."""
-        return self.mu if self.material is None else linear_attenuation(self.material, energy_kev)
+        return self.mu if self.material is None else linear_attenuation(self.material, energy_kev, self.density)
 
 
 @dataclass(frozen=True)
@@ -181,30 +188,33 @@ def uniform_cylinder(radius: float = 100.0, height: float = 200.0, activity: flo
     return Phantom((Region("cylinder", Cylinder((0, 0, 0), radius, height), activity, "water"),))
 
 
-# the classic ten ellipses with the contrasts of the modified phantom: name, value that replaces what is below,
+# the classic ten ellipses: name, the value that replaces what is below in the modified and in the emission phantom,
 # semi-axes (a, b, c) and centre (x, y) in half of the square's edge, and turn in degrees
 _SHEPP_LOGAN = (
-    ("skull", 1.0, (0.69, 0.92, 0.81), (0.0, 0.0), 0),
-    ("brain", 0.2, (0.6624, 0.874, 0.78), (0.0, -0.0184), 0),
-    ("right ventricle", 0.0, (0.11, 0.31, 0.22), (0.22, 0.0), -18),
-    ("left ventricle", 0.0, (0.16, 0.41, 0.28), (-0.22, 0.0), 18),
-    ("large lesion", 0.3, (0.21, 0.25, 0.41), (0.0, 0.35), 0),
-    ("upper lesion", 0.4, (0.046, 0.046, 0.05), (0.0, 0.1), 0),
-    ("lower lesion", 0.3, (0.046, 0.046, 0.05), (0.0, -0.1), 0),
-    ("left lesion", 0.3, (0.046, 0.023, 0.05), (-0.08, -0.605), 0),
-    ("middle lesion", 0.3, (0.023, 0.023, 0.02), (0.0, -0.606), 0),
-    ("right lesion", 0.3, (0.023, 0.046, 0.02), (0.06, -0.605), 0),
+    ("skull", 1.0, 0.0, (0.69, 0.92, 0.81), (0.0, 0.0), 0),
+    ("brain", 0.2, 1.0, (0.6624, 0.874, 0.78), (0.0, -0.0184), 0),
+    ("right ventricle", 0.0, 0.0, (0.11, 0.31, 0.22), (0.22, 0.0), -18),
+    ("left ventricle", 0.0, 0.0, (0.16, 0.41, 0.28), (-0.22, 0.0), 18),
+    ("large lesion", 0.3, 2.0, (0.21, 0.25, 0.41), (0.0, 0.35), 0),
+    ("upper lesion", 0.4, 4.0, (0.046, 0.046, 0.05), (0.0, 0.1), 0),
+    ("lower lesion", 0.3, 4.0, (0.046, 0.046, 0.05), (0.0, -0.1), 0),
+    ("left lesion", 0.3, 4.0, (0.046, 0.023, 0.05), (-0.08, -0.605), 0),
+    ("middle lesion", 0.3, 4.0, (0.023, 0.023, 0.02), (0.0, -0.606), 0),
+    ("right lesion", 0.3, 4.0, (0.023, 0.046, 0.02), (0.06, -0.605), 0),
 )
 
 
-def shepp_logan(size: float = 200.0, activity: float = 1.0) -> Phantom:
+def shepp_logan(size: float = 200.0, activity: float = 1.0, emission: bool = False) -> Phantom:
     """Return the Shepp-Logan head of ellipsoids, whose middle slice is the classic two-dimensional phantom.
 
-    size : edge in mm of the square around the slice (the head is 0.92 of it long).  activity : of the skull.
-    Values are those of the modified phantom, 1, 0.2, 0 and 0.3, but replace each other instead of adding up, so nothing
-    is negative (the upper lesion gets 0.4, to be seen on the large one). The front of the head is at -y (LPS), so
-    image[:, :, 0].T looks as in the books. All centres are at z = 0 (three-dimensional versions in the literature
-    displace some, which then miss the middle slice).
+    size : edge in mm of the square around the slice (the head is 0.92 of it long).
+    activity : of the skull, or of the brain with emission=True.
+    emission : False gives the values of the modified phantom, 1, 0.2, 0 and 0.3, but they replace each other instead of
+        adding up, so nothing is negative (the upper lesion gets 0.4, to be seen on the large one). True fills the same
+        ellipsoids as a scan would find them, in values of our choice: nothing in the skull, 1 in the brain, nothing in
+        the ventricles, 2 in the large lesion and 4 in the five small ones.
+    The front of the head is at -y (LPS), so image[:, :, 0].T looks as in the books. All centres are at z = 0
+    (three-dimensional versions in the literature displace some, which then miss the middle slice).
     The skull attenuates as bone, all else as water.
     Source: Shepp & Logan 1974; contrasts Toft 1996.
     """
@@ -214,40 +224,74 @@ def shepp_logan(size: float = 200.0, activity: float = 1.0) -> Phantom:
             Region(
                 name,
                 Ellipsoid((half * x, -half * y, 0), tuple(half * r for r in radii), -angle),  # type: ignore[arg-type]
-                activity * value,
+                activity * (uptake if emission else value),
                 "bone-cortical" if name == "skull" else "water",
             )
-            for name, value, radii, (x, y), angle in _SHEPP_LOGAN
+            for name, value, uptake, radii, (x, y), angle in _SHEPP_LOGAN
         )
     )
 
 
-def spect_cylinder(background: float = 1.0, rods: float = 4.0, section: float = 0.0, spheres: float = 0.0) -> Phantom:
-    """Return a Jaszczak-like SPECT phantom around the origin: rods below, six spheres above, uniform in between.
+@dataclass(frozen=True)
+class EllipseRanges:
+    """What `random_ellipses` draws from, every range uniform and both ends included.
 
-    A water cylinder of radius 108 mm and height 186 mm. Rods of 12.7, 11.1, 9.5, 7.9, 6.4 and 4.8 mm diameter fill six
-    sectors of 60 degrees of the lower 88 mm, on a triangular lattice of twice the diameter; spheres of 31.8, 25.4,
-    19.1, 15.9, 12.7 and 9.5 mm are centred 127 mm from the base on a ring of 58 mm radius (our choice of radius).
-    background : activity of the water; rods and spheres : theirs; section : activity between the rods.
-    The default has hot rods in a cold solid and cold spheres; rods=0, section=1 is the usual insert of cold rods.
-    Solids attenuate as water, and the wall of the container is left out.
-    Source: dimensions of the Data Spectrum deluxe model.
+    number : of ellipses.  size : their semi-axes in mm.  activity : theirs, where the body has 1.
+    overlap : whether they may touch and cover each other; the later one is then on top.
+    bones, lungs : how many ellipses of bone and of lung there are; they change the attenuation only.
+    Raises ValueError for ranges that are negative, not finite or the wrong way round.
     """
-    radius, height, rod_height = 108.0, 186.0, 88.0
-    base, rod_centre = -height / 2, -height / 2 + rod_height / 2
-    regions = [
-        Region("background", Cylinder((0, 0, 0), radius, height), background, "water"),
-        Region("rod section", Cylinder((0, 0, rod_centre), radius, rod_height), section),
-    ]
-    for k, diameter in enumerate((12.7, 11.1, 9.5, 7.9, 6.4, 4.8)):
-        for x, y in _sector(diameter, radius, 60.0 * k + 30):
-            shape = Cylinder((x, y, rod_centre), diameter / 2, rod_height)
-            regions.append(Region(f"rods {diameter:g} mm", shape, rods))
-    for k, diameter in enumerate((31.8, 25.4, 19.1, 15.9, 12.7, 9.5)):
-        angle = math.radians(60 * k)
-        centre = (58 * math.cos(angle), 58 * math.sin(angle), base + 127)
-        regions.append(Region(f"sphere {diameter:g} mm", Ellipsoid(centre, diameter / 2), spheres))
-    return Phantom(tuple(regions))
+
+    number: tuple[int, int] = (3, 12)
+    size: tuple[float, float] = (5.0, 30.0)
+    activity: tuple[float, float] = (0.0, 4.0)
+    overlap: bool = True
+    bones: tuple[int, int] = (0, 0)
+    lungs: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        for what in ("number", "size", "activity", "bones", "lungs"):
+            low, high = getattr(self, what)
+            if not 0 <= low <= high < math.inf:
+                raise ValueError(f"EllipseRanges {what} must be 0 <= low <= high and finite, got {low} to {high}")
+        if not 0 < self.size[0] <= self.size[1] <= 60:
+            raise ValueError(f"EllipseRanges size must be positive and at most 60 mm to fit the body, got {self.size}")
+
+
+def random_ellipses(seed: int, dimensions: int = 2, ranges: EllipseRanges | None = None) -> Phantom:
+    """Return random ellipses of any activity in an elliptic body of activity 1.
+
+    seed : a non-negative integer; each seed has its own phantom, whatever was drawn before.
+    dimensions : 2 for infinite cylinders (paint it on a grid of one slice) or 3 for ellipsoids.
+    ranges : how many, how large, how hot, and what else attenuates; None is `EllipseRanges()`.
+    All ranges are ours and uniform: body semi-axes 85 to 115 mm (x), 70 to 100 mm (y) and 70 to 100 mm (z), turned by
+    up to 30 degrees and displaced by up to 5 mm along x and y; ellipses at any turn and place inside the body, of which
+    large ones keep to the middle so as not to stick out.
+    Bones have semi-axes of 5 to 15 mm and lungs of 20 to 40 mm; they overlap freely and keep the activity around them.
+    All else attenuates as water. What does not overlap is found by drawing size and place anew until the circles
+    (spheres) around the ellipses are apart, which favours small ones where room is scarce.
+    Region names: "body", "lung 1", "bone 1", "ellipse 1" and so on.
+    Raises ValueError for other dimensions and seeds, and where ellipses without overlap find no room.
+    """
+    if dimensions not in (2, 3):
+        raise ValueError(f"dimensions must be 2 or 3, got {dimensions}")
+    ranges = ranges or EllipseRanges()
+    random = generator(seed, "ellipses")
+    body = random.uniform((85, 70, 70), (115, 100, 100))
+    regions = [Region("body", _body(np.zeros(3), body, 0.0, dimensions), 1.0, "water")]
+    inserts = (("lung", ranges.lungs, (20.0, 40.0)), ("bone-cortical", ranges.bones, (5.0, 15.0)))
+    for material, number, size in inserts:
+        for k in range(1, int(random.integers(*number, endpoint=True)) + 1):
+            shape = _body(*_inside(random, body, size, dimensions), dimensions)
+            regions.append(Region(f"{material.split('-')[0]} {k}", shape, None, material))
+    taken: list[tuple[np.ndarray, float]] = []
+    for k in range(1, int(random.integers(*ranges.number, endpoint=True)) + 1):
+        centre, radii, angle = _apart(random, body, ranges, dimensions, taken)
+        taken.append((centre, float(radii[:dimensions].max())))
+        activity = float(random.uniform(*ranges.activity))
+        regions.append(Region(f"ellipse {k}", _body(centre, radii, angle, dimensions), activity))
+    dx, dy = random.uniform(-5, 5, 2)
+    return Phantom(tuple(regions)).moved((float(dx), float(dy), 0.0), float(random.uniform(-30, 30)))
 
 
 def random_brain(seed: int, dimensions: int = 2) -> Phantom:
@@ -302,6 +346,35 @@ def _blob(random: np.random.Generator, head: np.ndarray, dimensions: int) -> lis
             return [_body(c, r, float(a), dimensions) for c, r, a in zip(centres, radii, angles)]
 
 
+def _inside(
+    random: np.random.Generator, body: np.ndarray, size: tuple[float, float], dimensions: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return centre, semi-axes and turn of an ellipse that lies inside the ellipsoid `body` around the origin."""
+    radii, angle = random.uniform(*size, 3), float(random.uniform(0, 180))
+    room = 1 - radii[:dimensions].max() / body[:dimensions].min()
+    return room * body * _in_ball(random, 1, dimensions)[0], radii, angle
+
+
+def _apart(
+    random: np.random.Generator,
+    body: np.ndarray,
+    ranges: EllipseRanges,
+    dimensions: int,
+    taken: Sequence[tuple[np.ndarray, float]],
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return `_inside`, drawn again until it touches none of the (centre, radius) that are taken, if it must not."""
+    for _ in range(10000):
+        centre, radii, angle = _inside(random, body, ranges.size, dimensions)
+        reach = radii[:dimensions].max()
+        if ranges.overlap or all(np.linalg.norm(centre - other) > reach + r for other, r in taken):
+            return centre, radii, angle
+    low, high = ranges.size
+    raise ValueError(
+        f"no room for ellipse {len(taken) + 1} with semi-axes of {low:g} to {high:g} mm beside the others; "
+        "allow overlap, or take fewer or smaller ones"
+    )
+
+
 def _in_ball(random: np.random.Generator, n: int, dimensions: int) -> np.ndarray:
     """Return (n, 3) points spread evenly over the unit ball, or over the unit disc with z = 0."""
     directions = random.normal(size=(n, 3)) * (np.arange(3) < dimensions)
@@ -315,19 +388,6 @@ def _cut_normal(random: np.random.Generator, mean: float, deviation: float, low:
         value = float(random.normal(mean, deviation))
         if low <= value <= high:
             return value
-
-
-def _sector(diameter: float, radius: float, angle: float) -> Iterator[tuple[float, float]]:
-    """Yield the centres of rods in a sector of 60 degrees around `angle`, as many as leave d / 2 to the wall.
-
-    Row n has n + 1 rods at a distance of (2 + n sqrt(3)) d from the tip, which leaves d / 2 to the sector's borders.
-    """
-    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    for n in range(math.ceil(radius / diameter)):
-        along = (2 + n * math.sqrt(3)) * diameter
-        for across in diameter * np.arange(-n, n + 1, 2.0):
-            if math.hypot(along, across) + diameter <= radius:
-                yield cosine * along - sine * float(across), sine * along + cosine * float(across)
 
 
 # ---- painting --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from emrecon.projectors import hounsfield_to_mu, isotope, isotopes, linear_attenuation, materials
+from emrecon.projectors.materials import read_table
+from emrecon.projectors.scatter import klein_nishina_total
 
 ENERGIES = (75, 113, 140.5, 159, 171, 208.4, 245.4, 364.5, 440, 511)
 TABLE = {  # 1/cm, interpolated from the NIST tables by hand
@@ -30,6 +32,51 @@ def test_density_scales_attenuation():
     assert linear_attenuation("water", 140.5, density=2) == 2 * linear_attenuation("water", 140.5)
 
 
+# grams per mole; C5H8O2
+HYDROGEN, CARBON, OXYGEN = 1.00794, 12.0107, 15.9994
+PMMA = np.array([8 * HYDROGEN, 5 * CARBON, 2 * OXYGEN]) / (8 * HYDROGEN + 5 * CARBON + 2 * OXYGEN)
+ELEMENTS = {  # mass attenuation of hydrogen, carbon and oxygen by NIST, cm2/g
+    1: (7.217, 2211, 4590),
+    10: (0.3854, 2.373, 5.952),
+    30: (0.3570, 0.2562, 0.3779),
+    60: (0.3260, 0.1753, 0.1907),
+    150: (0.2651, 0.1347, 0.1361),
+    500: (0.1729, 0.08715, 0.08729),
+    2000: (0.08769, 0.04442, 0.04459),
+    20000: (0.02153, 0.01575, 0.01770),
+}
+
+
+def per_mass(material, energies):
+    density = next(float(row["density_g_cm3"]) for row in read_table("materials.csv") if row["material"] == material)
+    return np.array([linear_attenuation(material, energy) / density for energy in energies])
+
+
+def test_acrylic_glass_is_a_mixture_of_its_elements():
+    np.testing.assert_allclose(PMMA, (0.080538, 0.599848, 0.319614), rtol=1e-4)  # the composition NIST states
+    for energy, elements in ELEMENTS.items():
+        assert per_mass("pmma", [energy])[0] == pytest.approx(PMMA @ elements, rel=1e-3), energy
+
+
+def test_acrylic_glass_agrees_with_the_other_materials():
+    """Hydrogen from Klein and Nishina, oxygen from water, carbon from adipose: all the table's energies that matter."""
+    rows = [row for row in read_table("materials.csv") if row["material"] == "pmma"]
+    energies = np.array([float(row["energy_kev"]) for row in rows])
+    water = [float(row["energy_kev"]) for row in read_table("materials.csv") if row["material"] == "water"]
+    np.testing.assert_array_equal(energies, water)
+    energies = energies[(energies >= 30) & (energies <= 1000)]
+    assert energies.size == 14
+    hydrogen = klein_nishina_total(energies) * 6.02214e23 / HYDROGEN
+    in_water = 2 * HYDROGEN / (2 * HYDROGEN + OXYGEN)
+    oxygen = (per_mass("water", energies) - in_water * hydrogen) / (1 - in_water)
+    # adipose of ICRU 44 by mass: H 0.114, C 0.598, and 0.288 of O, N and traces of Na, S and Cl, all taken as oxygen
+    carbon = (per_mass("adipose", energies) - 0.114 * hydrogen - 0.288 * oxygen) / 0.598
+    ratio = (PMMA @ [hydrogen, carbon, oxygen]) / per_mass("pmma", energies)
+    np.testing.assert_allclose(ratio, 1, atol=0.015)
+    np.testing.assert_allclose(ratio[energies >= 80], 1, atol=0.002)  # the traces no longer matter
+    assert linear_attenuation("pmma", 100) == pytest.approx(1.18 * 0.1641)
+
+
 def test_the_edge_of_lead():
     """The tabulated coefficients on both sides of the K edge at 88.0045 keV are 1.910 and 7.683 cm2/g."""
     below, at = linear_attenuation("lead", 88.0045 - 1e-6), linear_attenuation("lead", 88.0045)
@@ -50,6 +97,9 @@ def test_attenuation_errors():
     for energy in (0.5, 1e6, -1, float("nan")):
         with pytest.raises(ValueError, match="energy must be 1 to 20000 keV"):
             linear_attenuation("water", energy)
+    for density in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="density of water must be positive"):
+            linear_attenuation("water", 140, density)
 
 
 # energy (keV), kVp, scanner: slope below 0, slope above 0, water

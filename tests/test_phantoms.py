@@ -20,6 +20,7 @@ from emrecon.sims import (
     spect_cylinder,
     uniform_cylinder,
 )
+from emrecon.sims.phantoms import EllipseRanges, random_ellipses
 from skimage.data import shepp_logan_phantom
 
 SOLIDS = [
@@ -163,10 +164,22 @@ def test_half_a_ball_has_half_its_volume():
         (lambda: Region("a", SOLIDS[0], -1.0), "'a': activity"),
         (lambda: Region("a", SOLIDS[0], 1.0, "water", 0.15), "one of them"),
         (lambda: Region("a", SOLIDS[0], 1.0, "cheese"), "known: water"),
+        (lambda: Region("a", SOLIDS[0], 1.0, density=0.3), "'a' has a density but no material"),
+        (lambda: Region("a", SOLIDS[0], mu=0.1, density=0.3), "density but no material"),
+        (lambda: Region("a", SOLIDS[0], 1.0, "lung", density=0.0), "'a': density must be positive"),
+        (lambda: Region("a", SOLIDS[0], 1.0, "lung", density=math.nan), "'a': density must be positive"),
         (lambda: NESTED.fraction(ImageGrid((4, 4, 4), 1), "liver"), "body, warm"),
         (lambda: NESTED.activity(ImageGrid((4, 4, 4), 1), oversample=0), "at least 1"),
         (lambda: random_brain(0, 4), "2 or 3"),
         (lambda: random_brain(-1), "non-negative integer"),
+        (lambda: random_ellipses(0, 1), "2 or 3"),
+        (lambda: random_ellipses(-1), "non-negative integer"),
+        (lambda: EllipseRanges(number=(4, 3)), "number must be 0 <= low <= high"),
+        (lambda: EllipseRanges(activity=(-1, 3)), "activity must be 0 <= low"),
+        (lambda: EllipseRanges(bones=(-1, 3)), "bones must be"),
+        (lambda: EllipseRanges(size=(0, 3)), "size must be positive"),
+        (lambda: EllipseRanges(size=(20, 80)), "at most 60 mm"),
+        (lambda: random_ellipses(0, 2, EllipseRanges((30, 30), (40, 50), overlap=False)), "no room for ellipse"),
         (lambda: random_brain(0).line_integral((0, 0, 0), (0, 0, 1)), "for ever"),
     ],
 )
@@ -223,6 +236,15 @@ def test_attenuation_map():
     expected = {"outside": (0.0,), "body": (water,), "bone": (bone,), "cold": (0.02,), "hot": (water, bone)}
     for name, values in expected.items():
         assert set(np.unique(mu[labels == names.index(name)])) <= {np.float32(v) for v in values}
+
+
+def test_density_scales_the_attenuation_of_a_material():
+    lung = Region("lung", Ellipsoid((0, 0, 0), 20), 0.0, "lung", density=0.30)
+    for energy in (75.0, 140.5, 511.0):
+        assert lung.attenuation(energy) == linear_attenuation("lung", energy, 0.30)
+        depth = Phantom((lung,)).attenuation_integral((0, 0, 0), (0, 1, 0), energy)
+        assert depth == pytest.approx(4 * linear_attenuation("lung", energy, 0.30))
+    assert Region("lung", Ellipsoid((0, 0, 0), 20), 0.0, "lung").attenuation(511) == linear_attenuation("lung", 511)
 
 
 def test_fractions_add_up():
@@ -391,6 +413,31 @@ def test_shepp_logan_scales_and_has_depth():
     assert large.regions[0].shape.volume == pytest.approx(4 / 3 * math.pi * 69 * 92 * 81 / 1000)
 
 
+def test_shepp_logan_as_an_emission_phantom():
+    phantom, classic = shepp_logan(200, 3.0, emission=True), shepp_logan(200)
+    assert [r.shape for r in phantom.regions] == [r.shape for r in classic.regions]
+    values = {region.name: region.activity / 3.0 for region in phantom.regions}
+    assert (values["skull"], values["brain"], values["left ventricle"], values["right ventricle"]) == (0, 1, 0, 0)
+    assert min(value for name, value in values.items() if "lesion" in name) > 1
+    grid = ImageGrid((200, 200, 1), 1.0)
+    activity, (labels, names) = phantom.activity(grid), phantom.labels(grid)
+    for name in names[1:]:
+        whole = phantom.fraction(grid, name) > 1 - 1e-6
+        np.testing.assert_allclose(activity[whole], 3 * values[name], rtol=1e-6)
+        assert whole.any()
+    for energy in (140.5, 511.0):
+        mu = phantom.attenuation(grid, energy, oversample=1)
+        bone, water = (np.float32(linear_attenuation(m, energy)) for m in ("bone-cortical", "water"))
+        assert np.all(mu[labels == names.index("skull")] == bone)
+        assert np.all(mu[labels > names.index("skull")] == water)
+    brain = phantom.fraction(grid, "brain").sum(dtype=float)
+    rest = sum(phantom.fraction(grid, name).sum(dtype=float) for name in names[3:])
+    assert brain + rest == pytest.approx(math.pi * 66.24 * 87.4, rel=5e-3)
+    assert phantom.fraction(grid, "skull").sum(dtype=float) == pytest.approx(
+        math.pi * (69 * 92 - 66.24 * 87.4), rel=5e-3
+    )
+
+
 def test_spect_cylinder_is_laid_out_without_overlaps():
     phantom = spect_cylinder()
     rods = [region for region in phantom.regions if region.name.startswith("rods")]
@@ -466,3 +513,82 @@ def test_random_brains_depend_on_their_seed_alone():
     assert random_brain(12) == first
     assert random_brain(13) != first
     assert random_brain(12, 3) != first
+
+
+RANGES = EllipseRanges((4, 9), (4.0, 14.0), (2.0, 5.0), overlap=False, bones=(1, 2), lungs=(2, 2))
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_random_ellipses_keep_to_their_ranges(dimensions):
+    phantoms = [random_ellipses(seed, dimensions, RANGES) for seed in range(60)]
+    found = [[region for region in p.regions if region.name.startswith("ellipse")] for p in phantoms]
+    assert {len(f) for f in found} == set(range(4, 10))
+    sizes = np.array([r.shape.half_widths[:dimensions] for f in found for r in f])
+    activities = np.array([r.activity for f in found for r in f])
+    for values, low, high in ((sizes, 4, 14), (activities, 2, 5)):
+        assert low <= values.min() < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < values.max() <= high
+    assert activities.mean() == pytest.approx(3.5, abs=0.2)
+    body = np.array([p.regions[0].shape.half_widths[:dimensions] for p in phantoms])
+    assert np.all((body >= (85, 70, 70)[:dimensions]) & (body <= (115, 100, 100)[:dimensions]))
+    for phantom in phantoms:
+        materials = [region.material for region in phantom.regions[1:]]
+        assert materials.count("lung") == 2
+        assert materials.count("bone-cortical") in (1, 2)
+        inserts = [r for r in phantom.regions if r.material in ("lung", "bone-cortical")]
+        assert all(r.activity is None for r in inserts)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_random_ellipses_lie_in_the_body_and_apart(dimensions):
+    directions = np.random.default_rng(0).normal(size=(60, 3)) * (np.arange(3) < dimensions)
+    for seed in range(25):
+        body, *shapes = [r.shape for r in random_ellipses(seed, dimensions, RANGES).regions]
+        surfaces = []
+        for shape in shapes:
+            _, leave = shape.crossing(shape.centre, directions)
+            units = directions / np.linalg.norm(directions, axis=1)[:, None]
+            surfaces.append(np.array(shape.centre) + leave[:, None] * units)
+            assert body.contains(*surfaces[-1].T).all()
+        ellipses = [i for i, r in enumerate(random_ellipses(seed, dimensions, RANGES).regions[1:]) if r.activity]
+        for i in ellipses:
+            assert not any(shapes[i].contains(*surfaces[j].T).any() for j in ellipses if j != i)
+
+
+def test_random_ellipses_depend_on_their_seed_alone():
+    first = random_ellipses(12)
+    random_ellipses(13)
+    assert random_ellipses(12) == first
+    assert random_ellipses(13) != first
+    assert random_ellipses(12, 3) != first
+    assert random_ellipses(12, ranges=EllipseRanges(activity=(0, 1))) != first
+    crowded = EllipseRanges((20, 20), (20.0, 30.0))
+    assert len(random_ellipses(3, ranges=crowded).regions) == 21  # they may overlap
+
+
+def test_areas_and_attenuation_of_random_ellipses():
+    phantom, grid = random_ellipses(5, 2, RANGES), ImageGrid((260, 260, 1), 1.0)
+    activity, mu = phantom.activity(grid), phantom.attenuation(grid, 511, oversample=1)
+    ellipses = [r for r in phantom.regions if r.name.startswith("ellipse")]
+    areas = [math.pi * math.prod(r.shape.half_widths[:2]) for r in ellipses]
+    for region, area in zip(ellipses, areas):
+        assert phantom.fraction(grid, region.name).sum(dtype=float) == pytest.approx(area, rel=5e-3)
+    whole = math.pi * math.prod(phantom.regions[0].shape.half_widths[:2])
+    expected = whole + sum((r.activity - 1) * area for r, area in zip(ellipses, areas))
+    assert activity.sum(dtype=float) == pytest.approx(expected, rel=5e-3)
+    known = [np.float32(linear_attenuation(m, 511)) for m in ("lung", "water", "bone-cortical")]
+    assert np.unique(mu[mu > 0]).tolist() == sorted(known)
+    plain = random_ellipses(5).attenuation(grid, 511, oversample=1)
+    assert np.unique(plain[plain > 0]).tolist() == [known[1]]
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_line_integrals_of_random_ellipses(dimensions):
+    phantom = random_ellipses(2, dimensions, RANGES)
+    grid = ImageGrid((130, 130, 1 if dimensions == 2 else 110), 2.0)
+    geometry = SPECTGeometry.circular(4, 150, (130, grid.shape[2]), 2.0, start=20)
+    seen = phantom.projection(geometry, oversample=3).sum((1, 2), dtype=float) * 2.0
+    if dimensions == 3:
+        seen *= 2.0
+    volume = math.prod(grid.voxel_size[:dimensions])
+    np.testing.assert_allclose(seen, phantom.activity(grid).sum(dtype=float) * volume, rtol=3e-3)
