@@ -3,6 +3,7 @@
 if __name__ != "emrecon.sims":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.sims`")
 
+from .datasets import Batches, Dataset, Field, SimulatedDataset, Source, Written, loader, rank_and_size, write_dataset
 from .nema import NEMA_SPHERES, nema_iec_body, nema_layout
 from .noise import generator, poisson, scale_to_counts, thin
 from .phantoms import EllipseRanges, Phantom, Region, random_brain, random_ellipses, shepp_logan, uniform_cylinder
@@ -15,12 +16,15 @@ from .simulate_spect import SPECTSimulator
 __all__ = [
     "JASZCZAK_MODELS",
     "NEMA_SPHERES",
+    "Batches",
     "Box",
     "ConvolutionScatter",
     "Cylinder",
+    "Dataset",
     "EllipseRanges",
     "Ellipsoid",
     "Expectation",
+    "Field",
     "HalfSpace",
     "Intersection",
     "Mismatch",
@@ -30,10 +34,13 @@ __all__ = [
     "Randoms",
     "Region",
     "SPECTSimulator",
+    "SimulatedDataset",
     "Simulation",
     "Simulator",
     "SingleScatter",
     "Solid",
+    "Source",
+    "Written",
     "count_levels",
     "defrise",
     "derenzo",
@@ -41,12 +48,14 @@ __all__ = [
     "item_seed",
     "jaszczak",
     "list_events",
+    "loader",
     "nema_iec_body",
     "nema_layout",
     "poisson",
     "random_brain",
     "random_ellipses",
     "random_normalisation",
+    "rank_and_size",
     "respiratory_gates",
     "rotation_to",
     "scale_to_counts",
@@ -54,4 +63,5 @@ __all__ = [
     "spect_cylinder",
     "thin",
     "uniform_cylinder",
+    "write_dataset",
 ]
