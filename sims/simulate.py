@@ -60,13 +60,13 @@ class Mismatch:
     background: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.refine != int(self.refine) or not 1 <= self.refine <= 8:
+        if not (np.isfinite(self.refine) and self.refine == int(self.refine) and 1 <= self.refine <= 8):
             raise ValueError(f"Mismatch refine must be a whole number from 1 to 8, got {self.refine}")
         for name in ("attenuation", "response", "background"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"Mismatch {name} must be a positive ratio, 1 for none, got {value}")
-        if len(self.shift) != 3 or not np.isfinite(self.shift).all():
+        if np.shape(self.shift) != (3,) or not np.isfinite(self.shift).all():
             raise ValueError(f"Mismatch shift must be three finite numbers in mm, got {self.shift}")
         object.__setattr__(self, "shift", tuple(float(s) for s in self.shift))
 
@@ -145,9 +145,9 @@ class Expectation:
 
     @property
     def fractions(self) -> tuple[np.ndarray, np.ndarray]:
-        """The scatter fraction S / (T + S) and the randoms fraction R / (T + S + R) of every scan."""
+        """The scatter fraction S / (T + S) and the randoms fraction R / (T + S + R) of every scan; 0 of no counts."""
         T, S, R = (self._sums(part) for part in (self.trues, self.scatter, self.randoms))
-        return S / (T + S), R / (T + S + R)
+        return _share(S, T + S), _share(R, T + S + R)
 
     def with_counts(self, counts: Any) -> Expectation:
         """Return the scans of so much more or less activity that `counts` are expected in all, one number or (B,).
@@ -155,11 +155,8 @@ class Expectation:
         Everything scales alike, truth included; dead time and the share of randoms stay as they were.
         Raises ValueError for counts that are not positive and where nothing is expected.
         """
-        scale = _positive(counts, "counts") / _positive(self._sums(self.total), "the sum of expected counts")
-        scaled: dict[str, Any] = {
-            name: _times(scale, getattr(self, name)) for name in ("trues", "scatter", "randoms", "truth")
-        }
-        return replace(self, **scaled)
+        sums = _positive(self._sums(self.total), "the sum of expected counts")
+        return self._scaled(_positive(_one_each(counts, sums, "counts"), "counts") / sums)
 
     def with_fractions(self, scatter: Any = None, randoms: Any = None) -> Expectation:
         """Return the same trues with other fractions of scatter S / (T + S) and randoms R / (T + S + R).
@@ -168,9 +165,10 @@ class Expectation:
         Raises ValueError for fractions outside of 0 to 1, and where there is no scatter or no randoms to be scaled.
         """
         T, S, R = (self._sums(part) for part in (self.trues, self.scatter, self.randoms))
-        wanted = S if scatter is None else _odds(scatter, "scatter") * T
+        wanted = S if scatter is None else _odds(_one_each(scatter, T, "scatter"), "scatter") * T
         more = _ratio(wanted, S, "scatter")
-        randoms = R / (T + S) * (T + wanted) if randoms is None else _odds(randoms, "randoms") * (T + wanted)
+        odds = _share(R, T + S) if randoms is None else _odds(_one_each(randoms, T, "randoms"), "randoms")
+        randoms = odds * (T + wanted)
         return replace(
             self,
             scatter=_times(more, self.scatter),
@@ -181,7 +179,7 @@ class Expectation:
         """Return Poisson counts (..., *data), float32; of several scans each has its own seed or `item_seed`."""
         total, n = self.total, len(self.simulator.geometry.shape)
         if total.ndim == n:
-            return np.asarray(poisson(total, int(seed)))  # type: ignore[arg-type]
+            return np.asarray(poisson(total, seed))  # type: ignore[arg-type]
         seeds = [item_seed(seed, i) for i in range(len(total))] if np.ndim(seed) == 0 else seed  # type: ignore[arg-type]
         if len(seeds) != len(total):  # type: ignore[arg-type]
             raise ValueError(f"{len(seeds)} seeds for {len(total)} scans")  # type: ignore[arg-type]
@@ -189,6 +187,8 @@ class Expectation:
 
     def __getitem__(self, i: Any) -> Expectation:
         n = len(self.simulator.geometry.shape)
+        if self.trues.ndim == n:
+            raise TypeError("this is the expectation of one phantom, without items to choose from")
         factors = self.factors[i] if self.factors.ndim > n and self.factors.shape[0] > 1 else self.factors
         factors = factors[0] if factors.ndim > n and np.ndim(i) == 0 and not isinstance(i, slice) else factors
         images: dict[str, Any] = {
@@ -196,9 +196,22 @@ class Expectation:
         }
         return replace(self, factors=factors, **images)
 
+    def shorter(self, fraction: float) -> Expectation:
+        """Return the scan of `fraction` of the time of every view: fewer counts and factors, the same truth."""
+        parts: dict[str, Any] = {
+            name: np.float32(fraction) * getattr(self, name) for name in ("trues", "scatter", "randoms", "factors")
+        }
+        return replace(self, **parts)
+
+    def _scaled(self, scale: np.ndarray) -> Expectation:
+        """Return scans of `scale` times the activity."""
+        scaled: dict[str, Any] = {
+            name: _times(scale, getattr(self, name)) for name in ("trues", "scatter", "randoms", "truth")
+        }
+        return replace(self, **scaled)
+
     def _sums(self, part: np.ndarray) -> np.ndarray:
-        axes = tuple(range(-len(self.simulator.geometry.shape), 0))
-        return np.asarray(part.sum(axes, dtype=np.float64))
+        return item_sums(part) if part.ndim > len(self.simulator.geometry.shape) else np.asarray(part.sum(dtype=float))
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,13 +245,13 @@ class Simulation:
 
     def levels(self, fractions: Sequence[float], seed: int, *, nested: bool = True) -> tuple[Simulation, ...]:
         """Return the same scan with fewer counts, see `count_levels`; with nested=False each level is drawn anew."""
+        levels = _fractions(fractions)
+        expected = [self.expectation.shorter(f) for f in levels]
         if nested:
-            return tuple(replace(self, scan=scan) for scan in count_levels(self.scan, fractions, seed))
-        scans = []
-        for i, fraction in enumerate(_fractions(fractions)):
-            counts = poisson(fraction * self.expectation.total, item_seed(seed, i, "levels"))
-            scans.append(replace(_shorter(self.scan, fraction), counts=counts))
-        return tuple(replace(self, scan=scan) for scan in scans)
+            return tuple(map(Simulation, count_levels(self.scan, levels, seed), expected))
+        drawn = [e.measure(item_seed(seed, i, "levels")) for i, e in enumerate(expected)]
+        scans = [replace(shortened(self.scan, f), counts=counts) for f, counts in zip(levels, drawn)]
+        return tuple(map(Simulation, scans, expected))
 
 
 class Simulator(ABC):
@@ -281,8 +294,17 @@ class Simulator(ABC):
         """Return seconds x decay and seconds of the static scan, each (1, 1) or (1, views)."""
 
     @abstractmethod
-    def _live(self, rate: np.ndarray, dead_time: DeadTime) -> np.ndarray:
-        """Return the live fraction, (B, views or 1, 1, ...), at expected counts/s (B, *data)."""
+    def _counted(self, rates: np.ndarray) -> np.ndarray:
+        """Return what one counter has to count in all, (B, views or 1, 1, ...), of counts/s (B, *data)."""
+
+    @abstractmethod
+    def _check_reach(self, image: np.ndarray, grid: ImageGrid, name: str) -> None:
+        """Raise ValueError where an image (..., nx, ny, nz) reaches into the detectors."""
+
+    def check(self, phantom: Body) -> None:
+        """Raise ValueError where a phantom cannot be simulated: painted on the grid it reaches into the detectors."""
+        self._check_reach(phantom.activity(self.grid), self.grid, "activity")
+        self._check_reach(phantom.attenuation(self.grid, self.energy), self.grid, "attenuation")
 
     @property
     def fine_grid(self) -> ImageGrid:
@@ -297,8 +319,7 @@ class Simulator(ABC):
     def expect(self, phantom: Body | Sequence[Body]) -> Expectation:
         """Return the expected counts of a phantom, or of several as a batch; activities are taken as kBq/mL."""
         if isinstance(phantom, Sequence):
-            activity, mu = (np.stack(images) for images in zip(*map(self.paint, phantom)))
-            return self.expect_images(activity, mu)
+            return self.expect_images(*self._painted(phantom))
         return self.expect_images(*self.paint(phantom))
 
     def expect_images(self, activity: np.ndarray, mu: np.ndarray) -> Expectation:
@@ -324,6 +345,8 @@ class Simulator(ABC):
         """Return the scan of one phantom for each time frame, and the truths (F, nx, ny, nz) in kBq/mL.
 
         Activities are those at time 0, without decay since. counts : expected in all frames together.
+        Times are those of `frames`, whatever the simulator's duration; a SPECT camera turns once in each.
+        Raises ValueError where numbers of phantoms and frames differ.
         """
         if len(phantoms) != len(frames):
             raise ValueError(f"{len(phantoms)} phantoms for {len(frames)} frames; give one for each")
@@ -339,9 +362,12 @@ class Simulator(ABC):
 
         durations : s in every gate (per view for SPECT).  counts : expected in all gates together.
         Gates decay alike, by the mean over the scan, which the factors hold.
+        Raises ValueError where numbers of phantoms and gates differ, and for gates longer than the scan.
         """
         if len(phantoms) != len(durations):
             raise ValueError(f"{len(phantoms)} phantoms for {len(durations)} gates; give one for each")
+        if sum(durations) > self.duration * (1 + 1e-6):
+            raise ValueError(f"gates of {sum(durations):g} s in a scan of {self.duration:g} s (per view for SPECT)")
         weights, seconds = self._weights()
         share = np.asarray(durations, float)[:, None] / seconds
         expected, measured, given = self._series(phantoms, share * weights, share * seconds, seed, counts)
@@ -355,17 +381,24 @@ class Simulator(ABC):
         self, phantoms: Sequence[Body], weights: np.ndarray, seconds: np.ndarray, seed: int, counts: float | None
     ) -> tuple[Expectation, np.ndarray, dict[str, Any]]:
         """Return expectation, counts and the given values of scans that leave time and decay to their series."""
-        activity, mu = (np.stack(images) for images in zip(*map(self.paint, phantoms)))
-        expected = self._expect(activity, mu, weights, seconds)
-        if counts is not None:
-            sums = expected._sums(expected.total)
-            expected = expected.with_counts(counts * sums / sums.sum())
+        expected = self._expect(*self._painted(phantoms), weights, seconds)
+        if counts is not None:  # parts without activity, such as those before the injection, stay without
+            total = _positive(expected._sums(expected.total).sum(), "the sum of expected counts")
+            expected = expected._scaled(_positive(counts, "counts") / total)
         measured = expected.measure(seed)
         factors = expected.factors / _spread(weights, self.geometry)
         return expected, measured, {"factors": factors, "background": expected.background}
 
+    def _painted(self, phantoms: Sequence[Body]) -> tuple[np.ndarray, np.ndarray]:
+        if not phantoms:
+            raise ValueError("there are no phantoms to simulate")
+        activity, mu = zip(*map(self.paint, phantoms))
+        return np.stack(activity), np.stack(mu)
+
     def _expect(self, activity: np.ndarray, mu: np.ndarray, weights: Any, seconds: Any) -> Expectation:
         activity, mu = self._checked(activity, "activity"), self._checked(mu, "mu")
+        if activity.shape != mu.shape:
+            raise ValueError(f"activity {activity.shape} and mu {mu.shape} must be images of the same number")
         batch = activity.shape[:-3]
         flat = [x.reshape(-1, *x.shape[-3:]) for x in (activity, mu)]
         rates = self._rates(*flat)
@@ -374,7 +407,9 @@ class Simulator(ABC):
         randoms = self._randoms(trues + scatter) + second * np.float32(rates.room)
         live: Any = np.float32(1)
         if self.dead_time is not None:
-            live = self._live((trues + scatter + randoms) / second, self.dead_time).astype(np.float32)
+            rate = self._counted((trues + scatter + randoms) / second)
+            live = np.where(rate > 0, self.dead_time.measured_rate(rate) / np.where(rate > 0, rate, 1), 1)
+            live = live.astype(np.float32)
         truth, true_mu = (self.mismatch.joined(x, self.grid) for x in flat)
         scatter, randoms = (np.broadcast_to(part * live, trues.shape) for part in (scatter, randoms))
         given = self.mismatch.given_attenuation(true_mu, self.grid)
@@ -391,8 +426,9 @@ class Simulator(ABC):
             raise ValueError(
                 f"{name} of shape {images.shape} does not fit the simulation's grid {self.fine_grid.shape}"
             )
-        if not (np.isfinite(images).all() and images.min() >= 0):
+        if not (np.isfinite(images).all() and images.min(initial=0) >= 0):
             raise ValueError(f"{name} must be finite and not negative")
+        self._check_reach(images, self.fine_grid, name)
         return images
 
     def _scan(self, expected: Expectation, seed: int) -> Scan:
@@ -417,36 +453,40 @@ def count_levels(scan: Scan, fractions: Sequence[float], seed: int) -> tuple[Sca
 
     Every event of a level is kept with p = f / f_next in the next lower one, y_f ~ Binomial(y_f_next, p), so that level
     f is Binomial(y, f): as if the time of the scan (of every view) had been f times as long. Background, factors and
-    duration are multiplied by f, so that images keep their unit.
-    scan : counts are integers.  fractions : 0 < f <= 1, any order.
+    duration are multiplied by f, so that images keep their unit. Decay stays that of the whole scan, as if pauses had
+    been made; factors that hold it are right.
+    scan : counts are integers.  fractions : 0 < f <= 1, any order; other levels in the list change the draw.
     Raises ValueError for other fractions and for counts that are not integers.
     """
     levels = _fractions(fractions)
     found, counts, last = {}, scan.counts, 1.0
     for i, f in enumerate(sorted(set(levels), reverse=True)):
         counts, last = thin(counts, min(f / last, 1.0), item_seed(seed, i, "level")), f
-        found[f] = replace(_shorter(scan, f), counts=counts)
+        found[f] = replace(shortened(scan, f), counts=counts)
     return tuple(found[f] for f in levels)
 
 
 def respiratory_gates(
     phantom: Phantom,
     n_gates: int,
-    amplitude: tuple[float, float, float] = (0.0, -3.0, 15.0),
+    amplitude: tuple[float, float, float] = (0.0, 3.0, 15.0),
     names: Sequence[str] | None = None,
 ) -> list[Phantom]:
     """Return a breathing phantom in gates of equal duration over one cycle, beginning at the end of expiration.
 
         displacement(t) = -amplitude sin^4(pi t),      t: fraction of the cycle
 
-    amplitude : (x, y, z) mm from end of inspiration to end of expiration: organs move down (-z) and to the front.
+    amplitude : (x, y, z) mm from end of inspiration to end of expiration: with positive y and z, breathing in moves
+        organs to the front (-y) and down (-z).
     names : regions that move; None moves everything. Regions that contain others should be named with them.
     Each gate shows the phantom in the middle of its time.
     Raises ValueError for names that no region has.
     Source: the shape is that of Lujan et al. 1999, cos^4 from the end of inspiration.
     """
-    if n_gates != int(n_gates) or n_gates < 1:
+    if not (n_gates >= 1 and n_gates == int(n_gates)):
         raise ValueError(f"n_gates must be a whole number, at least 1, got {n_gates}")
+    if np.shape(amplitude) != (3,) or not np.isfinite(amplitude).all():
+        raise ValueError(f"amplitude must be three finite numbers in mm, got {amplitude}")
     moving = set(phantom.names if names is None else names)
     unknown = moving - set(phantom.names)
     if unknown:
@@ -461,13 +501,14 @@ def _displaced(phantom: Phantom, names: set[str], offset: np.ndarray) -> Phantom
     return Phantom(tuple(replace(r, shape=r.shape.moved((x, y, z))) if r.name in names else r for r in regions))
 
 
-def _shorter(scan: Scan, fraction: float) -> Scan:
-    factors, background = (
+def shortened(scan: Scan, fraction: float) -> Scan:
+    """Return the scan with counts, background, factors and duration times a fraction; counts become fractional."""
+    counts, background, factors = (
         np.multiply(values, np.float32(fraction)) if np.ndim(values) else float(values) * fraction
-        for values in (scan.factors, scan.background)
+        for values in (scan.counts, scan.background, scan.factors)
     )
     duration = None if scan.duration is None else scan.duration * fraction
-    return replace(scan, factors=factors, background=background, duration=duration)
+    return replace(scan, counts=counts, factors=factors, background=background, duration=duration)
 
 
 def _fractions(fractions: Sequence[float]) -> list[float]:
@@ -481,6 +522,23 @@ def _spread(values: Any, geometry: SPECTGeometry | PETSinogram) -> np.ndarray:
     """Return (B, views) or (B, 1) values with axes for the rest of the data, float32."""
     values = np.asarray(values, np.float32)
     return values.reshape(*values.shape, *[1] * (len(geometry.shape) - 1))
+
+
+def item_sums(values: np.ndarray) -> np.ndarray:
+    """Return the sum of every item of a batch in float64, (B,): the same to the last bit whatever the batch."""
+    return np.array([item.sum(dtype=float) for item in values])
+
+
+def _one_each(values: Any, sums: np.ndarray, what: str) -> np.ndarray:
+    """Return one number for every scan."""
+    values = np.asarray(values, float)
+    if values.shape not in ((), sums.shape):
+        raise ValueError(f"{what} must be one number or one for each scan, got {values.shape} for {sums.shape}")
+    return values
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.asarray(np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0))
 
 
 def _times(scale: np.ndarray, values: np.ndarray) -> np.ndarray:

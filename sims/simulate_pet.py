@@ -26,7 +26,7 @@ from emrecon.projectors import (
 from .noise import generator
 from .phantoms import Phantom, Region
 from .shapes import Ellipsoid
-from .simulate import Mismatch, Rates, Simulator
+from .simulate import Mismatch, Rates, Simulator, item_sums
 
 _BALL = 20.0  # mm, radius of the source that calibrates
 
@@ -128,6 +128,10 @@ class PETSimulator(Simulator):
                 raise ValueError(f"PETSimulator {name} must be positive, got {value}")
         if not (math.isfinite(self.resolution) and self.resolution >= 0):
             raise ValueError(f"PETSimulator resolution must be mm, not negative, got {self.resolution}")
+        for name in ("normalisation", "given_normalisation"):
+            value = getattr(self, name)
+            if value is not None and value.scanner != self.sinogram.scanner:
+                raise ValueError(f"PETSimulator {name} belongs to another scanner, {value.scanner}")
         if isinstance(self.scatter, SingleScatter) and self.grid.shape[2] == 1:
             raise ValueError("PETSimulator: photons scatter between slices; use ConvolutionScatter in two dimensions")
         object.__setattr__(self, "radionuclide", isotope(self.radionuclide).name)
@@ -160,8 +164,20 @@ class PETSimulator(Simulator):
             ball = Phantom((Region("ball", Ellipsoid(centre, _BALL), 1.0),)).activity(self.grid)  # type: ignore[arg-type]
             plain = PETProjector(self.grid, self.sinogram.without_tof())
             lines = float((plain(ball) * self._efficiency("alike")).sum(dtype=float))
+            if lines <= 0:
+                raise ValueError(
+                    f"{self.sinogram} does not see the middle of the grid, {centre} mm; is its origin right?"
+                )
             self._kept["calibration"] = self.sensitivity * float(ball.sum(dtype=float)) * self.grid.voxel_volume / lines
         return float(self._kept["calibration"])
+
+    def _check_reach(self, image: np.ndarray, grid: ImageGrid, name: str) -> None:
+        """Raise ValueError where an image (..., nx, ny, nz) reaches the crystals."""
+        x, y, _ = grid.coordinates()
+        radius = np.where(np.any(image > 0, axis=(*range(image.ndim - 3), -1)), np.hypot(x, y)[..., 0], 0).max()
+        ring = np.hypot(*self.sinogram.scanner.crystals[..., :2].reshape(-1, 2).T).min()
+        if radius >= ring:
+            raise ValueError(f"{name} reaches {radius:.0f} mm from the axis, but the crystals are at {ring:.0f} mm")
 
     def _rates(self, activity: np.ndarray, mu: np.ndarray) -> Rates:
         fine, blur = self.fine_grid, self.resolution * self.mismatch.response
@@ -211,8 +227,12 @@ class PETSimulator(Simulator):
         shape = sinogram.scanner.virtual.shape
         out = np.zeros(shape)
         pairs = sinogram.crystal_pairs  # (views, mashing, radial, 2)
-        for plane, rings in enumerate(sinogram.ring_pairs):
-            weights = np.broadcast_to(counts[:, None, :, plane], pairs.shape[:-1]) / (len(rings) * pairs.shape[1])
+        gap, gap_ring = (np.asarray(sinogram.scanner.virtual.all(axis)) for axis in (0, 1))
+        real = ~gap[pairs].any(-1)
+        share = real / np.maximum(real.sum(1, keepdims=True), 1)
+        for plane, joined in enumerate(sinogram.ring_pairs):
+            rings = joined[~gap_ring[joined].any(1)]
+            weights = share * counts[:, None, :, plane] / max(len(rings), 1)
             for side in range(2):
                 fan = np.bincount(pairs[..., side].ravel(), weights.ravel(), shape[1])
                 np.add.at(out, rings[:, side], fan)
@@ -222,9 +242,8 @@ class PETSimulator(Simulator):
         decay = isotope(self.radionuclide).mean_decay(self.duration)
         return np.full((1, 1), self.duration * decay), np.full((1, 1), self.duration)
 
-    def _live(self, rate: np.ndarray, dead_time: DeadTime) -> np.ndarray:
-        true = rate.sum(tuple(range(1, rate.ndim)), keepdims=True, dtype=float)
-        return np.asarray(dead_time.measured_rate(true) / np.maximum(true, 1e-30))
+    def _counted(self, rates: np.ndarray) -> np.ndarray:
+        return _total(rates)
 
     def _efficiency(self, which: str) -> np.ndarray:
         """The efficiency of every bin without TOF, summed over its crystal pairs: "alike", "true" or "given"."""
@@ -274,6 +293,8 @@ def list_events(scan: Scan, seed: int) -> tuple[np.ndarray, np.ndarray]:
     sinogram = scan.geometry
     if not isinstance(sinogram, PETSinogram):
         raise ValueError(f"list_events needs a PET scan, got one of {type(sinogram).__name__}")
+    if tuple(scan.counts.shape) != sinogram.shape:
+        raise ValueError(f"list_events takes one scan at a time, got counts {tuple(scan.counts.shape)}")
     if scan.duration is None:
         raise ValueError("the scan has no duration; give Scan(..., duration=seconds)")
     counts = np.asarray(scan.counts)
@@ -320,7 +341,7 @@ def _times_of(n: int, duration: float, radionuclide: str | None, random: np.rand
 
 
 def _total(values: np.ndarray) -> np.ndarray:
-    return values.sum(tuple(range(1, values.ndim)), keepdims=True, dtype=float)
+    return item_sums(values).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def _to_total(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -27,10 +27,10 @@ from emrecon.projectors import (
 from emrecon.projectors.collimator import Response
 from emrecon.projectors.scatter import ELECTRON_MASS, accepted_fraction
 
-from .noise import poisson
 from .simulate import Expectation, Mismatch, Rates, Simulator, item_seed
 
 _COSINES = np.linspace(-1, 1, 2001)
+_SAME_LINE = 1.0  # keV, by which tables of the same line may differ
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class SPECTSimulator(Simulator):
     radionuclide : whose main line is imaged and which decays from view to view.
     scatter : an `EffectiveSource` with the energy window, for volumes; None for no scatter.
     windows : further `EnergyWindow`s, for `windowed`.
-    room : counts/s in every bin from elsewhere.
+    room : counts/s in every bin of the photopeak window from elsewhere.
     dead_time : of each head, acting on its counts in the window; None for none.
     mismatch : between simulation and reconstruction, on by default.
-    Raises ValueError for numbers that are not positive, scatter in two dimensions, and a measured response that would
-    have to be widened.
+    Raises ValueError for numbers that are not positive, scatter in two dimensions or of another emission than the main
+    line, windows that are not `EnergyWindow`s, and a measured response that would have to be widened.
     """
 
     grid: ImageGrid
@@ -90,6 +90,14 @@ class SPECTSimulator(Simulator):
             raise ValueError("SPECTSimulator cannot widen a measured response; use Mismatch(response=1)")
         object.__setattr__(self, "radionuclide", isotope(self.radionuclide).name)
         object.__setattr__(self, "windows", tuple(self.windows))
+        if self.scatter is not None and abs(self.scatter.energy - self.energy) > _SAME_LINE:
+            raise ValueError(
+                f"SPECTSimulator images {self.radionuclide} at {self.energy:g} keV, but scatter is of "
+                f"{self.scatter.energy:g} keV; give EffectiveSource(window, energy={self.energy:g})"
+            )
+        for window in self.windows:
+            if not isinstance(window, EnergyWindow):
+                raise ValueError(f"SPECTSimulator windows must be EnergyWindows, got {window!r}")
 
     @property
     def energy(self) -> float:
@@ -114,44 +122,67 @@ class SPECTSimulator(Simulator):
         return SPECTProjector(self.grid, self.geometry, mu, self.response)
 
     def windowed(self, expectation: Expectation, seed: int) -> WindowedScan:
-        """Return counts in the photopeak window ("peak") and in `windows`, of the expectation of one phantom.
+        """Return counts in the photopeak window ("peak") and in `windows`, of one phantom or a batch.
 
         Scatter in a window is that of the photopeak window times the ratio of their shares of singly scattered photons,
 
             ratio = integral of dsigma/dOmega eps_w(E') dOmega / integral of dsigma/dOmega eps_peak(E') dOmega
 
-        and primaries spill over by the energy resolution. One spatial distribution for all windows is an approximation:
-        lower energies are spread more widely.
+        and primaries spill over by the energy resolution. Counts from the room are as many per keV in every window. One
+        spatial distribution for all windows is an approximation: lower energies are spread more widely.
         Raises ValueError without a scatter model.
         """
-        if self.scatter is None:
-            raise ValueError("energy windows need a scatter model, SPECTSimulator(scatter=EffectiveSource(window))")
-        peak = EnergyWindow(*self.scatter.energy_window, name="peak")
-        expected = [expectation.total]
+        peak = EnergyWindow(*self._source.energy_window, name="peak")
+        expected = [expectation]
         for window in self.windows:
-            scatter, primary = self.shares(window)
-            expected.append(scatter * expectation.scatter + primary * expectation.trues + expectation.randoms)
-        counts = [poisson(e, item_seed(seed, i, "window")) for i, e in enumerate(expected)]
+            scatter, primary = (np.float32(share) for share in self.shares(window))
+            room = np.float32(window.width / peak.width) * expectation.randoms
+            parts: dict[str, Any] = {
+                "scatter": scatter * expectation.scatter,
+                "trues": primary * expectation.trues,
+                "randoms": room,
+            }
+            expected.append(replace(expectation, **parts))
+        counts = [e.measure(item_seed(seed, i, "window")) for i, e in enumerate(expected)]
         about = expectation.factors, self.duration, self.radionuclide
         return WindowedScan((peak, *self.windows), tuple(counts), self.geometry, *about)
 
     def shares(self, window: EnergyWindow) -> tuple[float, float]:
         """Return scattered and primary counts in a window over those in the photopeak window."""
-        if self.scatter is None:
-            raise ValueError("energy windows need a scatter model, SPECTSimulator(scatter=EffectiveSource(window))")
-        E, peak = self.scatter.energy, self.scatter.energy_window
-        at_511 = self.scatter.energy_resolution * math.sqrt(E / ELECTRON_MASS)
+        E, peak = self._source.energy, self._source.energy_window
+        at_511 = self._source.energy_resolution * math.sqrt(E / ELECTRON_MASS)
         spectrum, energies = klein_nishina(_COSINES, E), scattered_energy(_COSINES, E)
-        own, reference = ((spectrum * accepted_fraction(energies, w, at_511)).sum() for w in (window.limits, peak))
+        counted = (spectrum * accepted_fraction(energies, w, at_511) for w in (window.limits, peak))
+        own, reference = (np.trapezoid(c, _COSINES) for c in counted)
         first, second = (accepted_fraction(E, w, at_511) for w in (window.limits, peak))
         return float(own / reference), float(first / second)
+
+    def _check_reach(self, image: np.ndarray, grid: ImageGrid, name: str) -> None:
+        """Raise ValueError where an image (..., nx, ny, nz) reaches behind a collimator."""
+        x, y, _ = grid.coordinates()
+        there = np.any(image > 0, axis=(*range(image.ndim - 3), -1))
+        toward, _ = self.geometry.directions
+        points = np.stack([np.broadcast_to(c[..., 0], there.shape)[there] for c in (x, y)])
+        beyond = (toward @ points).max(1, initial=-np.inf) - self.geometry.radius
+        view = int(beyond.argmax())
+        if beyond[view] > max(grid.voxel_size[:2]):
+            raise ValueError(
+                f"{name} reaches {beyond[view]:.0f} mm behind the collimator of view {view}, whose radius is "
+                f"{self.geometry.radius[view]:g} mm; is the orbit too small for this phantom?"
+            )
+
+    @property
+    def _source(self) -> EffectiveSource:
+        if self.scatter is None:
+            raise ValueError("energy windows need a scatter model, SPECTSimulator(scatter=EffectiveSource(window))")
+        return self.scatter
 
     def _rates(self, activity: np.ndarray, mu: np.ndarray) -> Rates:
         n, fine = int(self.mismatch.refine), self.fine_grid
         rows = n if self.grid.shape[2] > 1 else 1
         (nu, nz), (du, dz) = self.geometry.n_bins, self.geometry.pixel_size
         camera = replace(self.geometry, n_bins=(nu * n, nz * rows), pixel_size=(du / n, dz / rows))
-        fine_views = SPECTProjector(fine, camera, mu, self.true_response)(activity)
+        fine_views = SPECTProjector(fine, camera, mu, self.true_response)(activity).clip(0)  # rounding below zero
         views = fine_views.reshape(len(activity), camera.n_views, nu, n, nz, rows).sum((3, 5))
         per_second = np.float32(self.sensitivity / 1000)  # of kBq
         trues = per_second * np.float32(fine.voxel_volume) * views
@@ -164,6 +195,9 @@ class SPECTSimulator(Simulator):
         images, maps = (self.mismatch.joined(x, self.grid) for x in (activity, mu))
         parts = []
         for image, own in zip(images, maps):
+            if not own.any():  # nothing to scatter from
+                parts.append(np.zeros(self.geometry.shape, np.float32))
+                continue
             primary = SPECTProjector(self.grid, self.geometry, own, self.true_response)
             parts.append(factor * SPECTScatterProjector(primary, self.scatter).estimate(image))
         return np.stack(parts)
@@ -177,6 +211,5 @@ class SPECTSimulator(Simulator):
         decay = view_decay(plan) * isotope(self.radionuclide).mean_decay(scan_seconds(plan))
         return self.duration * decay.reshape(1, -1), np.full((1, self.geometry.n_views), self.duration)
 
-    def _live(self, rate: np.ndarray, dead_time: DeadTime) -> np.ndarray:
-        true = rate.sum((2, 3), keepdims=True, dtype=float)
-        return np.asarray(dead_time.measured_rate(true) / np.maximum(true, 1e-30))
+    def _counted(self, rates: np.ndarray) -> np.ndarray:
+        return np.stack([item.sum((1, 2), keepdims=True, dtype=float) for item in rates])
