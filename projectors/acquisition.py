@@ -68,6 +68,14 @@ class AcquisitionModel:
             )
         return array_namespace(values).reshape(scale, (*batch, *[1] * n_axes)) * values
 
+    def projected(self, x: Array) -> Array:
+        """Return scale * A(x), without factors and background."""
+        return self._scaled(self.projector(x), len(self.projector.out_shape))
+
+    def background_like(self, y: Array) -> Any:
+        """Return the background in the library, device and precision of y, or as a number."""
+        return self._match("background", y)
+
     def subset(self, k: int, n: int) -> AcquisitionModel:
         """Return the model of views k, k + n, ..."""
         axis = -len(self.projector.out_shape)

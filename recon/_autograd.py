@@ -198,3 +198,100 @@ def fuse(x_em: Any, z: Any, s: Any, beta: Any) -> torch.Tensor:
         for value in (x_em, z, s, beta)
     )
     return _Fuse.apply(*values)
+
+
+class _EMStep(torch.autograd.Function):
+    """x, factors, background -> x m with m = L'(y / ybar) / s, where L v = factors A v and ybar = L x + background.
+
+    With q = y / ybar^2 and w = g x / s for a gradient g of the result:
+
+        g_x = m g - L'(q L w),    g_background = -q L w,    g_factors = (q background - 1 m) A w, of which "1 m" stands
+        for - A(w m), the part of s = L'1.
+
+    m (an image) and q (of the size of the data) are kept, or made again from x with keep=False.
+    """
+
+    @staticmethod
+    def forward(
+        x: torch.Tensor, factors: Any, background: Any, likelihood: Any, keep: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        m, q = _multiplier(x.detach(), likelihood)
+        return x.detach() * m, *((m, q) if keep else (None, None))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        ctx.likelihood = inputs[3]
+        kept = [tensor for tensor in output[1:] if tensor is not None]
+        ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(False)
+        tensors = [value if isinstance(value, torch.Tensor) else None for value in inputs[:3]]
+        ctx.save_for_backward(*tensors, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        x, factors, background, m, q = ctx.saved_tensors
+        if g is None:
+            return (None,) * 5
+        wanted = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # someone differentiates this gradient: once more, by plain operations
+            inputs = [t for t, want in zip((x, factors, background), wanted) if want]
+            found = iter(torch.autograd.grad(plain_em_step(x, ctx.likelihood), inputs, g, create_graph=True))
+            return *(next(found) if want else None for want in wanted[:3]), None, None
+        with torch.no_grad():
+            if m is None:
+                m, q = _multiplier(x, ctx.likelihood)
+            return *_em_gradients(x, factors, background, m, q, g, ctx.likelihood, wanted), None, None
+
+
+def _multiplier(x: torch.Tensor, likelihood: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return m, 1 where nothing is seen, and q."""
+    with torch.no_grad():
+        ratio, q = likelihood.ratio_and_slope(x)
+        s = likelihood.sensitivity_like(x)
+        back = likelihood.model.adjoint(ratio)
+        return torch.where(s > 0, back / torch.where(s > 0, s, 1), 1), q
+
+
+def _em_gradients(
+    x: torch.Tensor,
+    factors: torch.Tensor | None,
+    background: torch.Tensor | None,
+    m: torch.Tensor,
+    q: torch.Tensor,
+    g: torch.Tensor,
+    likelihood: Any,
+    wanted: tuple[bool, ...],
+) -> tuple[torch.Tensor | None, ...]:
+    model, s = likelihood.model, likelihood.sensitivity_like(x)
+    w = torch.where(s > 0, g * x / torch.where(s > 0, s, 1), 0)
+    seen = q * model.linear(w)
+    to_x = m * g - model.adjoint(seen) if wanted[0] else None
+    to_factors = to_background = None
+    if wanted[1] and factors is not None:
+        part = q * model.background_like(q) * model.projected(w)
+        if likelihood.sensitivity_has_factors:
+            part = part - model.projected(w * m)
+        to_factors = part.sum_to_size(factors.shape)
+    if wanted[2] and background is not None:
+        to_background = (-seen).sum_to_size(background.shape)
+    return to_x, to_factors, to_background
+
+
+def plain_em_step(x: torch.Tensor, likelihood: Any) -> torch.Tensor:
+    """Return one EM update by operations that torch differentiates itself, any number of times."""
+    from .em import plain_step
+
+    return plain_step(x, likelihood)
+
+
+def em_update(x: torch.Tensor, likelihood: Any, keep: bool = True) -> torch.Tensor:
+    """Return one EM update whose gradients by image, factors and background cost one projection forth and back.
+
+    keep : hold one array of the size of the data until then; False makes it again.
+    """
+    model = likelihood.model
+    if getattr(model.scale, "requires_grad", False) or getattr(
+        getattr(likelihood, "data", None), "requires_grad", False
+    ):
+        return plain_em_step(x, likelihood)
+    return _EMStep.apply(x, model.factors, model.background, likelihood, keep)[0]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from emrecon.projectors._arrays import Array, array_namespace, as_real, to_numpy
+from emrecon.projectors._arrays import Array, array_namespace, as_real, is_torch, to_numpy
 
 from .likelihood import ListmodeLikelihood, PoissonLikelihood
 from .schedules import Order, sequential
@@ -29,9 +29,20 @@ def em_step(x: Array, likelihood: Likelihood) -> Array:
     """Return one EM update, x * A'(y / ybar) / A'1.
 
     x : (..., x, y, z) activity >= 0.  Returns the same shape; voxels that no line crosses keep their value.
+    torch tensors carry gradients to the image and to the factors and background of the model, twice; a step keeps one
+    array of the size of the data for them.
     Raises ValueError where counts were measured but none are expected.
     Source: Shepp & Vardi 1982, eq. 2.13; Lange & Carson 1984.
     """
+    if is_torch(x):
+        from ._autograd import em_update
+
+        return em_update(x, likelihood)
+    return plain_step(x, likelihood)
+
+
+def plain_step(x: Array, likelihood: Likelihood) -> Array:
+    """Return `em_step` by plain operations on arrays."""
     sensitivity = likelihood.sensitivity_like(x)
     xp = array_namespace(x)
     seen = sensitivity > 0

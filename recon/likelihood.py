@@ -57,6 +57,16 @@ class PoissonLikelihood:
         y, _, safe = self._explained(x)
         return y / safe
 
+    def ratio_and_slope(self, x: Array) -> tuple[Array, Array]:
+        """Return y / ybar and y / ybar^2, its derivative by -ybar."""
+        y, _, safe = self._explained(x)
+        return y / safe, y / safe**2
+
+    @property
+    def sensitivity_has_factors(self) -> bool:
+        """Whether the sensitivity is that of the model's factors: A'1 with them."""
+        return True
+
     def gradient(self, x: Array) -> Array:
         """Return A'(1 - y / ybar), of the shape of x."""
         return self.sensitivity_like(x) - self.model.adjoint(self.ratio(x))
@@ -171,6 +181,16 @@ class ListmodeLikelihood:
     def ratio(self, x: Array) -> Array:
         """Return 1 / ybar for every event."""
         return 1 / self._expected(x)
+
+    def ratio_and_slope(self, x: Array) -> tuple[Array, Array]:
+        """Return 1 / ybar and 1 / ybar^2 for every event."""
+        ratio = self.ratio(x)
+        return ratio, ratio**2
+
+    @property
+    def sensitivity_has_factors(self) -> bool:
+        """Whether the sensitivity is that of the model's factors: no, it is given."""
+        return False
 
     def value_and_gradient(self, x: Array) -> tuple[Any, Array]:
         """Return f(x) and its gradient, with one projection forth and back."""

@@ -15,6 +15,7 @@ from emrecon.projectors._arrays import (
     PlanCache,
     array_namespace,
     as_real,
+    device,
     from_host,
     is_cuda,
     is_torch,
@@ -24,12 +25,14 @@ from emrecon.projectors._arrays import (
     to_host,
     to_numpy,
 )
-from emrecon.projectors._threads import share
+from emrecon.projectors._threads import share, thread_count
 
 from . import _tv_cpu as kernels
 from .prior import ProximablePrior, SmoothPrior
 
-_CHECK_EVERY = 10  # steps of the dual method between two looks at the duality gap
+_CHECK_EVERY = 10  # steps of the dual method between two looks at the duality gap, and more later
+_MIDDLE = 2 ** (kernels.BITS - 1)
+_STEP, _CONVEXITY = 1.0, 0.15  # of the dual method: its first step, and what its acceleration counts on (at most 1)
 _SLAB = 8  # planes at a time, where many arrays are needed
 _CUBES = (1.0, 1.0, 1.0)
 
@@ -92,7 +95,7 @@ class DualBallPrior(ProximablePrior):
 
 
 class _GradientBall(DualBallPrior):
-    """U(x) = sum |K x| with K = (I - xi xi') D, and its prox by an accelerated projected gradient of the dual."""
+    """U(x) = sum |K x| with K = (I - xi xi') D, and its prox by an accelerated primal-dual method."""
 
     voxel_size: tuple[float, float, float]
     nonnegative: bool
@@ -121,57 +124,41 @@ class _GradientBall(DualBallPrior):
         x = self._checked(x)
         x = x.detach() if is_torch(x) else x
         xp = array_namespace(x)
-        shape, batch = tuple(x.shape[-3:]), tuple(x.shape[:-3])
-        steps = xp.broadcast_to(like(step, x), x.shape) if hasattr(step, "shape") else None
-        images = xp.reshape(x, (math.prod(batch), *shape))
-        if images.shape[0] == 0:
-            return x
-        each = None if steps is None else xp.reshape(steps, tuple(images.shape))
-        results = [self._prox(images[b, ...], step if each is None else each[b, ...]) for b in range(images.shape[0])]
-        return xp.reshape(xp.stack(results), (*batch, *shape))
+        steps, batch = _steps_like(step, x), tuple(x.shape[:-3])
+        out = xp.zeros(tuple(x.shape), dtype=x.dtype, device=device(x))
+        for index in np.ndindex(batch):
+            of_item = tuple(min(i, n - 1) for i, n in zip(index, steps.shape))
+            self._prox(x[(*index, ...)], steps[(*of_item, ...)], out[(*index, ...)])
+        return out
 
-    def _prox(self, x: Array, step: Any) -> Array:
-        """Beck & Teboulle's fast gradient projection; the gap bounds the distance: |t - best|^2 <= 2 step gap."""
-        xp, K = array_namespace(x), self.operator(tuple(x.shape))
-        rate = _dual_rate(step, K, x)
-        p = q = xp.zeros(K.out_shape, dtype=x.dtype, device=x.device)
-        if _on_host(x):
-            q = from_host(to_host(p, self).copy(), p)  # the kernel writes into both
-        safe = step + (step == 0) * 1.0
-        enough = self.tolerance**2 / 2 * _total(x * x / safe)
-        momentum = 1.0
+    def _prox(self, x: Array, step: Array, t: Array) -> None:
+        """Chambolle & Pock's algorithm 2, in the metric 1 / step; the gap bounds the distance: |t - best|^2 <= 2 step gap."""
+        for part in _slabs(x.shape[0]):
+            t[part, ...] = self._clipped(x[part, ...])
+        largest = float(array_namespace(step).max(step))
+        if largest == 0:
+            return
+        dual = (_HostDual if _on_host(x) else _ArrayDual)(self, x, step, t, 1e-6 * largest)
+        enough, tau, check = self._enough(x, step), _STEP, _CHECK_EVERY
         for iteration in range(1, self.max_iterations + 1):
-            t, _ = self._image(x, step, K, q)
-            faster = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-            p, q = self._ascend(t, rate, (momentum - 1) / faster, K, p, q)
-            momentum = faster
-            if iteration % _CHECK_EVERY == 0:
-                t, flow = self._image(x, step, K, p)
-                if float(self.value(t)) - _total(flow * t) <= enough:
-                    return t
-        return self._image(x, step, K, p)[0]
+            ahead = 1 / math.sqrt(1 + 2 * _CONVEXITY * tau)
+            dual.sweep(kernels.MOVE, tau / (1 + tau), ahead, 1 / (tau * ahead))
+            tau *= ahead
+            if iteration >= check:
+                if dual.sweep(kernels.MEASURE) <= enough:
+                    break
+                check += max(_CHECK_EVERY, iteration // 10)
+        dual.sweep(kernels.FINISH)
 
-    def _image(self, x: Array, step: Any, K: LinearOperator, p: Array) -> tuple[Array, Array]:
-        """The image that belongs to a dual p, x - step K'p without what is negative, and K'p."""
-        flow = K.T(p)
-        t = x - step * flow
-        return (array_namespace(x).clip(t, min=0) if self.nonnegative else t), flow
+    def _enough(self, x: Array, step: Array) -> float:
+        def share_of(part: slice) -> float:
+            steps = _part(step, part)
+            return _total(x[part, ...] ** 2 / (steps + like(steps == 0, x)))
 
-    def _ascend(self, t: Array, rate: Any, momentum: float, K: Any, p: Array, q: Array) -> tuple[Array, Array]:
-        if not _on_host(t):
-            new = self.project(q + rate * K(t))
-            return new, new + momentum * (new - p)
-        image, real = _host(t, self), to_numpy(t).dtype.type
-        fixed = (_typed(_weights(self.voxel_size), image), self._host_direction(t))
-        speed = np.broadcast_to(_host(rate, self), image.shape) if hasattr(rate, "shape") else np.full((1, 1, 1), rate)
-        speed = read_only(np.ascontiguousarray(speed, image.dtype))
-        host_p, host_q = to_host(p, self), to_host(q, self)
+        return self.tolerance**2 / 2 * sum(map(share_of, _slabs(x.shape[0])))
 
-        def work(thread: int, n: int) -> None:
-            kernels.ascend(image, *fixed, speed, self.isotropic, real(momentum), thread, n, host_p, host_q)
-
-        share(work, len(image))
-        return p, q
+    def _clipped(self, t: Array) -> Array:
+        return array_namespace(t).clip(t, min=0) if self.nonnegative else t
 
     def _direction_like(self, x: Array) -> Array | None:
         return None
@@ -300,6 +287,114 @@ class DirectionalGradient(LinearOperator):
     def _across(self, p: Array) -> Array:
         xi = self.prior._direction_like(p)
         return p - xi * array_namespace(p).sum(xi * p, axis=-4, keepdims=True)
+
+
+class _HostDual:
+    """The dual of a proximal map in compiled kernels, of some adjoining planes for each thread.
+
+    t and the packed dual are all it holds, 3 images in float32 and 2.5 in float64; every sweep treats all voxels alike, so
+    that the number of threads changes nothing.
+    """
+
+    def __init__(self, prior: _GradientBall, x: Array, step: Array, t: Array, least: float) -> None:
+        flat = x.shape[2] == 1  # kernels run along the last axis
+        self.image, self.t, self.step = (
+            values.reshape(values.shape[0], 1, values.shape[1]) if flat else values
+            for values in (_host(x, prior), to_host(t, prior), _host(step, prior))
+        )
+        weights, self.direction, _ = _kernel_arguments(prior, x[None, ...], prior._direction_like(x), 0.0)
+        self.weights, self.ball = weights, prior.isotropic
+        self.least, self.half_bound = least, _half_bound(weights, self.image.shape)
+        self.floor = self.image.dtype.type(0 if prior.nonnegative else -np.inf)
+        nx, *plane = self.image.shape
+        n = min(thread_count(), nx)
+        self.ends = [nx * part // n for part in range(n + 1)]
+        self.words = _packed_zeros(self.image)
+        self.starts, self.planes = np.empty((2, n, *plane), self.image.dtype)
+        self.rows = np.empty((n, kernels.N_ROWS, plane[1]), self.image.dtype)
+
+    def sweep(self, mode: int, share_of_u: float = 0.0, ahead: float = 0.0, speed: float = 0.0) -> float:
+        """Run kernels.sweep, which has the formulas; the dual of the last plane of each part waits for all parts."""
+        numbers = _typed((share_of_u, ahead, speed / self.half_bound, self.least), self.image)
+        fixed, n = (self.step, self.weights, self.direction, numbers), len(self.ends) - 1
+        totals = np.zeros((2, self.image.shape[0]))
+
+        def inner(part: int) -> None:
+            between, own = self.ends[part : part + 2], (self.starts[part], self.planes[part], self.rows[part])
+            kernels.sweep(
+                mode, self.image, *fixed, self.floor, self.ball, *between, self.words, self.t, *own, totals[0]
+            )
+
+        def last(part: int) -> None:
+            i, plane = self.ends[part + 1] - 1, self.planes[part]
+            east = self.starts[part + 1] if part < n - 1 else plane
+            totals[1, i] = kernels.close(mode, *fixed, self.ball, i, self.words, plane, east, self.rows[part])
+
+        for work in (inner, last) if mode != kernels.FINISH else (inner,):
+            share(lambda thread, threads, work=work: [work(part) for part in range(thread, n, threads)], n)  # type: ignore[misc]
+        return float(totals.sum(0).sum())
+
+
+class _ArrayDual:
+    """The same in array code, a few planes at a time, for arrays that are not on the host."""
+
+    def __init__(self, prior: _GradientBall, x: Array, step: Array, t: Array, least: float) -> None:
+        self.prior, self.x, self.step, self.t, self.least = prior, x, step, t, least
+        self.xi, weights = prior._direction_like(x), np.asarray(_weights(prior.voxel_size))
+        self.half_bound = _half_bound(weights, x.shape)
+        self.words = _packed_zeros(x)
+
+    def sweep(self, mode: int, share_of_u: float = 0.0, ahead: float = 0.0, speed: float = 0.0) -> float:
+        """Do what kernels.sweep says, with the dual one plane behind t."""
+        xp, total, plane = array_namespace(self.x), 0.0, None
+        for part in _slabs(self.x.shape[0]):
+            u = self._image(part)
+            if mode == kernels.MOVE:
+                old = self.t[part, ...]
+                new = self.prior._clipped(old + share_of_u * (u - old))
+                u, self.t[part, ...] = new + ahead * (new - old), new
+            else:
+                u = self.prior._clipped(u)
+            if mode == kernels.FINISH:
+                self.t[part, ...] = u
+                continue
+            low = part.start if plane is None else part.start - 1
+            high = part.stop if part.stop == self.x.shape[0] else part.stop - 1
+            ascent = u if plane is None else xp.concat([plane, u], axis=0)
+            plane = u[-1:, ...]
+            total += self._act(mode, ascent, slice(low, high), speed)
+        return total
+
+    def _image(self, part: slice) -> Array:
+        """x - step K'p of some planes: the plane before, and one of zeros after, complete the transpose."""
+        xp, low = array_namespace(self.x), max(part.start - 1, 0)
+        p = self._across(_unpacked(self.words[:, low : part.stop, ...], self.x), slice(low, part.stop))
+        p = xp.concat([p, xp.zeros_like(p[:, :1, ...])], axis=1)
+        flow = self._gradient(p[0, ...])._adjoint(p)[part.start - low : -1, ...]
+        return self.x[part, ...] - _part(self.step, part) * flow
+
+    def _act(self, mode: int, t: Array, part: slice, speed: float) -> float:
+        xp, n = array_namespace(t), part.stop - part.start
+        if n == 0:
+            return 0.0
+        p = _unpacked(self.words[:, part, ...], t)
+        d = self._across(self._gradient(t)._forward(t)[:, :n, ...], part)
+        if mode == kernels.MEASURE:
+            lengths = xp.sqrt(xp.sum(d * d, axis=0)) if self.prior.isotropic else xp.sum(xp.abs(d), axis=0)
+            return _total(lengths - xp.sum(p * d, axis=0))
+        steps = xp.broadcast_to(_part(self.step, slice(part.start, part.start + t.shape[0])), tuple(t.shape))
+        rate = speed / self.half_bound / xp.clip(steps + _highest(steps), min=self.least)
+        self.words[:, part, ...] = _packed(self.prior.project(p + rate[:n, ...] * d))
+        return 0.0
+
+    def _gradient(self, t: Array) -> ImageGradient:
+        return ImageGradient(tuple(t.shape), self.prior.voxel_size)
+
+    def _across(self, p: Array, part: slice) -> Array:
+        if self.xi is None:
+            return p
+        xi = self.xi[:, part, ...]
+        return p - xi * array_namespace(p).sum(xi * p, axis=0, keepdims=True)
 
 
 class _SmoothedLength(SmoothPrior):
@@ -536,21 +631,66 @@ def _moved_on(values: Array, axis: int) -> Array:
     return out
 
 
-def _dual_rate(step: Any, K: Any, x: Array) -> Any:
-    """The step of the dual ascent, 1 / (|K|^2 step); of an array at each voxel, from the steps its differences meet."""
+def _steps_like(step: Any, x: Array) -> Array:
+    """The steps as an array like x with as many axes, each of the size of x or 1."""
+    xp = array_namespace(x)
     if not hasattr(step, "shape"):
         if not 0 <= step < math.inf:
             raise ValueError(f"the step of a proximal map must be finite and not negative, got {step}")
-        return 1 / (K.norm_bound**2 * step) if step > 0 else 0.0
-    xp = array_namespace(x)
-    if not bool(xp.all((step >= 0) & (step < math.inf))):
+        return xp.full((1,) * x.ndim, step, dtype=x.dtype, device=device(x))
+    steps = like(step.detach() if is_torch(step) else step, x)
+    xp.broadcast_to(steps, tuple(x.shape))  # or it raises
+    steps = xp.reshape(steps, ((1,) * (x.ndim - steps.ndim) + tuple(steps.shape)))
+    if not bool(xp.all((steps >= 0) & (steps < math.inf))):
         raise ValueError("the steps of a proximal map must be finite and not negative")
-    highest = step
+    return steps
+
+
+def _highest(step: Array) -> Array:
+    """The largest step of a voxel and its next ones."""
+    xp, highest = array_namespace(step), step
     for axis in range(3):
-        ahead = xp.flip(_moved_on(xp.flip(step, axis=axis), axis), axis=axis)
-        highest = xp.maximum(highest, ahead)
-    total = K.norm_bound**2 / 2 * (step + highest)
-    return xp.where(total > 0, 1 / xp.where(total > 0, total, xp.ones_like(total)), xp.zeros_like(total))
+        highest = xp.maximum(highest, xp.flip(_moved_on(xp.flip(step, axis=axis), axis), axis=axis))
+    return highest
+
+
+def _half_bound(weights: Any, shape: tuple[int, ...]) -> float:
+    """Half a bound of |D|^2: the differences of a voxel, squared, are at most twice those of either of its ends."""
+    return 2 * max(sum(float(w) ** 2 for w, n in zip(weights, shape) if n > 1), 1e-30)
+
+
+def _packed_zeros(x: Array) -> Array:
+    """A dual of 0 for an image: one integer with 21 bits for each difference in float32, else three of 32 bits."""
+    xp, shape = array_namespace(x), tuple(x.shape)
+    if x.dtype != xp.float32:
+        return xp.zeros((3, *shape), dtype=xp.int32, device=device(x))
+    return xp.full((1, *shape), sum(_MIDDLE << kernels.BITS * a for a in range(3)), dtype=xp.int64, device=device(x))
+
+
+def _packed(p: Array) -> Array:
+    """A dual (3, x, y, z) as integers, rounded to the nearest."""
+    xp = array_namespace(p)
+    if p.dtype != xp.float32:
+        return xp.astype(xp.round(p * kernels.LONG), xp.int32)
+    digits = xp.astype(xp.floor(p * kernels.SHORT + (_MIDDLE + 0.5)), xp.int64)
+    return sum(digits[a : a + 1, ...] << kernels.BITS * a for a in range(3))
+
+
+def _unpacked(words: Array, x: Array) -> Array:
+    """The dual (3, x, y, z) of its integers, in the precision of x."""
+    xp = array_namespace(x)
+    if x.dtype != xp.float32:
+        return xp.astype(words, x.dtype) / kernels.LONG
+    digits = [((words[0, ...] >> kernels.BITS * a) & (2 * _MIDDLE - 1)) - _MIDDLE for a in range(3)]
+    return xp.astype(xp.stack(digits), x.dtype) / kernels.SHORT
+
+
+def _slabs(n_planes: int) -> list[slice]:
+    return [slice(first, min(first + _SLAB, n_planes)) for first in range(0, n_planes, _SLAB)]
+
+
+def _part(step: Array, part: slice) -> Array:
+    return step if step.shape[0] == 1 else step[part, ...]
 
 
 def _cached_direction(prior: Any, x: Array, of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Array:
