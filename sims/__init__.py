@@ -12,8 +12,24 @@ from .shapes import Box, Cylinder, Ellipsoid, HalfSpace, Intersection, Oriented,
 from .simulate import Expectation, Mismatch, Simulation, Simulator, count_levels, item_seed, respiratory_gates
 from .simulate_pet import ConvolutionScatter, PETSimulator, Randoms, SingleScatter, list_events, random_normalisation
 from .simulate_spect import SPECTSimulator
+from .brain import (Brain, BrainImages, Folded, GuideRecipe, LesionRecipe, Mismatches, random_folded_brain)
+from .label_map import (LabelMap, Tissue, VoxelPhantom, brainweb_labels, read_label_map, read_tissues, xcat_labels)
 
 __all__ = [
+    "xcat_labels",
+    "read_tissues",
+    "read_label_map",
+    "brainweb_labels",
+    "VoxelPhantom",
+    "Tissue",
+    "LabelMap",
+    "random_folded_brain",
+    "Mismatches",
+    "LesionRecipe",
+    "GuideRecipe",
+    "Folded",
+    "BrainImages",
+    "Brain",
     "JASZCZAK_MODELS",
     "NEMA_SPHERES",
     "Batches",
