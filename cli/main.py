@@ -9,7 +9,7 @@ from enum import IntEnum
 import typer
 from rich.console import Console
 
-from . import demo, info, reconstruct
+from . import demo, info, reconstruct, simulate
 from .outputs import OutputError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("info")(info.info)
+app.command("simulate")(simulate.simulate)
 
 
 class ExitCode(IntEnum):

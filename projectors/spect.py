@@ -96,6 +96,18 @@ class SPECTProjector(BatchProjector):
         part.__dict__.update(self.__getstate__(), geometry=geometry, out_shape=geometry.shape, **own, **shared)
         return part
 
+    def with_attenuation(self, attenuation: Array | None) -> Self:
+        """Return the same projector for another map, or one for each item of a batch; the tables are shared.
+
+        attenuation : as for a new projector.
+        """
+        other: Self = object.__new__(type(self))
+        checked = None if attenuation is None else _checked_attenuation(attenuation, self.grid, repr(self))
+        own = {"attenuation": checked, "_absorbed": PlanCache(), "_device_plans": PlanCache()}
+        shared = {"_made": self._made, "_direct": self._direct, "_plan": self._plan, "_casts": self._casts}
+        other.__dict__.update(self.__getstate__(), **own, **shared)
+        return other
+
     @cached_property
     def _made(self) -> MadePlan:
         """The plan of the whole camera: subsets take their views from it, so that they equal the whole bit for bit."""

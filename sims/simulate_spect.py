@@ -75,6 +75,10 @@ class SPECTSimulator(Simulator):
     room: float = 0.0
     dead_time: DeadTime | None = None
     mismatch: Mismatch = field(default_factory=Mismatch)
+    _kept: dict[str, SPECTProjector] = field(default_factory=dict, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}
 
     def __post_init__(self) -> None:
         for name in ("sensitivity", "duration"):
@@ -119,7 +123,19 @@ class SPECTSimulator(Simulator):
 
     def projector(self, mu: np.ndarray) -> SPECTProjector:
         """Return the projector that a reconstruction is given, for a map (nx, ny, nz) or one per item."""
-        return SPECTProjector(self.grid, self.geometry, mu, self.response)
+        return self._plain("given").with_attenuation(mu)
+
+    def _plain(self, which: str) -> SPECTProjector:
+        """The projector without attenuation that is "given", or that of the simulation: "true" or, refined, "fine"."""
+        if which not in self._kept:
+            camera, n = self.geometry, int(self.mismatch.refine)
+            if which == "fine":
+                (nu, nz), (du, dz) = camera.n_bins, camera.pixel_size
+                rows = n if self.grid.shape[2] > 1 else 1
+                camera = replace(camera, n_bins=(nu * n, nz * rows), pixel_size=(du / n, dz / rows))
+            grid, response = self.fine_grid if which == "fine" else self.grid, self.true_response
+            self._kept[which] = SPECTProjector(grid, camera, None, self.response if which == "given" else response)
+        return self._kept[which]
 
     def windowed(self, expectation: Expectation, seed: int) -> WindowedScan:
         """Return counts in the photopeak window ("peak") and in `windows`, of one phantom or a batch.
@@ -178,14 +194,11 @@ class SPECTSimulator(Simulator):
         return self.scatter
 
     def _rates(self, activity: np.ndarray, mu: np.ndarray) -> Rates:
-        n, fine = int(self.mismatch.refine), self.fine_grid
-        rows = n if self.grid.shape[2] > 1 else 1
-        (nu, nz), (du, dz) = self.geometry.n_bins, self.geometry.pixel_size
-        camera = replace(self.geometry, n_bins=(nu * n, nz * rows), pixel_size=(du / n, dz / rows))
-        fine_views = SPECTProjector(fine, camera, mu, self.true_response)(activity).clip(0)  # rounding below zero
-        views = fine_views.reshape(len(activity), camera.n_views, nu, n, nz, rows).sum((3, 5))
+        fine_views = self._plain("fine").with_attenuation(mu)(activity).clip(0)  # rounding below zero
+        (nu, nz), n = self.geometry.n_bins, int(self.mismatch.refine)
+        views = fine_views.reshape(len(activity), self.geometry.n_views, nu, n, nz, -1).sum((3, 5))
         per_second = np.float32(self.sensitivity / 1000)  # of kBq
-        trues = per_second * np.float32(fine.voxel_volume) * views
+        trues = per_second * np.float32(self.fine_grid.voxel_volume) * views
         factors = np.float32(per_second * self.grid.voxel_volume)
         return Rates(trues, self._scatter(activity, mu, factors), np.full((1, 1, 1, 1), factors), self.room)
 
@@ -198,7 +211,7 @@ class SPECTSimulator(Simulator):
             if not own.any():  # nothing to scatter from
                 parts.append(np.zeros(self.geometry.shape, np.float32))
                 continue
-            primary = SPECTProjector(self.grid, self.geometry, own, self.true_response)
+            primary = self._plain("true").with_attenuation(own)
             parts.append(factor * SPECTScatterProjector(primary, self.scatter).estimate(image))
         return np.stack(parts)
 

@@ -205,3 +205,27 @@ def test_read_only_and_foreign_arrays():
         A(np.full(A.in_shape, "1"))
     with pytest.raises(TypeError, match="attenuation of <SPECTProjector"):
         SPECTProjector(GRID, CAMERA, 0.15)
+
+
+def test_another_attenuation_shares_the_tables():
+    grid = ImageGrid((12, 12, 6), 4.0)
+    camera = SPECTGeometry.circular(8, 60, (12, 6), 4.0)
+    rng = np.random.default_rng(0)
+    first, second = rng.uniform(0, 0.2, (2, *grid.shape)).astype(np.float32)
+    x = rng.uniform(0, 1, grid.shape).astype(np.float32)
+    for blur in ("planes", "direct"):
+        A = SPECTProjector(grid, camera, first, LinearResponse(0.04, 2.0), blur=blur)
+        before = A(x)
+        B = A.with_attenuation(second)
+        np.testing.assert_array_equal(
+            B(x), SPECTProjector(grid, camera, second, LinearResponse(0.04, 2.0), blur=blur)(x)
+        )
+        np.testing.assert_array_equal(B.subset(1, 4)(x), B(x)[1::4])
+        np.testing.assert_array_equal(
+            A.with_attenuation(None)(x), SPECTProjector(grid, camera, None, A.response, blur=blur)(x)
+        )
+        np.testing.assert_array_equal(A(x), before)
+        assert B._made is A._made
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(B))(x), B(x))
+    with pytest.raises(ValueError, match="Hounsfield"):
+        A.with_attenuation(first - 1)

@@ -1,0 +1,115 @@
+"""`emrecon simulate`: training data from a recipe, resumable, on as many processes as there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from emrecon.projectors import AcquisitionModel, GaussianBlur, PETProjector, SPECTProjector
+from emrecon.recon import PoissonLikelihood, osem
+from emrecon.sims import SPECTSimulator, recipes
+from emrecon.sims.datasets import rank_and_size, write_dataset
+from emrecon.sims.simulate import Simulation
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .outputs import writing
+
+
+def simulate(
+    recipe: Annotated[
+        str | None, typer.Argument(help="Name of a recipe that comes with emrecon, or a TOML file.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the data set; run again, it goes on where it stopped.")
+    ] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="How many samples (default: the recipe's).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another seed than the recipe's.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    shard_size: Annotated[int | None, typer.Option(min=1, help="Samples in a file.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe, checked, and stop.")] = False,
+) -> None:
+    """Simulate a data set: `emrecon simulate spectnet --n 1000 --out DIR --workers 2`.
+
+    Under torchrun, and in SLURM and PBS job arrays, every rank makes its share of the files. Without a recipe, lists
+    those that come with emrecon.
+    """
+    console = Console(soft_wrap=True)
+    if recipe is None:
+        _list(console)
+        return
+    found = recipes.load_recipe(recipe)
+    found = found if seed is None else found.model_copy(update={"seed": seed})
+    source = recipes.RecipeSource(found, n or 0, reconstruct)
+    if show:
+        console.print_json(data=source.describe())
+        return
+    if out is None:
+        raise typer.BadParameter("where should the data set go?", param_hint="--out")
+    rank, n_ranks = rank_and_size()
+    with _progress(console, rank) as progress, writing():
+        written = write_dataset(
+            source, out, shard_size=shard_size, workers=workers, rank=rank, n_ranks=n_ranks, progress=progress
+        )
+    rate = written.n_made / max(written.seconds, 1e-9)
+    share = f" (rank {rank} of {n_ranks})" if n_ranks > 1 else ""
+    console.print(f"{out}: {written.n_samples} samples{share}, {written.n_bytes / 1e6:.1f} MB, {rate:.1f} samples/s")
+    if not written.complete:
+        console.print(f"{len(written.missing)} files are still missing; other ranks make them, or run this again")
+
+
+def reconstruct(simulations: Sequence[Simulation], table: recipes.ReconstructionTable) -> np.ndarray:
+    """Return the images of a recipe's table [reconstruction], (levels, nx, ny, nz) in kBq/mL.
+
+    simulations : one scan at several levels, which are reconstructed as one batch. Voxels that no line crosses are 0.
+    """
+    first = simulations[0]
+    projector = first.projector() if table.response else _sharp(first)
+    levels = np.array([s.scan.duration / first.scan.duration for s in simulations], np.float32)  # type: ignore[operator]
+    levels = levels.reshape(-1, *[1] * len(projector.out_shape))
+    model = AcquisitionModel(projector, first.scan.factors, levels * first.scan.background, levels)
+    likelihood = PoissonLikelihood(np.stack([s.scan.counts for s in simulations]), model)
+    start = np.full((len(simulations), *projector.in_shape), max(float(first.truth.mean()), 1e-3), np.float32)
+    iterates = osem(likelihood, start, n_subsets=table.subsets)
+    image: Any = next(i.image for i in iterates if i.iteration == table.iterations)
+    image = np.where(likelihood.sensitivity > 0, image, 0).astype(np.float32)
+    grid = first.expectation.simulator.grid
+    return GaussianBlur(grid, table.filter_fwhm)(image) if table.filter_fwhm else image
+
+
+def _sharp(simulation: Simulation) -> Any:
+    """The projector without a model of the resolution."""
+    simulator = simulation.expectation.simulator
+    if isinstance(simulator, SPECTSimulator):
+        return SPECTProjector(simulator.grid, simulator.geometry, simulation.mu)
+    return PETProjector(simulator.grid, simulator.geometry)  # type: ignore[arg-type]
+
+
+def _list(console: Console) -> None:
+    table = Table("recipe", "samples", "what", box=None)
+    for name in recipes.recipe_names():
+        found = recipes.load_recipe(name)
+        table.add_row(name, str(found.n), found.description)
+    console.print(table)
+
+
+@contextmanager
+def _progress(console: Console, rank: int) -> Iterator[Callable[[int, int, float, int], None]]:
+    """Show samples done, rate and remaining time; only rank 0 has a bar."""
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=rank > 0) as bars:
+        task = bars.add_task("simulating", total=None, rate="")
+        at_start: list[int] = []
+
+        def tell(done: int, total: int, seconds: float, n_bytes: int) -> None:
+            at_start.append(done)
+            rate = (done - at_start[0]) / seconds if seconds > 0 else 0.0
+            shown = f"{done} of {total}, {rate:.1f}/s, {n_bytes / 1e6:.0f} MB"
+            bars.update(task, completed=done, total=total, rate=shown)
+
+        yield tell

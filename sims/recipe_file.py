@@ -1,0 +1,103 @@
+"""Recipes as TOML: typed, with unknown keys refused, and every error naming its line."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Table(BaseModel):
+    """A table of a recipe: frozen, of exact types, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+T = TypeVar("T", bound=Table)
+
+
+class RecipeError(ValueError):
+    """What is wrong with a recipe, and where."""
+
+
+def decode(text: str, kind: type[T], name: str) -> T:
+    """Return the typed contents of a recipe.
+
+    text : TOML.  kind : a `Table`.  name : of the file, for messages.
+    Raises RecipeError for what is not TOML, unknown keys, missing ones, wrong types and numbers out of range: all of
+    them, a line each.
+    """
+    try:
+        # by way of JSON, whose arrays may become tuples in strict mode
+        return kind.model_validate_json(json.dumps(tomllib.loads(text), default=str))
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{name}: not TOML: {error}") from None
+    except ValidationError as error:
+        said = [_said(name, text, _keys(e["loc"]), _plain(e)) for e in error.errors()]
+        raise RecipeError("\n".join(dict.fromkeys(said))) from None
+
+
+def _keys(location: Any) -> list[str]:
+    """The keys of a place, without the numbers of items and without the alternatives of a type."""
+    return [
+        key for key in location if isinstance(key, str) and re.fullmatch(r"(?!constrained-|float$|int$)[\w-]+", key)
+    ]
+
+
+def _plain(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown key"
+    if error["type"] == "missing":
+        return "missing"
+    return f"{error['msg']}, got {error['input']!r}"
+
+
+def complain(name: str, text: str, keys: list[str], error: Exception) -> RecipeError:
+    """Return the error of a value that is well typed, but impossible; the message's own words find the key if they can.
+
+    keys : the table, or the key, that was used when the error was raised.
+    """
+    own = _keys_below(text, keys)
+    named = [key for key in own if re.search(rf"\b{re.escape(key)}\b", str(error))]
+    return RecipeError(_said(name, text, [*keys, *named[:1]], str(error)))
+
+
+def line_of(text: str, keys: list[str]) -> int | None:
+    """Return the number of the line that sets a key, such as ["spect", "views"], or of its table, counted from 1."""
+    lines = list(_statements(text))
+    for length in range(len(keys), 0, -1):
+        for number, path in lines:
+            if path == keys[:length]:
+                return number
+    return None
+
+
+def _said(name: str, text: str, keys: list[str], message: str) -> str:
+    line = line_of(text, keys)
+    where = f"{name}, line {line}" if line else name
+    found = ".".join(keys)
+    return f"{where}: {found}: {message}" if keys else f"{where}: {message}"
+
+
+def _statements(text: str) -> Any:
+    """Yield line numbers and key paths of tables and of keys; enough of TOML for one key on each line."""
+    table: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        key = re.match(r"""\s*([\w.\-"' ]+?)\s*=""", line)
+        if header:
+            table = _parts(header[1])
+            yield number, table
+        elif key:
+            yield number, [*table, *_parts(key[1])]
+
+
+def _parts(dotted: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in dotted.split(".")]
+
+
+def _keys_below(text: str, keys: list[str]) -> list[str]:
+    return [path[-1] for _, path in _statements(text) if path[:-1] == keys]
