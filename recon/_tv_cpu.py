@@ -16,7 +16,7 @@ _MIDDLE, _MASK = 2 ** (BITS - 1), 2**BITS - 1
 _FROM_SHORT, _FROM_LONG = np.float32(1 / SHORT), 1 / LONG
 _SHORT, _ROUND = np.float32(SHORT), np.float32(_MIDDLE + 0.5)
 
-N_ROWS = 15  # of scratch for `descend` and its relatives
+N_ROWS = 15  # of scratch for `sweep`, whose helpers say what is in which
 MOVE, MEASURE, FINISH = 0, 1, 2
 
 _FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
@@ -169,9 +169,9 @@ def flux_derivative(image, v, weights, direction, epsilon, first, n, out):
 
 
 @_inline
-def _unpack(words, i, j, p):
-    """p = the dual of row (i, j): three integers of 32 bits, or one with 21 bits for each."""
-    p0, p1, p2 = p[0], p[1], p[2]
+def _unpack(words, i, j, rows, first):
+    """Three rows from `first` on = the dual of row (i, j): three integers of 32 bits, or one with 21 bits for each."""
+    p0, p1, p2 = rows[first], rows[first + 1], rows[first + 2]
     if words.shape[0] == 3:
         a, b, c = words[0, i, j], words[1, i, j], words[2, i, j]
         for k in range(p0.size):
@@ -180,14 +180,16 @@ def _unpack(words, i, j, p):
     word = words[0, i, j]
     for k in range(p0.size):
         p0[k] = np.float32(np.int32((word[k] & _MASK) - _MIDDLE)) * _FROM_SHORT
+    for k in range(p0.size):
         p1[k] = np.float32(np.int32(((word[k] >> BITS) & _MASK) - _MIDDLE)) * _FROM_SHORT
+    for k in range(p0.size):
         p2[k] = np.float32(np.int32((word[k] >> (2 * BITS)) - _MIDDLE)) * _FROM_SHORT
 
 
 @_inline
-def _pack(words, i, j, p):
-    """The inverse of `_unpack`, rounding to the nearest."""
-    p0, p1, p2 = p[0], p[1], p[2]
+def _pack(words, i, j, rows):
+    """The inverse of `_unpack` for rows 3, 4, 5, rounding to the nearest."""
+    p0, p1, p2 = rows[3], rows[4], rows[5]
     if words.shape[0] == 3:
         a, b, c = words[0, i, j], words[1, i, j], words[2, i, j]
         for k in range(p0.size):
@@ -212,66 +214,26 @@ def _steps(step, i, j, out):
 
 
 @_compile
-def _rates(step, speed, least, i, j, shape, rate, highest, other):
-    """rate = speed / (step + the largest step of the next voxels), at most speed / least."""
-    n = rate.size
+def _rates(step, speed, least, i, j, shape, rows):
+    """rows[13] = speed / (step + the largest step of the next voxels), at most speed / least."""
+    rate, highest, other, n = rows[13], rows[6], rows[7], rows.shape[1]
     _steps(step, i, j, rate)
-    highest[:] = rate
-    for k in range(n - 1):
-        highest[k] = max(highest[k], rate[k + 1])
+    for k in range(n):
+        highest[k] = max(rate[k], rate[min(k + 1, n - 1)])
     _steps(step, min(i + 1, shape[0] - 1), j, other)
     for k in range(n):
         highest[k] = max(highest[k], other[k])
     _steps(step, i, min(j + 1, shape[1] - 1), other)
     for k in range(n):
-        highest[k] = max(highest[k], other[k])
-    for k in range(n):
-        rate[k] = speed / max(rate[k] + highest[k], least)
+        rate[k] = speed / max(rate[k] + max(highest[k], other[k]), least)
 
 
 @_inline
-def _step_up(here, there, weight, rate, p):
-    """p += rate times the difference of two rows."""
-    for k in range(p.size):
-        p[k] += rate[k] * (weight * (there[k] - here[k]))
-
-
-@_compile
-def _ascend(here, north, east, p, weights, direction, rate, ball, i, j, d, square):
-    """p <- project(p + rate K t) for row (i, j), where t is `here` and, in the next rows, `north` and `east`."""
-    one = weights.dtype.type(1)
-    n = here.size
-    p0, p1, p2 = p[0], p[1], p[2]
-    if direction.size > 0:
-        _rows_differences(here, north, east, weights, d)
-        _across(direction, i, j, d, square)
-        for a in range(3):
-            pa, da = p[a], d[a]
-            for k in range(n):
-                pa[k] += rate[k] * da[k]
-    else:
-        _step_up(here, east, weights[0], rate, p0)
-        _step_up(here, north, weights[1], rate, p1)
-        _step_up(here[:-1], here[1:], weights[2], rate, p2[:-1])
-    if not ball:
-        for a in range(3):
-            pa = p[a]
-            for k in range(n):
-                pa[k] = min(max(pa[k], -one), one)
-        return
-    for k in range(n):
-        square[k] = one / max(one, np.sqrt(p0[k] * p0[k] + p1[k] * p1[k] + p2[k] * p2[k]))
-    for k in range(n):
-        p0[k] *= square[k]
-        p1[k] *= square[k]
-        p2[k] *= square[k]
-
-
-@_inline
-def _rows_differences(here, north, east, weights, d):
-    """d = the differences of a row, from it and its next rows."""
+def _row_differences(plane, j, east, weights, direction, i, rows):
+    """rows[6:9] = K t in row (i, j), where t is a plane and, in the next one, the row `east`."""
+    here, north = plane[j], plane[min(j + 1, plane.shape[0] - 1)]
+    d0, d1, d2, last = rows[6], rows[7], rows[8], rows.shape[1] - 1
     wx, wy, wz = weights[0], weights[1], weights[2]
-    d0, d1, d2, last = d[0], d[1], d[2], here.size - 1
     for k in range(last + 1):
         d0[k] = wx * (east[k] - here[k])
     for k in range(last + 1):
@@ -279,117 +241,158 @@ def _rows_differences(here, north, east, weights, d):
     for k in range(last):
         d2[k] = wz * (here[k + 1] - here[k])
     d2[last] = 0
-
-
-@_compile
-def _gap(here, north, east, p, weights, direction, ball, i, j, d, square):
-    """The sum of |K t| - <p, K t> over row (i, j)."""
-    n = here.size
-    _rows_differences(here, north, east, weights, d)
-    _across(direction, i, j, d, square)
-    total = square[0] - square[0]
-    if ball:
-        for k in range(n):
-            total += np.sqrt(d[0, k] * d[0, k] + d[1, k] * d[1, k] + d[2, k] * d[2, k])
-    else:
-        for k in range(n):
-            total += abs(d[0, k]) + abs(d[1, k]) + abs(d[2, k])
-    for k in range(n):
-        total -= p[0, k] * d[0, k] + p[1, k] * d[1, k] + p[2, k] * d[2, k]
-    return np.float64(total)
-
-
-@_compile
-def _act(mode, here, north, east, words, step, weights, direction, numbers, ball, i, j, rows):
-    """Move the dual of row (i, j), which is rows[3:6], or return its share of the gap."""
-    p, d, square = rows[3:6], rows[6:10], rows[10]
-    if mode == MEASURE:
-        return _gap(here, north, east, p, weights, direction, ball, i, j, d, square)
-    if step.size > 1:
-        _rates(step, numbers[2], numbers[3], i, j, words.shape[1:], rows[13], d[0], d[1])
-    _ascend(here, north, east, p, weights, direction, rows[13], ball, i, j, d, square)
-    _pack(words, i, j, p)
-    return 0.0
+    if direction.size > 0:
+        _across(direction, i, j, rows[6:10], rows[10])
 
 
 @_inline
-def _flow(p, before, wx, wy, wz, flow):
-    """flow = D'p in a row without what comes from the plane before; `before` is p[1] of the row before."""
-    p0, p1, p2, n = p[0], p[1], p[2], flow.size
+def _ascend(ball, rows):
+    """p <- project(p + rate K t), with p in rows 3 to 5, K t in 6 to 8 and the rates in 13."""
+    p0, p1, p2, d0, d1, d2, rate = rows[3], rows[4], rows[5], rows[6], rows[7], rows[8], rows[13]
+    n, one = rate.size, rows.dtype.type(1)
     for k in range(n):
-        flow[k] = wy * (before[k] - p1[k]) - wx * p0[k]
-    flow[0] -= wz * p2[0]
+        p0[k] += rate[k] * d0[k]
+    for k in range(n):
+        p1[k] += rate[k] * d1[k]
+    for k in range(n):
+        p2[k] += rate[k] * d2[k]
+    if ball:
+        for k in range(n):
+            d0[k] = one / max(one, np.sqrt(p0[k] * p0[k] + p1[k] * p1[k] + p2[k] * p2[k]))
+        for k in range(n):
+            p0[k] *= d0[k]
+            p1[k] *= d0[k]
+            p2[k] *= d0[k]
+    else:
+        for k in range(n):
+            p0[k] = min(max(p0[k], -one), one)
+            p1[k] = min(max(p1[k], -one), one)
+            p2[k] = min(max(p2[k], -one), one)
+
+
+@_inline
+def _gap(ball, slack, rows):
+    """The sum of |K t| - <p, K t> over a row, with p in rows 3 to 5 and K t in 6 to 8.
+
+    In float64, and with p on the sphere where its rounding alone, at most `slack`, keeps it off: no term is negative.
+    """
+    p0, p1, p2, d0, d1, d2, one = rows[3], rows[4], rows[5], rows[6], rows[7], rows[8], np.float64(1)
+    total = 0.0
+    for k in range(p0.size):
+        a, b, c = np.float64(d0[k]), np.float64(d1[k]), np.float64(d2[k])
+        e, f, g = np.float64(p0[k]), np.float64(p1[k]), np.float64(p2[k])
+        inner = e * a + f * b + g * c
+        if ball:
+            to_sphere = one / np.sqrt(max(e * e + f * f + g * g, 1e-30))
+            total += np.sqrt(a * a + b * b + c * c) - inner * min(to_sphere, one + slack)
+        else:
+            total += abs(a) + abs(b) + abs(c) - inner
+    return total
+
+
+@_inline
+def _image(mode, source, target, pull, ahead, floor, rows):
+    """rows[0] = what p ascends at, or u, from K'p in rows[11] and the steps in rows[14]; t moves or becomes u."""
+    u, flow, steps = rows[0], rows[11], rows[14]
+    for k in range(u.size):
+        flow[k] = source[k] - steps[k] * flow[k]
+    if mode == MOVE:
+        for k in range(u.size):
+            old = target[k]
+            new = max(floor, old + pull * (flow[k] - old))
+            target[k] = new
+            u[k] = new + ahead * (new - old)
+    else:
+        for k in range(u.size):
+            u[k] = max(floor, flow[k])
+    if mode == FINISH:
+        target[:] = u
+
+
+@_inline
+def _flow(words, weights, direction, i, j, rows):
+    """rows[11] = K'p in row (i, j), and rows 3 to 5 = p of row (i - 1, j); rows[12] is the flux along y before it."""
+    p0, p1, p2, q0, d0, flow, before = rows[0], rows[1], rows[2], rows[3], rows[6], rows[11], rows[12]
+    wx, wy, wz, n = weights[0], weights[1], weights[2], rows.shape[1]
+    _unpack(words, i, j, rows, 0)
+    if direction.size > 0:
+        _copy_across(direction, i, j, 0, rows)
+        for k in range(n):
+            p0[k], p1[k], p2[k] = rows[6, k], rows[7, k], rows[8, k]
+    for k in range(n):
+        flow[k] = wy * (before[k] - p1[k]) - wx * p0[k] - wz * p2[k]
     for k in range(1, n):
-        flow[k] += wz * (p2[k - 1] - p2[k])
+        flow[k] += wz * p2[k - 1]
+    for k in range(n):
+        before[k] = p1[k]
+    if i > 0:
+        _unpack(words, i - 1, j, rows, 3)
+        if direction.size > 0:
+            _copy_across(direction, i - 1, j, 3, rows)
+            for k in range(n):
+                flow[k] += wx * d0[k]
+        else:
+            for k in range(n):
+                flow[k] += wx * q0[k]
 
 
 @_compile
-def sweep(mode, image, step, weights, direction, numbers, floor, ball, first, last, words, t, start, plane, rows, totals):
+def _copy_across(direction, i, j, first, rows):
+    """rows[6:9] = (I - d d') of the three rows from `first` on, for the direction d of each voxel."""
+    for a in range(3):
+        source, target = rows[first + a], rows[6 + a]
+        for k in range(target.size):
+            target[k] = source[k]
+    _across(direction, i, j, rows[6:10], rows[10])
+
+
+@_inline
+def _act(mode, plane, east, words, step, weights, direction, numbers, ball, i, j, rows):
+    """Move the dual of row (i, j), which is in rows 3 to 5, or return its share of the gap."""
+    if mode == MOVE and step.size > 1:
+        _rates(step, numbers[2], numbers[3], i, j, words.shape[1:], rows)
+    _row_differences(plane, j, east, weights, direction, i, rows)
+    if mode == MEASURE:
+        return _gap(ball, 2.0 / SHORT if words.shape[0] == 1 else 2.0 / LONG, rows)
+    _ascend(ball, rows)
+    _pack(words, i, j, rows)
+    return 0.0
+
+
+@_compile
+def sweep(
+    mode, image, step, weights, direction, numbers, ball, first, last, words, t, floor, start, plane, rows, totals
+):
     """One pass over the planes first ... last - 1, with the dual of all of them but the last.
 
-    With u = max(floor, image - step K'p) for the dual p in `words`, and (share, ahead, speed, least) in `numbers`,
-        MOVE : t moves by `share` towards u without the floor, and p ascends at t + `ahead` times the move;
+    With u = max(floor, image - step K'p) for the dual p in `words`, and (pull, ahead, speed, least) in `numbers`,
+        MOVE : t moves by `pull` towards u without the floor, and p ascends at t + `ahead` times the move;
         MEASURE : totals[x] = the sum of |K u| - <p, K u>, the duality gap at u, by planes;   FINISH : t <- u.
     start, plane : get what p ascends at in the first and in the last plane, for `close`.  rows : scratch.
     """
-    nz = image.shape[2]
-    wx, wy, wz, share, ahead = weights[0], weights[1], weights[2], numbers[0], numbers[1]
-    own, p, d, square = rows[0:3], rows[3:6], rows[6:10], rows[10]
-    d0, d1, d2, u, flow, before, steps = rows[6], rows[7], rows[8], rows[0], rows[11], rows[12], rows[14]
     if step.size == 1:
-        steps[:] = step[0, 0, 0]
-        rows[13][:] = numbers[2] / (steps[0] + steps[0])
+        rows[14] = step[0, 0, 0]
+        rows[13] = numbers[2] / max(rows[14, 0] + rows[14, 0], numbers[3])
+    u = rows[0]
     for i in range(first, last):
-        before[:] = 0
+        rows[12] = 0
         for j in range(image.shape[1]):
-            _unpack(words, i, j, own)
-            if direction.size > 0:
-                d[0:3] = own
-                _across(direction, i, j, d, square)
-                own[:] = d[0:3]
-            _flow(own, before, wx, wy, wz, flow)
-            before[:] = own[1]
-            if i > 0:
-                _unpack(words, i - 1, j, p)
-                d0[:] = p[0]
-                if direction.size > 0:
-                    d1[:] = p[1]
-                    d2[:] = p[2]
-                    _across(direction, i - 1, j, d, square)
-                for k in range(nz):
-                    flow[k] += wx * d0[k]
+            _flow(words, weights, direction, i, j, rows)
             if step.size > 1:
-                _steps(step, i, j, steps)
-            source, target = image[i, j], t[i, j]
-            for k in range(nz):
-                flow[k] = source[k] - steps[k] * flow[k]
-            if mode == MOVE:
-                for k in range(nz):
-                    old = target[k]
-                    new = max(floor, old + share * (flow[k] - old))
-                    target[k] = new
-                    u[k] = new + ahead * (new - old)
-            else:
-                for k in range(nz):
-                    u[k] = max(floor, flow[k])
-            if mode == FINISH:
-                target[:] = u
-            elif i == first:
+                _steps(step, i, j, rows[14])
+            _image(mode, image[i, j], t[i, j], numbers[0], numbers[1], floor, rows)
+            if i == first:
                 start[j] = u
-            else:
-                north = plane[min(j + 1, image.shape[1] - 1)]
-                totals[i - 1] += _act(
-                    mode, plane[j], north, u, words, step, weights, direction, numbers, ball, i - 1, j, rows
-                )
+            elif mode != FINISH:
+                totals[i - 1] += _act(mode, plane, u, words, step, weights, direction, numbers, ball, i - 1, j, rows)
             plane[j] = u
 
 
 @_compile
 def close(mode, step, weights, direction, numbers, ball, i, words, plane, east, rows):
     """What `sweep` leaves undone: the dual of its last plane i, from this `plane` and the one to the `east`."""
-    total, ny = 0.0, plane.shape[0]
-    for j in range(ny):
-        _unpack(words, i, j, rows[3:6])
-        north = plane[min(j + 1, ny - 1)]
-        total += _act(mode, plane[j], north, east[j], words, step, weights, direction, numbers, ball, i, j, rows)
+    total = 0.0
+    for j in range(plane.shape[0]):
+        _unpack(words, i, j, rows, 3)
+        total += _act(mode, plane, east[j], words, step, weights, direction, numbers, ball, i, j, rows)
     return total

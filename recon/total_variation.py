@@ -120,6 +120,9 @@ class _GradientBall(DualBallPrior):
         """Return the image t that minimises U(t) + sum (t - x)^2 / (2 step), within `tolerance`; no autograd.
 
         x : (..., x, y, z).  step : not negative; a number, or an array that broadcasts to x.
+        Holds 3 images in float32, the result included, and 2.5 in float64; copies are made of an array of steps of
+        another precision than x, and of an image that is not contiguous.
+        Source: Chambolle & Pock 2011, J Math Imaging Vis 40:120, algorithm 2.
         """
         x = self._checked(x)
         x = x.detach() if is_torch(x) else x
@@ -132,14 +135,17 @@ class _GradientBall(DualBallPrior):
         return out
 
     def _prox(self, x: Array, step: Array, t: Array) -> None:
-        """Chambolle & Pock's algorithm 2, in the metric 1 / step; the gap bounds the distance: |t - best|^2 <= 2 step gap."""
+        """Chambolle & Pock's algorithm 2 in the metric 1 / step, where the problem is 1-strongly convex.
+
+        The gap bounds the distance, |t - best|^2 <= 2 step gap.
+        """
         for part in _slabs(x.shape[0]):
             t[part, ...] = self._clipped(x[part, ...])
         largest = float(array_namespace(step).max(step))
         if largest == 0:
             return
-        dual = (_HostDual if _on_host(x) else _ArrayDual)(self, x, step, t, 1e-6 * largest)
         enough, tau, check = self._enough(x, step), _STEP, _CHECK_EVERY
+        dual = (_HostDual if _on_host(x) else _ArrayDual)(self, x, step, t, 1e-6 * largest)
         for iteration in range(1, self.max_iterations + 1):
             ahead = 1 / math.sqrt(1 + 2 * _CONVEXITY * tau)
             dual.sweep(kernels.MOVE, tau / (1 + tau), ahead, 1 / (tau * ahead))
@@ -163,10 +169,6 @@ class _GradientBall(DualBallPrior):
     def _direction_like(self, x: Array) -> Array | None:
         return None
 
-    def _host_direction(self, x: Array) -> np.ndarray:
-        direction = self._direction_like(x)
-        return _no_direction(to_numpy(x).dtype) if direction is None else _host(direction, self)
-
     def _shape(self) -> tuple[int, ...] | None:
         return None
 
@@ -188,9 +190,10 @@ class TotalVariation(_GradientBall):
     nonnegative : the proximal map looks among images without negative values only.
     tolerance, max_iterations : of the proximal map, which stops when the duality gap proves that it is within
         tolerance * |x| of the exact one (distances in voxels weighted with 1 / step), and at the latest after so many
-        steps. It starts afresh at each call, so it is a function of its arguments. It holds 12 images, 6 of them dual.
+        steps. It starts afresh at each call, so it is a function of its arguments. It holds 3 images, the result
+        included; 2.5 in float64.
     Images (..., x, y, z); leading axes are a batch. NumPy, CuPy and torch, without autograd.
-    Source: Rudin, Osher & Fatemi 1992; prox: Beck & Teboulle 2009, IEEE Trans Image Process 18:2419.
+    Source: Rudin, Osher & Fatemi 1992; prox: Chambolle & Pock 2011, J Math Imaging Vis 40:120.
     """
 
     voxel_size: tuple[float, float, float] = _CUBES
@@ -292,8 +295,8 @@ class DirectionalGradient(LinearOperator):
 class _HostDual:
     """The dual of a proximal map in compiled kernels, of some adjoining planes for each thread.
 
-    t and the packed dual are all it holds, 3 images in float32 and 2.5 in float64; every sweep treats all voxels alike, so
-    that the number of threads changes nothing.
+    t and the packed dual are all it holds, 3 images in float32 and 2.5 in float64. Every sweep treats all voxels
+    alike, so that the number of threads changes nothing.
     """
 
     def __init__(self, prior: _GradientBall, x: Array, step: Array, t: Array, least: float) -> None:
@@ -313,16 +316,16 @@ class _HostDual:
         self.starts, self.planes = np.empty((2, n, *plane), self.image.dtype)
         self.rows = np.empty((n, kernels.N_ROWS, plane[1]), self.image.dtype)
 
-    def sweep(self, mode: int, share_of_u: float = 0.0, ahead: float = 0.0, speed: float = 0.0) -> float:
+    def sweep(self, mode: int, pull: float = 0.0, ahead: float = 0.0, speed: float = 0.0) -> float:
         """Run kernels.sweep, which has the formulas; the dual of the last plane of each part waits for all parts."""
-        numbers = _typed((share_of_u, ahead, speed / self.half_bound, self.least), self.image)
+        numbers = _typed((pull, ahead, speed / self.half_bound, self.least), self.image)
         fixed, n = (self.step, self.weights, self.direction, numbers), len(self.ends) - 1
         totals = np.zeros((2, self.image.shape[0]))
 
         def inner(part: int) -> None:
             between, own = self.ends[part : part + 2], (self.starts[part], self.planes[part], self.rows[part])
             kernels.sweep(
-                mode, self.image, *fixed, self.floor, self.ball, *between, self.words, self.t, *own, totals[0]
+                mode, self.image, *fixed, self.ball, *between, self.words, self.t, self.floor, *own, totals[0]
             )
 
         def last(part: int) -> None:
@@ -330,8 +333,9 @@ class _HostDual:
             east = self.starts[part + 1] if part < n - 1 else plane
             totals[1, i] = kernels.close(mode, *fixed, self.ball, i, self.words, plane, east, self.rows[part])
 
-        for work in (inner, last) if mode != kernels.FINISH else (inner,):
-            share(lambda thread, threads, work=work: [work(part) for part in range(thread, n, threads)], n)  # type: ignore[misc]
+        _each_part(inner, n)
+        if mode != kernels.FINISH:
+            _each_part(last, n)
         return float(totals.sum(0).sum())
 
 
@@ -344,14 +348,14 @@ class _ArrayDual:
         self.half_bound = _half_bound(weights, x.shape)
         self.words = _packed_zeros(x)
 
-    def sweep(self, mode: int, share_of_u: float = 0.0, ahead: float = 0.0, speed: float = 0.0) -> float:
+    def sweep(self, mode: int, pull: float = 0.0, ahead: float = 0.0, speed: float = 0.0) -> float:
         """Do what kernels.sweep says, with the dual one plane behind t."""
         xp, total, plane = array_namespace(self.x), 0.0, None
         for part in _slabs(self.x.shape[0]):
             u = self._image(part)
             if mode == kernels.MOVE:
                 old = self.t[part, ...]
-                new = self.prior._clipped(old + share_of_u * (u - old))
+                new = self.prior._clipped(old + pull * (u - old))
                 u, self.t[part, ...] = new + ahead * (new - old), new
             else:
                 u = self.prior._clipped(u)
@@ -380,12 +384,20 @@ class _ArrayDual:
         p = _unpacked(self.words[:, part, ...], t)
         d = self._across(self._gradient(t)._forward(t)[:, :n, ...], part)
         if mode == kernels.MEASURE:
-            lengths = xp.sqrt(xp.sum(d * d, axis=0)) if self.prior.isotropic else xp.sum(xp.abs(d), axis=0)
-            return _total(lengths - xp.sum(p * d, axis=0))
+            return self._gap(xp.astype(p, xp.float64), xp.astype(d, xp.float64), self.words.shape[0] == 1)
         steps = xp.broadcast_to(_part(self.step, slice(part.start, part.start + t.shape[0])), tuple(t.shape))
         rate = speed / self.half_bound / xp.clip(steps + _highest(steps), min=self.least)
         self.words[:, part, ...] = _packed(self.prior.project(p + rate[:n, ...] * d))
         return 0.0
+
+    def _gap(self, p: Array, d: Array, short: bool) -> float:
+        """The sum of |d| - <p, d>, with p on the sphere where its rounding alone keeps it off."""
+        xp = array_namespace(d)
+        if not self.prior.isotropic:
+            return _total(xp.abs(d) - p * d)
+        square = xp.clip(xp.sum(p * p, axis=0), min=1e-30)
+        to_sphere = xp.clip(1 / xp.sqrt(square), max=1 + 2 / (kernels.SHORT if short else kernels.LONG))
+        return _total(xp.sqrt(xp.sum(d * d, axis=0)) - xp.sum(p * d, axis=0) * to_sphere)
 
     def _gradient(self, t: Array) -> ImageGradient:
         return ImageGradient(tuple(t.shape), self.prior.voxel_size)
@@ -683,6 +695,14 @@ def _unpacked(words: Array, x: Array) -> Array:
         return xp.astype(words, x.dtype) / kernels.LONG
     digits = [((words[0, ...] >> kernels.BITS * a) & (2 * _MIDDLE - 1)) - _MIDDLE for a in range(3)]
     return xp.astype(xp.stack(digits), x.dtype) / kernels.SHORT
+
+
+def _each_part(work: Callable[[int], None], n_parts: int) -> None:
+    def some(thread: int, n: int) -> None:
+        for part in range(thread, n_parts, n):
+            work(part)
+
+    share(some, n_parts)
 
 
 def _slabs(n_planes: int) -> list[slice]:

@@ -1,6 +1,7 @@
 """Total variation and its relatives: operators, values by hand, proximal maps, smooth versions, guides and refusals."""
 
 import pickle
+import tracemalloc
 
 import array_api_strict
 import numpy as np
@@ -16,6 +17,7 @@ from emrecon.recon.total_variation import (
     SmoothedTotalVariation,
     TotalVariation,
 )
+from scipy.optimize import minimize
 
 RNG = np.random.default_rng(0)
 SIZE = (1.0, 2.0, 0.5)
@@ -277,3 +279,119 @@ def test_hessian_diagonal_across_slabs(kind):
         unit = np.zeros(x.shape)
         unit[plane, 1, 2] = 1
         np.testing.assert_allclose(diagonal[plane, 1, 2], prior.hessian_vector(x, unit)[plane, 1, 2], rtol=1e-10)
+
+
+KINDS = {
+    "plain": TotalVariation(tolerance=1e-9, max_iterations=12),
+    "nonnegative": TotalVariation(SIZE, nonnegative=True, tolerance=1e-9, max_iterations=12),
+    "anisotropic": TotalVariation(isotropic=False, tolerance=1e-9, max_iterations=12),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", [*KINDS, "directional", "steps"])
+def test_the_prox_holds_three_images(monkeypatch, name, dtype):
+    monkeypatch.setenv("EMRECON_NUM_THREADS", "1")
+    x = np.random.default_rng(0).normal(size=(64, 64, 64)).astype(dtype)
+    prior = KINDS.get(name) or TotalVariation(tolerance=1e-9, max_iterations=12)
+    if name == "directional":
+        prior = DirectionalTotalVariation(x[::-1], tolerance=1e-9, max_iterations=12)
+    step = np.full_like(x, 0.3) if name == "steps" else 0.3
+    prior.prox(x, step)
+    tracemalloc.start()
+    result = prior.prox(x, step)
+    held, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 3.1 * x.nbytes
+    assert held < 1.1 * x.nbytes
+    assert result.shape == x.shape
+
+
+def test_threads_do_not_change_the_prox(monkeypatch):
+    rng = np.random.default_rng(3)
+    for shape in ((17, 6, 5), (17, 6, 1), (2, 3, 4), (1, 5, 4)):
+        x, guide, steps = rng.uniform(0, 1, (3, *shape)).astype(np.float32)
+        priors = (*KINDS.values(), DirectionalTotalVariation(guide, max_iterations=30))
+        results = []
+        for n in ("1", "2", "3", "7"):
+            monkeypatch.setenv("EMRECON_NUM_THREADS", n)
+            results.append([prior.prox(x, step) for prior in priors for step in (0.2, steps)])
+        for many in results[1:]:
+            np.testing.assert_array_equal(many, results[0])
+
+
+def _both_ways(monkeypatch, prior, x, step):
+    one = prior.prox(x, step)
+    with monkeypatch.context() as patch:
+        patch.setattr(total_variation, "_on_host", lambda x: False)
+        return one, prior.prox(x, step)
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(np.float64, 1e-8), (np.float32, 1e-4)])
+def test_kernels_and_array_code_take_the_same_way(monkeypatch, dtype, close):
+    """Step by step, over several slabs of planes, and with duals rounded alike."""
+    rng = np.random.default_rng(4)
+    x, guide, steps = rng.uniform(-0.2, 1, (3, 19, 6, 5)).astype(dtype)
+    steps = np.abs(steps)
+    for prior in (*KINDS.values(), DirectionalTotalVariation(guide, voxel_size=SIZE, max_iterations=12)):
+        for step in (0.2, steps, steps[:, :1, :1], steps[0, 0]):
+            np.testing.assert_allclose(*_both_ways(monkeypatch, prior, x, step), rtol=0, atol=close)
+    tensors = _both_ways(monkeypatch, KINDS["plain"], torch.tensor(x), torch.tensor(steps))
+    np.testing.assert_allclose(*(tensor.numpy() for tensor in tensors), rtol=0, atol=close)
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_the_prox_agrees_with_an_independent_solver(way, nonnegative):
+    """The dual of the sum of absolute values has a box for its constraints, which SciPy knows."""
+    x = np.random.default_rng(6).normal(0.3, 1, (5, 4, 3))
+    D, steps = ImageGradient(x.shape, SIZE), np.random.default_rng(7).uniform(0.1, 1.0, x.shape)
+
+    def image(p):
+        t = x - steps * D.T(p.reshape(D.out_shape))
+        return np.maximum(t, 0) if nonnegative else t
+
+    def cost(p):
+        t = image(p)
+        return ((t / steps) * t).sum() / 2, -D(t).ravel()
+
+    n = int(np.prod(D.out_shape))
+    options = {"maxiter": 20000, "maxfun": 50000, "ftol": 1e-16, "gtol": 1e-10, "maxcor": 40}
+    best = minimize(cost, np.zeros(n), jac=True, method="L-BFGS-B", bounds=[(-1, 1)] * n, options=options)
+    prior = TotalVariation(SIZE, isotropic=False, nonnegative=nonnegative, tolerance=1e-7, max_iterations=5000)
+    assert relative_error(prior.prox(x, steps), image(best.x)) < 1e-6
+
+
+def test_the_gap_shrinks_with_the_square_of_the_iterations():
+    x, prior, gaps = np.random.default_rng(8).uniform(0, 1, (16, 16, 16)), TotalVariation(), []
+    for n in (20, 200):
+        t = TotalVariation(tolerance=1e-12, max_iterations=n).prox(x, 0.5)
+        gaps.append(prior.value(t) - ((x - t) / 0.5 * t).sum())
+    assert 0 <= gaps[1] < gaps[0] / 50
+
+
+def test_steps_of_zero_do_not_keep_the_prox_from_stopping():
+    steps = np.full(X.shape, 0.2)
+    steps[:3] = 0
+    assert np.array_equal(*(TotalVariation(max_iterations=n).prox(X, steps) for n in (900, 5000)))
+
+
+def test_the_prox_forgets_the_call_before():
+    prior, other = TotalVariation(), RNG.normal(size=X.shape)
+    first = prior.prox(X, 0.3)
+    prior.prox(other, 2.0)
+    np.testing.assert_array_equal(prior.prox(X, 0.3), first)
+
+
+def test_steps_broadcast():
+    x, steps = np.stack([X, X[::-1]]), np.random.default_rng(9).uniform(0.1, 1, (2, *X.shape))
+    for part in (steps[:, :1, :1, :1], steps[0, :, :1], steps[:, :1], steps[0, 0, 0]):
+        whole = TotalVariation().prox(x, np.broadcast_to(part, x.shape))
+        np.testing.assert_array_equal(TotalVariation().prox(x, part), whole)
+
+
+def test_rounding_proves_nothing():
+    """In float32 the gap of a packed dual is a sum of what is not negative: it cannot fall below the truth."""
+    x = np.where(np.hypot(*np.mgrid[-9:9, -9:9])[..., None] < 6, 1.0, 0.0) + np.zeros((18, 18, 18))
+    x = (x + 0.2 * np.random.default_rng(1).normal(size=x.shape)).astype(np.float32)
+    exact = TotalVariation(tolerance=1e-7, max_iterations=20000).prox(x.astype(float), 0.05)
+    assert relative_error(TotalVariation(tolerance=1e-6, max_iterations=1500).prox(x, 0.05), exact) < 1e-6
