@@ -152,6 +152,19 @@ def test_modes_of_the_gradient():
     assert (found["detach"][1] - found["full"][1]).norm() > 1e-2 * found["full"][1].norm()
 
 
+def test_checkpoints_change_no_running_statistics():
+    f, found = spect(), {}
+    for grad in ("full", "checkpoint"):
+        with seeded(0):
+            net = mapem_net(n_modules=2, width=4, grad=grad).to(torch.float64)
+        net(f).sum().backward()
+        found[grad] = [w.grad for w in net.parameters()], [b.clone() for b in net.buffers()]
+    for a, b in zip(found["checkpoint"][0], found["full"][0]):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    for a, b in zip(found["checkpoint"][1], found["full"][1]):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
 def test_detached_gradients_are_those_of_constant_em_images():
     f = spect(batch=1)
     denoiser = small()

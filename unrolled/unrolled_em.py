@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, Protocol
 
 import torch
 from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_fuse, em_step
 from emrecon.recon._autograd import em_update as _em_update
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .scaling import count_scale
 
@@ -56,7 +58,7 @@ class UnrolledEM(nn.Module):
         subset instead of once in a module.
     beta : "learn" for a positive number that is learned, in units of mean(s) / scale of each item, "keep" for one that
         stays at `initial_beta`; or a number or tensor in units of s / x (broadcast to images): 0 leaves the EM image.
-    grad : see `em_update`.
+    grad : see `em_update`; "checkpoint" makes the networks' activations again, too.
     initial_beta : where learning begins, without unit.  beta_of_each : whether every module has its own.
     scale : the typical value of each item's image, (B, 1, 1, 1); denoisers get images divided by it, so that doubling
         counts and background doubles the result exactly. None gives them the image as it is.
@@ -151,6 +153,8 @@ class UnrolledEM(nn.Module):
         weight: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         def network(image: torch.Tensor) -> torch.Tensor:
+            if self.grad == "checkpoint" and torch.is_grad_enabled():
+                return _made_again(denoiser, image / unit, guide)
             return denoiser(image / unit, guide=guide)
 
         if self.form != "fuse":
@@ -244,6 +248,26 @@ def fixed_point(
 
     result.register_hook(solve)
     return result
+
+
+def _made_again(denoiser: nn.Module, image: torch.Tensor, guide: torch.Tensor | None) -> torch.Tensor:
+    """Apply a denoiser and keep nothing but its input; its running statistics count once."""
+    return checkpoint(
+        lambda x: denoiser(x, guide=guide),
+        image,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _unchanged_buffers(denoiser)),
+    )
+
+
+@contextmanager
+def _unchanged_buffers(module: nn.Module) -> Iterator[None]:
+    kept = {name: value.clone() for name, value in module.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, value in module.named_buffers():
+            value.copy_(kept[name])
 
 
 class _Function(nn.Module):
