@@ -14,7 +14,23 @@ from .blocks import (
     seeded,
 )
 from .dip import DIPRecon, Fit, HeldOut, NetworkWeights, WindowedVariance, fixed_noise, hold_out
+from .distributed import ViewSharded, process_group, shared_count_scale, view_sharded
 from .iterative_network import IterativeNetwork, NetworkInput
+from .losses import (
+    Noise2Void,
+    Supervised,
+    ThinnedNoise2Noise,
+    WeightedSum,
+    equivariant,
+    l1,
+    lesion_weight,
+    measurement_splitting,
+    mse,
+    poisson_loss,
+    relative_mse,
+    ssim_loss,
+    thinned,
+)
 from .neural_kernel import NeuralKEM, deep_kernel, dip_ot, with_kernel
 from .plug_and_play import (
     DnCNNWithLocalLinearFitting,
@@ -34,13 +50,16 @@ from .plug_and_play import (
 from .presets import bcd_net, em_net, fbsem_net, learned_primal_dual, mapem_net, osem_varnet, transem
 from .primal_dual_network import LearnedPrimalDual
 from .scaling import ScaleEquivariant, count_scale, mean_scale, normalised_guide
+from .train import Record, Settings, Validation, best_weights, by_epoch, plot_log, train, warmup_cosine, warmup_steps
 from .transformer import SwinRegulariser
 from .unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm
 from .unrolled_em import Denoiser, UnrolledEM, em_update, fixed_point
+from .weights import Card, load_network, load_weights, read_card, save_weights
 
 __all__ = [
     "DEEP_IMAGE_PRIOR",
     "ITERATIVE_CNN",
+    "Card",
     "ConvolutionalAutoencoder",
     "DIPRecon",
     "Denoiser",
@@ -57,41 +76,71 @@ __all__ = [
     "NetworkInput",
     "NetworkWeights",
     "NeuralKEM",
+    "Noise2Void",
     "PnPEM",
     "ProximalDenoiser",
+    "Record",
     "RegularisationByDenoising",
     "ResidualUnit",
     "ScaleEquivariant",
+    "Settings",
     "SmallCNN",
     "SoftThreshold",
+    "Supervised",
     "SwinRegulariser",
+    "ThinnedNoise2Noise",
     "UNet",
     "UNetForm",
     "UnrolledEM",
+    "Validation",
+    "ViewSharded",
+    "WeightedSum",
     "WindowedVariance",
     "activity_scale",
     "bcd_net",
+    "best_weights",
+    "by_epoch",
     "count_scale",
     "coupling_unit",
     "deep_kernel",
     "dip_ot",
     "em_net",
     "em_update",
+    "equivariant",
     "fbsem_net",
     "fixed_noise",
     "fixed_point",
     "hold_out",
     "initial_thresholds",
     "kim_llf",
+    "l1",
     "learned_primal_dual",
+    "lesion_weight",
+    "load_network",
+    "load_weights",
     "local_linear_fit",
     "mapem_net",
     "matched_sigma",
     "mean_scale",
+    "measurement_splitting",
+    "mse",
     "normalised_guide",
     "osem_varnet",
+    "plot_log",
     "pnp_em",
+    "poisson_loss",
+    "process_group",
+    "read_card",
+    "relative_mse",
+    "save_weights",
     "seeded",
+    "shared_count_scale",
+    "ssim_loss",
+    "thinned",
+    "train",
     "transem",
+    "view_sharded",
+    "warmup_cosine",
+    "warmup_steps",
     "with_kernel",
 ]

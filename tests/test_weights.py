@@ -1,0 +1,249 @@
+"""Weights come back as they were, and files that are wrong, truncated or hostile are refused with the fact."""
+
+import json
+import os
+import pickle
+import struct
+from dataclasses import replace
+
+import pytest
+import torch
+from emrecon.unrolled.weights import (
+    Card,
+    card_path,
+    count_parameters,
+    load_network,
+    load_weights,
+    read_card,
+    save_weights,
+)
+from torch import nn
+
+safetensors = pytest.importorskip("safetensors.torch")
+
+
+class Network(nn.Module):
+    def __init__(self, channels=4, dtype=torch.float32):
+        super().__init__()
+        self.first = nn.Conv2d(1, channels, 3, dtype=dtype)
+        self.norm = nn.BatchNorm2d(channels, dtype=dtype)
+        self.layers = nn.ModuleList([self.first] * 3)  # tied: one tensor, several names
+        self.register_buffer("table", torch.arange(3), persistent=False)
+
+
+class LooksAtValues(Network):
+    """A builder that torch's meta device cannot follow."""
+
+    def __init__(self, channels=4):
+        super().__init__(channels)
+        if float(torch.ones(1).sum()) != 1:
+            raise ValueError("no")
+
+
+REGISTRY = {"small": Network, "looks": LooksAtValues}
+CARD = Card("small", {"channels": 5}, data={"recipe": "ellipses", "seed": 3}, scale="mean", metrics={"nrmse": 0.25})
+
+
+def network(channels=5, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Network(channels)
+
+
+@pytest.fixture
+def path(tmp_path):
+    save_weights(tmp_path / "w.safetensors", network(), CARD)
+    return tmp_path / "w.safetensors"
+
+
+def rewrite(path, tensors=None, data=None, **changes):
+    """Replace the weights by others, with a card that agrees."""
+    import hashlib
+
+    data = safetensors.save(tensors) if data is None else data
+    path.write_bytes(data)
+    card = json.loads(card_path(path).read_text())
+    card_path(path).write_text(json.dumps(card | {"sha256": hashlib.sha256(data).hexdigest()} | changes))
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_there_and_back(path):
+    other = network(seed=1)
+    assert not same(other, network())
+    card = load_weights(path, other, architecture="small")
+    assert same(other, network())
+    assert card.data == CARD.data
+    assert card.metrics == {"nrmse": 0.25}
+    assert card.parameters == count_parameters(network()) == 5 * 9 + 5 + 10
+    assert card.version
+    built, again = load_network(path, REGISTRY)
+    assert same(built, network())
+    assert again == card == read_card(path)
+    assert not built.training
+    assert torch.equal(built.table, torch.arange(3))
+
+
+def test_tied_tensors_are_written_once(path):
+    assert set(safetensors.load(path.read_bytes())) == {
+        "first.weight",
+        "first.bias",
+        "norm.weight",
+        "norm.bias",
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+    }
+    built, _ = load_network(path, REGISTRY)
+    assert built.layers[2].weight is built.first.weight
+
+
+def test_builders_that_look_at_values(path, tmp_path):
+    save_weights(tmp_path / "l.safetensors", LooksAtValues(3), Card("looks", {"channels": 3}))
+    built, _ = load_network(tmp_path / "l.safetensors", REGISTRY)
+    assert built.first.weight.device.type == "cpu"
+
+
+def test_a_failed_save_leaves_the_old_files(path):
+    before = path.read_bytes(), card_path(path).read_bytes()
+    broken = network(seed=1)
+    with torch.no_grad():
+        broken.first.bias[0] = float("nan")
+    with pytest.raises(ValueError, match=r"w\.safetensors: first\.bias holds NaN"):
+        save_weights(path, broken, CARD)
+    for bad in (replace(CARD, metrics={"nrmse": float("nan")}), replace(CARD, data=object())):
+        with pytest.raises(ValueError, match="must be JSON"):
+            save_weights(path, network(seed=1), bad)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        save_weights(path, network(seed=1), CARD, overwrite=False)
+    assert before == (path.read_bytes(), card_path(path).read_bytes())
+    assert len(list(path.parent.iterdir())) == 2
+    with pytest.raises(ValueError, match=r"\.safetensors files"):
+        save_weights(path.with_suffix(".pt"), network(), CARD)
+
+
+def test_a_failed_load_leaves_the_module(path):
+    tensors = safetensors.load(path.read_bytes())
+    tensors["norm.running_var"][0] = float("inf")
+    rewrite(path, tensors)
+    module = network(seed=1)
+    with pytest.raises(ValueError, match=r"norm\.running_var holds NaN or infinite"):
+        load_weights(path, module)
+    assert same(module, network(seed=1))
+
+
+class Bomb:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def refused(path, match, error=ValueError):
+    for load in (lambda: load_weights(path, network()), lambda: load_network(path, REGISTRY)):
+        with pytest.raises(error, match=match) as caught:
+            load()
+        assert path.stem in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_are_never_opened(path, tmp_path, protocol):
+    rewrite(path, data=pickle.dumps(Bomb(tmp_path / "exploded"), protocol))
+    refused(path, "is a pickle" if protocol > 1 else "is not a safetensors file")
+    assert not (tmp_path / "exploded").exists()
+    torch.save(network(), path)
+    rewrite(path, data=path.read_bytes())
+    refused(path, "is a pickle")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00" * 7,
+        struct.pack("<Q", 2**60) + b"{}",
+        struct.pack("<Q", 8) + b"{{{{{{{{",
+        struct.pack("<Q", 2**63 - 1),
+        b"not weights at all, but of some length",
+        struct.pack("<Q", 70) + b'{"a":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,4]}}      ' + b"\0" * 4,
+    ],
+)
+def test_hostile_headers(path, data):
+    rewrite(path, data=data)
+    refused(path, "is not a safetensors file, or is damaged")
+
+
+def test_truncated_changed_and_exchanged_files(path, tmp_path):
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    refused(path, f"has {len(whole) - 8} bytes and not the SHA-256")
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refused(path, "not the SHA-256")
+    save_weights(tmp_path / "other.safetensors", network(seed=2), CARD)
+    path.write_bytes((tmp_path / "other.safetensors").read_bytes())
+    refused(path, "card is that of other weights")
+    path.unlink()
+    refused(path, "weights of the card .* are missing", FileNotFoundError)
+    card_path(path).unlink()
+    refused(path, "card of .* is missing", FileNotFoundError)
+
+
+def test_other_names_shapes_types_and_architectures(path):
+    tensors = safetensors.load(path.read_bytes())
+    rewrite(path, {name.replace("first", "second"): w for name, w in tensors.items()})
+    refused(path, r"another architecture: first.bias, first.weight missing, second.bias, second.weight not wanted")
+    rewrite(path, tensors | {"first.bias": torch.zeros(6)})
+    refused(path, r"first.bias is \(6,\) torch.float32, the network has \(5,\)")
+    rewrite(path, tensors | {"first.bias": torch.zeros(5, dtype=torch.float64)})
+    refused(path, r"torch.float64, the network has \(5,\) torch.float32")
+    rewrite(path, tensors)
+    with pytest.raises(ValueError, match="holds weights of 'small', not of 'looks'"):
+        load_weights(path, network(), architecture="looks")
+    with pytest.raises(ValueError, match=r"first.weight is \(5, 1, 3, 3\) .* other arguments"):
+        load_weights(path, network(7))
+    with pytest.raises(ValueError, match="needs the architecture 'small'; known are unet"):
+        load_network(path, {"unet": Network})
+
+
+@pytest.mark.parametrize("arguments", [{"width": 5}, {"channels": -1}, {"channels": "many"}])
+def test_arguments_that_build_nothing(path, arguments):
+    rewrite(path, safetensors.load(path.read_bytes()), arguments=arguments)
+    with pytest.raises(ValueError, match=r"w\.safetensors: 'small' cannot be built"):
+        load_network(path, REGISTRY)
+
+
+def test_absurd_sizes_cost_no_memory(path):
+    rewrite(path, safetensors.load(path.read_bytes()), arguments={"channels": 10**11})
+    with pytest.raises(ValueError, match="other arguments"):
+        load_network(path, REGISTRY)
+
+
+def test_wrong_cards(path):
+    where, good = card_path(path), json.loads(card_path(path).read_text())
+    for text, match in [
+        ("", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "its format is not"),
+        (json.dumps(good | {"format": "other"}), "its format is not"),
+        (json.dumps(good | {"schema_version": 2}), "schema version 2"),
+        (json.dumps(good | {"code": "x"}), "nothing missing, code unknown"),
+        (json.dumps({k: v for k, v in good.items() if k != "sha256"}), "sha256 missing"),
+        (json.dumps(good | {"arguments": ["channels"]}), "arguments must be dict, got list"),
+        (json.dumps(good | {"architecture": ["small"]}), "architecture must be str"),
+        (" " * (1 << 20) + json.dumps(good), "less than 1 MiB"),
+    ]:
+        where.write_text(text)
+        refused(path, match)
+    where.write_bytes(b"\xff\xfe{}")
+    refused(path, "is not JSON")
+
+
+def test_a_missing_safetensors_names_the_extra(path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ImportError, match=r"emrecon\[learned\]"):
+        load_weights(path, network())
