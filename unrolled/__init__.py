@@ -50,7 +50,7 @@ from .plug_and_play import (
 from .presets import bcd_net, em_net, fbsem_net, learned_primal_dual, mapem_net, osem_varnet, transem
 from .primal_dual_network import LearnedPrimalDual
 from .scaling import ScaleEquivariant, count_scale, mean_scale, normalised_guide
-from .train import Record, Settings, Validation, best_weights, by_epoch, plot_log, train, warmup_cosine, warmup_steps
+from .train import Record, Settings, Validation, best_weights, by_epoch, plot_log, warmup_cosine, warmup_steps
 from .transformer import SwinRegulariser
 from .unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm
 from .unrolled_em import Denoiser, UnrolledEM, em_update, fixed_point
@@ -137,7 +137,6 @@ __all__ = [
     "shared_count_scale",
     "ssim_loss",
     "thinned",
-    "train",
     "transem",
     "view_sharded",
     "warmup_cosine",
