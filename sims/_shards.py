@@ -298,9 +298,16 @@ def write_shard(
     return len(image)
 
 
-def shard_image(source: Source, plan: Plan, shard: Shard, tell: Callable[[int], None] | None = None) -> bytes:
+def shard_image(
+    source: Source,
+    plan: Plan,
+    shard: Shard,
+    tell: Callable[[int], None] | None = None,
+    known: Mapping[str, np.ndarray] | None = None,
+) -> bytes:
     """Return the bytes of a shard's file: they depend on the plan and the samples alone.
 
+    known : the samples of a shard of one batch, where they have been made already.
     HDF5 writes into memory, because a file that meets a full disk cannot be closed again in good order.
     """
     memory: dict[str, Any] = {"driver": "core", "backing_store": False, "libver": ("v110", "v110"), "rdcc_nbytes": 0}
@@ -315,7 +322,7 @@ def shard_image(source: Source, plan: Plan, shard: Shard, tell: Callable[[int], 
             _create(file, name, field, plan, shard)
         for first in range(shard.first, shard.first + shard.n, plan.batch):
             indices = range(first, min(first + plan.batch, shard.first + shard.n))
-            for name, values in made(source, plan.fields, indices).items():
+            for name, values in (known or made(source, plan.fields, indices)).items():
                 file[name][first - shard.first : indices.stop - shard.first] = values
             if tell is not None:
                 tell(len(indices))

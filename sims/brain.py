@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
@@ -30,7 +30,7 @@ UPTAKES: dict[str, dict[str, float]] = {
 }  # fmt: skip
 """Activity per mL of tissues, in any unit: cortex, deep nuclei, cerebellar cortex; "other" is bone. CSF has none.
 
-fdg : grey : white : skin : bone = 4 : 1 : 0.5 : 0.25, as the BrainWeb-based training sets have it.  amyloid : a
+fdg : grey : white : skin = 4 : 1 : 0.5, as the brainweb package has it.  amyloid : a
 positive scan, cortex above the unspecific white matter.  dat : dopamine transporter, striatum to rest 8 : 1.
 perfusion : Tc-99m HMPAO or ECD, grey : white 4 : 1. What is not said here is our choice.
 """
@@ -375,7 +375,7 @@ class Brain:
 def random_folded_brain(
     seed: int,
     dimensions: int = 2,
-    uptake: str = "fdg",
+    uptake: str | Mapping[str, float] = "fdg",
     lesions: LesionRecipe | None = None,
     guide: GuideRecipe | None = None,
 ) -> Brain:
@@ -386,8 +386,9 @@ def random_folded_brain(
     dimensions : 3 for a brain with z = 0 half way up the head, at the height of the basal ganglia; 2 for the same
         brain moved along z by a random -30 to 10 mm, so that an image of one slice shows one height of it (paint other
         heights of a 3-D one by the grid's origin). Lesions then lie in that plane.
-    uptake : a key of `UPTAKES`.  lesions, guide : see `LesionRecipe` and `GuideRecipe`; without, there are no lesions
-        and the guide matches and has no noise.
+    uptake : a key of `UPTAKES`, or activities by the same tissues as there.
+    lesions, guide : see `LesionRecipe` and `GuideRecipe`; without, there are no lesions and the guide matches and has
+        no noise.
     Ranges, all uniform and ours: hull of the cerebrum 63 to 68 mm (x), 79 to 85 mm (y), 56 to 61 mm (up) and 52 to
     56 mm (down); cortex 2.6 to 3.2 mm; sulci about 11.5 to 13 mm apart, 1.2 to 1.8 mm wide and 8 to 28 mm deep, beside
     the fissures between the hemispheres and above the temporal lobes; CSF around it 2 to 3.5 mm, skull 5 to 8 mm, scalp
@@ -402,18 +403,17 @@ def random_folded_brain(
     """
     if dimensions not in (2, 3):
         raise ValueError(f"dimensions must be 2 or 3, got {dimensions}")
-    if uptake not in UPTAKES:
-        raise ValueError(f"no uptake {uptake!r}; there are {', '.join(UPTAKES)}")
+    taken = _table(uptake)
     random = generator(seed, "folded brain")
     anatomy = _anatomy(random)
     turn, dx, dy = (float(v) for v in random.uniform((-15, -8, -8), (15, 8, 8)))
     height = float(random.uniform(-30, 10))
     place = (dx, dy, height if dimensions == 2 else 0.0)
     shapes = [(name, shape.moved(place, turn)) for name, shape in anatomy]
-    found = _lesions(seed, shapes, lesions or LesionRecipe(), UPTAKES[uptake], dimensions)
+    found = _lesions(seed, shapes, lesions or LesionRecipe(), taken, dimensions)
     offset, angle = _displacement(seed, guide or GuideRecipe(), dimensions)
     return Brain(
-        Phantom((*(_emitting(name, shape, uptake) for name, shape in shapes), *_in_emission(found))),
+        Phantom((*(_emitting(name, shape, taken) for name, shape in shapes), *_in_emission(found))),
         Phantom((*(Region(name, shape, _INTENSITY[name]) for name, shape in shapes), *_in_guide(found))).moved(
             offset, angle
         ),
@@ -525,16 +525,27 @@ def _wave(waves: Sequence[Wave], q: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.cos(angle) @ amplitude, np.sin(angle) @ (-amplitude[:, None] * k)
 
 
-def _emitting(name: str, shape: Solid, uptake: str) -> Region:
+def _table(uptake: str | Mapping[str, float]) -> Mapping[str, float]:
+    tissues = UPTAKES["fdg"]
+    if isinstance(uptake, str):
+        if uptake not in UPTAKES:
+            raise ValueError(f"no uptake {uptake!r}; there are {', '.join(UPTAKES)}, or give a mapping of tissues")
+        return UPTAKES[uptake]
+    if set(uptake) != set(tissues):
+        raise ValueError(f"uptake must have the tissues {', '.join(tissues)}, got {', '.join(uptake)}")
+    return uptake
+
+
+def _emitting(name: str, shape: Solid, uptake: Mapping[str, float]) -> Region:
     tissue, material = _TISSUES[name]
-    return Region(name, shape, UPTAKES[uptake].get(tissue, 0.0), material)
+    return Region(name, shape, uptake.get(tissue, 0.0), material)
 
 
 # ---- lesions and displacement ----------------------------------------------------------------------------------------
 
 
 def _lesions(
-    seed: int, shapes: list[tuple[str, Solid]], recipe: LesionRecipe, uptake: dict[str, float], dimensions: int
+    seed: int, shapes: list[tuple[str, Solid]], recipe: LesionRecipe, uptake: Mapping[str, float], dimensions: int
 ) -> tuple[Lesion, ...]:
     kinds = ["both"] * recipe.both + ["emission"] * recipe.emission_only + ["guide"] * recipe.guide_only
     random = generator(seed, "folded brain lesions")

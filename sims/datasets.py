@@ -5,6 +5,7 @@ docs/datasets.md lists the schema and shows clusters, resuming and torch.
 
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
 import os
@@ -159,9 +160,9 @@ def _size(folder: Path, shards: Iterable[Shard]) -> int:
 def _check_first(source: Source, plan: Plan, folder: Path) -> None:
     """Make the first batch: does it fit its fields, is a sample the same by itself, will the disk hold the rest?"""
     first = Shard(0, 0, min(plan.batch, plan.n))
-    n_bytes = len(shard_image(source, plan, first))
     last = first.n - 1
     together, alone = made(source, plan.fields, range(first.n)), made(source, plan.fields, [last])
+    n_bytes = len(shard_image(source, plan, first, known=together))
     for name in plan.fields:
         if not np.array_equal(together[name][last], alone[name][0]):
             raise ValueError(
@@ -173,8 +174,9 @@ def _check_first(source: Source, plan: Plan, folder: Path) -> None:
     if needed > free:
         raw = missing * plan.sample_bytes
         raise OSError(
+            errno.ENOSPC,
             f"the {missing} samples to be made need about {needed / 1e9:.3g} GB ({raw / 1e9:.3g} GB uncompressed), but "
-            f"only {free / 1e9:.3g} GB are free in {folder}; make room, choose another disk or fewer samples"
+            f"only {free / 1e9:.3g} GB are free in {folder}; make room, choose another disk or fewer samples",
         )
 
 

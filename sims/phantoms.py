@@ -213,7 +213,8 @@ def shepp_logan(size: float = 200.0, activity: float = 1.0, emission: bool = Fal
         adding up, so nothing is negative (the upper lesion gets 0.4, to be seen on the large one). True fills the same
         ellipsoids as a scan would find them, in values of our choice: nothing in the skull, 1 in the brain, nothing in
         the ventricles, 2 in the large lesion and 4 in the five small ones.
-    The front of the head is at -y (LPS), so image[:, :, 0].T looks as in the books. All centres are at z = 0
+    The front of the head is at -y (LPS), so image[:, :, 0].T looks as in the books, and regions are named as left and
+    right are there: the picture's right (+x) is the patient's left. All centres are at z = 0
     (three-dimensional versions in the literature displace some, which then miss the middle slice).
     The skull attenuates as bone, all else as water.
     Source: Shepp & Logan 1974; contrasts Toft 1996.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -63,6 +64,10 @@ class _Kind(Table):
         """Raise ValueError where such a phantom cannot be drawn."""
         self.draw(0, flat)
 
+    def digest(self) -> str | None:
+        """Return the SHA-256 of what comes from files, None without files."""
+        return None
+
 
 class SPECTnetBrain(_Kind):
     """`random_brain`: an ellipse with hot regions in a ring of bone."""
@@ -112,11 +117,14 @@ class GuideTable(Table):
 
 
 class FoldedBrain(_Kind):
-    """`random_folded_brain`: a head with a folded cortex, and an MR-like guide."""
+    """`random_folded_brain`: a head with a folded cortex, and an MR-like guide.
+
+    uptake : "fdg", "amyloid", "dat", "perfusion", or activities by tissue.
+    """
 
     has_guide: ClassVar[bool] = True
     kind: Literal["brain"]
-    uptake: str = "fdg"
+    uptake: str | dict[str, float] = "fdg"
     lesions: LesionsTable = LesionsTable()
     guide: GuideTable = GuideTable()
 
@@ -181,9 +189,18 @@ class LabelMapBody(_Kind):
     shift: float = Limit(default=0.0, ge=0)
     spread: float = Limit(default=1.0, ge=1)
 
+    def digest(self) -> str:
+        """Return the SHA-256 of labels, voxels and tissues."""
+        given = self._given()
+        about = repr((given.voxels.shape, str(given.voxels.dtype), given.grid, sorted(given.table.items())))
+        return hashlib.sha256(about.encode() + np.ascontiguousarray(given.voxels).tobytes()).hexdigest()
+
+    def _given(self) -> LabelMap:
+        return _label_map(self.file, self.tissues, self.shape, self.voxel_size, self.dtype, self.orientation)
+
     def draw(self, seed: int, flat: bool) -> Drawn:
         """Return the phantom of a seed."""
-        given = _label_map(self.file, self.tissues, self.shape, self.voxel_size, self.dtype, self.orientation)
+        given = self._given()
         random = generator(seed, "label map")
         factors = {name: self.spread ** random.uniform(-1, 1) for name in given.names}
         table = {k: replace(t, activity=t.activity * factors[t.name]) for k, t in given.table.items()}

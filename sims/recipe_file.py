@@ -33,11 +33,19 @@ def decode(text: str, kind: type[T], name: str) -> T:
     try:
         # by way of JSON, whose arrays may become tuples in strict mode
         return kind.model_validate_json(json.dumps(tomllib.loads(text), default=str))
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{name}: not TOML: {error}") from None
     except ValidationError as error:
-        said = [_said(name, text, _keys(e["loc"]), _plain(e)) for e in error.errors()]
+        said = [_said(name, text, _keys(e["loc"]), _plain(e)) for e in _of_its_type(error.errors())]
         raise RecipeError("\n".join(dict.fromkeys(said))) from None
+    except RecursionError:
+        raise RecipeError(f"{name}: not a recipe: its tables or arrays are nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, and whole numbers of thousands of digits
+        raise RecipeError(f"{name}: not TOML: {error}") from None
+
+
+def _of_its_type(errors: list[Any]) -> list[Any]:
+    """Of a value that may be of several types, the errors of the type that it has, if it has one."""
+    typed = {tuple(_keys(e["loc"])) for e in errors if not e["type"].endswith("_type")}
+    return [e for e in errors if not e["type"].endswith("_type") or tuple(_keys(e["loc"])) not in typed]
 
 
 def _keys(location: Any) -> list[str]:

@@ -28,16 +28,16 @@ from pydantic import Field as Limit
 from .datasets import Field
 from .noise import generator
 from .random_bodies import Drawn, PhantomTable
-from .recipe_file import Table, complain, decode
+from .recipe_file import RecipeError, Table, complain, decode
 from .simulate import Expectation, Mismatch, Simulation, Simulator, item_seed, shortened
 from .simulate_pet import ConvolutionScatter, PETSimulator, Randoms, SingleScatter, random_normalisation
 from .simulate_spect import SPECTSimulator
 
 Positive = Annotated[float, Limit(gt=0)]
 Fraction = Annotated[float, Limit(ge=0, lt=1)]
-Count = Annotated[int, Limit(ge=1)]
+Count = Annotated[int, Limit(ge=1, le=10**9)]
 Whole = Annotated[int, Limit(ge=0)]
-Range = Positive | tuple[Positive, Positive]
+Total = Annotated[float, Limit(gt=0, le=1e12)]
 FractionRange = Fraction | tuple[Fraction, Fraction]
 
 OUTPUTS = {
@@ -55,6 +55,8 @@ OUTPUTS = {
 }
 
 Reconstruct = Callable[[Sequence[Simulation], "ReconstructionTable"], np.ndarray]
+
+_MOST_VALUES = 2**31  # of an image or of the data of one sample: 8 GiB each
 
 
 class GridTable(Table):
@@ -130,8 +132,8 @@ class CountsTable(Table):
     ones.  noise : False keeps expected counts instead of Poisson counts.
     """
 
-    total: Range | None = None
-    levels: tuple[Annotated[float, Limit(gt=0, le=1)], ...] = (1.0,)
+    total: Total | tuple[Total, Total] | None = None
+    levels: tuple[Annotated[float, Limit(gt=0, le=1)], ...] = Limit(default=(1.0,), min_length=1)
     noise: bool = True
 
 
@@ -200,7 +202,10 @@ def load_recipe(recipe: str | Path) -> Recipe:
             raise FileNotFoundError(
                 f"no recipe {str(recipe)!r}: not a file, and not one of {', '.join(recipe_names())}"
             )
-        name, text = str(path), path.read_text("utf-8")
+        try:
+            name, text = str(path), path.read_text("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{path}: not TOML: {error}; is it text in UTF-8?") from None
     return parse_recipe(text, name)
 
 
@@ -210,7 +215,7 @@ def parse_recipe(text: str, name: str = "recipe") -> Recipe:
     for keys, build in _checks(made):
         try:
             build()
-        except (ValueError, TypeError, KeyError, FileNotFoundError) as error:
+        except (ValueError, TypeError, KeyError, OSError, OverflowError, MemoryError) as error:
             raise complain(name, text, keys, error) from error
     return made
 
@@ -225,9 +230,14 @@ def _checks(recipe: Recipe) -> list[tuple[list[str], Callable[[], Any]]]:
         (["counts", "total"], lambda: _rising(recipe.counts.total)),
         (["pet", "scatter_fraction"], lambda: _rising(recipe.pet and recipe.pet.scatter_fraction)),
         (["pet", "randoms_fraction"], lambda: _rising(recipe.pet and recipe.pet.randoms_fraction)),
+        (["grid"], lambda: _affordable_grid(recipe)),
+        (["spect"], lambda: _affordable_views(recipe.spect)),
+        (["pet", "ring"], lambda: _affordable_ring(recipe.pet.ring if recipe.pet else None)),
         (["phantom"], lambda: recipe.phantom.check(recipe.grid.shape[2] == 1)),
         ([scanner], lambda: simulator_of(recipe)),
         ([scanner], lambda: simulator_of(recipe).check(recipe.phantom.draw(0, recipe.grid.shape[2] == 1).phantom)),
+        (["phantom"], lambda: _visible(recipe)),
+        (["reconstruction"], lambda: _enough_views(recipe)),
     ]
 
 
@@ -244,6 +254,40 @@ def _known_outputs(recipe: Recipe) -> None:
         raise ValueError('the output "reconstruction" needs a table [reconstruction]')
     if "guide" in recipe.outputs and not recipe.phantom.has_guide:
         raise ValueError(f"phantoms of kind {recipe.phantom.kind!r} have no guide")
+
+
+def _affordable_grid(recipe: Recipe) -> None:
+    refine = 1 if recipe.mismatch is None else recipe.mismatch.refine
+    n = math.prod(recipe.grid.shape) * refine ** (2 if recipe.grid.shape[2] == 1 else 3)
+    if n > _MOST_VALUES:
+        raise ValueError(f"shape {list(recipe.grid.shape)} simulates {n:.3g} voxels, more than fit in memory")
+
+
+def _affordable_views(table: SPECTTable | None) -> None:
+    if table is not None and table.views * math.prod(table.bins) > _MOST_VALUES:
+        raise ValueError(f"{table.views} views of {list(table.bins)} bins are more than fit in memory")
+
+
+def _affordable_ring(table: RingTable | None) -> None:
+    if table is not None and (table.sides * table.crystals_per_side) ** 2 * table.rings > _MOST_VALUES:
+        raise ValueError(f"{table.sides} sides of {table.crystals_per_side} crystals: more pairs than fit in memory")
+
+
+def _visible(recipe: Recipe) -> None:
+    grid = simulator_of(recipe).grid
+    coarse = ImageGrid(
+        tuple(-(-n // 4) for n in grid.shape),  # type: ignore[arg-type]
+        tuple(d * n / -(-n // 4) for n, d in zip(grid.shape, grid.voxel_size)),  # type: ignore[arg-type]
+        tuple(o + (n / -(-n // 4) - 1) / 2 * d for n, d, o in zip(grid.shape, grid.voxel_size, grid.origin)),  # type: ignore[arg-type]
+    )
+    if not recipe.phantom.draw(0, grid.shape[2] == 1).phantom.activity(coarse).any():
+        raise ValueError("there is no activity in the grid; is it too small, or are the slices beside the phantom?")
+
+
+def _enough_views(recipe: Recipe) -> None:
+    n_views = simulator_of(recipe).geometry.n_views
+    if recipe.reconstruction is not None and recipe.reconstruction.subsets > n_views:
+        raise ValueError(f"{recipe.reconstruction.subsets} subsets of {n_views} views; take no more subsets than views")
 
 
 def _rising(values: Any) -> None:
@@ -333,6 +377,8 @@ def _pet(table: PETTable, recipe: Recipe, mismatch: Mismatch) -> PETSimulator:
         scatter = ConvolutionScatter(_highest(fraction))
     elif table.scatter == "single":
         scatter = SingleScatter(None if fraction is None else _highest(fraction))
+    elif isinstance(fraction, tuple):
+        raise ValueError(f'scatter = "none" leaves nothing to scale to a scatter_fraction of {list(fraction)}')
     true = random_normalisation(scanner, recipe.seed, table.crystal_spread) if table.crystal_spread else None
     seed = item_seed(recipe.seed, 0, "normalisation error")
     given = random_normalisation(scanner, seed, table.normalisation_error, true) if table.normalisation_error else None
@@ -421,7 +467,9 @@ class RecipeSource:
 
     def describe(self) -> dict[str, Any]:
         """Return every parameter and seed, for JSON."""
-        made = self.recipe.model_dump(mode="json")
+        made, digest = self.recipe.model_dump(mode="json"), self.recipe.phantom.digest()
+        if digest is not None:  # or a set could go on with another file of the same name
+            made["phantom"]["sha256"] = digest
         return {**made, "n": self.n}
 
     @cached_property

@@ -219,6 +219,17 @@ def test_uptakes(uptake):
     assert not image[labels == names.index("ventricles")].any()
 
 
+def test_an_uptake_of_ones_own():
+    table = dict.fromkeys(UPTAKES["fdg"], 1.0) | {"grey": 3.0, "other": 0.25}
+    activity = {region.name: region.activity for region in random_folded_brain(1, 3, table).phantom.regions}
+    assert [activity[name] for name in ("grey", "white", "skull", "csf")] == [3, 1, 0.25, 0]
+    assert random_folded_brain(1, 3, UPTAKES["dat"]) == random_folded_brain(1, 3, "dat")
+    with pytest.raises(ValueError, match=r"must have the tissues skin, grey.* got grey"):
+        random_folded_brain(1, 3, {"grey": 1.0})
+    with pytest.raises(ValueError, match="finite and >= 0"):
+        random_folded_brain(1, 3, table | {"white": -1.0})
+
+
 # ---- images together, guide, lesions ---------------------------------------------------------------------------------
 
 

@@ -44,6 +44,12 @@ def test_volumes_of_the_spheres(diameter):
     assert centre[2] == 0
 
 
+def test_the_spheres_follow_over_the_front_by_size():
+    centres = nema_layout()["centres"]
+    angles = np.degrees(np.arctan2(-centres[:, 1], centres[:, 0])) % 360  # the front is at -y
+    np.testing.assert_allclose(angles, 60.0 * np.arange(6), atol=1e-9)
+
+
 def test_the_outline_is_that_of_the_standard():
     grid = ImageGrid((320, 240, 1), 1.0, (-159.5, -119.5, -50))
     labels, names = nema_iec_body(lung=False).labels(grid)

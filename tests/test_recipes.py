@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 import pytest
-from emrecon.projectors import PETSinogram
-from emrecon.sims import recipes
+from emrecon.projectors import DeadTime, ImageGrid, PETScanner, PETSinogram, collimator, isotope
+from emrecon.sims import Cylinder, Phantom, Region, item_seed, random_torso, recipes
+from emrecon.sims.random_bodies import Drawn
 from emrecon.sims.recipe_file import RecipeError, line_of
 
 SMALL_SPECT = """\
@@ -107,6 +108,14 @@ def test_levels_are_parts_of_each_other_and_counts_are_as_asked():
     assert np.ptp(np.log(drawn)) > 1
 
 
+def test_counts_are_even_in_their_logarithm():
+    text = SMALL_SPECT.replace("[24, 24, 1]", "[12, 12, 1]").replace("[10.0, 10.0, 10.0]", "[20.0, 20.0, 10.0]")
+    source = recipes.RecipeSource(recipes.parse_recipe(text.replace("[24, 1]", "[12, 1]")))
+    decades = np.log10(source.samples(range(100))["level_counts"][:, 1])
+    assert decades.mean() == pytest.approx(4.5, abs=4 * math.sqrt(1 / 12 / 100))  # 4.68 where counts are even
+    assert decades.var() == pytest.approx(1 / 12, rel=0.4)
+
+
 def test_fractions_are_drawn_from_their_ranges():
     source = recipes.RecipeSource(recipes.parse_recipe(SMALL_PET))
     scatter, randoms = zip(*(source.simulations(i)[0].expectation.fractions for i in range(6)))
@@ -146,6 +155,29 @@ def test_images_that_go_with_the_phantom():
     assert 0.3 < guide.max() <= 1.5
 
 
+def test_numbers_of_a_ct_are_those_of_a_hundred_and_twenty_kilovolt():
+    inside = Cylinder((0, 0, 0), 20.0, math.inf)
+    grid = ImageGrid((1, 1, 1), 5.0)
+    numbers = {
+        name: Drawn(Phantom((Region("all", inside, 1.0, name),))).image("ct", grid).item()
+        for name in ("water", "bone-cortical", "adipose")
+    }
+    # NIST at 70 keV: 0.194, 0.503 and 0.179 1/cm
+    assert numbers["water"] == 0
+    assert numbers["bone-cortical"] == pytest.approx(1590, rel=0.03)
+    assert numbers["adipose"] == pytest.approx(-78, abs=15)
+
+
+def test_slices_are_heights_of_the_patient():
+    text = SMALL_SPECT.replace('"spectnet-brain"', '"torso"\nuptake = "fdg"\nslices = [120.0, 120.0]')
+    source = recipes.RecipeSource(recipes.parse_recipe(text.replace("radius = 150.0", "radius = 350.0")))
+    patient = random_torso(item_seed(3, 4, "phantom"), "fdg", (0, 6))
+    seen, there = source.draw(4).phantom, ImageGrid((40, 40, 1), 10.0, (-195.0, -195.0, 120.0))
+    at_zero = ImageGrid((40, 40, 1), 10.0, (-195.0, -195.0, 0.0))
+    np.testing.assert_allclose(seen.activity(at_zero), patient.activity(there), atol=1e-5)
+    assert not np.allclose(seen.activity(at_zero), patient.activity(at_zero))
+
+
 @pytest.mark.parametrize("name", recipes.recipe_names())
 def test_recipes_of_the_library(name):
     found = recipes.load_recipe(name)
@@ -174,6 +206,14 @@ def test_kinds_of_phantoms(tmp_path):
         assert made["truth"].max() > 0
         assert made["mu"].max() > 0.05
         assert not np.array_equal(made["truth"][0], made["truth"][1])
+    described = recipes.RecipeSource(recipes.parse_recipe(text)).describe()["phantom"]
+    assert len(described["sha256"]) == 64
+    np.savez(tmp_path / "labels.npz", labels=labels[:, ::2], voxel_mm=np.full(3, 10.0))
+    other = text.replace("labels.npz", "./labels.npz")  # files are read once
+    assert recipes.RecipeSource(recipes.parse_recipe(other)).describe()["phantom"]["sha256"] != described["sha256"]
+    activities = [recipes.parse_recipe(text).phantom.draw(seed, True).phantom.table[1].activity for seed in range(30)]
+    assert 1 <= min(activities) < 1.3
+    assert 3 < max(activities) <= 4
     with pytest.raises(RecipeError, match="low to high"):
         recipes.parse_recipe(SMALL_SPECT.replace('"spectnet-brain"', '"torso"\nslices = [10.0, -10.0]'))
 
@@ -189,6 +229,8 @@ def test_published_numbers():
         420, 300, 240, 180, 120, 60, 45, 30
     ]  # fmt: skip
     assert recipes.load_recipe("bone-spect-1-7").counts.levels[1] == 1 / 7
+    activity = {r.name: r.activity for r in recipes.RecipeSource(recipes.load_recipe("fbsem")).draw(0).phantom.regions}
+    assert [activity[name] for name in ("grey", "white", "skin", "skull", "csf")] == [96, 32, 16, 8, 0]
 
 
 def test_a_named_scanner_with_fewer_rings_and_tof():
@@ -198,6 +240,30 @@ def test_a_named_scanner_with_fewer_rings_and_tof():
     sinogram = recipes.simulator_of(found).geometry
     assert isinstance(sinogram, PETSinogram)
     assert (sinogram.scanner.n_rings, sinogram.tof.n_bins, sinogram.n_views) == (3, 11, 72)
+
+
+def test_all_keys_of_a_camera_reach_it():
+    more = 'collimator = "siemens-me"\nintrinsic_fwhm = 3.5\nradionuclide = "Lu-177"\nroom = 0.5\ndead_time = 1e-6\n'
+    more += 'sensitivity = 50.0\nduration = 7.0\nstart = 30.0\nextent = 180.0\ndirection = "cw"'
+    found = recipes.simulator_of(recipes.parse_recipe(SMALL_SPECT.replace("response = [0.04, 2.0]", more)))
+    assert (found.room, found.sensitivity, found.duration, found.radionuclide) == (0.5, 50, 7, "Lu-177")
+    assert found.dead_time == DeadTime(1e-6)
+    expected = collimator("siemens-me").response(isotope("Lu-177").main_energy, 3.5)
+    assert found.response.sigma(120.0) == pytest.approx(expected.sigma(120.0))
+    np.testing.assert_allclose(found.geometry.angles % 360, (30 - 15.0 * np.arange(12)) % 360, atol=1e-4)
+
+
+def test_all_keys_of_a_scanner_reach_it():
+    text = SMALL_PET.replace("resolution = 6.0", "crystal_spread = 0.2\nnormalisation_error = 0.05\ndead_time = 1e-6")
+    found = recipes.simulator_of(recipes.parse_recipe(text.replace("crystals_per_side = 8", "crystals_per_side = 40")))
+    assert found.dead_time == DeadTime(1e-6)
+    true, given = found.normalisation.crystal, found.given_normalisation.crystal
+    assert np.std(np.log(true)) == pytest.approx(0.2, rel=0.2)
+    assert np.std(np.log(given / true)) == pytest.approx(0.05, rel=0.2)
+    whole = PETScanner.named("d690")
+    text = SMALL_PET[: SMALL_PET.index("[pet.ring]")].replace("[pet]", '[pet]\nscanner = "d690"\nrings = 4')
+    some = recipes.simulator_of(recipes.parse_recipe(text)).geometry.scanner
+    assert some.rings.mean() == pytest.approx(whole.rings.mean())
 
 
 WRONG = {
@@ -219,6 +285,12 @@ WRONG = {
     "scatter in a slice": ("response =", "scatter = true\nenergy_window = [126.0, 154.0]\nresponse =", 22, "slices"),
     "scatter without window": ("response =", "scatter = true\nresponse =", 22, "energy_window"),
     "not a number": ("radius = 150.0", "radius = nan", 21, "finite"),
+    "no level": ("[0.5, 1.0]", "[]", 26, "at least 1"),
+    "too many counts": ("[1e4, 1e5]", "1e300", 25, "less than or equal"),
+    "nothing to see": ('"spectnet-brain"', '"torso"\nslices = [900.0, 950.0]', 16, "no activity"),
+    "huge grid": ("[24, 24, 1]", "[100000, 100000, 1]", 11, "fit in memory"),
+    "huge data": ("views = 12", "views = 900000000", 18, "fit in memory"),
+    "more subsets than views": ("[counts]", "[reconstruction]\nsubsets = 13\n\n[counts]", 25, "12 views"),
 }
 
 
@@ -231,6 +303,23 @@ def test_errors_name_the_line(old, new, line, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("scatter_fraction = [0.2, 0.4]", "scatter_fraction = 1.5", 17, "less than 1"),
+        ("resolution = 6.0", 'scatter = "none"', 16, "nothing to scale"),
+        ("sides = 8", "sides = 90000000", 21, "fit in memory"),
+        ('kind = "brain"', 'kind = "brain"\nuptake = { grey = 1.0 }', 11, "must have the tissues"),
+    ],
+)
+def test_errors_of_pet_name_the_line_once(old, new, line, message):
+    with pytest.raises(RecipeError) as error:
+        recipes.parse_recipe(SMALL_PET.replace(old, new), "my.toml")
+    assert f"my.toml, line {line}: " in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_all_mistakes_are_told_at_once():
     text = SMALL_SPECT.replace("views = 12", "views = 0").replace("n = 10", "n = -1")
     with pytest.raises(RecipeError, match=r"(?s)line 2: n.*line 18: spect.views"):
@@ -240,6 +329,14 @@ def test_all_mistakes_are_told_at_once():
 def test_what_is_not_toml_and_what_is_not_there(tmp_path):
     with pytest.raises(RecipeError, match=r"not TOML.*line 1"):
         recipes.parse_recipe("name = \n")
+    for hostile in ("a = " + "[" * 5000, ".".join("a" * 3000) + " = 1", "n = " + "9" * 5000):
+        with pytest.raises(RecipeError, match=r"not TOML|nested too deeply"):
+            recipes.parse_recipe(hostile)
+    (tmp_path / "noise.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match=r"noise.toml: not TOML.*UTF-8"):
+        recipes.load_recipe(tmp_path / "noise.toml")
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf" + SMALL_SPECT.encode())  # as some editors save it
+    assert recipes.load_recipe(tmp_path / "marked.toml") == recipes.parse_recipe(SMALL_SPECT)
     with pytest.raises(FileNotFoundError, match=r"not one of .*spectnet"):
         recipes.load_recipe(tmp_path / "nothing.toml")
     with pytest.raises(RecipeError, match="one scanner"):

@@ -215,6 +215,18 @@ def test_uniform_randoms():
     assert timed.shape[2] == TIMES.n_bins
 
 
+def test_rates_of_crystals_where_planes_join_ring_pairs():
+    """A bin of several pairs of rings counts once in all: a uniform prompt of every pair gives every ring its share."""
+    sinogram = PETSinogram(RINGS, span=3)
+    simulator = PETSimulator(ImageGrid((24, 24, 5), (9.0, 9.0, 6.0)), sinogram)
+    pairs = sinogram.multiplicity().astype(float) * np.ones(sinogram.shape)
+    found = simulator._singles(pairs)
+    n_partners = np.zeros(RINGS.n_rings)
+    for joined in sinogram.ring_pairs:
+        np.add.at(n_partners, joined.ravel(), 1)
+    np.testing.assert_allclose(found.mean(1) / found.mean(), n_partners / n_partners.mean(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("case", ["2-D TOF", "3-D"])
 def test_randoms_of_an_object(case):
     """Products of the rates of crystals, which are counted here pair by pair."""
