@@ -21,12 +21,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--n", type=int, default=20000, help="samples of the spectnet recipe")
     arguments.add_argument("--workers", type=int, default=2)
+    arguments.add_argument("--only-spectnet", action="store_true")
     options = arguments.parse_args()
     about = machine()
     print(machine_line(about))
     results: dict[str, Any] = {"machine": about, "spectnet": whole_set(options.n, options.workers)}
     for name in recipe_names():
-        if name != "spectnet":
+        if name != "spectnet" and not options.only_spectnet:
             results[name] = one_batch(name)
     (RESULTS / "speed_simulate.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

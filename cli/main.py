@@ -9,7 +9,7 @@ from enum import IntEnum
 import typer
 from rich.console import Console
 
-from . import demo, info, reconstruct, simulate
+from . import demo, info, reconstruct, simulate, train
 from .outputs import OutputError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("demo")(demo.demo)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("info")(info.info)
 app.command("simulate")(simulate.simulate)
+app.command("train")(train.train)
 
 
 class ExitCode(IntEnum):
@@ -47,7 +48,7 @@ def main() -> None:
         _fail(error, ExitCode.OUTPUT)
     except (OSError, ValueError, TypeError) as error:
         _fail(error, ExitCode.INPUT)
-    except (ImportError, MemoryError) as error:
+    except (ImportError, MemoryError, FloatingPointError) as error:
         _fail(error or "not enough memory", ExitCode.ERROR)
 
 

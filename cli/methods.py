@@ -43,6 +43,8 @@ from emrecon.recon import (
     svrg,
 )
 
+from . import learned
+
 _TITLES = {"map-em": "MAP-EM", "lbfgsb": "L-BFGS-B"}  # where capitals alone do not do
 _ENGINES: dict[str, Any] = {
     "osem": osem,
@@ -144,8 +146,8 @@ def choose(
     Raises typer.BadParameter, which names the option and what would do, for text that is not understood and for
     options that do not go together.
     """
-    if method not in _ENGINES:
-        raise _bad("--method", f"{method!r} is none; there are {', '.join(_ENGINES)}")
+    if method not in _ENGINES and method not in learned.METHODS:
+        raise _bad("--method", f"{method!r} is none; there are {', '.join((*_ENGINES, *learned.METHODS))}")
     chosen = None if prior is None else parse_prior(prior)
     _check_prior(method, chosen)
     _check_guide(method, chosen, guide)
@@ -200,7 +202,7 @@ def _check_prior(method: str, prior: PriorChoice | None) -> None:
             raise _bad("--prior", f"{method} needs one, such as rdp:BETA,GAMMA; without one use osem")
         return
     form = FORMS[prior.name]
-    if method in ("osem", "kem"):
+    if method in ("osem", "kem", *learned.METHODS):
         raise _bad("--prior", f"{method} takes none; {prior.name} goes with --method {_either(form.methods)}")
     if method not in form.methods:
         own = ", ".join(name for name, form in FORMS.items() if method in form.methods)
@@ -219,8 +221,9 @@ def _check_guide(method: str, prior: PriorChoice | None, given: bool) -> None:
         raise _bad("--guide", f"{name} needs an image to follow, such as MR or CT")
     if given and prior is not None and prior.name == "non-local" and len(prior.values) == 2:
         raise _bad("--prior", f"non-local with a guide is non-local:{FORMS['non-local'].parameters}, with a WIDTH")
-    if given and not needed and name != "non-local":
-        raise _bad("--guide", f"{name} makes no use of it; --prior bowsher, dtv and non-local and --method kem do")
+    if given and not needed and name != "non-local" and name not in learned.METHODS:
+        own = "--prior bowsher, dtv and non-local and --method kem, dip-recon, dip-ot and guided networks do"
+        raise _bad("--guide", f"{name} makes no use of it; {own}")
 
 
 def _check_neighbours(prior: PriorChoice | None, neighbours: int | None, kappa: bool) -> None:
@@ -241,6 +244,8 @@ def _check_order(method: str, text: str) -> None:
     name, _, seed = text.partition(":")
     if not (text in _ORDERS or text == "random" or (name == "random" and seed.isdecimal())):
         raise _bad("--order", f"{text!r} is none; there are {', '.join(_ORDERS)} and random[:SEED]")
+    if method in learned.METHODS:
+        raise _bad("--order", f"{method} takes its subsets one after another")
     if method in _WHOLE:
         raise _bad("--order", f"{method} has no subsets")
     if method == "spdhg" and name != "random":

@@ -16,7 +16,7 @@ from emrecon.projectors._arrays import to_numpy
 from emrecon.recon import Checkpoint, Iterate, Log, PoissonLikelihood, ProgressBar, RelativeChange, run
 from rich.console import Console
 
-from . import methods, options, pet
+from . import learned, methods, options, pet
 from .figures import save_orthoviews
 from .outputs import check_outputs, writing
 
@@ -57,8 +57,15 @@ def reconstruct(
     ] = None,
     voxel: Annotated[float | None, typer.Option(help="Voxel size in mm (default: the bins').")] = None,
     method: Annotated[
-        str, typer.Option(help="osem, map-em, bsrem, svrg, saga, osl, lbfgsb, spdhg, pdhg or kem.")
+        str,
+        typer.Option(
+            help="osem, map-em, bsrem, svrg, saga, osl, lbfgsb, spdhg, pdhg or kem; "
+            f"networks: {', '.join(learned.METHODS)}."
+        ),
     ] = "osem",
+    weights: Annotated[
+        Path | None, typer.Option(help="Networks: trained weights (.safetensors, with their card).")
+    ] = None,
     prior: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +75,7 @@ def reconstruct(
         ),
     ] = None,
     guide: Annotated[
-        Path | None, typer.Option(help="Image (MR, CT ...) that bowsher, dtv, non-local and kem follow.")
+        Path | None, typer.Option(help="Image (MR, CT ...) that bowsher, dtv, non-local, kem and networks follow.")
     ] = None,
     neighbours: Annotated[
         int | None, typer.Option(help="Prior on pairs: 6, 18 or 26 neighbours of a voxel (default: 26).")
@@ -84,8 +91,13 @@ def reconstruct(
         str | None,
         typer.Option(help="Of the subsets: sequential, staggered, cofactor or random[:SEED] (default: the method's)."),
     ] = None,
-    subsets: Annotated[int, typer.Option(min=1, help="Ordered subsets; 1 is MLEM.")] = 8,
-    iterations: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 4,
+    subsets: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ordered subsets; 1 is MLEM (default: 8; dip-recon, dip-ot 1; networks their own)."),
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data (default: 4; dip-recon 100, dip-ot 60).")
+    ] = None,
     tolerance: Annotated[
         float | None, typer.Option(help="Stop early when the image changes by less than this.")
     ] = None,
@@ -101,17 +113,29 @@ def reconstruct(
 ) -> None:
     """Reconstruct SPECT or PET data, with attenuation and resolution where they are given: OSEM, or with a prior.
 
-    All methods but OSEM start from one pass of it. PET list-mode: randoms are estimated from the delays, and subsets
-    are those of the events' views.
+    All methods but OSEM and networks start from one pass of it. PET list-mode: randoms are estimated from the delays,
+    and subsets are those of the events' views.
     """
     console = Console(quiet=quiet, soft_wrap=True)
     how = methods.choose(
         method, prior, order=order, guide=guide is not None, neighbours=neighbours, kappa=kappa, kernel=kernel
     )
+    trained = learned.load(method, weights, guide is not None)
+    if trained is not None:
+        unused = {
+            "--subsets": subsets,
+            "--iterations": iterations,
+            "--tolerance": tolerance,
+            "--checkpoint": checkpoint,
+        }
+        learned.refuse(method, {**unused, "--log": log})
+    subsets, iterations = _numbers(method, trained, subsets, iterations)
     values, listmode = options.header_values(header or []), _is_listmode(projections)
     events = formats.read_petlink(projections, **values) if listmode else None
-    check_outputs(out, picture, log, checkpoint, inputs=(projections, mu, norm, guide, events.path if events else None))
+    inputs = (projections, mu, norm, guide, weights, events.path if events else None)
+    check_outputs(out, picture, log, checkpoint, inputs=inputs)
     _check_device(device)
+    on = learned.torch_device(device) if method in learned.METHODS else None
     chosen = pet.Options(mu, mu_cylinder, norm, psf, max_ring_difference, voxel, subsets, background)
     if events is not None:
         problem = pet.from_events(events, chosen)
@@ -130,18 +154,26 @@ def reconstruct(
             blur = options.response(collimator, response, keV, intrinsic)
             problem = _camera_problem(scan, scan.geometry, voxel, mu, mu_cylinder, blur, subsets)
     console.print(problem.summary, highlight=False, markup=False)
+    learned.check(method, trained, problem.grid)
+    if warning := learned.note(trained, problem.grid):
+        console.print(f"[yellow]note:[/] {warning}", highlight=False)
     shown = options.guide(guide, problem.grid)
     signature = f"{problem.signature}, {how}, guide {pet.digest(shown)}"
     keeper = None if checkpoint is None else Checkpoint(checkpoint, signature=signature)
-    saved = _saved(keeper, iterations)
-    done = saved.iteration if saved else 0
-    if saved:
-        console.print(f"going on after iteration {done}")
-    elif how.name != "osem":
-        console.print(f"starting from one pass of OSEM with {subsets} subsets")
     begun = time.perf_counter()
-    start, at = _to_device(problem.start, device), _moved(saved, device)
-    engine = methods.prepare(how, problem.parts, problem.grid, shown, start, at)
+    if on is not None:
+        prepared = learned.prepare(method, trained, problem.parts, shown, on, lambda x: _saved(keeper, iterations, x))
+        engine: methods.Engine | learned.Engine = prepared
+        done = engine.at.iteration
+    else:
+        saved = _saved(keeper, iterations)
+        done = saved.iteration if saved else 0
+        if not saved and how.name != "osem":
+            console.print(f"starting from one pass of OSEM with {subsets} subsets")
+        start, at = _to_device(problem.start, device), _moved(saved, device)
+        engine = methods.prepare(how, problem.parts, problem.grid, shown, start, at)
+    if done:
+        console.print(f"going on after iteration {done}")
     callbacks: list[Any] = [] if quiet else [ProgressBar(iterations - done, engine.objective)]
     callbacks += [Log(log, engine.objective, resume=done > 0)] if log else []
     callbacks += [keeper] if keeper else []
@@ -156,15 +188,25 @@ def reconstruct(
     console.print(f"wrote {out}" + (f" and {picture}" if picture is not None else ""), highlight=False)
 
 
-def _saved(keeper: Checkpoint | None, iterations: int) -> Iterate | None:
-    """Where an earlier run got to, unless that is further than this one is to go."""
-    saved = keeper.load() if keeper else None
+def _numbers(
+    method: str, trained: learned.Trained | None, subsets: int | None, iterations: int | None
+) -> tuple[int, int]:
+    """The numbers of subsets and of iterations, asked for or usual."""
+    if trained is not None:
+        return learned.n_subsets(trained.network), 1
+    deep = method in learned.DEEP_PRIORS
+    return subsets or (1 if deep else 8), iterations or learned.DEEP_PRIORS.get(method, 4)
+
+
+def _saved(keeper: Checkpoint | None, iterations: int, like: Any = None) -> Iterate | None:
+    """Where an earlier run got to, unless that is further than this one is to go; arrays are those of `like`."""
+    saved = keeper.load(like) if keeper else None
     if keeper and saved and saved.iteration > iterations:
         raise typer.BadParameter(f"{keeper.path} has {saved.iteration} behind it already", param_hint="--iterations")
     return saved
 
 
-def _iterate(engine: methods.Engine, iterations: int, callbacks: list[Any]) -> Iterate:
+def _iterate(engine: methods.Engine | learned.Engine, iterations: int, callbacks: list[Any]) -> Iterate:
     """Go on until `iterations` are done in all; return the last iterate, with its image on the host."""
     last = engine.at
     if last.iteration < iterations:

@@ -1,0 +1,237 @@
+"""Methods that hold networks: trained ones from a file of weights, and deep image priors fitted to the scan itself."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from emrecon.projectors import ImageGrid
+from emrecon.recon import Iterate, ListmodeLikelihood, PoissonLikelihood
+
+NETWORKS = {
+    "mapem-net": "mapem_net",
+    "fbsem-net": "fbsem_net",
+    "bcd-net": "bcd_net",
+    "em-net": "em_net",
+    "osem-varnet": "osem_varnet",
+    "transem": "transem",
+    "lpd": "learned_primal_dual",
+}
+DEEP_PRIORS = {"dip-recon": 100, "dip-ot": 60}
+"""Deep image priors, and how many iterations they make unless told otherwise."""
+METHODS = (*NETWORKS, *DEEP_PRIORS)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network with its weights, in eval mode, and the card that came with them."""
+
+    path: Path
+    network: Any
+    card: Any
+
+    @property
+    def dimensions(self) -> int:
+        """2 for a network of slices, 3 of volumes."""
+        return int(_convolving(self.network).dimensions)
+
+    @property
+    def guide_channels(self) -> int:
+        """How many guides it takes."""
+        return int(_convolving(self.network).guide_channels)
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A learned method on one scan, with torch; iterates from `at` on."""
+
+    name: str
+    parts: list[Any]
+    guide: Any
+    at: Iterate
+    trained: Trained | None = None
+
+    def iterates(self) -> Iterator[Iterate]:
+        """Return the iterates; a trained network has one, its image."""
+        if self.trained is not None:
+            return iter([Iterate(1, self._applied(self.trained.network))])
+        start = self.at if self.at.state else None
+        made: Iterator[Iterate] = _deep_prior(self.name).iterates(self.parts, start, guide=self.guide)
+        return made
+
+    def objective(self, x: Any) -> float:
+        """Return the negative log-likelihood; a network minimises nothing that a scan could tell."""
+        return float(sum(part.value(x) for part in self.parts))
+
+    def _applied(self, network: Any) -> Any:
+        import torch
+        from emrecon.unrolled import normalised_guide
+
+        guide = {} if self.guide is None else {"guide": normalised_guide(self.guide)}
+        given = self.parts if len(self.parts) > 1 else self.parts[0]
+        with torch.no_grad():
+            return network(given, **guide)
+
+    def __str__(self) -> str:
+        if self.trained is None:
+            return (
+                f"{self.name}, {_number(len(self.parts), 'subset')}, {'guided' if self.guide is not None else 'noise'}"
+            )
+        card = self.trained.card
+        return f"{self.name} of {self.trained.path.name}, {card.parameters} parameters"
+
+
+def registry() -> dict[str, Callable[..., Any]]:
+    """Return what builds each network; raises ImportError that names the extra where torch is missing."""
+    require("torch")
+    presets = importlib.import_module("emrecon.unrolled.presets")
+    return {name: getattr(presets, preset) for name, preset in NETWORKS.items()}
+
+
+def options_of(build: Callable[..., Any]) -> set[str]:
+    """Return the keyword arguments that a preset takes, with those that it hands on."""
+    unrolled = importlib.import_module("emrecon.unrolled")
+    parameters = inspect.signature(build).parameters
+    handed = unrolled.LearnedPrimalDual if build is unrolled.learned_primal_dual else unrolled.UnrolledEM
+    more = inspect.signature(handed).parameters if "options" in parameters else {}
+    return ({*parameters, *more} | {"dimensions"}) - {"options", "denoisers"}
+
+
+def n_subsets(network: Any) -> int:
+    """Return the subsets of views that a network passes over in a module."""
+    return int(getattr(network, "subsets", None) or 1)
+
+
+def load(method: str, weights: Path | None, guided: bool) -> Trained | None:
+    """Return the network of a method with its weights, None for methods without training.
+
+    guided : whether there is a guide image.
+    Raises typer.BadParameter, which names the option, for options that do not go together, ValueError for unusable
+    files, ImportError that names the extra where torch or safetensors is missing.
+    """
+    if method not in NETWORKS:
+        if weights is not None:
+            raise typer.BadParameter(f"{method} has none; they are for {', '.join(NETWORKS)}", param_hint="--weights")
+        return None
+    if weights is None:
+        raise typer.BadParameter(
+            f"{method} needs a file of weights, .safetensors, such as `emrecon train` writes", param_hint="--weights"
+        )
+    known = registry()
+    require("safetensors.torch")
+    files = importlib.import_module("emrecon.unrolled.weights")
+    card = files.read_card(weights)
+    if card.architecture != method:
+        does = f"; --method {card.architecture} would do" if card.architecture in known else ""
+        raise typer.BadParameter(
+            f"{weights} holds weights of {card.architecture!r}, not of {method}{does}", param_hint="--weights"
+        )
+    network, card = files.load_network(weights, known)
+    trained = Trained(weights, network, card)
+    if trained.guide_channels and not guided:
+        raise typer.BadParameter(f"{weights} was trained with {_guide_name(card)}; give it", param_hint="--guide")
+    if guided and not trained.guide_channels:
+        raise typer.BadParameter(f"{weights} was trained without one, and makes no use of it", param_hint="--guide")
+    return trained
+
+
+def check(method: str, trained: Trained | None, grid: ImageGrid) -> None:
+    """Refuse a network of volumes for an image of one slice."""
+    if trained is not None and trained.dimensions == 3 and grid.shape[2] == 1:
+        raise ValueError(f"{trained.path} holds a {method} of volumes (3-D), and this image has one slice")
+
+
+def note(trained: Trained | None, grid: ImageGrid) -> str | None:
+    """Return a warning where a network was trained on voxels of another size, as far as its card tells."""
+    data = trained.card.data if trained is not None else None
+    for key in ("training", "simulation", "grid", "voxel_size"):
+        data = data.get(key) if isinstance(data, dict) else None
+    if trained is None or not isinstance(data, list) or np.allclose(data[:2], grid.voxel_size[:2], rtol=0.05):
+        return None
+    there, here = (" x ".join(f"{size:.3g}" for size in sizes) for sizes in (data, grid.voxel_size))
+    return f"{trained.path.name} was trained on voxels of {there} mm, and these have {here} mm"
+
+
+def torch_device(device: str) -> Any:
+    """Return torch's device; raises ImportError where torch is missing, ValueError where it sees no GPU."""
+    require("torch")
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("torch sees no CUDA device; leave out --device cuda, or install a torch that is built for it")
+    return torch.device(device)
+
+
+def moved(parts: Sequence[Any], device: Any) -> list[Any]:
+    """Return the likelihoods with torch data on a device, float32."""
+    import torch
+
+    def tensor(values: Any) -> Any:
+        return torch.from_numpy(np.array(values, np.float32)).to(device)
+
+    return [
+        ListmodeLikelihood(part.model, tensor(part.sensitivity))
+        if isinstance(part, ListmodeLikelihood)
+        else PoissonLikelihood(tensor(part.data), part.model)
+        for part in parts
+    ]
+
+
+def prepare(
+    method: str,
+    trained: Trained | None,
+    parts: Sequence[Any],
+    guide: np.ndarray | None,
+    device: Any,
+    saved: Callable[[Any], Iterate | None],
+) -> Engine:
+    """Return the method on a scan, to go on from what `saved(like)` returns, an iterate of tensors or None."""
+    import torch
+
+    own = moved(parts, device)
+    shown = None if guide is None else torch.from_numpy(np.array(guide, np.float32)).to(device)
+    ones = own[0].ones_image()
+    if trained is not None:
+        trained.network.to(device)
+    return Engine(method, own, shown, saved(ones) or Iterate(0, ones), trained)
+
+
+def refuse(method: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a method has no use for, given as option -> value or None."""
+    for option, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(f"{method} has no use for it", param_hint=option)
+
+
+def _deep_prior(name: str) -> Any:
+    unrolled = importlib.import_module("emrecon.unrolled")
+    return unrolled.DIPRecon() if name == "dip-recon" else unrolled.dip_ot()
+
+
+def _convolving(network: Any) -> Any:
+    """The part of a network that knows its dimensions and guides."""
+    return network.denoisers[0] if hasattr(network, "denoisers") else network
+
+
+def _guide_name(card: Any) -> str:
+    shown = card.data.get("guide") if isinstance(card.data, dict) else None
+    return f"a guide image ({'the attenuation map' if shown == 'mu' else 'such as MR or CT'})"
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n > 1)}"
+
+
+def require(module: str) -> None:
+    """Import a package that networks need; raises ImportError that names the extra where it is missing."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(f'networks need {package}: pip install "emrecon[torch]" ({error})') from error

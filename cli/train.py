@@ -1,0 +1,236 @@
+"""`emrecon train`: networks from a recipe, resumable, on as many processes and GPUs as torchrun starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from emrecon.projectors._files import atomic_path
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import learned, train_recipe
+from .outputs import OutputError, writing
+from .train_data import Preparation, held_out, training_batches
+from .train_recipe import LossTable, Plan, TrainingTable
+
+_RECIPE = "recipe.json"
+_SCALE = (
+    "images are divided by count_scale(likelihood), the activity of the uniform image that explains the counts best, "
+    "and multiplied by it afterwards; guides are normalised_guide(guide), 5 guide / max |guide|"
+)
+
+
+def train(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="Name of a training that comes with emrecon, or a TOML file.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of weights, log and checkpoint; run again, it goes on.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Samples that `emrecon simulate` has written, instead of the recipe's.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of the optimiser (default: the recipe's).")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read or simulate; 0 is this one.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe, checked, and stop.")] = False,
+) -> None:
+    """Train a network: `emrecon train fbsem-pet --out DIR`, or `torchrun --nproc-per-node 2 -m emrecon.cli.main train`.
+
+    DIR gets weights.safetensors with its card, the best of the training by validation. Without a recipe, lists those
+    that come with emrecon.
+    """
+    console = Console(soft_wrap=True)
+    if recipe is None:
+        _list(console)
+        return
+    if out is None and not show:
+        raise typer.BadParameter("where should the weights go?", param_hint="--out")
+    if device not in (None, "cpu", "cuda"):
+        raise typer.BadParameter('must be "cpu" or "cuda"', param_hint="--device")
+    learned.require("torch")
+    learned.require("safetensors.torch")  # now, and not after hours of training
+    plan = train_recipe.load_plan(recipe, folder=data, steps=steps)
+    if show or out is None:
+        console.print_json(data=plan.describe())
+        return
+    learned.torch_device(device or "cpu")
+    from emrecon.unrolled.distributed import process_group
+
+    with process_group(device) as here:
+        if here.rank == 0:
+            _claim(plan, out)
+        try:
+            _train(plan, out, workers, here.device, here.rank, console)
+        except KeyboardInterrupt:
+            if here.rank == 0:
+                console.print(f"interrupted; the same command goes on from the checkpoint in {out}")
+            raise
+
+
+def _train(plan: Plan, out: Path, workers: int, device: Any, rank: int, console: Console) -> None:
+    import torch
+    from emrecon.unrolled import seeded
+    from emrecon.unrolled.train import Settings, Validation, best_weights
+    from emrecon.unrolled.train import train as steps_of
+    from emrecon.unrolled.weights import count_parameters
+
+    table, network = plan.recipe.training, plan.recipe.network.name
+    with seeded(table.seed):
+        model = learned.registry()[network](**plan.arguments)
+    model.to(device)
+    prepare = Preparation(plan, device)
+    optimiser = torch.optim.Adam(model.parameters(), table.learning_rate)
+    schedule = _schedule(optimiser, table)
+    settings = Settings(
+        table.steps,
+        table.validate_every,
+        table.clip,
+        table.ema,
+        None if table.precision == "float32" else getattr(torch, table.precision),
+        patience=table.patience,
+        seed=table.seed,
+        folder=out,
+        save_seconds=20.0,
+        signature=_digest(plan),
+    )
+    batches = training_batches(plan, prepare, workers, table.seed)
+    validate = Validation(held_out(plan, prepare, "validation", table.n_validation))
+    if rank == 0:
+        about = f"{len(plan.dataset('train'))} samples, batches of {plan.recipe.data.batch_size}, {device}"
+        console.print(f"{network}, {count_parameters(model)} parameters, {about}", highlight=False)
+    with _progress(console, rank, table.steps) as tell:
+
+        def objective(model: Any, batch: Any, generator: Any) -> Any:
+            tell(schedule.last_epoch)
+            return loss(model, batch, generator)
+
+        loss = _loss(plan.recipe.loss)
+        networks = [*model.duals, *model.primals] if hasattr(model, "duals") else None
+        records = steps_of(
+            model, batches, objective, optimiser, settings, schedule=schedule, validate=validate, networks=networks
+        )
+        for record in records:
+            tell(record.step, loss=record.loss, nrmse=record.metrics["nrmse"])
+    if rank > 0:
+        return
+    rows = json.loads((out / "log.json").read_text(encoding="utf-8"))
+    row = [row for row in rows if row["improved"]][-1]
+    model.load_state_dict(best_weights(out))
+    metrics = {f"validation {name}": row[name] for name in ("nrmse", "psnr", "ssim")} | {"step": row["step"]}
+    if "test" in plan.simulation.split and len(plan.dataset("test")):
+        test = Validation(held_out(plan, prepare, "test", table.n_validation))
+        with torch.no_grad():
+            metrics |= {f"test {name}": value for name, value in test(model.eval()).items()}
+    _write_weights(plan, out, model, metrics)
+    said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "nrmse" in name)
+    console.print(f"wrote {out / 'weights.safetensors'}, of step {row['step']}: {said}", highlight=False)
+
+
+def _write_weights(plan: Plan, out: Path, model: Any, metrics: Mapping[str, float]) -> None:
+    from emrecon.unrolled.weights import Card, save_weights
+
+    described = plan.describe()
+    card = Card(
+        plan.recipe.network.name,
+        plan.arguments,
+        {"guide": plan.recipe.data.guide, "level": plan.level, "training": described},
+        _SCALE,
+        metrics,
+        plan.recipe.description,
+    )
+    with writing():
+        save_weights(out / "weights.safetensors", model, card)
+
+
+def _loss(table: LossTable) -> Any:
+    from emrecon.unrolled import losses
+
+    if table.kind == "n2n":
+        thinned = losses.ThinnedNoise2Noise(table.share)
+        return lambda model, batch, generator: thinned(model, batch[0], generator)
+    criteria = {"relative-mse": losses.relative_mse, "mse": losses.mse, "l1": losses.l1, "ssim": losses.ssim_loss}
+    return losses.Supervised(criteria[table.kind])
+
+
+def _schedule(optimiser: Any, table: TrainingTable) -> Any:
+    from emrecon.unrolled.train import warmup_cosine, warmup_steps
+
+    if table.schedule == "cosine":
+        return warmup_cosine(optimiser, table.steps, table.warmup)
+    return warmup_steps(optimiser, table.milestones, table.factor, table.warmup)
+
+
+def _claim(plan: Plan, out: Path) -> None:
+    """Make the folder this training's, or find that it is.
+
+    Raises ValueError, with what differs, where it is another's; OutputError where it cannot be written.
+    """
+    here = _comparable(plan)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / _RECIPE).exists():
+            there = json.loads((out / _RECIPE).read_text(encoding="utf-8"))
+            if there != here:
+                raise ValueError(f"{out} belongs to another training ({_difference(there, here)}); use another folder")
+            return
+        with atomic_path(out / _RECIPE) as path:
+            path.write_text(json.dumps(here, indent=1) + "\n", encoding="utf-8")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{out / _RECIPE} is damaged: {error}; use another folder") from error
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror or str(error), str(out)) from error
+
+
+def _comparable(plan: Plan) -> dict[str, Any]:
+    """What must be the same when a training goes on; its length may change."""
+    described = json.loads(json.dumps(plan.describe()))
+    kept = {key: value for key, value in described["training"].items() if key not in ("steps", "patience")}
+    return {**described, "training": kept}
+
+
+def _difference(there: Any, here: Any, at: str = "") -> str:
+    """The first difference of two descriptions."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in [*here, *(key for key in there if key not in here)]:
+            if there.get(key) != here.get(key):
+                return _difference(there.get(key), here.get(key), f"{at}.{key}" if at else key)
+    return f"{at} is {there} there and {here} here"
+
+
+def _digest(plan: Plan) -> str:
+    return hashlib.sha256(json.dumps(_comparable(plan), sort_keys=True).encode()).hexdigest()
+
+
+def _list(console: Console) -> None:
+    table = Table("training", "network", "steps", "what", box=None)
+    for name in train_recipe.recipe_names():
+        found = train_recipe.read_recipe(name)
+        table.add_row(name, found.network.name, str(found.training.steps), found.description)
+    console.print(table)
+
+
+@contextmanager
+def _progress(console: Console, rank: int, steps: int) -> Iterator[Callable[..., None]]:
+    """Show steps done, loss, NRMSE, rate and remaining time; only rank 0 has a bar."""
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}")
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=rank > 0) as bars:
+        task = bars.add_task("training", total=steps, said="")
+        seen: dict[str, float] = {}
+
+        def tell(done: int, **values: float) -> None:
+            seen.update(values)
+            speed = bars.tasks[0].speed if bars.tasks else None
+            rate = "" if speed is None else f", {speed:.2g} steps/s"
+            numbers = "".join(f", {name.replace('nrmse', 'NRMSE')} {value:.4g}" for name, value in seen.items())
+            bars.update(task, completed=done, said=f"{done} of {steps}{numbers}{rate}")
+
+        yield tell

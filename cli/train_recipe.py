@@ -1,0 +1,300 @@
+"""Recipes of trainings: typed TOML that names data, network, loss and schedule, checked before work begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from emrecon.sims import recipes
+from emrecon.sims.datasets import Dataset, SimulatedDataset
+from emrecon.sims.recipe_file import RecipeError, Table, complain, decode
+from pydantic import Field as Limit
+
+from . import learned
+from .simulate import reconstruct
+
+Positive = Annotated[float, Limit(gt=0)]
+Fraction = Annotated[float, Limit(ge=0, lt=1)]
+Count = Annotated[int, Limit(ge=1, le=10**9)]
+Whole = Annotated[int, Limit(ge=0)]
+
+
+class DataTable(Table):
+    """Where samples come from, and what the network sees of them.
+
+    recipe : of a simulation, by name or as a file (beside this one); samples are simulated when they are needed.
+    folder : one that `emrecon simulate` has written, instead.  n : samples that are simulated (default: the recipe's).
+    level : of counts, one of the recipe's levels (default: the lowest).
+    target : "truth" in kBq/mL, or "reconstruction", the recipe's image at its highest level.
+    guide : an image that goes into the network, too: the MR-like "guide", or "mu".
+    floor : least expected background of a bin, over the mean counts in a bin; so that no count is inexplicable where
+        the model expects nothing.
+    """
+
+    recipe: str | None = None
+    folder: str | None = None
+    n: Count | None = None
+    level: Annotated[float, Limit(gt=0, le=1)] | None = None
+    target: Literal["truth", "reconstruction"] = "truth"
+    guide: Literal["guide", "mu"] | None = None
+    batch_size: Count = 8
+    floor: Fraction = 1e-3
+
+
+class NetworkTable(Table):
+    """A network by name and its options; what is left out is as the network's preset has it."""
+
+    name: str
+    dimensions: Literal[2, 3] | None = None
+    n_modules: Count | None = None
+    em_steps: Count | None = None
+    subsets: Count | None = None
+    width: Count | None = None
+    channels: Count | None = None
+    tied: bool | None = None
+    dual: bool | None = None
+    grad: Literal["full", "checkpoint", "detach"] | None = None
+    initial_beta: Positive | None = None
+    beta_of_each: bool | None = None
+    n_iterations: Count | None = None
+    n_primal: Count | None = None
+    n_dual: Count | None = None
+
+
+class LossTable(Table):
+    """What is minimised; "n2n" needs no target: one part of the counts explains the other.
+
+    share : n2n, probability of a count to be in the network's part.
+    """
+
+    kind: Literal["relative-mse", "mse", "l1", "ssim", "n2n"] = "relative-mse"
+    share: Annotated[float, Limit(gt=0, lt=1)] = 0.5
+
+
+class TrainingTable(Table):
+    """The loop, by Adam; see `unrolled.train.Settings`.
+
+    schedule : of the learning rate after `warmup` steps, "cosine" down to 0, "steps" that multiply it by `factor` at
+        the `milestones`, or "constant".
+    n_validation : samples of each validation, from the front of that part of the set; the test has as many.
+    """
+
+    steps: Count
+    learning_rate: Positive = 1e-3
+    schedule: Literal["cosine", "steps", "constant"] = "cosine"
+    warmup: Whole = 0
+    milestones: tuple[Count, ...] = ()
+    factor: Positive = 0.1
+    clip: Positive | None = 1.0
+    ema: Fraction | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    validate_every: Count = 500
+    n_validation: Count = 32
+    patience: Count | None = None
+    seed: Whole = 0
+
+
+class TrainingRecipe(Table):
+    """A training, as its file describes it."""
+
+    name: str
+    description: str = ""
+    data: DataTable
+    network: NetworkTable
+    loss: LossTable = LossTable()
+    training: TrainingTable
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A training that can begin: its recipe, and the simulation that its data come from."""
+
+    recipe: TrainingRecipe
+    simulation: recipes.Recipe
+    folder: Path | None = None
+
+    @cached_property
+    def source(self) -> recipes.RecipeSource:
+        """The simulation, with all outputs that the training needs."""
+        outputs = {"outputs": self.fields}
+        return recipes.RecipeSource(self.simulation.model_copy(update=outputs), self.recipe.data.n or 0, reconstruct)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of a sample that the training reads."""
+        data, spect = self.recipe.data, self.simulation.spect is not None
+        mu = ("mu",) if spect or data.guide == "mu" else ()
+        guide = ("guide",) if data.guide == "guide" else ()
+        target = ("reconstruction",) if data.target == "reconstruction" else ()
+        return ("counts", "background", "factors", "truth", *mu, *guide, *target)
+
+    def dataset(self, split: str) -> Any:
+        """Return a part of the samples."""
+        if self.folder is None:
+            return SimulatedDataset(self.source, split, self.fields)
+        return Dataset(self.folder, split, self.fields)
+
+    @property
+    def level(self) -> float:
+        """The part of the counts that the network sees."""
+        wanted = self.recipe.data.level
+        return min(self.simulation.counts.levels) if wanted is None else wanted
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What builds the network: the table's options, with dimensions and channels that follow from the data."""
+        table = self.recipe.network
+        given = {key: value for key, value in dict(table).items() if key != "name" and value is not None}
+        given.setdefault("dimensions", 2 if self.source.is_flat else 3)
+        return given | ({"guide_channels": 1} if self.recipe.data.guide else {})
+
+    def describe(self) -> dict[str, Any]:
+        """Return every number of the training and of its data, for JSON."""
+        data = {**self.recipe.data.model_dump(mode="json"), "recipe": None, "folder": None, "level": self.level}
+        table = {**self.recipe.model_dump(mode="json"), "data": data}
+        simulation = self.simulation.model_dump(mode="json")
+        # what is kept and how many are made together changes no sample
+        return {**table, "simulation": {k: v for k, v in simulation.items() if k not in ("outputs", "batch")}}
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Return the names of the trainings that come with the library."""
+    found = (entry.name for entry in files(__package__).iterdir())
+    return tuple(
+        sorted(n[len("train_") : -len(".toml")] for n in found if n.startswith("train_") and n[-5:] == ".toml")
+    )
+
+
+def read_recipe(recipe: str) -> TrainingRecipe:
+    """Return a recipe by name or from a file, typed but not yet checked against data and network."""
+    name, text, _ = _text(recipe)
+    return decode(text, TrainingRecipe, name)
+
+
+def load_plan(recipe: str, *, folder: Path | None = None, steps: int | None = None) -> Plan:
+    """Return the training of a recipe by name, one of `recipe_names()`, or of a TOML file.
+
+    folder : of samples, instead of what the recipe says.  steps : instead of the recipe's.
+    Raises RecipeError, naming the line, for what is not a recipe or cannot be trained; FileNotFoundError; ImportError
+    where torch is missing.
+    """
+    name, text, beside = _text(recipe)
+    made = decode(text, TrainingRecipe, name)
+    if steps is not None:
+        made = made.model_copy(update={"training": made.training.model_copy(update={"steps": steps})})
+    if folder is None and made.data.folder is not None:
+        folder = beside / made.data.folder
+
+    def checked(keys: list[str], build: Callable[[], Any]) -> Any:
+        try:
+            return build()
+        except RecipeError:
+            raise  # of the simulation, whose file and line it names
+        except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
+            first = str(error).split(" ")[0].rstrip(":")  # messages of the checks below begin with their key
+            own = [first] if [*keys, first] in _tables(made) else []
+            raise complain(name, text, [*keys, *own], error) from error
+
+    plan = Plan(made, checked(["data"], lambda: _simulation(made.data, folder, beside)), folder)
+    for keys, check in _checks(plan):
+        checked(keys, check)
+    return plan
+
+
+def _tables(recipe: TrainingRecipe) -> list[list[str]]:
+    """All keys of the recipe's tables."""
+    tables = {name: value for name, value in dict(recipe).items() if isinstance(value, Table)}
+    return [[name, key] for name, table in tables.items() for key in type(table).model_fields]
+
+
+def _text(recipe: str) -> tuple[str, str, Path]:
+    """The name for messages, the text, and the folder that relative paths start from."""
+    if recipe in recipe_names():
+        return f"{recipe}.toml", (files(__package__) / f"train_{recipe}.toml").read_text("utf-8"), Path()
+    path = Path(recipe)
+    if not path.is_file():
+        raise FileNotFoundError(f"no training {recipe!r}: not a file, and not one of {', '.join(recipe_names())}")
+    try:
+        return str(path), path.read_text("utf-8-sig"), path.parent
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not TOML: {error}; is it text in UTF-8?") from None
+
+
+def _simulation(data: DataTable, folder: Path | None, beside: Path) -> recipes.Recipe:
+    if folder is not None:
+        found = Dataset(folder).recipe
+        if "phantom" not in found:
+            raise ValueError(f"folder {folder} was not written by `emrecon simulate`, and says no geometry")
+        return recipes.Recipe.model_validate_json(json.dumps(found))
+    if data.recipe is None:
+        raise ValueError("recipe or folder: one of them must say where the samples come from, or --data")
+    own = beside / data.recipe
+    return recipes.load_recipe(own if own.is_file() else data.recipe)
+
+
+def _checks(plan: Plan) -> list[tuple[list[str], Callable[[], Any]]]:
+    """What has to work before the training begins, with the table to blame."""
+    return [
+        (["data"], lambda: _possible_data(plan)),
+        (["network"], lambda: _possible_network(plan)),
+        (["loss"], lambda: _possible_loss(plan)),
+        (["training"], lambda: _possible_training(plan.recipe.training)),
+    ]
+
+
+def _possible_data(plan: Plan) -> None:
+    data, simulation = plan.recipe.data, plan.simulation
+    if data.n is not None and plan.folder is not None:
+        raise ValueError("n is for simulated samples; a folder has as many as it has")
+    if plan.level not in simulation.counts.levels:
+        raise ValueError(f"level {plan.level:g} is none of {list(simulation.counts.levels)}, those of the simulation")
+    if data.guide == "guide" and not simulation.phantom.has_guide:
+        raise ValueError(f"phantoms of kind {simulation.phantom.kind!r} have no guide")
+    if data.target == "reconstruction" and simulation.reconstruction is None:
+        raise ValueError('target "reconstruction" needs a table [reconstruction] in the simulation')
+    missing = [part for part in ("train", "validation") if part not in simulation.split]
+    if missing:
+        raise ValueError(f"the simulation's split has no {missing[0]!r}; it has {', '.join(simulation.split)}")
+    for part in ("train", "validation"):
+        n = len(plan.dataset(part))
+        least = data.batch_size if part == "train" else 1
+        if n < least:
+            raise ValueError(f"the part {part!r} of the samples has {n}, fewer than a batch_size of {least}")
+
+
+def _possible_network(plan: Plan) -> None:
+    name, build = plan.recipe.network.name, learned.registry().get(plan.recipe.network.name)
+    if build is None:
+        raise ValueError(f"name {name!r} is none; there are {', '.join(learned.NETWORKS)}")
+    taken = learned.options_of(build)
+    wrong = [key for key in plan.arguments if key not in taken]
+    if "guide_channels" in wrong:
+        raise ValueError(f"{name} takes no guide; leave out guide in [data]")
+    if wrong:
+        own = ", ".join(key for key in NetworkTable.model_fields if key in taken)
+        raise ValueError(f"{wrong[0]} is no option of {name}, which has {own}")
+    if plan.arguments["dimensions"] == 3 and plan.source.is_flat:
+        raise ValueError("dimensions of 3 need volumes, and the samples have one slice")
+    network = build(**plan.arguments)
+    n, n_views = learned.n_subsets(network), plan.source.simulator.geometry.n_views
+    if n > n_views:
+        raise ValueError(f"subsets: {n} of {n_views} views; take no more subsets than views")
+
+
+def _possible_loss(plan: Plan) -> None:
+    if plan.recipe.loss.kind == "n2n" and not plan.simulation.counts.noise:
+        raise ValueError('kind "n2n" divides counts, and the simulation has none: noise = false')
+
+
+def _possible_training(table: TrainingTable) -> None:
+    if table.warmup >= table.steps:
+        raise ValueError(f"warmup of {table.warmup} must be less than steps, {table.steps}")
+    if list(table.milestones) != sorted(table.milestones):
+        raise ValueError(f"milestones must rise, got {list(table.milestones)}")
+    if (table.schedule == "steps") != bool(table.milestones):
+        raise ValueError('milestones belong to schedule = "steps", which needs some')

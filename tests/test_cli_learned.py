@@ -1,0 +1,229 @@
+"""Networks on the command line: weights of the right kind, guides, dimensions, and deep image priors that go on."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+import typer
+from emrecon import formats, recon, unrolled
+from emrecon.cli import learned, methods
+from emrecon.cli.main import app
+from emrecon.projectors import AcquisitionModel, ImageGrid, LinearResponse, Scan, SPECTGeometry, SPECTProjector
+from emrecon.sims import poisson, uniform_cylinder
+from emrecon.unrolled.weights import Card, save_weights
+from test_cli_pet import listmode
+
+FLAT = ImageGrid((16, 16, 1), 5.0)
+DEEP = ImageGrid((16, 16, 4), 5.0)
+PHANTOM = uniform_cylinder(radius=28, height=80)
+RESPONSE = LinearResponse(0.03, 2.0)
+SMALL = {"mapem-net": {"n_modules": 2, "width": 2}, "fbsem-net": {"n_modules": 1, "subsets": 3}}
+SMALL |= {"bcd-net": {"n_modules": 2, "channels": 3}, "em-net": {"n_modules": 2, "width": 2}}
+SMALL |= {"osem-varnet": {"subsets": 2}, "lpd": {"n_iterations": 2, "width": 4}}
+
+
+def emrecon(*arguments):
+    """Run the command in this process; errors come as they are."""
+    app([str(argument) for argument in arguments], standalone_mode=False)
+
+
+def camera(grid):
+    return SPECTGeometry.circular(12, 70, (16, grid.shape[2]), 5.0)
+
+
+def likelihood_of(folder, name, grid):
+    scan = formats.read_scan(folder / name)
+    model = scan.model(SPECTProjector(grid, camera(grid), None, RESPONSE))
+    return recon.PoissonLikelihood(torch.from_numpy(np.array(scan.counts, np.float32)), model)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A slice and a volume with a background, a guide, and small networks with new weights."""
+    folder = tmp_path_factory.mktemp("learned")
+    for name, grid in (("flat.h5", FLAT), ("deep.h5", DEEP)):
+        model = AcquisitionModel(SPECTProjector(grid, camera(grid), None, RESPONSE), 1.0, 0.5)
+        counts = poisson(model(3 * PHANTOM.activity(grid)), seed=0)
+        formats.write_scan(folder / name, Scan(counts, camera(grid), background=0.5, radionuclide="Tc-99m"))
+    formats.write_image(folder / "guide.nii.gz", 100 * PHANTOM.activity(DEEP), DEEP)
+    for method, options in SMALL.items():
+        save(folder / f"{method}.safetensors", method, **options)
+    save(folder / "guided.safetensors", "mapem-net", guide_channels=1, **SMALL["mapem-net"])
+    save(folder / "volumes.safetensors", "mapem-net", **{**SMALL["mapem-net"], "dimensions": 3})
+    return folder
+
+
+def save(path, method, *, dimensions=2, guide_channels=0, voxel_size=(5.0, 5.0, 5.0), **options):
+    arguments = {"dimensions": dimensions, **options} | ({"guide_channels": 1} if guide_channels else {})
+    with unrolled.seeded(0):
+        network = learned.registry()[method](**arguments)
+    data = {"guide": "guide" if guide_channels else None}
+    data["training"] = {"simulation": {"grid": {"voxel_size": list(voxel_size)}}}
+    save_weights(path, network, Card(method, arguments, data))
+
+
+def reconstructed(folder, tmp_path, method, *options, scan="flat.h5"):
+    out = tmp_path / "x.h5"
+    emrecon("reconstruct", folder / scan, "--response", "0.03,2", "--method", method, "--out", out, *options)
+    return formats.read_image(out)[0]
+
+
+# ---- trained networks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize("scan", ["flat.h5", "deep.h5"])
+def test_the_command_is_what_the_network_does(folder, tmp_path, capsys, method, scan):
+    path = folder / f"{method}.safetensors"
+    image = reconstructed(folder, tmp_path, method, "--weights", path, scan=scan)
+    network = learned.load(method, path, guided=False).network
+    with torch.no_grad():
+        expected = network(likelihood_of(folder, scan, FLAT if scan == "flat.h5" else DEEP))
+    np.testing.assert_allclose(image, expected.numpy(), rtol=1e-4, atol=1e-4 * float(expected.max()))
+    text = capsys.readouterr().out
+    assert f"{method} of {method}.safetensors, " in text
+    assert "starting from" not in text
+
+
+def test_guides_and_volumes(folder, tmp_path):
+    guide = ("--guide", folder / "guide.nii.gz")
+    image = reconstructed(
+        folder, tmp_path, "mapem-net", "--weights", folder / "guided.safetensors", *guide, scan="deep.h5"
+    )
+    network = learned.load("mapem-net", folder / "guided.safetensors", guided=True).network
+    shown = torch.from_numpy(formats.read_image(folder / "guide.nii.gz")[0].astype(np.float32))
+    with torch.no_grad():
+        expected = network(likelihood_of(folder, "deep.h5", DEEP), guide=unrolled.normalised_guide(shown))
+    np.testing.assert_allclose(image, expected.numpy(), rtol=1e-4, atol=1e-4)
+    image = reconstructed(folder, tmp_path, "mapem-net", "--weights", folder / "volumes.safetensors", scan="deep.h5")
+    assert image.shape == DEEP.shape
+    with pytest.raises(ValueError, match=r"holds a mapem-net of volumes \(3-D\), and this image has one slice"):
+        reconstructed(folder, tmp_path, "mapem-net", "--weights", folder / "volumes.safetensors")
+
+
+def test_other_voxels_are_told(folder, tmp_path, capsys):
+    path = tmp_path / "coarse.safetensors"
+    save(path, "mapem-net", voxel_size=(7.0, 7.0, 7.0), **SMALL["mapem-net"])
+    reconstructed(folder, tmp_path, "mapem-net", "--weights", path)
+    assert "was trained on voxels of 7 x 7 x 7 mm, and these have 5 x 5 x 5 mm" in capsys.readouterr().out
+    reconstructed(folder, tmp_path, "mapem-net", "--weights", folder / "mapem-net.safetensors")
+    assert "trained on voxels" not in capsys.readouterr().out
+
+
+def test_list_mode(folder, tmp_path):
+    out = tmp_path / "x.h5"
+    given = ("--method", "mapem-net", "--weights", folder / "mapem-net.safetensors", "--out", out)
+    emrecon("reconstruct", listmode(tmp_path), "--max-ring-difference", 1, "--voxel", 16, *given)
+    assert np.isfinite(formats.read_image(out)[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "option", "message"),
+    [
+        (
+            "fbsem-net",
+            ("mapem-net",),
+            "--weights",
+            "holds weights of 'mapem-net', not of fbsem-net; --method mapem-net",
+        ),
+        ("mapem-net", (), "--weights", "mapem-net needs a file of weights"),
+        ("osem", ("mapem-net",), "--weights", "osem has none; they are for mapem-net, fbsem-net"),
+        ("dip-recon", ("mapem-net",), "--weights", "dip-recon has none"),
+        ("mapem-net", ("guided",), "--guide", "was trained with a guide image (such as MR or CT); give it"),
+        ("mapem-net", ("mapem-net", "--guide", "GUIDE"), "--guide", "was trained without one"),
+        ("mapem-net", ("mapem-net", "--iterations", 3), "--iterations", "mapem-net has no use for it"),
+        ("mapem-net", ("mapem-net", "--subsets", 3), "--subsets", "mapem-net has no use for it"),
+        ("mapem-net", ("mapem-net", "--log", "log.csv"), "--log", "mapem-net has no use for it"),
+        ("mapem-net", ("mapem-net", "--checkpoint", "x.npz"), "--checkpoint", "mapem-net has no use for it"),
+        ("mapem-net", ("mapem-net", "--prior", "rdp:1,2"), "--prior", "mapem-net takes none"),
+        ("dip-ot", (None, "--order", "random"), "--order", "dip-ot takes its subsets one after another"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(folder, tmp_path, method, options, option, message):
+    name, *more = options or (None,)
+    more = [folder / "guide.nii.gz" if value == "GUIDE" else value for value in more]
+    given = [] if name is None else ["--weights", folder / f"{name}.safetensors"]
+    with pytest.raises(typer.BadParameter) as error:
+        reconstructed(folder, tmp_path, method, *given, *more)
+    assert error.value.param_hint == option
+    assert message in error.value.message
+
+
+def test_unusable_files_are_named(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"the card of none\.safetensors is missing"):
+        reconstructed(folder, tmp_path, "mapem-net", "--weights", tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match=r"weights are .safetensors files"):
+        reconstructed(folder, tmp_path, "mapem-net", "--weights", tmp_path / "none.pt")
+    card = json.loads((folder / "mapem-net.json").read_text())
+    (tmp_path / "w.json").write_text(json.dumps({**card, "arguments": {"dimensions": 2, "n_modules": 2, "width": 3}}))
+    (tmp_path / "w.safetensors").write_bytes((folder / "mapem-net.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="other arguments"):
+        reconstructed(folder, tmp_path, "mapem-net", "--weights", tmp_path / "w.safetensors")
+    (tmp_path / "w.json").write_text(json.dumps({**card, "architecture": "magic"}))
+    with pytest.raises(typer.BadParameter, match=r"holds weights of 'magic', not of mapem-net$"):
+        reconstructed(folder, tmp_path, "mapem-net", "--weights", tmp_path / "w.safetensors")
+
+
+def test_missing_packages_are_named(folder, tmp_path, monkeypatch):
+    for package in ("torch", "safetensors.torch"):
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, package, None)
+            with pytest.raises(ImportError, match=rf'need {package[:5]}\w*: pip install "emrecon\[torch\]"'):
+                reconstructed(folder, tmp_path, "mapem-net", "--weights", folder / "mapem-net.safetensors")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "torch", None)
+        with pytest.raises(ImportError, match=r"emrecon\[torch\]"):
+            reconstructed(folder, tmp_path, "dip-recon")
+
+
+def test_methods_know_the_names():
+    assert methods.choose("dip-recon").name == "dip-recon"
+    assert methods.choose("fbsem-net", guide=True).name == "fbsem-net"
+    with pytest.raises(typer.BadParameter, match="kem, mapem-net, fbsem-net"):
+        methods.choose("magic")
+
+
+# ---- deep image priors -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Few steps, and a small network."""
+    body = unrolled.SmallCNN(2, 1, widths=(4,))
+    few = {"initial_steps": 3, "initial_fit": unrolled.Fit("adam", 5, 1e-2), "fit": unrolled.Fit("adam", 3, 1e-2)}
+    few["dimensions"] = 2
+    made = {"dip-recon": unrolled.DIPRecon(body, **few), "dip-ot": unrolled.dip_ot(body, **few)}
+    monkeypatch.setattr(learned, "_deep_prior", made.get)
+    return made
+
+
+@pytest.mark.parametrize("method", ["dip-recon", "dip-ot"])
+@pytest.mark.parametrize("guided", [False, True])
+def test_deep_priors(folder, tmp_path, capsys, quick, method, guided):
+    guide = ("--guide", folder / "guide.nii.gz") if guided else ()
+    log = tmp_path / "log.csv"
+    image = reconstructed(folder, tmp_path, method, *guide, "--iterations", 2, "--log", log, scan="deep.h5")
+    shown = formats.read_image(folder / "guide.nii.gz")[0].astype(np.float32) if guided else None
+    likelihood = likelihood_of(folder, "deep.h5", DEEP)
+    expected = recon.run(quick[method].iterates(likelihood, guide=shown), 2)
+    np.testing.assert_allclose(image, expected.numpy(), rtol=1e-3, atol=1e-3)
+    assert f"{method}, 1 subset, {'guided' if guided else 'noise'}, 2 passes" in capsys.readouterr().out
+    assert len(log.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("method", ["dip-recon", "dip-ot"])
+def test_an_interrupted_run_goes_on_exactly(folder, tmp_path, capsys, quick, method):
+    whole = reconstructed(folder, tmp_path, method, "--iterations", 3)
+    keep = ("--checkpoint", tmp_path / "kept.npz")
+    reconstructed(folder, tmp_path, method, "--iterations", 2, *keep)
+    parts = reconstructed(folder, tmp_path, method, "--iterations", 3, *keep)
+    assert "going on after iteration 2" in capsys.readouterr().out
+    np.testing.assert_array_equal(parts, whole)
+
+
+def test_the_usual_deep_priors():
+    assert isinstance(learned._deep_prior("dip-recon"), unrolled.DIPRecon)
+    assert learned._deep_prior("dip-recon").n_iterations == learned.DEEP_PRIORS["dip-recon"]
+    assert learned._deep_prior("dip-ot").n_iterations == learned.DEEP_PRIORS["dip-ot"]

@@ -1,0 +1,287 @@
+"""`emrecon train`: recipes that say what is wrong, likelihoods of samples, going on, ranks, and cards of weights."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from emrecon.cli import train_recipe
+from emrecon.cli.main import app
+from emrecon.cli.train_data import Preparation, held_out, stacked, training_batches
+from emrecon.sims import RecipeError
+from emrecon.unrolled import losses
+from emrecon.unrolled.train import Validation
+from emrecon.unrolled.weights import load_network, read_card
+from test_recipes import SMALL_PET, SMALL_SPECT
+
+SPECT = SMALL_SPECT.replace("test = 0.2", "validation = 0.1\ntest = 0.1").replace("[24, 24, 1]", "[16, 16, 1]")
+SPECT = SPECT.replace("voxel_size = [10.0, 10.0, 10.0]", "voxel_size = [15.0, 15.0, 15.0]")
+SPECT = SPECT.replace("bins = [24, 1]\npixel_size = [10.0, 10.0]", "bins = [16, 1]\npixel_size = [15.0, 15.0]")
+TRAINING = """\
+name = "tiny"
+description = "for tests"
+
+[data]
+recipe = "spect.toml"
+batch_size = 2
+
+[network]
+name = "mapem-net"
+n_modules = 2
+width = 2
+
+[training]
+steps = 6
+learning_rate = 1e-2
+validate_every = 2
+n_validation = 1
+ema = 0.5
+"""
+GUIDED = TRAINING.replace("spect.toml", "pet.toml").replace("batch_size = 2", 'batch_size = 2\nn = 12\nguide = "guide"')
+
+
+def emrecon(*arguments):
+    """Run the command in this process; errors come as they are."""
+    app([str(argument) for argument in arguments], standalone_mode=False)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "spect.toml").write_text(SPECT, encoding="utf-8")
+    (tmp_path / "pet.toml").write_text(SMALL_PET, encoding="utf-8")
+    path = tmp_path / "train.toml"
+    path.write_text(TRAINING, encoding="utf-8")
+    return path
+
+
+def plan_of(recipe, text=TRAINING, **options):
+    recipe.write_text(text, encoding="utf-8")
+    return train_recipe.load_plan(str(recipe), **options)
+
+
+def weights(folder):
+    """The numbers of all weights, in a fixed order."""
+    network, _ = load_network(folder / "weights.safetensors", train_recipe.learned.registry())
+    return torch.cat([w.reshape(-1) for w in network.state_dict().values()]).tolist()
+
+
+# ---- recipes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", train_recipe.recipe_names())
+def test_recipes_of_the_library_can_begin(name):
+    plan = train_recipe.load_plan(name)
+    assert plan.recipe.name == name
+    assert plan.recipe.description
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 6", "stesp = 6", "line 14: training.stesp: unknown key"),
+        ("steps = 6", "steps = 0", "line 14: training.steps"),
+        ("n_modules = 2", 'n_modules = "2"', "line 10: network.n_modules"),
+        ('name = "mapem-net"', 'name = "magic-net"', "line 9: network.name: name 'magic-net' is none; there are mapem"),
+        ("width = 2", "n_dual = 2", "line 11: network.n_dual: n_dual is no option of mapem-net, which has dimensions"),
+        ("width = 2", "subsets = 13", "line 11: network.subsets: subsets: 13 of 12 views"),
+        ("width = 2", "dimensions = 3", "line 11: network.dimensions: dimensions of 3 need volumes"),
+        ("batch_size = 2", "batch_size = 9", "line 6: data.batch_size: the part 'train' of the samples has 8"),
+        ("batch_size = 2", "level = 0.2", "line 6: data.level: level 0.2 is none of [0.5, 1.0]"),
+        ("batch_size = 2", 'guide = "guide"', "line 6: data.guide: phantoms of kind 'spectnet-brain' have no guide"),
+        ("batch_size = 2", 'target = "reconstruction"', "line 6: data.target: target"),
+        ('recipe = "spect.toml"', 'recipe = "none.toml"', "line 5: data.recipe: no recipe"),
+        ('recipe = "spect.toml"', 'folder = "none"', "data"),
+        ('recipe = "spect.toml"', "n = 3", "line 4: data.recipe: recipe or folder"),
+        ("ema = 0.5", "warmup = 6", "line 18: training.warmup: warmup of 6 must be less than steps"),
+        ("ema = 0.5", "milestones = [3]", "line 18: training.milestones: milestones belong to"),
+        ("ema = 0.5", '\n[loss]\nkind = "l3"', "loss.kind"),
+    ],
+)
+def test_errors_name_the_line(recipe, old, new, message):
+    with pytest.raises(RecipeError) as error:
+        plan_of(recipe, TRAINING.replace(old, new))
+    assert message in str(error.value)
+    assert "train.toml" in str(error.value)
+
+
+def test_what_networks_and_losses_cannot_do(recipe):
+    with pytest.raises(RecipeError, match="bcd-net takes no guide; leave out guide"):
+        plan_of(recipe, GUIDED.replace("mapem-net", "bcd-net").replace("width = 2", ""))
+    (recipe.parent / "spect.toml").write_text(SPECT + "noise = false\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="divides counts, and the simulation has none"):
+        plan_of(recipe, TRAINING + '\n[loss]\nkind = "n2n"\n')
+    (recipe.parent / "spect.toml").write_text(SPECT.replace("views = 12", "vews = 12"), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"spect\.toml, line 19: spect\.vews: unknown key"):
+        plan_of(recipe)
+
+
+def test_trainings_are_listed_and_shown(recipe, capsys):
+    emrecon("train")
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in train_recipe.recipe_names())
+    emrecon("train", recipe, "--show", "--steps", 7)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["training"]["steps"] == 7
+    assert shown["simulation"]["spect"]["views"] == 12
+    with pytest.raises(Exception, match="where should the weights go"):
+        emrecon("train", recipe)
+
+
+# ---- likelihoods -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["spect", "pet"])
+def test_a_batch_is_the_likelihood_of_each_scan(recipe, kind):
+    text = TRAINING.replace("batch_size = 2", "batch_size = 2\nfloor = 0.0") if kind == "spect" else GUIDED
+    plan = plan_of(recipe, text)
+    samples = plan.dataset("train").__getitems__([1, 3])
+    arguments, target = Preparation(plan, torch.device("cpu"))(stacked(samples))
+    likelihood, n = arguments["likelihood"], len(plan.simulation.counts.levels)
+    assert ("guide" in arguments) == (kind == "pet")
+    for item, number in enumerate((1, 3)):
+        simulation = plan.source.simulations(number)[0]  # half of the counts for SPECT, which has two levels
+        assert simulation.scan.duration == pytest.approx((0.5 if n == 2 else 1) * plan.source.simulator.duration)
+        np.testing.assert_array_equal(likelihood.data[item].numpy(), simulation.scan.counts)
+        expected = simulation.model()(simulation.truth)
+        np.testing.assert_allclose(likelihood.model(target)[item].numpy(), expected, rtol=2e-3, atol=1e-4)
+        np.testing.assert_array_equal(target[item].numpy(), simulation.truth)
+
+
+def test_no_count_is_inexplicable(recipe):
+    prepare = Preparation(plan_of(recipe), torch.device("cpu"))
+    likelihood = prepare.likelihood(stacked(prepare.plan.dataset("train").__getitems__([0, 1])))
+    least = 1e-3 * likelihood.data.mean((1, 2, 3), keepdim=True)
+    assert torch.equal(likelihood.model.background, least.expand_as(likelihood.data))
+    assert torch.isfinite(torch.as_tensor(likelihood.value(torch.zeros(2, 16, 16, 1)))).all()
+
+
+def test_batches_are_those_of_the_epoch_with_any_number_of_workers(recipe):
+    plan = plan_of(recipe)
+    prepare = Preparation(plan, torch.device("cpu"))
+    alone, helped = (list(training_batches(plan, prepare, workers, 3)(2)) for workers in (0, 1))
+    assert len(alone) == len(helped) == 4
+    for (a, x), (b, y) in zip(alone, helped):
+        assert torch.equal(a["likelihood"].data, b["likelihood"].data)
+        assert torch.equal(x, y)
+
+
+def test_high_count_images_as_targets(recipe):
+    text = (recipe.parent / "pet.toml").read_text() + "levels = [0.1, 1.0]\n\n[reconstruction]\niterations = 2\n"
+    (recipe.parent / "pet.toml").write_text(text, encoding="utf-8")
+    plan = plan_of(recipe, GUIDED.replace('guide = "guide"', 'target = "reconstruction"'))
+    ((_, target),) = held_out(plan, Preparation(plan, torch.device("cpu")), "validation", 1)()
+    first = plan.source.split["train"]
+    np.testing.assert_array_equal(target[0].numpy(), plan.source.samples([first])["reconstruction"][0, 1][..., None])
+
+
+# ---- trainings -------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(recipe, tmp_path, monkeypatch, capsys):
+    emrecon("train", recipe, "--out", tmp_path / "whole")
+    calls = []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return losses.mse(*arguments)
+
+    recipe.write_text(TRAINING + '\n[loss]\nkind = "l1"\n', encoding="utf-8")
+    monkeypatch.setattr(losses, "l1", interrupted)
+    stopped = app(["train", str(recipe), "--out", str(tmp_path / "parts")], standalone_mode=False)
+    assert stopped == 130
+    assert "the same command goes on" in capsys.readouterr().out
+    assert not (tmp_path / "parts" / "weights.safetensors").exists()
+    monkeypatch.setattr(losses, "l1", losses.mse)
+    emrecon("train", recipe, "--out", tmp_path / "parts")
+    emrecon("train", recipe, "--out", tmp_path / "again")
+    assert weights(tmp_path / "parts") == weights(tmp_path / "again") != weights(tmp_path / "whole")
+
+
+def test_weights_come_with_a_card(recipe, tmp_path):
+    recipe.write_text(GUIDED.replace("mapem-net", "em-net"), encoding="utf-8")
+    emrecon("train", recipe, "--out", tmp_path / "run", "--steps", 2)
+    path = tmp_path / "run" / "weights.safetensors"
+    network, card = load_network(path, train_recipe.learned.registry())
+    assert card.architecture == "em-net"
+    assert dict(card.arguments) == {"n_modules": 2, "width": 2, "dimensions": 2, "guide_channels": 1}
+    assert card.data["guide"] == "guide"
+    assert card.data["training"]["simulation"]["pet"]["ring"]["sides"] == 8
+    assert "count_scale" in card.scale
+    assert card.version
+    assert card.notes == "for tests"
+    rows = json.loads((tmp_path / "run" / "log.json").read_text())
+    assert card.metrics["validation nrmse"] == rows[-1]["nrmse"]
+    plan = train_recipe.load_plan(str(recipe))
+    pairs = held_out(plan, Preparation(plan, torch.device("cpu")), "validation", 1)
+    with torch.no_grad():
+        again = Validation(pairs)(network)["nrmse"]
+    assert again == pytest.approx(card.metrics["validation nrmse"], rel=1e-4)
+
+
+def test_training_helps(recipe, tmp_path):
+    text = TRAINING.replace("steps = 6", "steps = 24").replace("validate_every = 2", "validate_every = 8")
+    recipe.write_text(text, encoding="utf-8")
+    emrecon("train", recipe, "--out", tmp_path / "run")
+    rows = json.loads((tmp_path / "run" / "log.json").read_text())
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["nrmse"] < rows[0]["nrmse"]
+
+
+@pytest.mark.parametrize("kind", ["n2n", "ssim"])
+def test_other_losses_networks_and_schedules(recipe, tmp_path, kind):
+    network = {"n2n": 'name = "osem-varnet"\nsubsets = 3', "ssim": 'name = "lpd"\nn_iterations = 1\nn_primal = 2'}[kind]
+    more = {"n2n": 'schedule = "steps"\nmilestones = [1]', "ssim": 'schedule = "constant"\nprecision = "bfloat16"'}[
+        kind
+    ]
+    text = TRAINING.replace('name = "mapem-net"\nn_modules = 2\nwidth = 2', network).replace("ema = 0.5", more)
+    recipe.write_text(f'{text}\n[loss]\nkind = "{kind}"\n', encoding="utf-8")
+    emrecon("train", recipe, "--out", tmp_path / "run", "--steps", 2)
+    rows = json.loads((tmp_path / "run" / "log.json").read_text())
+    assert np.isfinite(rows[-1]["loss"])
+    assert rows[-1]["learning_rate"] == pytest.approx({"n2n": 1e-3, "ssim": 1e-2}[kind])
+
+
+def test_a_folder_of_samples_is_as_good(recipe, tmp_path):
+    emrecon("simulate", tmp_path / "spect.toml", "--out", tmp_path / "set")
+    emrecon("train", recipe, "--out", tmp_path / "one", "--steps", 3)
+    emrecon("train", recipe, "--out", tmp_path / "two", "--steps", 3, "--data", tmp_path / "set")
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    text = SPECT.replace('"background", "factors", ', "")
+    (tmp_path / "spect.toml").write_text(text, encoding="utf-8")
+    emrecon("simulate", tmp_path / "spect.toml", "--out", tmp_path / "less")
+    with pytest.raises(RecipeError, match="has no field 'background'"):
+        emrecon("train", recipe, "--out", tmp_path / "three", "--data", tmp_path / "less")
+
+
+def test_a_folder_of_another_training_is_refused(recipe, tmp_path):
+    emrecon("train", recipe, "--out", tmp_path / "run", "--steps", 2)
+    emrecon("train", recipe, "--out", tmp_path / "run", "--steps", 3)  # longer is the same one
+    recipe.write_text(TRAINING.replace("width = 2", "width = 3"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"belongs to another training \(network.width is 2 there and 3 here\)"):
+        emrecon("train", recipe, "--out", tmp_path / "run")
+    (tmp_path / "run" / "recipe.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        emrecon("train", recipe, "--out", tmp_path / "run")
+
+
+def test_missing_packages_are_named(recipe, tmp_path, monkeypatch):
+    for package in ("safetensors.torch", "torch"):
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, package, None)
+            with pytest.raises(ImportError, match=r'need \w+: pip install "emrecon\[torch\]"'):
+                emrecon("train", recipe, "--out", tmp_path / "run")
+
+
+def test_two_ranks_train_one_network(recipe, tmp_path):
+    environment = {**os.environ, "EMRECON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = ["-m", "emrecon.cli.main", "train", str(recipe), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    done = subprocess.run([*launcher, *command], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote ") == 1
+    assert read_card(tmp_path / "run" / "weights.safetensors").architecture == "mapem-net"
