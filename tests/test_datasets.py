@@ -292,7 +292,7 @@ def test_an_exception_names_the_samples(tmp_path, workers):
 
 
 @dataclass(frozen=True)
-class Workplace(Toy):
+class Where(Toy):
     """The dose tells how many threads a worker has; a worker that comes to the sample to fail at dies."""
 
     def samples(self, indices):
@@ -308,13 +308,13 @@ class Workplace(Toy):
 
 def test_workers_have_one_thread(tmp_path, monkeypatch):
     monkeypatch.setenv("EMRECON_NUM_THREADS", "3")
-    write_dataset(Workplace(n=24), tmp_path, shard_size=8, workers=2)
+    write_dataset(Where(n=24), tmp_path, shard_size=8, workers=2)
     assert {float(sample["dose"]) for sample in Dataset(tmp_path)} == {1.0}
 
 
 def test_a_worker_that_dies(tmp_path):
     with pytest.raises(RuntimeError, match=r"a worker process died; finished shards stay.*memory"):
-        write_dataset(Workplace(fail_at=50), tmp_path, shard_size=8, workers=2)
+        write_dataset(Where(fail_at=50), tmp_path, shard_size=8, workers=2)
     assert not list(tmp_path.glob(".*"))
     assert not (tmp_path / "shard-00006.h5").exists()
 
