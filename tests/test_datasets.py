@@ -73,9 +73,13 @@ def contents(folder):
 
 
 def script(code, **options):
-    """Start Python on some lines; `Toy` and `write_dataset` are there."""
+    """Start Python on some lines; `Toy` and `write_dataset` are there.
+
+    Where the tests themselves run in the background, SIGINT is ignored, and children inherit that: not these.
+    """
     environment = os.environ | {"PYTHONPATH": str(HERE), "EMRECON_NUM_THREADS": "1"}
-    lines = f"from test_datasets import *\nif __name__ == '__main__':\n    {code}"
+    heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    lines = f"{heard}from test_datasets import *\nif __name__ == '__main__':\n    {code}"
     return subprocess.Popen([sys.executable, "-c", lines], env=environment, cwd="/", text=True, **options)
 
 
