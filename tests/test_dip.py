@@ -5,12 +5,10 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from dip_cases import MR, QUICK, TRUTH, F, one_thread, scan, small_network, take
 from emrecon.projectors import (
     AcquisitionModel,
-    ImageGrid,
     ListmodeProjector,
-    ParallelBeamGeometry,
-    ParallelBeamProjector,
 )
 from emrecon.recon import (
     Checkpoint,
@@ -34,7 +32,6 @@ from emrecon.unrolled.dip import (
     fixed_noise,
     hold_out,
     run_network,
-    seeded,
 )
 from pet_cases import SCANNER, events_of_every_bin
 from pet_cases import projector as pet_projector
@@ -42,67 +39,14 @@ from scipy.ndimage import gaussian_filter
 from spect_cases import projector as spect_projector
 from torch import nn
 
-CONVOLUTIONS = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
-
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks as small as these are slower on several threads, and much so on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def threads():
+    with one_thread():
+        yield
 
 
-def small_network(dimensions=2, channels=1, width=6, depth=2, seed=0):
-    convolution, norm = CONVOLUTIONS[dimensions]
-
-    def make():
-        layers = []
-        for i in range(depth):
-            layers += [convolution(width if i else channels, width, 3, padding=1), norm(width), nn.LeakyReLU()]
-        return nn.Sequential(*layers, convolution(width, 1, 1))
-
-    return seeded(make, seed)
-
-
-def phantom(n=32):
-    """A head with four tissues and a lesion, and an MR that shows the tissues only."""
-    x, y = np.meshgrid(*2 * [np.arange(n) - (n - 1) / 2], indexing="ij")
-    tissues = (
-        (np.hypot(x, y) < 0.42 * n, 1.0, 1.0),
-        (np.hypot(x, y) < 0.34 * n, 4.0, 2.0),
-        (np.hypot(x + 3, y) < 0.12 * n, 1.5, 3.0),
-        (np.hypot(x - 5, y - 3) < 0.08 * n, 2.0, 1.5),
-    )
-    activity, mr = np.zeros((n, n, 1)), np.zeros((n, n, 1))
-    for inside, a, m in tissues:
-        activity[inside], mr[inside] = a, m
-    activity[np.hypot(x - 1, y + 7) < 2] = 7
-    return activity, mr
-
-
-def scan(counts=20_000, n=32, seed=1, dtype=torch.float32):
-    """A likelihood of a slice of the phantom, the truth and the MR."""
-    activity, mr = phantom(n)
-    lines = ParallelBeamGeometry.equally_spaced(24, n_bins=n + 8, bin_size=4.0)
-    projector = ParallelBeamProjector(ImageGrid((n, n, 1), 4.0), lines)
-    clean = projector(activity)
-    factor = counts / clean.sum()
-    background = 0.2 * factor * clean.mean()
-    y = np.random.default_rng(seed).poisson(factor * clean + background)
-    model = AcquisitionModel(projector, 1.0, background)
-    truth, guide = (torch.as_tensor(values, dtype=dtype) for values in (factor * activity, mr))
-    return PoissonLikelihood(torch.as_tensor(y, dtype=dtype), model), truth, guide
-
-
-F, TRUTH, MR = scan(n=20)
-QUICK = {"initial_steps": 10, "initial_fit": Fit("adam", 20, 1e-2)}
 FITS = [Fit("lbfgs", 1, max_iterations=5), Fit("lbfgs", 2, max_iterations=4, line_search=False), Fit("adam", 10, 3e-3)]
-
-
-def take(iterates, n):
-    return next(islice(iterates, n - 1, None))
 
 
 # ---- fits ------------------------------------------------------------------------------------------------------------

@@ -5,12 +5,10 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from dip_cases import MR, QUICK, F, one_thread, scan, small_network, take
 from emrecon.projectors import (
     AcquisitionModel,
     Diagonal,
-    ImageGrid,
-    ParallelBeamGeometry,
-    ParallelBeamProjector,
 )
 from emrecon.recon import (
     Checkpoint,
@@ -24,62 +22,20 @@ from emrecon.recon import (
     osem,
     run,
 )
-from emrecon.unrolled.dip import Fit, seeded
+from emrecon.unrolled.dip import Fit
 from emrecon.unrolled.neural_kernel import Neighbours, NeuralKEM, deep_kernel, default_features, dip_ot, with_kernel
 from scipy.ndimage import gaussian_filter
 from spect_cases import projector as spect_projector
 from torch import nn
 
-CONVOLUTIONS = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
-
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks as small as these are slower on several threads, and much so on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def threads():
+    with one_thread():
+        yield
 
 
-def small_network(dimensions=2, channels=1, width=6, depth=2, out=1, seed=0):
-    convolution, norm = CONVOLUTIONS[dimensions]
-
-    def make():
-        layers = []
-        for i in range(depth):
-            layers += [convolution(width if i else channels, width, 3, padding=1), norm(width), nn.LeakyReLU()]
-        return nn.Sequential(*layers, convolution(width, out, 1))
-
-    return seeded(make, seed)
-
-
-def scan(counts=20_000, n=32, seed=1, dtype=torch.float32):
-    """A likelihood of a head with four tissues and a lesion, the truth, and an MR that shows the tissues only."""
-    x, y = np.meshgrid(*2 * [np.arange(n) - (n - 1) / 2], indexing="ij")
-    activity, mr = np.zeros((n, n, 1)), np.zeros((n, n, 1))
-    for radius, u, v, a, m in ((0.42, 0, 0, 1, 1), (0.34, 0, 0, 4, 2), (0.12, -3, 0, 1.5, 3), (0.08, 5, 3, 2, 1.5)):
-        inside = np.hypot(x - u, y - v) < radius * n
-        activity[inside], mr[inside] = a, m
-    activity[np.hypot(x - 1, y + 7) < 2] = 7
-    lines = ParallelBeamGeometry.equally_spaced(24, n_bins=n + 8, bin_size=4.0)
-    projector = ParallelBeamProjector(ImageGrid((n, n, 1), 4.0), lines)
-    clean = projector(activity)
-    factor = counts / clean.sum()
-    background = 0.2 * factor * clean.mean()
-    data = np.random.default_rng(seed).poisson(factor * clean + background)
-    truth, guide = (torch.as_tensor(values, dtype=dtype) for values in (factor * activity, mr))
-    model = AcquisitionModel(projector, 1.0, background)
-    return PoissonLikelihood(torch.as_tensor(data, dtype=dtype), model), truth, guide
-
-
-F, TRUTH, MR = scan(n=20)
 K = kernel_matrix(MR, n_neighbours=8, window=5)
-QUICK = {"initial_steps": 10, "initial_fit": Fit("adam", 20, 1e-2)}
-
-
-def take(iterates, n):
-    return next(islice(iterates, n - 1, None))
 
 
 # ---- neural KEM ------------------------------------------------------------------------------------------------------

@@ -270,13 +270,6 @@ def run_network(network: nn.Module, theta: torch.Tensor, given: torch.Tensor) ->
     return made
 
 
-def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Return make(), a new network, with initial weights by the seed; global random numbers stay untouched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return make()
-
-
 def fixed_noise(shape: Sequence[int], channels: int = 1, seed: int = 0) -> torch.Tensor:
     """Return the input of a deep image prior without a guide: uniform noise in [0, 1), (channels, x, y, z).
 
@@ -481,9 +474,11 @@ def fused(x: torch.Tensor, z: torch.Tensor, likelihood: Likelihood, beta: float)
 
 def default_network(dimensions: int, in_channels: int, seed: int) -> nn.Module:
     """Return the U-Net of DIPRecon, without its last ReLU, with new weights that belong to a seed."""
+    from .blocks import seeded
     from .unet import UNet
 
-    return seeded(lambda: UNet(dimensions, in_channels, non_negative=False), seed)
+    with seeded(seed):
+        return UNet(dimensions, in_channels, non_negative=False)
 
 
 # ---- where to stop ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .dip import DeepImagePrior, Fit, Likelihood, NetworkWeights, plain_em, run_network, seeded
+from .dip import DeepImagePrior, Fit, Likelihood, NetworkWeights, plain_em, run_network
 
 _PUBLISHED = Fit("adam", 151, 1e-3)  # the fit of neural KEM
 _CHUNK = 8  # neighbours whose differences of features are held at a time
@@ -260,12 +260,10 @@ def _stacked(images: Any) -> torch.Tensor:
 
 def default_features(dimensions: int, in_channels: int, seed: int, n_features: int = 16) -> nn.Module:
     """Return the U-Net of DIPRecon with so many channels instead of one, with new weights that belong to a seed."""
-    from .blocks import convolution
+    from .blocks import convolution, seeded
     from .unet import UNet
 
-    def make() -> nn.Module:
+    with seeded(seed):
         network = UNet(dimensions, in_channels, width=n_features, non_negative=False)
         network.last = convolution(dimensions, n_features, n_features, 1)
-        return network
-
-    return seeded(make, seed)
+    return network
