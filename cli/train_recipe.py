@@ -56,6 +56,8 @@ class NetworkTable(Table):
     subsets: Count | None = None
     width: Count | None = None
     channels: Count | None = None
+    norm: Literal["batch", "instance", "none"] | None = None
+    initial: tuple[Whole, Count] | None = None
     tied: bool | None = None
     dual: bool | None = None
     grad: Literal["full", "checkpoint", "detach"] | None = None

@@ -81,6 +81,20 @@ def test_a_quadratic_proximal_map_is_de_pierro():
     torch.testing.assert_close(net(f, start), expected, rtol=1e-9, atol=1e-12)
 
 
+def test_passes_of_osem_make_the_start():
+    likelihood = spect()
+    begun = UnrolledEM(small(), 2, initial=(2, 3))
+    unit = begun.scale(likelihood)
+    start = recon.run(recon.osem(likelihood, unit * likelihood.ones_image(), 3), 2)
+    torch.testing.assert_close(begun(likelihood), begun(likelihood, start), rtol=0, atol=0)
+    assert not torch.equal(begun(likelihood), UnrolledEM(small(), 2)(likelihood))
+    twice = begun(spect(scale=2.0))
+    torch.testing.assert_close(twice, 2 * begun(likelihood))
+    parts = [likelihood.subset(k, 3) for k in range(3)]
+    listed = begun(parts)
+    torch.testing.assert_close(listed, UnrolledEM(small(), 2, subsets=3, initial=(2, 3))(likelihood))
+
+
 def test_the_dual_variable_is_that_of_admm():
     f, start, rho = spect(), spect().ones_image(), 0.7
 
@@ -333,6 +347,7 @@ def test_list_mode_events():
         (lambda: UnrolledEM(identity, 0), "at least one"),
         (lambda: UnrolledEM([identity] * 2, 3), "2 denoisers for 3 modules"),
         (lambda: UnrolledEM(identity, 2, grad="half"), "no grad"),
+        (lambda: UnrolledEM(identity, 2, initial=(2, 0)), "passes, subsets"),
         (lambda: UnrolledEM(identity, 2, dual=True, per_subset=True), "dual"),
         (lambda: UnrolledEM(identity, 2, beta=-1.0), "not negative"),
         (lambda: UnrolledEM(identity, 2, beta="learned"), "learn"),

@@ -311,7 +311,8 @@ def unit(
         normalisation(norm, dimensions, out_channels, affine=affine),
     ]
     if slope is not None:
-        layers.append(nn.LeakyReLU(slope) if slope else nn.ReLU())
+        # in place: neither normalisation nor convolution needs its own result again, and training keeps one array less
+        layers.append(nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 
 

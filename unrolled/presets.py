@@ -18,15 +18,17 @@ def mapem_net(
     *,
     tied: bool = True,
     width: int = 16,
+    norm: str = "batch",
     **options: Any,
 ) -> UnrolledEM:
     """Return MAPEM-Net: U-Nets as the prior of ADMM with two EM steps in a module and a dual variable.
 
-    tied : one network for all modules.  width : of the U-Net.  options : of `UnrolledEM`.
+    tied : one network for all modules.  width, norm : of the U-Net; "instance" is the same in training and use, while
+    the running means of "batch" mix those of all modules that share the network.  options : of `UnrolledEM`.
     The number of modules is not published; 6 is ours.
     Source: Gong et al. 2019, Proc. SPIE 11072.
     """
-    networks = [_unet(dimensions, guide_channels, width) for _ in range(1 if tied else n_modules)]
+    networks = [_unet(dimensions, guide_channels, width, norm) for _ in range(1 if tied else n_modules)]
     given: Any = networks[0] if tied else networks
     return UnrolledEM(given, n_modules, **{"em_steps": 2, "dual": True, **options})
 
@@ -58,13 +60,20 @@ def bcd_net(dimensions: int = 3, n_modules: int = 30, *, channels: int = 78, **o
 
 
 def em_net(
-    dimensions: int = 2, n_modules: int = 6, guide_channels: int = 0, *, width: int = 16, **options: Any
+    dimensions: int = 2,
+    n_modules: int = 6,
+    guide_channels: int = 0,
+    *,
+    width: int = 16,
+    norm: str = "batch",
+    **options: Any,
 ) -> UnrolledEM:
     """Return EMnet: the network stands for the gradient of the prior in an EM-preconditioned step.
 
-    options : of `UnrolledEM`.  Source: Gong et al. 2019, Proc. SPIE 10948; the exact form is our reading.
+    width, norm : as in `mapem_net`.  options : of `UnrolledEM`.
+    Source: Gong et al. 2019, Proc. SPIE 10948; the exact form is our reading.
     """
-    network = _unet(dimensions, guide_channels, width, non_negative=False)
+    network = _unet(dimensions, guide_channels, width, norm, non_negative=False)
     return UnrolledEM(network, n_modules, form="gradient", **options)
 
 
@@ -97,6 +106,6 @@ def learned_primal_dual(dimensions: int = 2, **options: Any) -> LearnedPrimalDua
     return LearnedPrimalDual(dimensions, **options)
 
 
-def _unet(dimensions: int, guide_channels: int, width: int, non_negative: bool = True) -> NetworkDenoiser:
-    body = UNet(dimensions, 1 + guide_channels, width=width, non_negative=non_negative)
+def _unet(dimensions: int, guide_channels: int, width: int, norm: str, non_negative: bool = True) -> NetworkDenoiser:
+    body = UNet(dimensions, 1 + guide_channels, width=width, norm=norm, non_negative=non_negative)
     return NetworkDenoiser(body, dimensions, guide_channels)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, Protocol
 
 import torch
-from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_fuse, em_step
+from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_fuse, em_step, osem, run
 from emrecon.recon._autograd import em_update as _em_update
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -62,6 +62,8 @@ class UnrolledEM(nn.Module):
     initial_beta : where learning begins, without unit.  beta_of_each : whether every module has its own.
     scale : the typical value of each item's image, (B, 1, 1, 1); denoisers get images divided by it, so that doubling
         counts and background doubles the result exactly. None gives them the image as it is.
+    initial : (passes, subsets) of OSEM, from a uniform image and without gradients, that make the start where none is
+        given; so that modules improve an image instead of making one.
 
     Called with a likelihood (or a list, one for each subset), a start and a guide, it returns the image; `each=True`
     returns those after every module. SPECT and PET, 2-D and 3-D, TOF and list-mode: whatever the likelihood is of.
@@ -85,6 +87,7 @@ class UnrolledEM(nn.Module):
         initial_beta: float = 0.1,
         beta_of_each: bool = False,
         scale: Callable[[Likelihood], torch.Tensor] | None = count_scale,
+        initial: Sequence[int] = (0, 1),
     ) -> None:
         super().__init__()
         several = isinstance(denoisers, (Sequence, nn.ModuleList))
@@ -96,13 +99,15 @@ class UnrolledEM(nn.Module):
             raise ValueError(
                 f"UnrolledEM has {len(given)} denoisers for {self.n_modules} modules; give one, or as many"
             )
+        if len(initial) != 2 or initial[0] < 0 or initial[1] < 1:
+            raise ValueError(f"initial is (passes, subsets) of OSEM, at least (0, 1), got {initial!r}")
         if grad not in MODES or form not in ("fuse", "gradient", "residual"):
             raise ValueError(f"UnrolledEM has no grad {grad!r} with form {form!r}")
         if dual and (form != "fuse" or per_subset):
             raise ValueError("a dual variable needs form='fuse' and one denoiser for a whole module")
         self.denoisers = nn.ModuleList(d if isinstance(d, nn.Module) else _Function(d) for d in given)
         self.em_steps, self.dual, self.subsets, self.grad = em_steps, dual, subsets, grad
-        self.per_subset, self.form, self.scale = per_subset, form, scale
+        self.per_subset, self.form, self.scale, self.initial = per_subset, form, scale, tuple(initial)
         self.without_unit = isinstance(beta, str)
         if self.without_unit:
             if beta not in ("learn", "keep") or not initial_beta > 0:
@@ -129,12 +134,12 @@ class UnrolledEM(nn.Module):
         """Return the image of each item, or with `each` the list of images after all modules.
 
         likelihood : batched or not; with a list, each is a subset and `subsets` is not used.
-        start : (..., x, y, z), positive (default: `scale` where something is seen).
+        start : (..., x, y, z), positive (default: `scale` where something is seen, after the passes of `initial`).
         guide : as the denoisers want it.
         """
         parts = self._parts(likelihood)
         unit = self._unit(parts, start)
-        x = unit * _ones_like_of(parts[0]) if start is None else start
+        x = self._start(likelihood, unit * _ones_like_of(parts[0])) if start is None else start
         mu, images = torch.zeros_like(x), []
         for n in range(self.n_modules):
             denoiser = self.denoisers[n % len(self.denoisers)]
@@ -184,6 +189,14 @@ class UnrolledEM(nn.Module):
             step = torch.where(s > 0, x / torch.where(s > 0, s, 1), 0)
             x = torch.relu(em_update(x, part, self.grad) - weight * _mean_over_seen(s) * step * network(x))
         return x
+
+    def _start(self, likelihood: Likelihood | Sequence[Likelihood], uniform: torch.Tensor) -> torch.Tensor:
+        passes, subsets = self.initial
+        if passes == 0:
+            return uniform
+        with torch.no_grad():
+            start: torch.Tensor = run(osem(likelihood, uniform, subsets), passes)
+        return start
 
     def _weight(self, n: int, like: torch.Tensor) -> torch.Tensor:
         """beta of a module, positive; without unit where it is learned or kept."""
