@@ -16,6 +16,7 @@ from .blocks import (
 from .dip import DIPRecon, Fit, HeldOut, NetworkWeights, WindowedVariance, fixed_noise, hold_out
 from .distributed import ViewSharded, process_group, shared_count_scale, view_sharded
 from .iterative_network import IterativeNetwork, NetworkInput
+from .layerwise import LayerRecord, first_thresholds, train_layers
 from .losses import (
     Noise2Void,
     Supervised,
@@ -69,6 +70,7 @@ __all__ = [
     "Growing",
     "HeldOut",
     "IterativeNetwork",
+    "LayerRecord",
     "LearnedGradient",
     "LearnedPrimalDual",
     "LocalLinearFitting",
@@ -108,6 +110,7 @@ __all__ = [
     "em_update",
     "equivariant",
     "fbsem_net",
+    "first_thresholds",
     "fixed_noise",
     "fixed_point",
     "hold_out",
@@ -137,6 +140,7 @@ __all__ = [
     "shared_count_scale",
     "ssim_loss",
     "thinned",
+    "train_layers",
     "transem",
     "view_sharded",
     "warmup_cosine",

@@ -49,7 +49,7 @@ def fbsem_net(
 def bcd_net(dimensions: int = 3, n_modules: int = 30, *, channels: int = 78, **options: Any) -> UnrolledEM:
     """Return BCD-Net: a convolutional autoencoder with soft thresholds of its own in every module, one EM step each.
 
-    128,700 parameters in 3-D. The source trains it layer by layer.  options : of `UnrolledEM`.
+    128,700 parameters in 3-D. The source trains it layer by layer, see `train_layers`.  options : of `UnrolledEM`.
     The strength stays at `initial_beta`, as published (there in other units).
     Source: Lim, Chun, Dewaraja & Fessler 2020, IEEE Trans Med Imaging 39:3512.
     """
