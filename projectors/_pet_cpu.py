@@ -77,10 +77,13 @@ def forward(image, plan, scratch, stride, first, n, out):
     image : (nx, ny, slices * stride); out : (V, R, TOF bins, planes * stride).
     """
     n_radial, n_planes = out.shape[1], plan.start.shape[0]
-    tile = _tile(plan, stride)
+    tile, flat = _tile(plan, stride), _is_flat(plan, image.shape[2] // stride)
     for line in range(first, out.shape[0] * n_radial, n):
         v, r = line // n_radial, line % n_radial
         path = _path(plan, v, r, image.shape[0], image.shape[1])
+        if flat:
+            _forward_flat(image, path, out[v, r, 0])
+            continue
         for p in range(0, n_planes, tile):
             end = min(p + tile, n_planes)
             _forward_tile(image, plan, scratch, path, p, end, stride, out[v, r])
@@ -90,10 +93,13 @@ def forward(image, plan, scratch, stride, first, n, out):
 def adjoint(sinogram, plan, scratch, stride, first, n, image):
     """image += the transpose of `forward` applied to `sinogram`, for the transaxial lines first::n."""
     n_radial, n_planes = sinogram.shape[1], plan.start.shape[0]
-    tile = _tile(plan, stride)
+    tile, flat = _tile(plan, stride), _is_flat(plan, image.shape[2] // stride)
     for line in range(first, sinogram.shape[0] * n_radial, n):
         v, r = line // n_radial, line % n_radial
         path = _path(plan, v, r, image.shape[0], image.shape[1])
+        if flat:
+            _adjoint_flat(sinogram[v, r, 0], path, image)
+            continue
         for p in range(0, n_planes, tile):
             end = min(p + tile, n_planes)
             _adjoint_tile(sinogram[v, r], plan, scratch, path, p, end, stride, image)
@@ -105,6 +111,53 @@ def _tile(plan, stride):
     if plan.edges.shape[0] == 0:
         return plan.start.shape[0]
     return max(_TILE // stride, 1)
+
+
+@_inline
+def _is_flat(plan, n_slices):
+    """Whether there is one plane without TOF, in the middle of an image of one slice: nothing to do along z."""
+    one = n_slices == 1 and plan.start.shape[0] == 1 and plan.edges.shape[0] == 0
+    return one and plan.start[0] == PAD and plan.rise[0] == 0
+
+
+@_compile
+def _forward_flat(image, path, out):
+    """`_forward_tile` without z: images (nx, ny, items), out (items)."""
+    along_x, n, m, step = path[0], path[1], path[2], path[7]
+    real = image.dtype.type
+    for s in range(out.shape[0]):
+        out[s] = real(0)
+    for i in range(n):
+        hit, _, j, j1, w = _columns(path, i)
+        if not hit:
+            continue
+        w1 = real(w) if j1 < m else real(0)
+        w0 = real(1 - w) if j >= 0 else real(0)
+        j, j1 = max(j, 0), min(j1, m - 1)
+        first, second = (image[i, j], image[i, j1]) if along_x else (image[j, i], image[j1, i])
+        for s in range(out.shape[0]):
+            out[s] += w0 * first[s] + w1 * second[s]
+    for s in range(out.shape[0]):
+        out[s] *= real(step)
+
+
+@_compile
+def _adjoint_flat(values, path, image):
+    """image += the transpose of `_forward_flat` applied to `values`."""
+    along_x, n, m, step = path[0], path[1], path[2], path[7]
+    real = image.dtype.type
+    for i in range(n):
+        hit, _, j, j1, w = _columns(path, i)
+        if not hit:
+            continue
+        w1 = real(step) * (real(w) if j1 < m else real(0))
+        w0 = real(step) * (real(1 - w) if j >= 0 else real(0))
+        j, j1 = max(j, 0), min(j1, m - 1)
+        first, second = (image[i, j], image[i, j1]) if along_x else (image[j, i], image[j1, i])
+        for s in range(values.shape[0]):
+            first[s] += w0 * values[s]
+        for s in range(values.shape[0]):
+            second[s] += w1 * values[s]
 
 
 @_compile

@@ -216,6 +216,18 @@ def test_a_batch_of_flat_images_equals_one_by_one():
     np.testing.assert_allclose(A.T(y)[69], A.T(y[69]), atol=1e-11)
 
 
+@pytest.mark.parametrize("items", [1, 3])
+def test_one_slice_in_the_plane_equals_the_middle_of_three(items):
+    sinogram = PETSinogram(PETScanner.polygon(sides=6, crystals_per_side=4, radius=60, rings=1, ring_pitch=5))
+    flat, thick = (ImageGrid((7, 6, nz), (8.0, 7.0, 4.0)) for nz in (1, 3))
+    x = np.random.default_rng(0).random((items, 7, 6, 1))
+    between = np.concatenate([0 * x, x, 0 * x], -1)
+    A, B = PETProjector(flat, sinogram), PETProjector(thick, sinogram)
+    np.testing.assert_allclose(A(x), B(between), rtol=1e-12, atol=1e-12)
+    y = np.random.default_rng(1).random((items, *A.out_shape))
+    np.testing.assert_allclose(A.T(y), B.T(y)[..., 1:2], rtol=1e-12, atol=1e-12)
+
+
 def test_str_names_the_kernels():
     assert "numba" in str(projector("TOF"))
     assert "7 TOF bins" in str(listmode(True))
