@@ -15,7 +15,7 @@ from emrecon.sims import Phantom, poisson, scale_to_counts, spect_cylinder
 from rich.console import Console
 from rich.table import Table
 
-from . import demo_pet
+from . import demo_brain, demo_pet
 from .figures import compare, save
 from .outputs import writing
 
@@ -30,12 +30,19 @@ def demo(
     iterations: Annotated[int, typer.Option(min=1, help="OSEM iterations of 8 subsets.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the counting noise.")] = 0,
     pet: Annotated[bool, typer.Option("--pet", help="PET of the NEMA body phantom, with time of flight.")] = False,
+    brain: Annotated[bool, typer.Option("--brain", help="The slice of brain PET alone.")] = False,
 ) -> None:
     """Simulate a Tc-99m scan of a cylinder with hot rods and cold spheres, and reconstruct it with OSEM.
 
-    Three times: without corrections, with attenuation, and with attenuation and the collimator's response.
+    Three times: without corrections, with attenuation, and with attenuation and the collimator's response. Then a slice
+    of brain PET with its MR image: OSEM, MAP and, where torch is installed, an unrolled network.
     With --pet: list-mode of the NEMA body phantom, with and without time of flight.
     """
+    if pet and brain:
+        raise typer.BadParameter("give --pet or --brain, not both", param_hint="--brain")
+    if brain:
+        demo_brain.demo_brain(out, seed)
+        return
     if pet:
         demo_pet.demo_pet(out, counts, iterations, seed)
         return
@@ -68,6 +75,7 @@ def demo(
         for name, result in results.items():
             formats.write_image(out / f"{name.replace(' + ', '-').replace(' ', '-')}.nii.gz", result.image, _GRID)
     console.print(f"wrote {out}/demo.png, scan.h5 and the images; {time.perf_counter() - begun:.1f} s in all")
+    demo_brain.demo_brain(out, seed)
 
 
 def simulate(phantom: Phantom, counts: float, seed: int) -> Scan:

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from . import learned
+
 _PACKAGES = ("emrecon", "numpy", "scipy", "numba", "h5py", "nibabel", "torch", "cupy-cuda12x", "cupy-cuda13x")
 
 
@@ -38,6 +40,7 @@ def _machine() -> dict[str, Any]:
         "CPU kernels": "numba, compiled at first use and cached",
         "GPU": gpu or "none (install emrecon[cuda12] or emrecon[cuda13] to use one)",
         "GPU kernels": "CUDA through CuPy, compiled at first use" if gpu else "not in use",
+        "trained networks": ", ".join(learned.PRETRAINED),
     }
 
 

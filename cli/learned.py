@@ -26,13 +26,19 @@ NETWORKS = {
 DEEP_PRIORS = {"dip-recon": 100, "dip-ot": 60}
 """Deep image priors, and how many iterations they make unless told otherwise."""
 METHODS = (*NETWORKS, *DEEP_PRIORS)
+PRETRAINED = ("fbsem-net-brain-pet", "fbsem-net-brain-spect", "mapem-net-brain-pet", "mapem-net-brain-spect")
+"""`unrolled.pretrained_names()`, for those who have no torch to ask it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A network with its weights, in eval mode, and the card that came with them."""
+    """A network with its weights, in eval mode, and the card that came with them.
+
+    path : of the file of weights.  name : what to call it, the file's name, or that of weights that come with emrecon.
+    """
 
     path: Path
+    name: str
     network: Any
     card: Any
 
@@ -84,7 +90,7 @@ class Engine:
                 f"{self.name}, {_number(len(self.parts), 'subset')}, {'guided' if self.guide is not None else 'noise'}"
             )
         card = self.trained.card
-        return f"{self.name} of {self.trained.path.name}, {card.parameters} parameters"
+        return f"{self.name} of {self.trained.name}, {card.parameters} parameters"
 
 
 def registry() -> dict[str, Callable[..., Any]]:
@@ -111,6 +117,7 @@ def n_subsets(network: Any) -> int:
 def load(method: str, weights: Path | None, guided: bool) -> Trained | None:
     """Return the network of a method with its weights, None for methods without training.
 
+    weights : a file, or one of the names `PRETRAINED`; a file of that name comes first.
     guided : whether there is a guide image.
     Raises typer.BadParameter, which names the option, for options that do not go together, ValueError for unusable
     files, ImportError that names the extra where torch or safetensors is missing.
@@ -120,20 +127,24 @@ def load(method: str, weights: Path | None, guided: bool) -> Trained | None:
             raise typer.BadParameter(f"{method} has none; they are for {', '.join(NETWORKS)}", param_hint="--weights")
         return None
     if weights is None:
+        own = [name for name in PRETRAINED if name.startswith(method)]
         raise typer.BadParameter(
-            f"{method} needs a file of weights, .safetensors, such as `emrecon train` writes", param_hint="--weights"
+            f"{method} needs a file of weights, .safetensors, such as `emrecon train` writes"
+            + (f", or those that come with emrecon: {', '.join(own)}" if own else ""),
+            param_hint="--weights",
         )
     known = registry()
     require("safetensors.torch")
     files = importlib.import_module("emrecon.unrolled.weights")
-    card = files.read_card(weights)
+    path = _weights_file(weights)
+    card = files.read_card(path)
     if card.architecture != method:
         does = f"; --method {card.architecture} would do" if card.architecture in known else ""
         raise typer.BadParameter(
             f"{weights} holds weights of {card.architecture!r}, not of {method}{does}", param_hint="--weights"
         )
-    network, card = files.load_network(weights, known)
-    trained = Trained(weights, network, card)
+    network, card = files.load_network(path, known)
+    trained = Trained(path, weights.name, network, card)
     if trained.guide_channels and not guided:
         raise typer.BadParameter(f"{weights} was trained with {_guide_name(card)}; give it", param_hint="--guide")
     if guided and not trained.guide_channels:
@@ -144,7 +155,7 @@ def load(method: str, weights: Path | None, guided: bool) -> Trained | None:
 def check(method: str, trained: Trained | None, grid: ImageGrid) -> None:
     """Refuse a network of volumes for an image of one slice."""
     if trained is not None and trained.dimensions == 3 and grid.shape[2] == 1:
-        raise ValueError(f"{trained.path} holds a {method} of volumes (3-D), and this image has one slice")
+        raise ValueError(f"{trained.name} holds a {method} of volumes (3-D), and this image has one slice")
 
 
 def note(trained: Trained | None, grid: ImageGrid) -> str | None:
@@ -155,7 +166,7 @@ def note(trained: Trained | None, grid: ImageGrid) -> str | None:
     if trained is None or not isinstance(data, list) or np.allclose(data[:2], grid.voxel_size[:2], rtol=0.05):
         return None
     there, here = (" x ".join(f"{size:.3g}" for size in sizes) for sizes in (data, grid.voxel_size))
-    return f"{trained.path.name} was trained on voxels of {there} mm, and these have {here} mm"
+    return f"{trained.name} was trained on voxels of {there} mm, and these have {here} mm"
 
 
 def torch_device(device: str) -> Any:
@@ -212,6 +223,19 @@ def refuse(method: str, options: Mapping[str, Any]) -> None:
 def _deep_prior(name: str) -> Any:
     unrolled = importlib.import_module("emrecon.unrolled")
     return unrolled.DIPRecon() if name == "dip-recon" else unrolled.dip_ot()
+
+
+def _weights_file(weights: Path) -> Path:
+    """The file of weights that is meant; raises typer.BadParameter for what is neither a file nor a name."""
+    if weights.exists() or weights.suffix:
+        return weights
+    if str(weights) not in PRETRAINED:
+        raise typer.BadParameter(
+            f"no file {str(weights)!r}, and not one of those that come with emrecon: {', '.join(PRETRAINED)}",
+            param_hint="--weights",
+        )
+    found: Path = importlib.import_module("emrecon.unrolled.pretrained").pretrained_path(str(weights))
+    return found
 
 
 def _convolving(network: Any) -> Any:

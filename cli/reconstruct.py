@@ -64,7 +64,12 @@ def reconstruct(
         ),
     ] = "osem",
     weights: Annotated[
-        Path | None, typer.Option(help="Networks: trained weights (.safetensors, with their card).")
+        Path | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="Networks: trained weights, a file (.safetensors, with its card) or a name of those that come with "
+            f"emrecon: {', '.join(learned.PRETRAINED)}.",
+        ),
     ] = None,
     prior: Annotated[
         str | None,
@@ -132,7 +137,7 @@ def reconstruct(
     subsets, iterations = _numbers(method, trained, subsets, iterations)
     values, listmode = options.header_values(header or []), _is_listmode(projections)
     events = formats.read_petlink(projections, **values) if listmode else None
-    inputs = (projections, mu, norm, guide, weights, events.path if events else None)
+    inputs = (projections, mu, norm, guide, trained.path if trained else None, events.path if events else None)
     check_outputs(out, picture, log, checkpoint, inputs=inputs)
     _check_device(device)
     on = learned.torch_device(device) if method in learned.METHODS else None

@@ -21,7 +21,7 @@ from .train_data import Preparation, held_out, training_batches
 from .train_recipe import LossTable, Plan, TrainingTable
 
 _RECIPE = "recipe.json"
-_SCALE = (
+SCALE_RULE = (
     "images are divided by count_scale(likelihood), the activity of the uniform image that explains the counts best, "
     "and multiplied by it afterwards; guides are normalised_guide(guide), 5 guide / max |guide|"
 )
@@ -143,7 +143,7 @@ def _write_weights(plan: Plan, out: Path, model: Any, metrics: Mapping[str, floa
         plan.recipe.network.name,
         plan.arguments,
         {"guide": plan.recipe.data.guide, "level": plan.level, "training": described},
-        _SCALE,
+        SCALE_RULE,
         metrics,
         plan.recipe.description,
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from emrecon import formats
 from emrecon.cli import demo as demo_command
+from emrecon.cli import demo_brain
 from emrecon.projectors import ImageGrid, LinearResponse, Scan, SPECTGeometry, SPECTProjector
 from emrecon.recon import PoissonLikelihood, osem, run
 from emrecon.sims import poisson, uniform_cylinder
@@ -185,10 +186,16 @@ def test_info_describes_files_and_the_machine(scan):
         assert fact in text
 
 
+def rows_of(text):
+    """The cells of all rows of the tables in a text."""
+    return [line.split("│") for line in text.splitlines() if line.startswith("│")]
+
+
 def test_the_demo_shows_what_corrections_are_worth(tmp_path):
     done = emrecon("demo", "--out", tmp_path / "demo", "--iterations", 4, check=0)
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 20_000
-    rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    assert (tmp_path / "demo" / "brain.png").stat().st_size > 20_000
+    rows = rows_of(done.stdout)
     error = {row[1].strip(): float(row[2]) for row in rows}
     uniformity = {row[1].strip(): float(row[3]) for row in rows}
     noise = {row[1].strip(): float(row[4]) for row in rows}
@@ -197,3 +204,56 @@ def test_the_demo_shows_what_corrections_are_worth(tmp_path):
     assert uniformity["no correction"] < 0.8 < uniformity["attenuation"]
     assert formats.read_scan(tmp_path / "demo" / "scan.h5").radionuclide == "Tc-99m"
     assert demo_command._GRID.shape == formats.read_image(tmp_path / "demo" / "attenuation.nii.gz")[0].shape
+
+
+METHODS = ["OSEM", "OSEM + Gaussian", "MAP-RDP", "MAPEM-Net"]
+WITHOUT = """
+import sys
+missing = sys.argv.pop(1)
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == missing:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+from emrecon.cli.main import main
+main()
+"""
+
+
+def test_the_demo_of_a_brain(tmp_path, capsys):
+    pytest.importorskip("safetensors.torch")
+    demo_brain.demo_brain(tmp_path / "demo", seed=0)
+    text = capsys.readouterr().out
+    rows = rows_of(text)
+    assert [row[1].strip() for row in rows] == METHODS
+    error, similarity = ({row[1].strip(): float(row[k]) for row in rows} for k in (2, 3))
+    assert error["MAP-RDP"] < error["OSEM"]
+    assert similarity["MAP-RDP"] > similarity["OSEM"]
+    assert int(rows[3][5].replace(",", "")) > 10_000
+    assert "pip install" not in text
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["brain.png", "scan-brain.h5"]
+
+
+def test_the_seed_of_the_brain_is_that_of_the_noise():
+    first, again, other = (demo_brain.simulate(seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.scan.counts, again.scan.counts)
+    assert not np.array_equal(first.scan.counts, other.scan.counts)
+    for name in ("truth", "mr"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("package", ["torch", "safetensors"])
+def test_the_demo_of_a_brain_without_torch(tmp_path, package):
+    command = [sys.executable, "-c", WITHOUT, package, "demo", "--brain", "--seed", "3", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert [row[1].strip() for row in rows_of(done.stdout)] == METHODS[:3]
+    assert 'MAPEM-Net is left out, it needs torch and safetensors: pip install "emrecon[learned]"\n' in done.stdout
+    assert (tmp_path / "brain.png").stat().st_size > 20_000
+    assert formats.read_scan(tmp_path / "scan-brain.h5").radionuclide == "F-18"
+
+
+def test_there_is_one_demo_at_a_time(tmp_path):
+    done = emrecon("demo", "--pet", "--brain", "--out", tmp_path / "demo", check=2)
+    assert "not both" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -8,10 +8,20 @@ import pytest
 import torch
 import typer
 from emrecon import formats, recon, unrolled
-from emrecon.cli import learned, methods
+from emrecon.cli import demo_brain, learned, methods
 from emrecon.cli.main import app
-from emrecon.projectors import AcquisitionModel, ImageGrid, LinearResponse, Scan, SPECTGeometry, SPECTProjector
+from emrecon.cli.options import guide as guide_on
+from emrecon.projectors import (
+    AcquisitionModel,
+    ImageGrid,
+    LinearResponse,
+    PETProjector,
+    Scan,
+    SPECTGeometry,
+    SPECTProjector,
+)
 from emrecon.sims import poisson, uniform_cylinder
+from emrecon.unrolled.pretrained import pretrained, pretrained_names
 from emrecon.unrolled.weights import Card, save_weights
 from test_cli_pet import listmode
 
@@ -129,6 +139,7 @@ def test_list_mode(folder, tmp_path):
             "holds weights of 'mapem-net', not of fbsem-net; --method mapem-net",
         ),
         ("mapem-net", (), "--weights", "mapem-net needs a file of weights"),
+        ("mapem-net", (), "--weights", "come with emrecon: mapem-net-brain-pet, mapem-net-brain-spect"),
         ("osem", ("mapem-net",), "--weights", "osem has none; they are for mapem-net, fbsem-net"),
         ("dip-recon", ("mapem-net",), "--weights", "dip-recon has none"),
         ("mapem-net", ("guided",), "--guide", "was trained with a guide image (such as MR or CT); give it"),
@@ -149,6 +160,46 @@ def test_what_does_not_go_together_is_refused(folder, tmp_path, method, options,
         reconstructed(folder, tmp_path, method, *given, *more)
     assert error.value.param_hint == option
     assert message in error.value.message
+
+
+def test_networks_that_come_with_the_library(folder, tmp_path, capsys):
+    brain = demo_brain.simulate(0)
+    grid = brain.scan.default_grid()
+    formats.write_scan(tmp_path / "scan.h5", brain.scan)
+    formats.write_image(tmp_path / "mr.nii.gz", brain.mr, brain.grid)
+    given = ("--weights", "mapem-net-brain-pet", "--guide", tmp_path / "mr.nii.gz", "--out", tmp_path / "x.h5")
+    emrecon("reconstruct", tmp_path / "scan.h5", "--method", "mapem-net", *given)
+    network, card = pretrained("mapem-net-brain-pet")
+    model = brain.scan.model(PETProjector(grid, brain.scan.geometry))
+    likelihood = recon.PoissonLikelihood(torch.from_numpy(np.array(brain.scan.counts, np.float32)), model)
+    guide = torch.from_numpy(guide_on(tmp_path / "mr.nii.gz", grid))
+    with torch.no_grad():
+        expected = network(likelihood, guide=unrolled.normalised_guide(guide)).numpy()
+    np.testing.assert_allclose(formats.read_image(tmp_path / "x.h5")[0], expected, rtol=1e-3, atol=1e-4)
+    text = capsys.readouterr().out
+    assert f"mapem-net of mapem-net-brain-pet, {card.parameters} parameters" in text
+    assert "trained on voxels" not in text
+    with pytest.raises(typer.BadParameter, match="mapem-net-brain-pet was trained with a guide image"):
+        reconstructed(folder, tmp_path, "mapem-net", "--weights", "mapem-net-brain-pet")
+    with pytest.raises(
+        typer.BadParameter, match=r"no file 'mapem-net-heart', and not one of .*: fbsem-net-brain-pet, "
+    ):
+        reconstructed(folder, tmp_path, "mapem-net", "--weights", "mapem-net-heart")
+
+
+def test_a_file_comes_before_a_name(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mapem-net-brain-pet").write_text("mine")
+    with pytest.raises(ValueError, match=r"weights are .safetensors files .* not 'mapem-net-brain-pet'"):
+        reconstructed(folder, tmp_path, "mapem-net", "--weights", "mapem-net-brain-pet")
+
+
+def test_names_are_known_without_torch(capsys):
+    assert pretrained_names() == learned.PRETRAINED
+    for command in (("info",), ("reconstruct", "--help")):
+        emrecon(*command)
+        text = "".join(capsys.readouterr().out.replace("│", " ").split())
+        assert ",".join(learned.PRETRAINED) in text
 
 
 def test_unusable_files_are_named(folder, tmp_path):

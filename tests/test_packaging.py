@@ -24,7 +24,8 @@ def test_every_folder_with_an_init_is_packaged():
 @pytest.mark.parametrize("folder", FOLDERS.values())
 def test_data_files_are_installed(folder):
     installed = {item.name for item in files(f"emrecon.{folder}").iterdir()}
-    wanted = {path.name for suffix in ("*.cu", "*.csv", "*.json", "py.typed") for path in (ROOT / folder).glob(suffix)}
+    kinds = ("*.cu", "*.csv", "*.json", "*.toml", "*.safetensors", "py.typed")
+    wanted = {path.name for kind in kinds for path in (ROOT / folder).glob(kind)}
     assert wanted <= installed
     assert "py.typed" in installed
 

@@ -233,6 +233,21 @@ def test_published_numbers():
     assert [activity[name] for name in ("grey", "white", "skin", "skull", "csf")] == [96, 32, 16, 8, 0]
 
 
+@pytest.mark.parametrize(("name", "counts", "shape"), [("brain-pet", 2e5, (48, 111)), ("brain-spect", 6e4, (60, 64))])
+def test_small_brains_for_networks(name, counts, shape):
+    found = recipes.load_recipe(name)
+    assert recipes.split_of(found, found.n) == {"train": 1000, "validation": 50, "test": 50}
+    source = recipes.RecipeSource(found)
+    fields = source.fields
+    assert (fields["counts"].shape, fields["truth"].shape) == (shape, (64, 64))
+    made = source.samples([1050])  # the first of the test
+    assert made["counts"].sum() == pytest.approx(counts, rel=0.02)
+    for image in ("truth", "mu", "guide"):
+        assert not np.any(made[image][0, [0, -1]] > 0.2 * made[image].max()), "the head is inside of the slice"
+    lesions = [region for region in source.draw(1050).phantom.regions if "lesion" in region.name]
+    assert len(lesions) == 2, "the third is in the MR alone"
+
+
 def test_a_named_scanner_with_fewer_rings_and_tof():
     text = SMALL_PET[: SMALL_PET.index("[pet.ring]")] + "[counts]\ntotal = 1e5\n"
     text = text.replace("[pet]\n", '[pet]\nscanner = "d690"\nrings = 3\ntof = true\ntof_mashing = 5\nmashing = 4\n')

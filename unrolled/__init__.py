@@ -49,6 +49,7 @@ from .plug_and_play import (
     pnp_em,
 )
 from .presets import bcd_net, em_net, fbsem_net, learned_primal_dual, mapem_net, osem_varnet, transem
+from .pretrained import pretrained, pretrained_names, pretrained_path
 from .primal_dual_network import LearnedPrimalDual
 from .scaling import ScaleEquivariant, count_scale, mean_scale, normalised_guide
 from .train import Record, Settings, Validation, best_weights, by_epoch, plot_log, warmup_cosine, warmup_steps
@@ -132,6 +133,9 @@ __all__ = [
     "plot_log",
     "pnp_em",
     "poisson_loss",
+    "pretrained",
+    "pretrained_names",
+    "pretrained_path",
     "process_group",
     "read_card",
     "relative_mse",
