@@ -227,7 +227,7 @@ def _deep_prior(name: str) -> Any:
 
 def _weights_file(weights: Path) -> Path:
     """The file of weights that is meant; raises typer.BadParameter for what is neither a file nor a name."""
-    if weights.exists() or weights.suffix:
+    if weights.is_file() or weights.suffix:
         return weights
     if str(weights) not in PRETRAINED:
         raise typer.BadParameter(

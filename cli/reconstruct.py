@@ -198,7 +198,7 @@ def _numbers(
 ) -> tuple[int, int]:
     """The numbers of subsets and of iterations, asked for or usual."""
     if trained is not None:
-        return learned.n_subsets(trained.network), 1
+        return 1, 1  # the network divides the scan itself
     deep = method in learned.DEEP_PRIORS
     return subsets or (1 if deep else 8), iterations or learned.DEEP_PRIORS.get(method, 4)
 

@@ -283,7 +283,8 @@ def _possible_network(plan: Plan) -> None:
     if plan.arguments["dimensions"] == 3 and plan.source.is_flat:
         raise ValueError("dimensions of 3 need volumes, and the samples have one slice")
     network = build(**plan.arguments)
-    n, n_views = learned.n_subsets(network), plan.source.simulator.geometry.n_views
+    n = max(learned.n_subsets(network), getattr(network, "initial", (0, 1))[1])
+    n_views = plan.source.simulator.geometry.n_views
     if n > n_views:
         raise ValueError(f"subsets: {n} of {n_views} views; take no more subsets than views")
 

@@ -171,13 +171,18 @@ def _fuse_derivatives(
     x_em: torch.Tensor, z: torch.Tensor, s: torch.Tensor, beta: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     x = _Fuse.apply(x_em, z, s, beta)
-    root = torch.sqrt((s - beta * z) ** 2 + 4 * beta * s * x_em)  # without the cancellation of 2 beta x + s - beta z
+    b = s - beta * z
+    largest = torch.maximum(b.abs(), beta * torch.ones_like(b))  # or squares would overflow
+    largest = torch.where(largest > 0, largest, torch.ones_like(b))
+    # the root over `largest`, without the cancellation of 2 beta x + s - beta z
+    root = torch.sqrt((b / largest) ** 2 + 4 * (beta / largest) * (s / largest * x_em))
     over = _divided(torch.ones_like(root), root)
     # s (x_em - x) = beta x (x - z): each side has digits where the other cancels
     near = beta * x < s
     by_s = torch.where(near, _divided(beta * x * (x - z), s), x_em - x)
     by_beta = torch.where(near, x * (z - x), _divided(s * (x - x_em), beta))
-    return s * over, beta * x * over, by_s * over, by_beta * over
+    parts = s, beta * x, by_s, by_beta
+    return tuple(part / largest * over for part in parts)
 
 
 def _divided(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

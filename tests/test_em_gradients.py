@@ -5,7 +5,7 @@ import pytest
 import torch
 from emrecon.projectors import AcquisitionModel, DenseOperator
 from emrecon.projectors.operator import Projector
-from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_step
+from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_fuse, em_step
 from emrecon.recon._autograd import em_update, plain_em_step
 
 
@@ -128,3 +128,13 @@ def test_differentiable_data_and_scale():
     by_counts, by_scale = torch.autograd.grad(made.sum(), [counts, scale])
     assert by_counts.abs().sum() > 0
     assert by_scale.abs().sum() > 0
+
+
+@pytest.mark.parametrize("beta", [1e-12, 1e-4, 1.0, 1e10, 1e20, 1e30])
+def test_gradients_of_the_fusion_survive_any_strength_in_single_precision(beta):
+    def gradients(dtype):
+        values = [torch.tensor(v, dtype=dtype, requires_grad=True) for v in (1.0, 2.0, 1.5, beta)]
+        em_fuse(*values).backward()
+        return [float(v.grad) for v in values]
+
+    np.testing.assert_allclose(gradients(torch.float32), gradients(torch.float64), rtol=1e-5, atol=1e-38)

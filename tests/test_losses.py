@@ -316,6 +316,8 @@ def test_noise2void_sees_only_hidden_voxels():
 
 
 def test_blind_spots_refuse_what_has_no_neighbours():
+    with pytest.raises(ValueError, match="at least 1"):
+        blind_spots(torch.ones(4, 4, 1), torch.Generator(), (8, 8))
     with pytest.raises(ValueError, match="no neighbours"):
         blind_spots(torch.ones(4, 1, 1, 8), seeded())
     for box, reach in (((0, 1, 1), 2), ((8, 8, 1), 0)):

@@ -276,7 +276,35 @@ def test_early_stopping_keeps_the_best(tmp_path):
     assert [record.improved for record in records] == [True, True, False]
 
 
+def test_a_first_metric_that_is_no_number_is_not_the_best_for_good():
+    model, values = nn.Linear(1, 1), iter([math.nan, 0.5, 0.6, 0.4])
+    optimiser = torch.optim.SGD(model.parameters(), 1e-3)
+    batch = [(torch.ones(2, 1), torch.ones(2, 1))]
+    validate = lambda model: {"nrmse": next(values)}  # noqa: E731
+    records = train(model, lambda epoch: batch, Supervised(mse), optimiser, Settings(4, 1), validate=validate)
+    assert [record.improved for record in records] == [True, True, False, True]
+
+
+def test_a_validation_that_comes_later_is_logged(tmp_path):
+    def run(steps, **options):
+        torch.manual_seed(0)
+        model = nn.Linear(1, 1)
+        optimiser = torch.optim.SGD(model.parameters(), 1e-3)
+        batch = [(torch.ones(2, 1), torch.ones(2, 1))]
+        settings = Settings(steps, 1, folder=tmp_path, watch="loss")
+        list(train(model, lambda epoch: batch, Supervised(mse), optimiser, settings, **options))
+
+    run(1)
+    run(2, validate=lambda model: {"nrmse": 0.5})
+    with (tmp_path / "log.csv").open(newline="") as stream:
+        assert [row["nrmse"] for row in csv.DictReader(stream)] == ["", "0.5"]
+
+
 def test_errors_say_what_is_wrong(tmp_path):
+    fixed = nn.Linear(1, 1).requires_grad_(False)
+    optimiser = torch.optim.SGD(nn.Linear(1, 1).parameters(), 1e-3)
+    with pytest.raises(ValueError, match="no parameters"):
+        next(train(fixed, lambda epoch: [], mse, optimiser, Settings(1)))
     with pytest.raises(ValueError, match=r"batches\(0\) is empty"):
         next(plain(Network(), Settings(3), batches=lambda epoch: []))
     with pytest.raises(ValueError, match="watch is 'nrmse', but validation gives error"):

@@ -91,8 +91,29 @@ def test_passes_of_osem_make_the_start():
     twice = begun(spect(scale=2.0))
     torch.testing.assert_close(twice, 2 * begun(likelihood))
     parts = [likelihood.subset(k, 3) for k in range(3)]
-    listed = begun(parts)
-    torch.testing.assert_close(listed, UnrolledEM(small(), 2, subsets=3, initial=(2, 3))(likelihood))
+    fixed = {"initial": (2, 3), "scale": lambda f: torch.full((2, 1, 1, 1), 3.0, dtype=torch.float64)}
+    whole = UnrolledEM(small(), 2, subsets=3, **fixed)(likelihood)
+    torch.testing.assert_close(UnrolledEM(small(), 2, **fixed)(parts), whole)
+
+
+def narrow(counts=None):
+    """A detector that sees the middle alone, and each of four subsets only a part of that."""
+    camera = SPECTGeometry.circular(8, 60, (4, 1), 4.0)
+    A = SPECTProjector(GRID, camera)
+    x = torch.as_tensor(np.random.default_rng(0).uniform(1, 5, (2, *GRID.shape)))
+    y = torch.poisson(A(x), generator=torch.Generator().manual_seed(0)) if counts is None else counts
+    return recon.PoissonLikelihood(y, AcquisitionModel(A, background=0.1))
+
+
+@pytest.mark.parametrize("subsets", [1, 4])
+def test_voxels_that_a_subset_does_not_see_are_those_of_osem(subsets):
+    f = narrow()
+    start = torch.full((2, *GRID.shape), 2.0, dtype=torch.float64)
+    expected = recon.run(recon.osem(f, start, subsets), 3)
+    net = UnrolledEM(identity, 3, subsets=subsets, beta=0.0)
+    torch.testing.assert_close(net(f, start), expected, rtol=1e-9, atol=1e-12)
+    seen = f.sensitivity_like(start) > 0
+    assert bool((net(f)[seen.expand_as(start)] > 0).all())
 
 
 def test_the_dual_variable_is_that_of_admm():
@@ -349,6 +370,9 @@ def test_list_mode_events():
         (lambda: UnrolledEM(identity, 2, grad="half"), "no grad"),
         (lambda: UnrolledEM(identity, 2, initial=(2, 0)), "passes, subsets"),
         (lambda: UnrolledEM(identity, 2, dual=True, per_subset=True), "dual"),
+        (lambda: UnrolledEM(identity, 2, initial_beta=float("inf")), "learn"),
+        (lambda: UnrolledEM(identity, 2.0), "whole numbers"),
+        (lambda: learned_primal_dual(2, guide_channels=2)(spect(), guide=torch.ones(3, N, N, 1)), "is not 2 x"),
         (lambda: UnrolledEM(identity, 2, beta=-1.0), "not negative"),
         (lambda: UnrolledEM(identity, 2, beta="learned"), "learn"),
         (lambda: learned_primal_dual(2)(spect(), guide=spect().ones_image()), "guide channels"),
@@ -357,6 +381,19 @@ def test_list_mode_events():
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("first", [1e-12, 0.1, 1.0, 1e4])
+def test_strengths_begin_where_they_are_told(first):
+    net = UnrolledEM(identity, 1, initial_beta=first).double()
+    assert float(net._weight(0, torch.ones(1, dtype=torch.float64)).detach()) == pytest.approx(first, rel=1e-4)
+
+
+def test_guides_without_a_batch_serve_all_items():
+    f, guide = spect(), torch.rand((2, N, N, 1), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with seeded(0):
+        net = learned_primal_dual(2, n_iterations=2, guide_channels=2).double()
+    torch.testing.assert_close(net(f, guide=guide), net(f, guide=guide.expand(2, 2, N, N, 1)))
 
 
 def test_numpy_data_are_refused():

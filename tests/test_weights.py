@@ -215,8 +215,19 @@ def test_arguments_that_build_nothing(path, arguments):
         load_network(path, REGISTRY)
 
 
+@pytest.mark.parametrize("value", [10**9, [2, 10**9]])
+def test_absurd_numbers_build_nothing(path, value):
+    save_weights(path, Network(), Card("net", {"channels": value}))
+
+    def builds(channels):
+        raise AssertionError("was built")
+
+    with pytest.raises(ValueError, match="sizes without sense"):
+        load_network(path, {"net": builds})
+
+
 def test_absurd_sizes_cost_no_memory(path):
-    rewrite(path, safetensors.load(path.read_bytes()), arguments={"channels": 10**11})
+    rewrite(path, safetensors.load(path.read_bytes()), arguments={"channels": 4096})
     with pytest.raises(ValueError, match="other arguments"):
         load_network(path, REGISTRY)
 

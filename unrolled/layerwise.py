@@ -19,7 +19,7 @@ from .blocks import SoftThreshold, initial_thresholds
 from .distributed import rank_and_size
 from .losses import applied
 from .train import Objective, Settings, Validation, Weights, _read, best_weights, train
-from .unrolled_em import UnrolledEM, _ones_like_of
+from .unrolled_em import UnrolledEM, _ones_of
 
 Cases = Sequence[Any] | Callable[[], Iterable[Any]]
 
@@ -280,9 +280,8 @@ def _batch(model: UnrolledEM, case: Any) -> _Batch:
     if not isinstance(case, (tuple, list)) or len(case) not in (2, 3):
         raise ValueError("train_layers takes cases (arguments, target) or (arguments, target, weight)")
     likelihood, start, guide = applied(_arguments, case[0])
-    parts = model._parts(likelihood)
-    unit = model._unit(parts, start)
-    image = model._start(likelihood, unit * _ones_like_of(parts[0])) if start is None else start
+    unit = model._unit(likelihood, start)
+    image = model._start(likelihood, unit * _ones_of(model._parts(likelihood))) if start is None else start
     target, *weight = case[1:]
     if target.shape != image.shape:
         raise ValueError(

@@ -342,9 +342,9 @@ def blind_spots(
     Raises ValueError for a box or reach below 1, and images without a neighbour to take.
     """
     shape = tuple(image.shape[-3:])
-    active = [axis for axis in range(3) if box[axis] > 1]
     if len(box) != 3 or min(box) < 1 or reach < 1 or image.ndim < 3:
         raise ValueError(f"blind_spots takes images (..., x, y, z), box and reach of at least 1, got {box} and {reach}")
+    active = [axis for axis in range(3) if box[axis] > 1]
     if not any(shape[axis] > 1 for axis in active):
         raise ValueError(f"blind_spots: images of {shape} have no neighbours along the axes of a box {box}")
 

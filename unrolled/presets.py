@@ -34,15 +34,22 @@ def mapem_net(
 
 
 def fbsem_net(
-    dimensions: int = 2, n_modules: int = 8, guide_channels: int = 0, *, subsets: int | None = 6, **options: Any
+    dimensions: int = 2,
+    n_modules: int = 8,
+    guide_channels: int = 0,
+    *,
+    subsets: int | None = 6,
+    norm: str = "batch",
+    **options: Any,
 ) -> UnrolledEM:
     """Return FBSEM-Net: one residual unit before every subset's EM step, its strength learned.
 
-    28,612 parameters in 2-D, 28,900 with a guide. n_modules : passes over the data.  options : of `UnrolledEM`.
+    28,612 parameters in 2-D, 28,900 with a guide. n_modules : passes over the data.  norm : as in `mapem_net`, where
+    the source has "batch".  options : of `UnrolledEM`.
     grad="detach" is how the released code trains it: nothing passes through the projector.
     Source: Mehranian & Reader 2021, IEEE Trans Radiat Plasma Med Sci 5:54.
     """
-    network = NetworkDenoiser(ResidualUnit(dimensions, 1 + guide_channels), dimensions, guide_channels)
+    network = NetworkDenoiser(ResidualUnit(dimensions, 1 + guide_channels, norm=norm), dimensions, guide_channels)
     return UnrolledEM(network, n_modules, subsets=subsets, per_subset=True, **options)
 
 

@@ -73,7 +73,13 @@ class LearnedPrimalDual(nn.Module):
         return c * torch.relu(f.select(-4, 0))
 
     def _channels(self, guide: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        guide = guide.unsqueeze(-4) if guide.ndim == image.ndim else guide
+        several = self.guide_channels > 1 or guide.ndim == image.ndim + 1
+        guide = guide if several else guide.unsqueeze(-4)
+        if guide.ndim < 4 or tuple(guide.shape[-4:]) != (self.guide_channels, *image.shape[-3:]):
+            raise ValueError(
+                f"LearnedPrimalDual: a guide of {tuple(guide.shape)} is not {self.guide_channels} x "
+                f"{tuple(image.shape[-3:])}"
+            )
         return guide.to(image).expand(*image.shape[:-3], self.guide_channels, *image.shape[-3:])
 
     def _convolved(self, network: nn.Module, values: torch.Tensor, n_axes: int) -> torch.Tensor:

@@ -121,6 +121,8 @@ def train(
     metric to watch that is not there, and a checkpoint that is damaged or of another run.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(f"train: {type(model).__name__} has no parameters that require gradients")
     buffers = [w for w in model.state_dict(keep_vars=True).values() if not isinstance(w, nn.Parameter)]
     device = parameters[0].device
     rank, n_ranks = rank_and_size()
@@ -145,8 +147,9 @@ def train(
                 norm = nn.utils.clip_grad_norm_(parameters, settings.clip or math.inf)
                 run.require_finite(value, norm)
                 scaler.step(optimiser)
+                before = scaler.get_scale()
                 scaler.update()
-                if schedule is not None:
+                if schedule is not None and scaler.get_scale() >= before:  # or float16 has skipped this step
                     schedule.step()
                 run.after_step(value, norm, time.perf_counter() - started)
 
@@ -242,7 +245,8 @@ class _Run:
         if watch not in seen:
             raise ValueError(f"Settings.watch is {watch!r}, but validation gives {', '.join(sorted(metrics))}")
         sign = -1 if settings.maximise and watch != "loss" else 1
-        improved = self.best is None or sign * seen[watch] < sign * self.best
+        last = self.best
+        improved = last is None or math.isnan(last) or sign * seen[watch] < sign * last
         self.best, self.waited = (seen[watch], 0) if improved else (self.best, self.waited + 1)
         self.sums = [0.0, 0.0, 0.0]
         weights = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
@@ -508,7 +512,8 @@ def _write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
     with atomic_path(folder / "log.json") as path:
         path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     with atomic_path(folder / "log.csv") as path, path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
+        names = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(stream, list(names), restval="")
         writer.writeheader()
         writer.writerows(rows)
 

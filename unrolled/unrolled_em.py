@@ -63,10 +63,11 @@ class UnrolledEM(nn.Module):
     scale : the typical value of each item's image, (B, 1, 1, 1); denoisers get images divided by it, so that doubling
         counts and background doubles the result exactly. None gives them the image as it is.
     initial : (passes, subsets) of OSEM, from a uniform image and without gradients, that make the start where none is
-        given; so that modules improve an image instead of making one.
+        given; so that modules improve an image instead of making one. Subsets that are given are those of the passes.
 
     Called with a likelihood (or a list, one for each subset), a start and a guide, it returns the image; `each=True`
-    returns those after every module. SPECT and PET, 2-D and 3-D, TOF and list-mode: whatever the likelihood is of.
+    returns those after every module. The scale is a constant for gradients.
+    SPECT and PET, 2-D and 3-D, TOF and list-mode: whatever the likelihood is of.
     Raises ValueError for numbers that contradict each other.
     Source: Gong et al. 2019 (MAPEM-Net, EMnet); Lim et al. 2020 (BCD-Net); Mehranian & Reader 2021 (FBSEM-Net); the
         step is that of De Pierro 1995.
@@ -93,6 +94,8 @@ class UnrolledEM(nn.Module):
         several = isinstance(denoisers, (Sequence, nn.ModuleList))
         given: list[Any] = list(denoisers) if several else [denoisers]  # type: ignore[arg-type]
         self.n_modules = len(given) if n_modules is None else n_modules
+        if not all(isinstance(n, int) for n in (self.n_modules, em_steps, subsets or 1, *initial)):
+            raise ValueError("UnrolledEM counts modules, steps, subsets and passes in whole numbers")
         if self.n_modules < 1 or em_steps < 1 or (subsets is not None and subsets < 1):
             raise ValueError("UnrolledEM needs at least one module, one EM step and one subset")
         if several and len(given) != self.n_modules:
@@ -110,9 +113,11 @@ class UnrolledEM(nn.Module):
         self.per_subset, self.form, self.scale, self.initial = per_subset, form, scale, tuple(initial)
         self.without_unit = isinstance(beta, str)
         if self.without_unit:
-            if beta not in ("learn", "keep") or not initial_beta > 0:
+            if beta not in ("learn", "keep") or not 0 < initial_beta < math.inf:
                 raise ValueError(f'beta must be "learn", "keep" or values >= 0, got {beta!r} from {initial_beta}')
-            first = torch.full((self.n_modules if beta_of_each else 1,), math.log(math.expm1(initial_beta)))
+            first = torch.full(
+                (self.n_modules if beta_of_each else 1,), initial_beta + math.log(-math.expm1(-initial_beta))
+            )
         else:
             first = torch.as_tensor(beta, dtype=torch.float64)
             if not bool((first >= 0).all() and first.isfinite().all()):
@@ -138,8 +143,8 @@ class UnrolledEM(nn.Module):
         guide : as the denoisers want it.
         """
         parts = self._parts(likelihood)
-        unit = self._unit(parts, start)
-        x = self._start(likelihood, unit * _ones_like_of(parts[0])) if start is None else start
+        unit = self._unit(likelihood, start)
+        x = self._start(likelihood, unit * _ones_of(parts)) if start is None else start
         mu, images = torch.zeros_like(x), []
         for n in range(self.n_modules):
             denoiser = self.denoisers[n % len(self.denoisers)]
@@ -173,7 +178,8 @@ class UnrolledEM(nn.Module):
             for part in parts:
                 z = unit * network(x) if self.per_subset else target
                 s = part.sensitivity_like(x)
-                x = em_fuse(em_update(x, part, self.grad), z, s, self._strength(weight, s, unit))
+                em, strength = em_update(x, part, self.grad), self._strength(weight, s, unit)
+                x = torch.where((s > 0) | (strength > 0), em_fuse(em, z, s, strength), em)
         return x, mu
 
     def _without_fusion(
@@ -213,11 +219,11 @@ class UnrolledEM(nn.Module):
         n = self.subsets or 1
         return [likelihood] if n == 1 else [likelihood.subset(k, n) for k in range(n)]
 
-    def _unit(self, parts: Sequence[Likelihood], start: torch.Tensor | None) -> torch.Tensor:
-        """One number for each item, (..., 1, 1, 1)."""
+    def _unit(self, likelihood: Likelihood | Sequence[Likelihood], start: torch.Tensor | None) -> torch.Tensor:
+        """One number for each item, (..., 1, 1, 1); of given subsets that of the first."""
         if self.scale is None:
             return torch.ones((1, 1, 1)) if start is None else torch.ones((1, 1, 1)).to(start)
-        return self.scale(parts[0])
+        return self.scale(likelihood[0] if isinstance(likelihood, Sequence) else likelihood)
 
 
 def fixed_point(
@@ -294,12 +300,13 @@ class _Function(nn.Module):
         return self.function(x, sigma, guide=guide)
 
 
-def _ones_like_of(likelihood: Likelihood) -> torch.Tensor:
-    ones = likelihood.ones_image()
-    if not isinstance(ones, torch.Tensor):
+def _ones_of(parts: Sequence[Likelihood]) -> torch.Tensor:
+    """Ones where any of the parts sees something."""
+    each = [part.ones_image() for part in parts]
+    if not all(isinstance(ones, torch.Tensor) for ones in each):
         raise TypeError("UnrolledEM works on torch tensors; give the likelihood torch data")
-    s = likelihood.sensitivity_like(ones)
-    return ones * (s > 0)
+    seen = [ones * (part.sensitivity_like(ones) > 0) for ones, part in zip(each, parts)]
+    return torch.stack(seen).amax(0)
 
 
 def _mean_over_seen(s: torch.Tensor) -> torch.Tensor:

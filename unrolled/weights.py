@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +18,7 @@ from torch import nn
 
 _SCHEMA, _SCHEMA_VERSION = "emrecon-weights", 1
 _LARGEST_CARD = 1 << 20
+_LARGEST_NUMBER = 1 << 12  # of modules, channels, steps, ...: what builds a network would not end
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save, old and new
 
 Registry = Mapping[str, Callable[..., nn.Module]]
@@ -68,7 +69,7 @@ def save_weights(path: str | os.PathLike[str], module: nn.Module, card: Card, *,
     tensors = {name: w.detach().cpu().contiguous() for name, w in _tensors(module).items()}
     for name, w in tensors.items():
         _require_finite(path, name, w)
-    data = _safetensors().save(tensors, metadata={"format": _SCHEMA, "schema_version": str(_SCHEMA_VERSION)})
+    data = _safetensors().save(tensors, metadata={"format": f"{_SCHEMA} {_SCHEMA_VERSION}"})
     written = Card(
         **{**_fields(card), "parameters": count_parameters(module)},
         sha256=hashlib.sha256(data).hexdigest(),
@@ -139,6 +140,8 @@ def load_network(path: str | os.PathLike[str], registry: Registry) -> tuple[nn.M
     `load_weights` does.
     """
     card = read_card(path)
+    if any(isinstance(n, int) and abs(n) > _LARGEST_NUMBER for n in _numbers(card.arguments.values())):
+        raise ValueError(f"{path}: the card's arguments {dict(card.arguments)} have sizes without sense")
     if card.architecture not in registry:
         raise ValueError(
             f"{path} needs the architecture {card.architecture!r}; known are {', '.join(sorted(registry)) or 'none'}"
@@ -157,6 +160,14 @@ def load_network(path: str | os.PathLike[str], registry: Registry) -> tuple[nn.M
 def count_parameters(module: nn.Module) -> int:
     """Return how many numbers are learned, those used in several places once."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _numbers(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _numbers(value)
+        else:
+            yield value
 
 
 def _sketched(build: Callable[..., nn.Module], card: Card) -> nn.Module | None:
@@ -183,7 +194,7 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _read_tensors(path: Path, card: Card) -> dict[str, torch.Tensor]:
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: the weights of the card {card_path(path).name} are missing")
     data = path.read_bytes()
     if data[:16].startswith(_PICKLES):
@@ -226,7 +237,7 @@ def _fill(module: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
 
 
 def _require_finite(path: str | os.PathLike[str], name: str, w: torch.Tensor) -> None:
-    if w.is_floating_point() and not bool(torch.isfinite(w).all()):
+    if w.is_floating_point() and not bool(torch.isfinite(w.float() if w.itemsize == 1 else w).all()):
         raise ValueError(f"{path}: {name} holds NaN or infinite values; did the training diverge?")
 
 
