@@ -22,6 +22,7 @@ methods are used as they are.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -267,14 +268,13 @@ def report(worlds: list[World], work: Path) -> None:
         numbers = {name: quality(world, part) for name, part in found.items()}
         timed = work / "images" / world.name / "seconds.json"
         if timed.exists():
-            import json
-
             times = json.loads(timed.read_text(encoding="utf-8"))
             for name, seconds in times["seconds"].items():
                 numbers[name]["seconds"] = seconds
             results.setdefault("timed on", times["machine"])
         results[world.name] = numbers
         console.print(table_of(world, numbers))
+        (work / f"{world.name}.md").write_text(markdown_of(numbers) + "\n", encoding="utf-8")
         picture(world, found, numbers).savefig(ROOT / "docs" / "images" / f"learned_{world.name}.png", dpi=110)
     curves(results, worlds).savefig(ROOT / "docs" / "images" / "learned_levels.png", dpi=110)
     write_json(RESULTS / "quality_learned.json", results)
@@ -347,6 +347,15 @@ def table_of(world: World, numbers: dict[str, dict[str, Any]]) -> Table:
         table.add_row(name + ("" if name in WITHOUT_MR else " *"), *map(_cell, cells))
     table.caption = "* sees the MR"
     return table
+
+
+def markdown_of(numbers: dict[str, dict[str, Any]]) -> str:
+    """Return the table of one scan as the docs have it."""
+    lines = [f"| method | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
+    for name, values in numbers.items():
+        cells = " | ".join(_cell(values.get(key)) for key in COLUMNS.values())
+        lines.append(f"| {name}{'' if name in WITHOUT_MR else ' *'} | {cells} |")
+    return "\n".join(lines)
 
 
 def _cell(value: Any) -> str:

@@ -158,15 +158,25 @@ def check(method: str, trained: Trained | None, grid: ImageGrid) -> None:
         raise ValueError(f"{trained.name} holds a {method} of volumes (3-D), and this image has one slice")
 
 
-def note(trained: Trained | None, grid: ImageGrid) -> str | None:
-    """Return a warning where a network was trained on voxels of another size, as far as its card tells."""
-    data = trained.card.data if trained is not None else None
-    for key in ("training", "simulation", "grid", "voxel_size"):
-        data = data.get(key) if isinstance(data, dict) else None
-    if trained is None or not isinstance(data, list) or np.allclose(data[:2], grid.voxel_size[:2], rtol=0.05):
-        return None
-    there, here = (" x ".join(f"{size:.3g}" for size in sizes) for sizes in (data, grid.voxel_size))
-    return f"{trained.name} was trained on voxels of {there} mm, and these have {here} mm"
+def notes(trained: Trained | None, grid: ImageGrid, kind: str) -> list[str]:
+    """Return warnings where a network was trained on voxels of another size or the other kind of scan.
+
+    kind : "PET" or "SPECT".  As far as the card tells.
+    """
+    simulation = trained.card.data if trained is not None else None
+    for key in ("training", "simulation"):
+        simulation = simulation.get(key) if isinstance(simulation, dict) else None
+    if trained is None or not isinstance(simulation, dict):
+        return []
+    found = []
+    taught = [name for name in ("PET", "SPECT") if simulation.get(name.lower())]
+    if taught and kind not in taught:
+        found.append(f"{trained.name} was trained on {taught[0]}, and this is {kind}")
+    size = simulation["grid"].get("voxel_size") if isinstance(simulation.get("grid"), dict) else None
+    if isinstance(size, list) and not np.allclose(size[:2], grid.voxel_size[:2], rtol=0.05):
+        there, here = (" x ".join(f"{edge:.3g}" for edge in sizes) for sizes in (size, grid.voxel_size))
+        found.append(f"{trained.name} was trained on voxels of {there} mm, and these have {here} mm")
+    return found
 
 
 def torch_device(device: str) -> Any:

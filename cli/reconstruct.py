@@ -142,6 +142,7 @@ def reconstruct(
     _check_device(device)
     on = learned.torch_device(device) if method in learned.METHODS else None
     chosen = pet.Options(mu, mu_cylinder, norm, psf, max_ring_difference, voxel, subsets, background)
+    kind = "PET"
     if events is not None:
         problem = pet.from_events(events, chosen)
     else:
@@ -157,10 +158,10 @@ def reconstruct(
             _refuse(("--norm", norm), ("--psf", psf), ("--max-ring-difference", max_ring_difference), why="for PET")
             keV = energy if energy is not None else isotope(scan.radionuclide or "Tc-99m").main_energy
             blur = options.response(collimator, response, keV, intrinsic)
-            problem = _camera_problem(scan, scan.geometry, voxel, mu, mu_cylinder, blur, subsets)
+            problem, kind = _camera_problem(scan, scan.geometry, voxel, mu, mu_cylinder, blur, subsets), "SPECT"
     console.print(problem.summary, highlight=False, markup=False)
     learned.check(method, trained, problem.grid)
-    if warning := learned.note(trained, problem.grid):
+    for warning in learned.notes(trained, problem.grid, kind):
         console.print(f"[yellow]note:[/] {warning}", highlight=False)
     shown = options.guide(guide, problem.grid)
     signature = f"{problem.signature}, {how}, guide {pet.digest(shown)}"

@@ -29,7 +29,7 @@ FLAT = ImageGrid((16, 16, 1), 5.0)
 DEEP = ImageGrid((16, 16, 4), 5.0)
 PHANTOM = uniform_cylinder(radius=28, height=80)
 RESPONSE = LinearResponse(0.03, 2.0)
-SMALL = {"mapem-net": {"n_modules": 2, "width": 2}, "fbsem-net": {"n_modules": 1, "subsets": 3}}
+SMALL = {"mapem-net": {"n_modules": 2, "width": 2}, "fbsem-net": {"n_modules": 1, "subsets": 3, "initial": [2, 4]}}
 SMALL |= {"bcd-net": {"n_modules": 2, "channels": 3}, "em-net": {"n_modules": 2, "width": 2}}
 SMALL |= {"osem-varnet": {"subsets": 2}, "lpd": {"n_iterations": 2, "width": 4}}
 
@@ -65,12 +65,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-def save(path, method, *, dimensions=2, guide_channels=0, voxel_size=(5.0, 5.0, 5.0), **options):
+def save(path, method, *, dimensions=2, guide_channels=0, voxel_size=(5.0, 5.0, 5.0), taught=None, **options):
     arguments = {"dimensions": dimensions, **options} | ({"guide_channels": 1} if guide_channels else {})
     with unrolled.seeded(0):
         network = learned.registry()[method](**arguments)
     data = {"guide": "guide" if guide_channels else None}
-    data["training"] = {"simulation": {"grid": {"voxel_size": list(voxel_size)}}}
+    data["training"] = {"simulation": {"grid": {"voxel_size": list(voxel_size)}, **(taught or {})}}
     save_weights(path, network, Card(method, arguments, data))
 
 
@@ -120,6 +120,13 @@ def test_other_voxels_are_told(folder, tmp_path, capsys):
     assert "was trained on voxels of 7 x 7 x 7 mm, and these have 5 x 5 x 5 mm" in capsys.readouterr().out
     reconstructed(folder, tmp_path, "mapem-net", "--weights", folder / "mapem-net.safetensors")
     assert "trained on voxels" not in capsys.readouterr().out
+
+
+def test_the_other_kind_of_scan_is_told(folder, tmp_path, capsys):
+    path = tmp_path / "pet.safetensors"
+    save(path, "mapem-net", taught={"pet": {"rings": 1}, "spect": None}, **SMALL["mapem-net"])
+    reconstructed(folder, tmp_path, "mapem-net", "--weights", path)
+    assert "pet.safetensors was trained on PET, and this is SPECT" in capsys.readouterr().out
 
 
 def test_list_mode(folder, tmp_path):
