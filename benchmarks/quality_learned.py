@@ -233,6 +233,8 @@ def time_all(world: World, nets: Path, out: Path) -> None:
     validation, case = world.samples("validation"), world.case(world.samples("test"), slice(0, 1), seed=5)
     seconds = {}
     for name in ORDER:
+        if not (out / f"{name}.pt").exists():
+            continue
         about = torch.load(out / f"{name}.pt", weights_only=True)
         if name in METHODS:
             settings, method = about["settings"], METHODS[name]
@@ -264,7 +266,8 @@ def report(worlds: list[World], work: Path) -> None:
     console = Console(width=170)
     console.print(machine_line(about))
     for world in worlds:
-        found = {name: torch.load(work / "images" / world.name / f"{name}.pt", weights_only=True) for name in ORDER}
+        made = {name: work / "images" / world.name / f"{name}.pt" for name in ORDER}
+        found = {name: torch.load(path, weights_only=True) for name, path in made.items() if path.exists()}
         numbers = {name: quality(world, part) for name, part in found.items()}
         timed = work / "images" / world.name / "seconds.json"
         if timed.exists():
@@ -398,6 +401,8 @@ def curves(results: dict[str, Any], worlds: list[World]) -> Figure:
         numbers, counts = results[world.name], np.array(LEVELS) * float(world.recipe.counts.total)
         for k, name in enumerate(ORDER):
             style: dict[str, Any] = {"color": f"C{k % 10}", "marker": "os^D"[k // 5], "ms": 5}
+            if name not in numbers:
+                continue
             values = [numbers[name][f"nrmse at {level:g}"] for level in LEVELS]
             left.plot(counts, values, label=name, ls=":" if name in WITHOUT_MR else "-", lw=1, **style)
             right.plot(numbers[name]["bias"], numbers[name]["sd"], ls="", **style)
