@@ -81,7 +81,7 @@ ORDER = (
     "MAPEM-Net",
 )
 WITHOUT_MR = ("OSEM", "OSEM + Gaussian", "MAP-RDP", *BLIND)
-SHOWN = ("OSEM + Gaussian", "MAP-RDP", "KEM", "DIP-OT", "PnP", "post-U-Net", "FBSEM-Net", "MAPEM-Net")
+SHOWN = ("OSEM + Gaussian", "MAP-RDP", "KEM", "DIPRecon", "PnP", "post-U-Net", "FBSEM-Net", "MAPEM-Net")
 
 Reconstruct = Callable[[World, Case], torch.Tensor]
 
@@ -374,7 +374,9 @@ def picture(world: World, found: dict[str, Any], numbers: dict[str, Any], rows: 
     """Return held-out brains by every method that is shown, in one scale of grey."""
     test = world.samples("test")
     case = scans(world, test, 1.0)
-    columns = {"truth": case.truth, "MR": None} | {name: found[name]["images"]["level 1"] for name in SHOWN}
+    columns = {"truth": case.truth, "MR": None} | {
+        name: found[name]["images"]["level 1"] for name in SHOWN if name in found
+    }
     figure = Figure(figsize=(1.45 * len(columns), 1.9 * len(rows)))
     axes = figure.subplots(len(rows), len(columns), squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.12})
     for row, i in zip(axes, rows):
