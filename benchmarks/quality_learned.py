@@ -45,6 +45,7 @@ from _learned import (
     World,
     arguments_of,
     inputs,
+    network,
     train_denoiser,
     train_network,
 )
@@ -194,12 +195,7 @@ def method_of(world: World, nets: Path, name: str, validation: Any) -> tuple[Rec
     """Return a method, ready, and its settings and parameters."""
     if name in NETWORKS:
         model = train_network(world, name, folder_of(nets, name), steps_of(name))
-
-        def apply(_: World, case: Case) -> torch.Tensor:
-            with torch.no_grad():
-                return model(**inputs(name, case))
-
-        return apply, {"settings": {}, "parameters": count_parameters(model)}
+        return _applied(name, model), {"settings": {}, "parameters": count_parameters(model)}
     parameters, method = 0, METHODS.get(name)
     if name == "PnP":
         denoiser = train_denoiser(world, nets / "denoiser", DENOISER_STEPS)
@@ -211,6 +207,15 @@ def method_of(world: World, nets: Path, name: str, validation: Any) -> tuple[Rec
     if name.startswith("DIP"):
         about["fitted"] = count_parameters(dip_network())
     return lambda world, case: made(world, case, **settings), about
+
+
+def _applied(name: str, model: Any) -> Reconstruct:
+    def apply(_: World, case: Case) -> torch.Tensor:
+        with torch.no_grad():
+            image: torch.Tensor = model(**inputs(name, case))
+            return image
+
+    return apply
 
 
 def scans(world: World, test: Any, level: float, n: int = N_SCANS) -> Case:
@@ -230,8 +235,8 @@ def realisations(world: World, test: Any) -> Case:
 
 def time_all(world: World, nets: Path, out: Path) -> None:
     """Write the seconds of one scan into the folder: the median of three after one to warm up, of one for DIP."""
-    validation, case = world.samples("validation"), world.case(world.samples("test"), slice(0, 1), seed=5)
-    seconds = {}
+    case = world.case(world.samples("test"), slice(0, 1), seed=5)
+    seconds: dict[str, float] = {}
     for name in ORDER:
         if not (out / f"{name}.pt").exists():
             continue
@@ -244,7 +249,7 @@ def time_all(world: World, nets: Path, out: Path) -> None:
                 plug_and_play(train_denoiser(world, nets / "denoiser", DENOISER_STEPS)),
             )
         else:
-            settings, (method, _) = {}, method_of(world, nets, name, validation)
+            settings, method = {}, _applied(name, network(name).eval())  # weights do not change the time
         spent = []
         for _ in range(1 if name.startswith("DIP") else 4):
             fresh = world.items(case)[0]
