@@ -130,32 +130,28 @@ def plug_and_play(denoiser: Any) -> Method:
 
 def _dip_recon(world: World, case: Case, last: int = 15) -> Images:
     first = {"initial_fit": unrolled.Fit("adam", 300, 1e-2), "initial_steps": 20}
-    fit = unrolled.Fit("adam", 40, 2e-3)
-    return _own_network(
-        world, case, last, lambda net: unrolled.DIPRecon(net, rho=0.1, em_steps=1, n_subsets=6, fit=fit, **first)
-    )
+    options = {"rho": 0.1, "em_steps": 1, "n_subsets": 6, "fit": unrolled.Fit("adam", 40, 2e-3), **first}
+    return _own_network(world, case, last, lambda: unrolled.DIPRecon(dip_network("DIPRecon"), **options))
 
 
 def _dip_ot(world: World, case: Case, last: int = 20) -> Images:
-    first = {"initial_fit": unrolled.Fit("adam", 500, 1e-2), "initial_steps": 20}
-    fit = unrolled.Fit("adam", 20, 2e-3)
-    return _own_network(world, case, last, lambda net: unrolled.dip_ot(net, n_subsets=3, fit=fit, **first))
+    first = {"initial_fit": unrolled.Fit("adam", 300, 1e-2), "initial_steps": 20}
+    options = {"n_subsets": 6, "fit": unrolled.Fit("adam", 10, 5e-3), **first}
+    return _own_network(world, case, last, lambda: unrolled.dip_ot(dip_network("DIP-OT"), **options))
 
 
-def _own_network(world: World, case: Case, last: int, make: Callable[[torch.nn.Module], Any]) -> Images:
+def _own_network(world: World, case: Case, last: int, make: Callable[[], Any]) -> Images:
     """One scan after the other, each with a network of its own that begins with the same weights."""
     runs = []
     for item in world.items(case):
-        with unrolled.seeded(0):
-            method = make(dip_network())
-        iterates = method.iterates(item.likelihood, guide=item.guide[0])
+        iterates = make().iterates(item.likelihood, guide=item.guide[0])
         runs.append([iterate.image.reshape(item.truth.shape) for iterate in islice(iterates, last)])
     return ((n, torch.cat(images)) for n, images in enumerate(map(list, zip(*runs)), 1))
 
 
-def dip_network() -> torch.nn.Module:
-    """Return a small chain of convolutions: what sees little at a time learns noise late."""
-    return unrolled.SmallCNN(2, 1, widths=(24, 24, 24))
+def dip_network(name: str) -> torch.nn.Module:
+    """Return the chain of convolutions of a deep image prior."""
+    return unrolled.dip_chain(2, norm="group" if name == "DIP-OT" else "none")
 
 
 METHODS = {

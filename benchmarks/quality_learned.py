@@ -61,7 +61,8 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (0.25, 1.0, 4.0)
 N_SCANS, N_SLOW, N_REALISATIONS = 20, 5, 20  # N_SLOW: of deep image priors, at counts other than those of training
-BCD_STEPS, DENOISER_STEPS = 300, 1200
+LONGER = {"BCD-Net": 300, "LPD": 1600, "MAPEM-Net, no MR": 1000}  # steps not as all; BCD-Net: of a module
+DENOISER_STEPS = 1200
 ORDER = (
     "OSEM",
     "OSEM + Gaussian",
@@ -118,7 +119,7 @@ def folder_of(nets: Path, name: str) -> Path:
 
 def steps_of(name: str) -> int:
     """Return the steps of a training, of BCD-Net those of every module."""
-    return BCD_STEPS if name == "BCD-Net" else STEPS
+    return LONGER.get(name, STEPS)
 
 
 def train_all(world: World, nets: Path) -> None:
@@ -205,7 +206,7 @@ def method_of(world: World, nets: Path, name: str, validation: Any) -> tuple[Rec
     made: Method = method
     about = {"settings": settings, "parameters": parameters}
     if name.startswith("DIP"):
-        about["fitted"] = count_parameters(dip_network())
+        about["fitted"] = count_parameters(dip_network(name))
     return lambda world, case: made(world, case, **settings), about
 
 

@@ -25,6 +25,8 @@ NETWORKS = {
 }
 DEEP_PRIORS = {"dip-recon": 100, "dip-ot": 60}
 """Deep image priors, and how many iterations they make unless told otherwise."""
+DEEP_NETWORKS = ("unet", "chain")
+"""Networks of deep image priors."""
 METHODS = (*NETWORKS, *DEEP_PRIORS)
 PRETRAINED = ("fbsem-net-brain-pet", "fbsem-net-brain-spect", "mapem-net-brain-pet", "mapem-net-brain-spect")
 """`unrolled.pretrained_names()`, for those who have no torch to ask it."""
@@ -62,13 +64,16 @@ class Engine:
     guide: Any
     at: Iterate
     trained: Trained | None = None
+    network: str | None = None
 
     def iterates(self) -> Iterator[Iterate]:
         """Return the iterates; a trained network has one, its image."""
         if self.trained is not None:
             return iter([Iterate(1, self._applied(self.trained.network))])
         start = self.at if self.at.state else None
-        made: Iterator[Iterate] = _deep_prior(self.name).iterates(self.parts, start, guide=self.guide)
+        dimensions = 2 if self.at.image.shape[-1] == 1 else 3
+        prior = _deep_prior(self.name, self.network, dimensions)
+        made: Iterator[Iterate] = prior.iterates(self.parts, start, guide=self.guide)
         return made
 
     def objective(self, x: Any) -> float:
@@ -86,9 +91,8 @@ class Engine:
 
     def __str__(self) -> str:
         if self.trained is None:
-            return (
-                f"{self.name}, {_number(len(self.parts), 'subset')}, {'guided' if self.guide is not None else 'noise'}"
-            )
+            subsets, seen = _number(len(self.parts), "subset"), "guided" if self.guide is not None else "noise"
+            return f"{self.name}, {self.network}, {subsets}, {seen}"
         card = self.trained.card
         return f"{self.name} of {self.trained.name}, {card.parameters} parameters"
 
@@ -211,8 +215,12 @@ def prepare(
     guide: np.ndarray | None,
     device: Any,
     saved: Callable[[Any], Iterate | None],
+    network: str | None = None,
 ) -> Engine:
-    """Return the method on a scan, to go on from what `saved(like)` returns, an iterate of tensors or None."""
+    """Return the method on a scan, to go on from what `saved(like)` returns, an iterate of tensors or None.
+
+    network : of a deep image prior, one of `DEEP_NETWORKS`.
+    """
     import torch
 
     own = moved(parts, device)
@@ -220,7 +228,7 @@ def prepare(
     ones = own[0].ones_image()
     if trained is not None:
         trained.network.to(device)
-    return Engine(method, own, shown, saved(ones) or Iterate(0, ones), trained)
+    return Engine(method, own, shown, saved(ones) or Iterate(0, ones), trained, network)
 
 
 def refuse(method: str, options: Mapping[str, Any]) -> None:
@@ -230,9 +238,25 @@ def refuse(method: str, options: Mapping[str, Any]) -> None:
             raise typer.BadParameter(f"{method} has no use for it", param_hint=option)
 
 
-def _deep_prior(name: str) -> Any:
+def deep_network(method: str, network: str | None) -> str | None:
+    """Return the network of a deep image prior, the U-Net unless told, None for other methods, which refuse one."""
+    if method not in DEEP_PRIORS:
+        refuse(method, {"--network": network})
+        return None
+    if network not in (None, *DEEP_NETWORKS):
+        raise typer.BadParameter(f"must be one of {', '.join(DEEP_NETWORKS)}, got {network!r}", param_hint="--network")
+    return network or DEEP_NETWORKS[0]
+
+
+def _deep_prior(name: str, network: str | None, dimensions: int) -> Any:
+    """A deep image prior as published, with its U-Net, or with a chain and fits that suit it."""
     unrolled = importlib.import_module("emrecon.unrolled")
-    return unrolled.DIPRecon() if name == "dip-recon" else unrolled.dip_ot()
+    if network != "chain":
+        return unrolled.DIPRecon() if name == "dip-recon" else unrolled.dip_ot()
+    if name == "dip-recon":
+        chain, fit = unrolled.dip_chain(dimensions, norm="none"), unrolled.Fit("adam", 40, 2e-3)
+        return unrolled.DIPRecon(chain, rho=0.1, em_steps=1, fit=fit)
+    return unrolled.dip_ot(unrolled.dip_chain(dimensions), fit=unrolled.Fit("adam", 10, 5e-3))
 
 
 def _weights_file(weights: Path) -> Path:

@@ -71,6 +71,10 @@ def reconstruct(
             f"emrecon: {', '.join(learned.PRETRAINED)}.",
         ),
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(help="dip-recon, dip-ot: unet (default), or chain, a small one for slices with few counts."),
+    ] = None,
     prior: Annotated[
         str | None,
         typer.Option(
@@ -126,6 +130,7 @@ def reconstruct(
         method, prior, order=order, guide=guide is not None, neighbours=neighbours, kappa=kappa, kernel=kernel
     )
     trained = learned.load(method, weights, guide is not None)
+    deep = learned.deep_network(method, network)
     if trained is not None:
         unused = {
             "--subsets": subsets,
@@ -164,11 +169,13 @@ def reconstruct(
     for warning in learned.notes(trained, problem.grid, kind):
         console.print(f"[yellow]note:[/] {warning}", highlight=False)
     shown = options.guide(guide, problem.grid)
-    signature = f"{problem.signature}, {how}, guide {pet.digest(shown)}"
+    signature = f"{problem.signature}, {how}{f' {deep}' if deep else ''}, guide {pet.digest(shown)}"
     keeper = None if checkpoint is None else Checkpoint(checkpoint, signature=signature)
     begun = time.perf_counter()
     if on is not None:
-        prepared = learned.prepare(method, trained, problem.parts, shown, on, lambda x: _saved(keeper, iterations, x))
+        prepared = learned.prepare(
+            method, trained, problem.parts, shown, on, lambda x: _saved(keeper, iterations, x), deep
+        )
         engine: methods.Engine | learned.Engine = prepared
         done = engine.at.iteration
     else:

@@ -56,7 +56,7 @@ class NetworkTable(Table):
     subsets: Count | None = None
     width: Count | None = None
     channels: Count | None = None
-    norm: Literal["batch", "instance", "none"] | None = None
+    norm: Literal["batch", "instance", "group", "none"] | None = None
     initial: tuple[Whole, Count] | None = None
     tied: bool | None = None
     dual: bool | None = None

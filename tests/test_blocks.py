@@ -15,6 +15,7 @@ from emrecon.unrolled.blocks import (
     SmallCNN,
     SoftThreshold,
     initial_thresholds,
+    normalisation,
     seeded,
 )
 from emrecon.unrolled.transformer import SwinRegulariser
@@ -28,6 +29,7 @@ BODIES = {
     "dncnn, not negative": partial(DnCNN, depth=4, width=6, norm="none", non_negative=True),
     "autoencoder": partial(ConvolutionalAutoencoder, channels=7, alpha=-3.0),
     "small": SmallCNN,
+    "small, groups": partial(SmallCNN, widths=(8, 6), norm="group"),
     "small, residual": partial(SmallCNN, widths=(3,), residual=True, non_negative=True),
     "deep image prior": partial(UNet, width=4, levels=3),
     "iterative cnn": partial(UNet, width=4, levels=3, form=ITERATIVE_CNN, norm="instance"),
@@ -345,6 +347,18 @@ def test_refusals_of_the_denoiser():
         plain(x[0, ..., 0])
     with pytest.raises(TypeError, match="holds float64 weights, got a float32 image"):
         plain(x.float())
+
+
+@DIMENSIONS
+def test_normalisation_of_groups_of_four_channels_knows_no_batch(dimensions):
+    x = torch.randn(3, 8, *SHAPE[:dimensions], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    layer = normalisation("group", dimensions, 8).double()
+    groups = x.reshape(3, 2, -1)
+    expected = (groups - groups.mean(-1, keepdim=True)) / (groups.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(layer(x), expected.reshape(x.shape))
+    torch.testing.assert_close(layer(x[1:2]), layer(x)[1:2])
+    torch.testing.assert_close(layer.eval()(x), expected.reshape(x.shape))
+    assert [normalisation("group", dimensions, n).num_groups for n in (1, 6, 32)] == [1, 3, 8]
 
 
 def test_refusals_of_what_is_built():

@@ -156,6 +156,8 @@ def test_list_mode(folder, tmp_path):
         ("mapem-net", ("mapem-net", "--log", "log.csv"), "--log", "mapem-net has no use for it"),
         ("mapem-net", ("mapem-net", "--checkpoint", "x.npz"), "--checkpoint", "mapem-net has no use for it"),
         ("mapem-net", ("mapem-net", "--prior", "rdp:1,2"), "--prior", "mapem-net takes none"),
+        ("osem", (None, "--network", "chain"), "--network", "osem has no use for it"),
+        ("dip-ot", (None, "--network", "swin"), "--network", "must be one of unet, chain, got 'swin'"),
         ("dip-ot", (None, "--order", "random"), "--order", "dip-ot takes its subsets one after another"),
     ],
 )
@@ -253,7 +255,7 @@ def quick(monkeypatch):
     few = {"initial_steps": 3, "initial_fit": unrolled.Fit("adam", 5, 1e-2), "fit": unrolled.Fit("adam", 3, 1e-2)}
     few["dimensions"] = 2
     made = {"dip-recon": unrolled.DIPRecon(body, **few), "dip-ot": unrolled.dip_ot(body, **few)}
-    monkeypatch.setattr(learned, "_deep_prior", made.get)
+    monkeypatch.setattr(learned, "_deep_prior", lambda name, *_: made[name])
     return made
 
 
@@ -267,7 +269,7 @@ def test_deep_priors(folder, tmp_path, capsys, quick, method, guided):
     likelihood = likelihood_of(folder, "deep.h5", DEEP)
     expected = recon.run(quick[method].iterates(likelihood, guide=shown), 2)
     np.testing.assert_allclose(image, expected.numpy(), rtol=1e-3, atol=1e-3)
-    assert f"{method}, 1 subset, {'guided' if guided else 'noise'}, 2 passes" in capsys.readouterr().out
+    assert f"{method}, unet, 1 subset, {'guided' if guided else 'noise'}, 2 passes" in capsys.readouterr().out
     assert len(log.read_text().splitlines()) == 3
 
 
@@ -282,6 +284,24 @@ def test_an_interrupted_run_goes_on_exactly(folder, tmp_path, capsys, quick, met
 
 
 def test_the_usual_deep_priors():
-    assert isinstance(learned._deep_prior("dip-recon"), unrolled.DIPRecon)
-    assert learned._deep_prior("dip-recon").n_iterations == learned.DEEP_PRIORS["dip-recon"]
-    assert learned._deep_prior("dip-ot").n_iterations == learned.DEEP_PRIORS["dip-ot"]
+    for method, kind in {"dip-recon": unrolled.DIPRecon, "dip-ot": unrolled.NeuralKEM}.items():
+        usual = learned._deep_prior(method, "unet", 2)
+        assert isinstance(usual, kind)
+        assert usual.network is None
+        assert usual.n_iterations == learned.DEEP_PRIORS[method]
+
+
+def test_deep_priors_of_a_chain(folder, tmp_path, capsys):
+    guide, few = ("--guide", folder / "guide.nii.gz"), ("--iterations", 2, "--subsets", 2)
+    for method, norm, kind in (("dip-recon", "none", unrolled.DIPRecon), ("dip-ot", "group", unrolled.NeuralKEM)):
+        prior = learned._deep_prior(method, "chain", 3)
+        assert isinstance(prior, kind)
+        body = unrolled.dip_chain(3, norm=norm).state_dict()
+        torch.testing.assert_close(prior.network.state_dict(), body)
+    image = reconstructed(folder, tmp_path, "dip-ot", *guide, *few, "--network", "chain", scan="deep.h5")
+    assert "dip-ot, chain, 2 subsets, guided, 2 passes" in capsys.readouterr().out
+    parts = [likelihood_of(folder, "deep.h5", DEEP).subset(k, 2) for k in range(2)]
+    shown = formats.read_image(folder / "guide.nii.gz")[0].astype(np.float32)
+    same = unrolled.dip_ot(unrolled.dip_chain(3 if image.shape[2] > 1 else 2), fit=unrolled.Fit("adam", 10, 5e-3))
+    expected = recon.run(same.iterates(parts, guide=shown), 2)
+    np.testing.assert_allclose(image, expected.numpy(), rtol=1e-3, atol=1e-3)

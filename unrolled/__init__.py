@@ -13,7 +13,7 @@ from .blocks import (
     initial_thresholds,
     seeded,
 )
-from .dip import DIPRecon, Fit, HeldOut, NetworkWeights, WindowedVariance, fixed_noise, hold_out
+from .dip import DIPRecon, Fit, HeldOut, NetworkWeights, WindowedVariance, dip_chain, fixed_noise, hold_out
 from .distributed import ViewSharded, process_group, shared_count_scale, view_sharded
 from .iterative_network import IterativeNetwork, NetworkInput
 from .layerwise import LayerRecord, first_thresholds, train_layers
@@ -106,6 +106,7 @@ __all__ = [
     "count_scale",
     "coupling_unit",
     "deep_kernel",
+    "dip_chain",
     "dip_ot",
     "em_net",
     "em_update",

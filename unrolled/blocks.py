@@ -112,7 +112,7 @@ class ResidualUnit(nn.Module):
     CNN: conv3 -> width, norm, ReLU; depth - 2 times conv3, norm, ReLU; conv3 -> 1, norm. Depth 5 and width 32 give
     28,611 parameters in 2-D and 28,899 with a guide; FBSEM-Net counts one more, the weight of its prior.
     non_negative : whether the last ReLU is there.
-    norm : "batch", "instance" or "none".
+    norm : "batch", "instance", "group" or "none".
     Source: Mehranian & Reader 2021, IEEE Trans Radiat Plasma Med Sci 5:54, and their public code.
     """
 
@@ -143,7 +143,7 @@ class DnCNN(nn.Module):
 
     CNN: conv3 -> width, ReLU; depth - 2 times conv3, norm, ReLU; conv3 -> 1.
     Depth 17 and width 64 are those of the source; 8 layers are enough for most emission images.
-    norm : "batch", "instance" or "none". non_negative : whether a ReLU ends it.
+    norm : "batch", "instance", "group" or "none". non_negative : whether a ReLU ends it.
     Source: Zhang et al. 2017, IEEE Trans Image Process 26:3142.
     """
 
@@ -173,6 +173,8 @@ class SmallCNN(nn.Module):
     """A plain chain of convolutions with ReLU between them, 1 -> 4 -> 4 -> 1: 657 parameters in 3-D, 225 in 2-D.
 
     widths : channels between the convolutions. residual : whether the image is added to the result.
+    norm : "batch", "instance", "group" or "none", before each ReLU; with "group" a deep image prior is fitted in a
+        third of the steps.
     Source: the deep-learning example of SPECTrecon.jl (3-D, not residual).
     """
 
@@ -182,13 +184,14 @@ class SmallCNN(nn.Module):
         in_channels: int = 1,
         *,
         widths: Sequence[int] = (4, 4),
+        norm: str = "none",
         residual: bool = False,
         non_negative: bool = False,
     ) -> None:
         super().__init__()
         self.dimensions, self.in_channels = dimensions, in_channels
         self.residual, self.non_negative = residual, non_negative
-        units = [unit(dimensions, n, m, norm="none") for n, m in zip((in_channels, *widths), widths)]
+        units = [unit(dimensions, n, m, norm=norm) for n, m in zip((in_channels, *widths), widths)]
         self.layers = nn.Sequential(*units, convolution(dimensions, widths[-1] if widths else in_channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -285,11 +288,18 @@ def convolution(
 
 
 def normalisation(norm: str, dimensions: int, channels: int, *, affine: bool = True) -> nn.Module:
-    """Return a layer that normalises over the batch or each item ("instance"), or does nothing ("none")."""
+    """Return a layer that makes mean 0 and variance 1, times and plus what it learns, or does nothing ("none").
+
+    norm : over which values: of a channel in the whole batch ("batch"), of a channel in an item ("instance"), or of
+        gcd(4, channels) neighbouring channels in an item ("group").
+    Source: Ioffe & Szegedy 2015; Ulyanov, Vedaldi & Lempitsky 2016; Wu & He 2018.
+    """
     if norm == "none":
         return nn.Identity()
+    if norm == "group":
+        return nn.GroupNorm(channels // math.gcd(4, channels), channels, affine=affine)
     if norm not in _NORMS:
-        raise ValueError(f"norm must be one of {[*_NORMS, 'none']}, got {norm!r}")
+        raise ValueError(f"norm must be one of {[*_NORMS, 'group', 'none']}, got {norm!r}")
     layer: nn.Module = _NORMS[norm][dimensions](channels, affine=affine)
     return layer
 

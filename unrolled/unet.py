@@ -43,7 +43,7 @@ class UNet(nn.Module):
     form : `DEEP_IMAGE_PRIOR`, of DIPRecon as neural KEM has it, 451,457 parameters in 2-D and 1,327,265 in 3-D;
         `ITERATIVE_CNN`, the 3-D form of the iterative CNN representation, 1,017,617 parameters (its code also makes
         a strided convolution of 442,496 below the last level, which nothing uses).
-    norm : "batch", "instance" or "none". non_negative : whether a ReLU ends it, as in the sources.
+    norm : "batch", "instance", "group" or "none". non_negative : whether a ReLU ends it, as in the sources.
     Sizes that 2^(levels - 1) does not divide are padded by repeating the border, and cropped again.
     Source: Gong et al. 2019, IEEE Trans Med Imaging 38:675 (the iterative CNN, public code), and 38:1655 (deep image
     prior; widths as in the public code of Li et al. 2023, IEEE Trans Med Imaging 42:785).
