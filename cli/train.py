@@ -191,9 +191,9 @@ def _claim(plan: Plan, out: Path) -> None:
 
 
 def _comparable(plan: Plan) -> dict[str, Any]:
-    """What must be the same when a training goes on; its length may change."""
+    """What must be the same when a training goes on; its length may change, and the warmup with it."""
     described = json.loads(json.dumps(plan.describe()))
-    kept = {key: value for key, value in described["training"].items() if key not in ("steps", "patience")}
+    kept = {key: value for key, value in described["training"].items() if key not in ("steps", "patience", "warmup")}
     return {**described, "training": kept}
 
 

@@ -181,14 +181,17 @@ def read_recipe(recipe: str) -> TrainingRecipe:
 def load_plan(recipe: str, *, folder: Path | None = None, steps: int | None = None) -> Plan:
     """Return the training of a recipe by name, one of `recipe_names()`, or of a TOML file.
 
-    folder : of samples, instead of what the recipe says.  steps : instead of the recipe's.
+    folder : of samples, instead of what the recipe says.
+    steps : instead of the recipe's; a warmup that is not shorter becomes a tenth of them.
     Raises RecipeError, naming the line, for what is not a recipe or cannot be trained; FileNotFoundError; ImportError
     where torch is missing.
     """
     name, text, beside = _text(recipe)
     made = decode(text, TrainingRecipe, name)
     if steps is not None:
-        made = made.model_copy(update={"training": made.training.model_copy(update={"steps": steps})})
+        warmup = made.training.warmup if made.training.warmup < steps else steps // 10
+        table = made.training.model_copy(update={"steps": steps, "warmup": warmup})
+        made = made.model_copy(update={"training": table})
     if folder is None and made.data.folder is not None:
         folder = beside / made.data.folder
 

@@ -126,6 +126,8 @@ def test_trainings_are_listed_and_shown(recipe, capsys):
     shown = json.loads(capsys.readouterr().out)
     assert shown["training"]["steps"] == 7
     assert shown["simulation"]["spect"]["views"] == 12
+    emrecon("train", "fbsem-pet", "--show", "--steps", 60)
+    assert json.loads(capsys.readouterr().out)["training"]["warmup"] == 6  # a tenth, where the recipe's is longer
     with pytest.raises(Exception, match="where should the weights go"):
         emrecon("train", recipe)
 
