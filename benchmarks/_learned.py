@@ -145,10 +145,11 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "FBSEM-Net, detached": ("fbsem-net", {"n_modules": 4, "subsets": 2, "grad": "detach"}),
     "EMnet": ("em-net", {"n_modules": 6, "width": 8, "norm": "instance"}),
     "LPD": ("lpd", {"n_iterations": 5, "width": 16}),
-    "BCD-Net": ("bcd-net", {"n_modules": 8, "channels": 40}),
+    "BCD-Net": ("bcd-net", {"n_modules": 6, "channels": 78, "alpha": [-2.3, 0.0]}),
+    "BCD-Net, no MR": ("bcd-net", {"n_modules": 6, "channels": 78, "alpha": [-2.3, 0.0]}),
     "MAPEM-Net, no MR": ("mapem-net", {"n_modules": 4, "width": 8, "norm": "instance"}),
 }
-BLIND = ("BCD-Net", "MAPEM-Net, no MR")  # do not see the MR
+BLIND = ("BCD-Net, no MR", "MAPEM-Net, no MR")  # do not see the MR
 BATCH = {"FBSEM-Net": 8, "FBSEM-Net, detached": 8}
 SHIPPED = ("MAPEM-Net", "FBSEM-Net")
 
@@ -300,7 +301,7 @@ def _osem_images(world: World, samples: dict[str, torch.Tensor], passes: tuple[i
 
 
 def _train_layers(world: World, name: str, folder: Path, steps: int) -> Any:
-    """BCD-Net, module by module: squared errors, and thresholds near zero at first, for a short training."""
+    """BCD-Net, module by module: squared errors, and thresholds of all sizes at first, for a short training."""
     samples, model = world.samples("train"), network(name)
     n = len(samples["truth"])
 
@@ -309,12 +310,17 @@ def _train_layers(world: World, name: str, folder: Path, steps: int) -> Any:
             case = world.case(samples, slice(k, k + 25), seed=500_000 + k)
             yield inputs(name, case), case.truth
 
+    def optimiser_of(denoiser: Any) -> torch.optim.Optimizer:
+        rates = {"encoder": 1e-2, "decoder": 1e-2, "threshold": 1e-1}
+        parts = [{"params": getattr(denoiser.body, part).parameters(), "lr": rate} for part, rate in rates.items()]
+        return torch.optim.Adam(parts)
+
     settings = Settings(steps, validate_every=max(steps // 2, 1), folder=folder)
     for layer in unrolled.train_layers(
         model,
         cases,
         unrolled.Supervised(unrolled.relative_mse),
-        lambda denoiser: torch.optim.Adam(denoiser.parameters(), 3e-3),
+        optimiser_of,
         settings,
         batch_size=8,
         schedule_of=lambda optimiser: warmup_cosine(optimiser, steps),

@@ -61,7 +61,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (0.25, 1.0, 4.0)
 N_SCANS, N_SLOW, N_REALISATIONS = 20, 5, 20  # N_SLOW: of deep image priors, at counts other than those of training
-LONGER = {"BCD-Net": 300, "LPD": 1600, "EMnet": 1200}  # steps not as all; BCD-Net: of a module
+LONGER = {"BCD-Net": 800, "BCD-Net, no MR": 800, "LPD": 1600, "EMnet": 1200}  # steps; BCD-Net: of a module
 DENOISER_STEPS = 1200
 ORDER = (
     "OSEM",
@@ -73,8 +73,9 @@ ORDER = (
     "DIP-OT",
     "PnP",
     "post-U-Net",
-    "BCD-Net",
+    "BCD-Net, no MR",
     "MAPEM-Net, no MR",
+    "BCD-Net",
     "EMnet",
     "LPD",
     "FBSEM-Net, detached",

@@ -56,6 +56,7 @@ class NetworkTable(Table):
     subsets: Count | None = None
     width: Count | None = None
     channels: Count | None = None
+    alpha: float | tuple[float, float] | None = None
     norm: Literal["batch", "instance", "group", "none"] | None = None
     initial: tuple[Whole, Count] | None = None
     tied: bool | None = None
@@ -278,8 +279,6 @@ def _possible_network(plan: Plan) -> None:
         raise ValueError(f"name {name!r} is none; there are {', '.join(learned.NETWORKS)}")
     taken = learned.options_of(build)
     wrong = [key for key in plan.arguments if key not in taken]
-    if "guide_channels" in wrong:
-        raise ValueError(f"{name} takes no guide; leave out guide in [data]")
     if wrong:
         own = ", ".join(key for key in NetworkTable.model_fields if key in taken)
         raise ValueError(f"{wrong[0]} is no option of {name}, which has {own}")

@@ -295,6 +295,12 @@ def test_an_autoencoder_is_linear_without_thresholds():
     assert not body(torch.zeros_like(x)).any()
 
 
+def test_thresholds_spread_over_the_channels():
+    body = ConvolutionalAutoencoder(2, channels=4, alpha=(-3.0, 0.0))
+    torch.testing.assert_close(body.threshold.alpha.data, torch.tensor([-3.0, -2.0, -1.0, 0.0]))
+    assert torch.equal(SoftThreshold(5, -15.0).alpha.data, torch.full((5,), -15.0))
+
+
 def test_first_thresholds():
     image = torch.arange(1.0, 101.0).reshape(10, 10, 1)[torch.randperm(10, generator=torch.Generator().manual_seed(0))]
     assert initial_thresholds(image) == pytest.approx(math.log(91))  # the tenth brightest of a hundred

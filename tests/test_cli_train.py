@@ -108,8 +108,6 @@ def test_errors_name_the_line(recipe, old, new, message):
 
 
 def test_what_networks_and_losses_cannot_do(recipe):
-    with pytest.raises(RecipeError, match="bcd-net takes no guide; leave out guide"):
-        plan_of(recipe, GUIDED.replace("mapem-net", "bcd-net").replace("width = 2", ""))
     (recipe.parent / "spect.toml").write_text(SPECT + "noise = false\n", encoding="utf-8")
     with pytest.raises(RecipeError, match="divides counts, and the simulation has none"):
         plan_of(recipe, TRAINING + '\n[loss]\nkind = "n2n"\n')

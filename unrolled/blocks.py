@@ -203,12 +203,14 @@ class SmallCNN(nn.Module):
 class SoftThreshold(nn.Module):
     """Shrink every channel towards zero by its own threshold, sign(x) * max(|x| - exp(alpha), 0).
 
-    alpha : log of the first threshold, in the units of the input; one learnable number for each channel.
+    alpha : log of the first threshold, in the units of the input; one learnable number for each channel. A pair is
+        spread over the channels in equal steps.
     """
 
-    def __init__(self, channels: int, alpha: float = -15.0) -> None:
+    def __init__(self, channels: int, alpha: float | Sequence[float] = -15.0) -> None:
         super().__init__()
-        self.alpha = nn.Parameter(torch.full((channels,), float(alpha)))
+        first, last = alpha if isinstance(alpha, Sequence) else (alpha, alpha)
+        self.alpha = nn.Parameter(torch.linspace(float(first), float(last), channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, ...) -> the same shape."""
@@ -220,7 +222,8 @@ class ConvolutionalAutoencoder(nn.Module):
     """The image mapping of BCD-Net: decoder * softthreshold(encoder * x, exp(alpha)).
 
     Encoder and decoder are one convolution each, without bias. 78 channels and 3 x 3 x 3 voxels give 4,290 parameters.
-    alpha : log of the first thresholds; see `initial_thresholds`. The default hardly thresholds at all.
+    alpha : log of the first thresholds, or of the least and the greatest; see `initial_thresholds`. The default hardly
+        thresholds at all, and learns to very slowly: then the mapping is linear.
     non_negative : whether a ReLU ends it; BCD-Net has none.
     Source: Lim, Chun, Dewaraja & Fessler 2020, IEEE Trans Med Imaging 39:3512, and their public code.
     """
@@ -231,7 +234,7 @@ class ConvolutionalAutoencoder(nn.Module):
         in_channels: int = 1,
         *,
         channels: int = 78,
-        alpha: float = -15.0,
+        alpha: float | Sequence[float] = -15.0,
         non_negative: bool = False,
     ) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .blocks import ConvolutionalAutoencoder, NetworkDenoiser, ResidualUnit, SmallCNN
@@ -53,16 +54,27 @@ def fbsem_net(
     return UnrolledEM(network, n_modules, subsets=subsets, per_subset=True, **options)
 
 
-def bcd_net(dimensions: int = 3, n_modules: int = 30, *, channels: int = 78, **options: Any) -> UnrolledEM:
+def bcd_net(
+    dimensions: int = 3,
+    n_modules: int = 30,
+    guide_channels: int = 0,
+    *,
+    channels: int = 78,
+    alpha: float | Sequence[float] = -15.0,
+    **options: Any,
+) -> UnrolledEM:
     """Return BCD-Net: a convolutional autoencoder with soft thresholds of its own in every module, one EM step each.
 
-    128,700 parameters in 3-D. The source trains it layer by layer, see `train_layers`.  options : of `UnrolledEM`.
-    The strength stays at `initial_beta`, as published (there in other units).
+    128,700 parameters in 3-D. The source trains it layer by layer, see `train_layers`, and has no guide.
+    channels, alpha : of `ConvolutionalAutoencoder`; for a short training spread the thresholds, alpha=(-2.3, 0).
+    options : of `UnrolledEM`. The strength stays at `initial_beta`, as published (there in other units).
     Source: Lim, Chun, Dewaraja & Fessler 2020, IEEE Trans Med Imaging 39:3512.
     """
-    layers = [
-        NetworkDenoiser(ConvolutionalAutoencoder(dimensions, channels=channels), dimensions) for _ in range(n_modules)
+    bodies = [
+        ConvolutionalAutoencoder(dimensions, 1 + guide_channels, channels=channels, alpha=alpha)
+        for _ in range(n_modules)
     ]
+    layers = [NetworkDenoiser(body, dimensions, guide_channels) for body in bodies]
     return UnrolledEM(layers, n_modules, **{"beta": "keep", "initial_beta": 1.0, **options})
 
 
