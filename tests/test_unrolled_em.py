@@ -401,3 +401,7 @@ def test_numpy_data_are_refused():
     numpy = recon.PoissonLikelihood(f.data.numpy(), AcquisitionModel(f.model.projector, 4.0, 1.0))
     with pytest.raises(TypeError, match="torch"):
         UnrolledEM(identity, 1)(numpy)
+    with pytest.raises(TypeError, match="starts from a torch tensor, got ndarray"):
+        UnrolledEM(identity, 1)(f, np.ones((2, N, N, 1), np.float32))
+    with pytest.raises(ValueError, match="a start of .* does not fit images of"):
+        UnrolledEM(identity, 1)(f, torch.ones(2, N, N + 1, 1))

@@ -141,8 +141,11 @@ class UnrolledEM(nn.Module):
         likelihood : batched or not; with a list, each is a subset and `subsets` is not used.
         start : (..., x, y, z), positive (default: `scale` where something is seen, after the passes of `initial`).
         guide : as the denoisers want it.
+        Raises TypeError for NumPy data or starts, ValueError for a start of another shape.
         """
         parts = self._parts(likelihood)
+        if start is not None:
+            _check_start(start, parts[0].model.projector.in_shape)
         unit = self._unit(likelihood, start)
         x = self._start(likelihood, unit * _ones_of(parts)) if start is None else start
         mu, images = torch.zeros_like(x), []
@@ -307,6 +310,13 @@ def _ones_of(parts: Sequence[Likelihood]) -> torch.Tensor:
         raise TypeError("UnrolledEM works on torch tensors; give the likelihood torch data")
     seen = [ones * (part.sensitivity_like(ones) > 0) for ones, part in zip(each, parts)]
     return torch.stack(seen).amax(0)
+
+
+def _check_start(start: Any, shape: Sequence[int]) -> None:
+    if not isinstance(start, torch.Tensor):
+        raise TypeError(f"UnrolledEM starts from a torch tensor, got {type(start).__name__}")
+    if tuple(start.shape[-3:]) != tuple(shape):
+        raise ValueError(f"UnrolledEM: a start of {tuple(start.shape)} does not fit images of {tuple(shape)}")
 
 
 def _mean_over_seen(s: torch.Tensor) -> torch.Tensor:
