@@ -403,5 +403,5 @@ def test_numpy_data_are_refused():
         UnrolledEM(identity, 1)(numpy)
     with pytest.raises(TypeError, match="starts from a torch tensor, got ndarray"):
         UnrolledEM(identity, 1)(f, np.ones((2, N, N, 1), np.float32))
-    with pytest.raises(ValueError, match="a start of .* does not fit images of"):
+    with pytest.raises(ValueError, match=r"a start of .* does not fit images of"):
         UnrolledEM(identity, 1)(f, torch.ones(2, N, N + 1, 1))
