@@ -123,17 +123,15 @@ def _is_flat(plan, n_slices):
 @_compile
 def _forward_flat(image, path, out):
     """`_forward_tile` without z: images (nx, ny, items), out (items)."""
-    along_x, n, m, step = path[0], path[1], path[2], path[7]
+    along_x, n, step = path[0], path[1], path[7]
     real = image.dtype.type
     for s in range(out.shape[0]):
         out[s] = real(0)
     for i in range(n):
-        hit, _, j, j1, w = _columns(path, i)
+        hit, _, j, j1, w0, w1 = _columns(path, i)
         if not hit:
             continue
-        w1 = real(w) if j1 < m else real(0)
-        w0 = real(1 - w) if j >= 0 else real(0)
-        j, j1 = max(j, 0), min(j1, m - 1)
+        w0, w1 = real(w0), real(w1)
         first, second = (image[i, j], image[i, j1]) if along_x else (image[j, i], image[j1, i])
         for s in range(out.shape[0]):
             out[s] += w0 * first[s] + w1 * second[s]
@@ -144,15 +142,13 @@ def _forward_flat(image, path, out):
 @_compile
 def _adjoint_flat(values, path, image):
     """image += the transpose of `_forward_flat` applied to `values`."""
-    along_x, n, m, step = path[0], path[1], path[2], path[7]
+    along_x, n, step = path[0], path[1], path[7]
     real = image.dtype.type
     for i in range(n):
-        hit, _, j, j1, w = _columns(path, i)
+        hit, _, j, j1, w0, w1 = _columns(path, i)
         if not hit:
             continue
-        w1 = real(step) * (real(w) if j1 < m else real(0))
-        w0 = real(step) * (real(1 - w) if j >= 0 else real(0))
-        j, j1 = max(j, 0), min(j1, m - 1)
+        w0, w1 = real(step) * real(w0), real(step) * real(w1)
         first, second = (image[i, j], image[i, j1]) if along_x else (image[j, i], image[j1, i])
         for s in range(values.shape[0]):
             first[s] += w0 * values[s]
@@ -185,16 +181,20 @@ def _steps(ax, ay, dx, dy, origin, voxel, nx, ny):
 
 @_inline
 def _columns(path, i):
-    """The voxel columns on either side of step i: (hit?, t, first column, second, weight of the second)."""
+    """The voxel columns on either side of step i, and their weights: (hit?, t, column, next column, w0, w1).
+
+    Outside of the image a weight is 0, and the column is the nearest.
+    """
     _, _, m, c0, dc, t0, dt, _, _ = path
     c, t = c0 + i * dc, t0 + i * dt
     j = math.floor(c)
-    return j >= -1 and j < m and t >= 0 and t <= 1, t, j, j + 1, c - j
+    w0, w1 = 1 - (c - j) if j >= 0 else 0.0, c - j if j + 1 < m else 0.0
+    return j >= -1 and j < m and t >= 0 and t <= 1, t, max(j, 0), min(j + 1, m - 1), w0, w1
 
 
 @_compile
 def _forward_tile(image, plan, scratch, path, p, end, stride, out):
-    along_x, n, m = path[0], path[1], path[2]
+    along_x, n = path[0], path[1]
     start, rise = plan.start[p:end], plan.rise[p:end]
     line, slope = scratch.line, scratch.slope
     real = image.dtype.type
@@ -210,16 +210,13 @@ def _forward_tile(image, plan, scratch, path, p, end, stride, out):
         for q in range(n_lanes):
             row[q] = real(0)
     for i in range(n):
-        hit, t, j, j1, w = _columns(path, i)
+        hit, t, j, j1, w0, w1 = _columns(path, i)
         if not hit:
             continue
-        w1 = real(w) if j1 < m else real(0)
-        w0 = real(1 - w) if j >= 0 else real(0)
-        j, j1 = max(j, 0), min(j1, m - 1)
         if along_x:
-            _blend(image[i, j], image[i, j1], w0, w1, stride, line, slope)
+            _blend(image[i, j], image[i, j1], real(w0), real(w1), stride, line, slope)
         else:
-            _blend(image[j, i], image[j1, i], w0, w1, stride, line, slope)
+            _blend(image[j, i], image[j1, i], real(w0), real(w1), stride, line, slope)
         if not tof:
             _read(line, slope, start, rise, real(t), real(top), stride, straight)
             continue
@@ -236,7 +233,7 @@ def _forward_tile(image, plan, scratch, path, p, end, stride, out):
 
 @_compile
 def _adjoint_tile(sinogram, plan, scratch, path, p, end, stride, image):
-    along_x, n, m = path[0], path[1], path[2]
+    along_x, n = path[0], path[1]
     start, rise = plan.start[p:end], plan.rise[p:end]
     line, slope = scratch.line, scratch.slope
     real = image.dtype.type
@@ -252,20 +249,17 @@ def _adjoint_tile(sinogram, plan, scratch, path, p, end, stride, image):
         for q in range(n_lanes):
             value[q] = row[q] * length[q]
     for i in range(n):
-        hit, t, j, j1, w = _columns(path, i)
+        hit, t, j, j1, w0, w1 = _columns(path, i)
         if not hit:
             continue
         if tof:
             low, high = _window(reach, real(t), plan.edges, position)
             _from_bins(sinogram, p * stride, length, position, plan.edges, plan.kernel, low, high, previous, value)
         _write(value, start, rise, real(t), real(top), stride, below, fraction, line, slope)
-        w1 = real(w) if j1 < m else real(0)
-        w0 = real(1 - w) if j >= 0 else real(0)
-        j, j1 = max(j, 0), min(j1, m - 1)
         if along_x:
-            _unblend(line, w0, w1, stride, image[i, j], image[i, j1])
+            _unblend(line, real(w0), real(w1), stride, image[i, j], image[i, j1])
         else:
-            _unblend(line, w0, w1, stride, image[j, i], image[j1, i])
+            _unblend(line, real(w0), real(w1), stride, image[j, i], image[j1, i])
 
 
 @_compile
