@@ -1,6 +1,6 @@
 """Learned reconstruction against classical: brain PET with MR and brain SPECT, 2-D, low counts, held-out brains.
 
-    python benchmarks/quality_learned.py --work DIR          everything: about three hours on two cores
+    python benchmarks/quality_learned.py --work DIR          everything: about six hours on two cores
     python benchmarks/quality_learned.py --work DIR --stage report
 
 Scans are those of the library's recipes `brain-pet` and `brain-spect`: simulated on half the voxel size with a slightly
@@ -404,7 +404,7 @@ def picture(world: World, found: dict[str, Any], numbers: dict[str, Any], rows: 
 
 def curves(results: dict[str, Any], worlds: list[World]) -> Figure:
     """Return error against counts, and bias against deviation, for each scan."""
-    figure = Figure(figsize=(11, 4.2 * len(worlds)), layout="constrained")
+    figure = Figure(figsize=(12.5, 4.2 * len(worlds)), layout="constrained")
     axes = figure.subplots(len(worlds), 2, squeeze=False)
     for (left, right), world in zip(axes, worlds):
         numbers, counts = results[world.name], np.array(LEVELS) * float(world.recipe.counts.total)
@@ -428,7 +428,10 @@ def curves(results: dict[str, Any], worlds: list[World]) -> Figure:
             ylabel="NRMSE",
             title=f"brain {world.name.upper()}; dotted: without the MR",
         )
-        left.legend(fontsize=6, ncols=2)
+        left.set_xticks(counts, [f"{n:,.0f}" for n in counts])
+        left.minorticks_off()
+        left.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1, 1))
+        right.margins(x=0.15)
         right.set(
             xlabel="mean |bias| / mean activity",
             ylabel="mean SD / mean activity",
