@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -325,7 +326,8 @@ class Simulator(ABC):
     def expect_images(self, activity: np.ndarray, mu: np.ndarray) -> Expectation:
         """Return the expected counts of images (..., nx, ny, nz) on `fine_grid`, in kBq/mL and 1/cm.
 
-        Raises ValueError for shapes that do not fit, and for values that are negative or not finite.
+        Raises ValueError for shapes that do not fit, and for values that are negative or not finite. Warns where an
+        image reaches the edge of the grid in x or y, so that a phantom may have been cut off.
         """
         return self._expect(activity, mu, *self._weights())
 
@@ -429,6 +431,11 @@ class Simulator(ABC):
         if not (np.isfinite(images).all() and images.min(initial=0) >= 0):
             raise ValueError(f"{name} must be finite and not negative")
         self._check_reach(images, self.fine_grid, name)
+        if any(images[..., edge, :, :].any() or images[..., :, edge, :].any() for edge in (0, -1)):
+            warnings.warn(
+                f"{name} reaches the edge of the grid in x or y; what lies beyond is cut off: take a larger grid",
+                stacklevel=2,
+            )
         return images
 
     def _scan(self, expected: Expectation, seed: int) -> Scan:

@@ -108,6 +108,7 @@ def test_levels_are_parts_of_each_other_and_counts_are_as_asked():
     assert np.ptp(np.log(drawn)) > 1
 
 
+@pytest.mark.filterwarnings("ignore:.*reaches the edge of the grid")
 def test_counts_are_even_in_their_logarithm():
     text = SMALL_SPECT.replace("[24, 24, 1]", "[12, 12, 1]").replace("[10.0, 10.0, 10.0]", "[20.0, 20.0, 10.0]")
     source = recipes.RecipeSource(recipes.parse_recipe(text.replace("[24, 1]", "[12, 1]")))

@@ -549,6 +549,15 @@ def test_the_uniform_part_of_the_simset_cylinder():
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 
+def test_what_reaches_the_edge_of_the_grid_is_told():
+    wide, half = np.zeros(FLAT.shape, np.float32), FLAT.shape[1] // 2
+    wide[:, half] = 1
+    with pytest.warns(UserWarning, match="activity reaches the edge of the grid in x or y"):
+        flat().expect_images(wide, np.zeros_like(wide))
+    with pytest.warns(UserWarning, match="mu reaches the edge of the grid"):
+        flat().expect_images(np.zeros_like(wide), 0.01 * wide.swapaxes(0, 1))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -586,9 +595,9 @@ def test_the_uniform_part_of_the_simset_cylinder():
         (lambda: flat().expect(AIR).measure(-1), "non-negative integer"),
         (lambda: flat().expect([AIR, AIR]).measure([1, 2, 3]), "3 seeds for 2 scans"),
         (lambda: flat().expect_images(np.ones((3, 3, 1)), np.ones((3, 3, 1))), "does not fit the simulation's grid"),
-        (lambda: flat().expect_images(np.ones((2, *FLAT.shape)), np.ones(FLAT.shape)), "images of the same number"),
+        (lambda: flat().expect_images(np.zeros((2, *FLAT.shape)), np.zeros(FLAT.shape)), "images of the same number"),
         (lambda: flat().expect_images(-np.ones(FLAT.shape), np.ones(FLAT.shape)), "activity must be finite"),
-        (lambda: flat().expect_images(np.ones(FLAT.shape), np.full(FLAT.shape, np.nan)), "mu must be finite"),
+        (lambda: flat().expect_images(np.zeros(FLAT.shape), np.full(FLAT.shape, np.nan)), "mu must be finite"),
         (lambda: flat().frames([AIR], Frames.from_durations([1, 2]), 0), "1 phantoms for 2 frames"),
         (lambda: flat().gates([AIR], [1, 2], 0), "1 phantoms for 2 gates"),
         (lambda: flat().gates([AIR, AIR], [15, 15], 0), "gates of 30 s in a scan of 20 s"),
