@@ -222,6 +222,23 @@ def test_the_folding_puts_axes_where_they_belong():
     assert torch.equal(seen[1][1, 0], x[1])
 
 
+@pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])
+@pytest.mark.parametrize(
+    "make",
+    [partial(UNet, width=8), partial(UNet, width=8, form=ITERATIVE_CNN), SmallCNN],
+    ids=["deep image prior", "iterative cnn", "small"],
+)
+def test_images_made_from_features_alone_do_not_begin_dead(make, norm):
+    x = torch.rand(2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    for seed in range(20):
+        with seeded(seed):
+            body = make(2, 2, norm=norm, non_negative=True)
+        with torch.no_grad():
+            y = body(x)
+        assert float((y > 0).float().mean()) > 0.5
+        assert 0.2 < float(y.mean()) < 2
+
+
 def test_one_guide_needs_no_channel_axis():
     network, x, guide = build("residual unit", 2, 1), images(), guide_for(1)
     y = network(x, guide=guide)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from emrecon.projectors._arrays import dtype_name
@@ -192,7 +192,10 @@ class SmallCNN(nn.Module):
         self.dimensions, self.in_channels = dimensions, in_channels
         self.residual, self.non_negative = residual, non_negative
         units = [unit(dimensions, n, m, norm=norm) for n, m in zip((in_channels, *widths), widths)]
-        self.layers = nn.Sequential(*units, convolution(dimensions, widths[-1] if widths else in_channels, 1))
+        last = widths[-1] if widths else in_channels
+        self.layers = nn.Sequential(
+            *units, image_convolution(dimensions, last, non_negative=non_negative and not residual)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, ...) -> (N, 1, ...)."""
@@ -287,6 +290,18 @@ def convolution(
     layer: nn.Module = _CONVOLUTIONS[dimensions](
         in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias
     )
+    return layer
+
+
+def image_convolution(dimensions: int, in_channels: int, kernel: int = 3, *, non_negative: bool) -> nn.Module:
+    """Return the convolution that makes an image of scale 1 from features alone.
+
+    non_negative : whether a ReLU follows. It then begins about the uniform image 1: weights that happen to be negative
+    would make zeros everywhere, pass no gradient, and never learn.
+    """
+    layer = convolution(dimensions, in_channels, 1, kernel)
+    if non_negative:
+        nn.init.ones_(cast(Tensor, layer.bias))
     return layer
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .blocks import convolution, positive, unit
+from .blocks import image_convolution, positive, unit
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class UNet(nn.Module):
     form : `DEEP_IMAGE_PRIOR`, of DIPRecon as neural KEM has it, 451,457 parameters in 2-D and 1,327,265 in 3-D;
         `ITERATIVE_CNN`, the 3-D form of the iterative CNN representation, 1,017,617 parameters (its code also makes
         a strided convolution of 442,496 below the last level, which nothing uses).
-    norm : "batch", "instance", "group" or "none". non_negative : whether a ReLU ends it, as in the sources.
+    norm : "batch", "instance", "group" or "none". non_negative : whether a ReLU ends it, as in the sources; the image
+        then begins about 1, since a ReLU that is 0 everywhere would never learn.
     Sizes that 2^(levels - 1) does not divide are padded by repeating the border, and cropped again.
     Source: Gong et al. 2019, IEEE Trans Med Imaging 38:675 (the iterative CNN, public code), and 38:1655 (deep image
     prior; widths as in the public code of Li et al. 2023, IEEE Trans Med Imaging 42:785).
@@ -79,7 +80,7 @@ class UNet(nn.Module):
         self.downs = nn.ModuleList(block(n, n, stride=stride) for n in widths[:-1])
         self.ups = nn.ModuleList(block(2 * n, n, form.up_kernel) for n in widths[-2::-1])
         self.decoders = nn.ModuleList(chain(n, n, 2) for n in widths[-2::-1])
-        self.last = convolution(dimensions, width, 1, form.last_kernel)
+        self.last = image_convolution(dimensions, width, form.last_kernel, non_negative=non_negative)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, ...) -> (N, 1, ...)."""
