@@ -72,7 +72,8 @@ class Engine:
             return iter([Iterate(1, self._applied(self.trained.network))])
         start = self.at if self.at.state else None
         dimensions = 2 if self.at.image.shape[-1] == 1 else 3
-        prior = _deep_prior(self.name, self.network, dimensions)
+        channels = 1 if self.guide is None or self.guide.ndim == 3 else len(self.guide)
+        prior = _deep_prior(self.name, self.network, dimensions, channels)
         made: Iterator[Iterate] = prior.iterates(self.parts, start, guide=self.guide)
         return made
 
@@ -91,7 +92,7 @@ class Engine:
 
     def __str__(self) -> str:
         if self.trained is None:
-            subsets, seen = _number(len(self.parts), "subset"), "guided" if self.guide is not None else "noise"
+            subsets, seen = _number(len(self.parts), "subset"), "noise" if self.guide is None else "guided"
             return f"{self.name}, {self.network}, {subsets}, {seen}"
         card = self.trained.card
         return f"{self.name} of {self.trained.name}, {card.parameters} parameters"
@@ -118,11 +119,11 @@ def n_subsets(network: Any) -> int:
     return int(getattr(network, "subsets", None) or 1)
 
 
-def load(method: str, weights: Path | None, guided: bool) -> Trained | None:
+def load(method: str, weights: Path | None, n_guides: int) -> Trained | None:
     """Return the network of a method with its weights, None for methods without training.
 
     weights : a file, or one of the names `PRETRAINED`; a file of that name comes first.
-    guided : whether there is a guide image.
+    n_guides : how many guide images there are.
     Raises typer.BadParameter, which names the option, for options that do not go together, ValueError for unusable
     files, ImportError that names the extra where torch or safetensors is missing.
     """
@@ -149,10 +150,11 @@ def load(method: str, weights: Path | None, guided: bool) -> Trained | None:
         )
     network, card = files.load_network(path, known)
     trained = Trained(path, weights.name, network, card)
-    if trained.guide_channels and not guided:
-        raise typer.BadParameter(f"{weights} was trained with {_guide_name(card)}; give it", param_hint="--guide")
-    if guided and not trained.guide_channels:
+    if n_guides and not trained.guide_channels:
         raise typer.BadParameter(f"{weights} was trained without one, and makes no use of it", param_hint="--guide")
+    if n_guides != trained.guide_channels:
+        taught, got = _guide_names(trained), f", got {n_guides}" if n_guides else ""
+        raise typer.BadParameter(f"{weights} was trained with {taught}{got}", param_hint="--guide")
     return trained
 
 
@@ -248,15 +250,15 @@ def deep_network(method: str, network: str | None) -> str | None:
     return network or DEEP_NETWORKS[0]
 
 
-def _deep_prior(name: str, network: str | None, dimensions: int) -> Any:
+def _deep_prior(name: str, network: str | None, dimensions: int, channels: int) -> Any:
     """A deep image prior as published, with its U-Net, or with a chain and fits that suit it."""
     unrolled = importlib.import_module("emrecon.unrolled")
     if network != "chain":
         return unrolled.DIPRecon() if name == "dip-recon" else unrolled.dip_ot()
     if name == "dip-recon":
-        chain, fit = unrolled.dip_chain(dimensions, norm="none"), unrolled.Fit("adam", 40, 2e-3)
+        chain, fit = unrolled.dip_chain(dimensions, channels, norm="none"), unrolled.Fit("adam", 40, 2e-3)
         return unrolled.DIPRecon(chain, rho=0.1, em_steps=1, fit=fit)
-    return unrolled.dip_ot(unrolled.dip_chain(dimensions), fit=unrolled.Fit("adam", 10, 5e-3))
+    return unrolled.dip_ot(unrolled.dip_chain(dimensions, channels), fit=unrolled.Fit("adam", 10, 5e-3))
 
 
 def _weights_file(weights: Path) -> Path:
@@ -277,9 +279,12 @@ def _convolving(network: Any) -> Any:
     return network.denoisers[0] if hasattr(network, "denoisers") else network
 
 
-def _guide_name(card: Any) -> str:
-    shown = card.data.get("guide") if isinstance(card.data, dict) else None
-    return f"a guide image ({'the attenuation map' if shown == 'mu' else 'such as MR or CT'})"
+def _guide_names(trained: Trained) -> str:
+    n, data = trained.guide_channels, trained.card.data
+    shown = data.get("guide") if isinstance(data, dict) else None
+    names = shown if isinstance(shown, list) and len(shown) == n else [shown] * n
+    said = ", then ".join("the attenuation map" if name == "mu" else "such as MR or CT" for name in names)
+    return f"{_number(n, 'guide image')} ({said})"
 
 
 def _number(n: int, what: str) -> str:

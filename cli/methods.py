@@ -136,12 +136,12 @@ def choose(
     prior: str | None = None,
     *,
     order: str | None = None,
-    guide: bool = False,
+    n_guides: int = 0,
     neighbours: int | None = None,
     kappa: bool = False,
     kernel: str | None = None,
 ) -> Method:
-    """Return the method that the options ask for; `guide` is whether there is a guide image.
+    """Return the method that the options ask for; `n_guides` is how many guide images there are.
 
     Raises typer.BadParameter, which names the option and what would do, for text that is not understood and for
     options that do not go together.
@@ -150,7 +150,7 @@ def choose(
         raise _bad("--method", f"{method!r} is none; there are {', '.join((*_ENGINES, *learned.METHODS))}")
     chosen = None if prior is None else parse_prior(prior)
     _check_prior(method, chosen)
-    _check_guide(method, chosen, guide)
+    _check_guide(method, chosen, n_guides)
     _check_neighbours(chosen, neighbours, kappa)
     if order is not None:
         _check_order(method, order)
@@ -214,7 +214,7 @@ def _check_prior(method: str, prior: PriorChoice | None) -> None:
         raise _bad("--prior", "map-em needs a GAMMA of at least 1; others can do with less, such as svrg")
 
 
-def _check_guide(method: str, prior: PriorChoice | None, given: bool) -> None:
+def _check_guide(method: str, prior: PriorChoice | None, given: int) -> None:
     name = method if method == "kem" else prior.name if prior else method
     needed = method == "kem" or (prior is not None and FORMS[prior.name].guide)
     if needed and not given:
@@ -224,6 +224,8 @@ def _check_guide(method: str, prior: PriorChoice | None, given: bool) -> None:
     if given and not needed and name != "non-local" and name not in learned.METHODS:
         own = "--prior bowsher, dtv and non-local and --method kem, dip-recon, dip-ot and guided networks do"
         raise _bad("--guide", f"{name} makes no use of it; {own}")
+    if given > 1 and name not in learned.METHODS:
+        raise _bad("--guide", f"{name} follows one image, got {given}; several are for networks and deep image priors")
 
 
 def _check_neighbours(prior: PriorChoice | None, neighbours: int | None, kappa: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,16 @@ def attenuation(path: Path | None, cylinder: str | None, grid: ImageGrid) -> np.
     return resample(image, own_grid, grid)
 
 
-def guide(path: Path | None, grid: ImageGrid) -> np.ndarray | None:
-    """Return the guide image on the image grid, float32, from --guide; None without."""
-    if path is None:
-        return None
+def guide(paths: Sequence[Path], grid: ImageGrid) -> np.ndarray | None:
+    """Return the guide on the image grid from --guide, float32; None without.
+
+    One image is (x, y, z), several are (guides, x, y, z) in the order of the paths.
+    """
+    shown = [_finite_on(path, grid) for path in paths]
+    return np.stack(shown) if len(shown) > 1 else next(iter(shown), None)
+
+
+def _finite_on(path: Path, grid: ImageGrid) -> np.ndarray:
     image, own_grid = formats.read_image(path)
     on_grid = resample(np.asarray(image, np.float32), own_grid, grid)
     if not np.isfinite(on_grid).all():

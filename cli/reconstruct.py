@@ -84,7 +84,11 @@ def reconstruct(
         ),
     ] = None,
     guide: Annotated[
-        Path | None, typer.Option(help="Image (MR, CT ...) that bowsher, dtv, non-local, kem and networks follow.")
+        list[Path] | None,
+        typer.Option(
+            help="Image (MR, CT ...) that bowsher, dtv, non-local, kem and networks follow; repeat for networks that "
+            "were trained with several, in that order."
+        ),
     ] = None,
     neighbours: Annotated[
         int | None, typer.Option(help="Prior on pairs: 6, 18 or 26 neighbours of a voxel (default: 26).")
@@ -125,11 +129,11 @@ def reconstruct(
     All methods but OSEM and networks start from one pass of it. PET list-mode: randoms are estimated from the delays,
     and subsets are those of the events' views.
     """
-    console = Console(quiet=quiet, soft_wrap=True)
+    console, guides = Console(quiet=quiet, soft_wrap=True), guide or []
     how = methods.choose(
-        method, prior, order=order, guide=guide is not None, neighbours=neighbours, kappa=kappa, kernel=kernel
+        method, prior, order=order, n_guides=len(guides), neighbours=neighbours, kappa=kappa, kernel=kernel
     )
-    trained = learned.load(method, weights, guide is not None)
+    trained = learned.load(method, weights, len(guides))
     deep = learned.deep_network(method, network)
     if trained is not None:
         unused = {
@@ -142,7 +146,7 @@ def reconstruct(
     subsets, iterations = _numbers(method, trained, subsets, iterations)
     values, listmode = options.header_values(header or []), _is_listmode(projections)
     events = formats.read_petlink(projections, **values) if listmode else None
-    inputs = (projections, mu, norm, guide, trained.path if trained else None, events.path if events else None)
+    inputs = (projections, mu, norm, *guides, trained.path if trained else None, events.path if events else None)
     check_outputs(out, picture, log, checkpoint, inputs=inputs)
     _check_device(device)
     on = learned.torch_device(device) if method in learned.METHODS else None
@@ -168,7 +172,7 @@ def reconstruct(
     learned.check(method, trained, problem.grid)
     for warning in learned.notes(trained, problem.grid, kind):
         console.print(f"[yellow]note:[/] {warning}", highlight=False)
-    shown = options.guide(guide, problem.grid)
+    shown = options.guide(guides, problem.grid)
     signature = f"{problem.signature}, {how}{f' {deep}' if deep else ''}, guide {pet.digest(shown)}"
     keeper = None if checkpoint is None else Checkpoint(checkpoint, signature=signature)
     begun = time.perf_counter()

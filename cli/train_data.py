@@ -29,13 +29,15 @@ class Preparation:
     device: Any
 
     def __call__(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-        """Return ({"likelihood": ...} with a guide where there is one, target (B, nx, ny, nz))."""
+        """Return ({"likelihood": ...} with its guides, target (B, nx, ny, nz))."""
+        import torch
         from emrecon.unrolled import normalised_guide
 
         data, simulation = self.plan.recipe.data, self.plan.simulation
         arguments: dict[str, Any] = {"likelihood": self.likelihood(batch)}
-        if data.guide is not None:
-            arguments["guide"] = normalised_guide(self._images(batch[data.guide]))
+        if data.guides:
+            guides = [normalised_guide(self._images(batch[name])) for name in data.guides]
+            arguments["guide"] = torch.stack(guides, -4) if len(guides) > 1 else guides[0]
         target = batch[data.target]
         if data.target == "reconstruction" and len(simulation.counts.levels) > 1:
             target = target[:, int(np.argmax(simulation.counts.levels))]

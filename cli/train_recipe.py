@@ -22,6 +22,7 @@ Positive = Annotated[float, Limit(gt=0)]
 Fraction = Annotated[float, Limit(ge=0, lt=1)]
 Count = Annotated[int, Limit(ge=1, le=10**9)]
 Whole = Annotated[int, Limit(ge=0)]
+Guide = Literal["guide", "mu"]
 
 
 class DataTable(Table):
@@ -31,7 +32,7 @@ class DataTable(Table):
     folder : one that `emrecon simulate` has written, instead.  n : samples that are simulated (default: the recipe's).
     level : of counts, one of the recipe's levels (default: the lowest).
     target : "truth" in kBq/mL, or "reconstruction", the recipe's image at its highest level.
-    guide : an image that goes into the network, too: the MR-like "guide", or "mu".
+    guide : what goes into the network, too: the MR-like "guide", "mu", or a list of both, in the network's order.
     floor : least expected background of a bin, over the mean counts in a bin; so that no count is inexplicable where
         the model expects nothing.
     """
@@ -41,9 +42,14 @@ class DataTable(Table):
     n: Count | None = None
     level: Annotated[float, Limit(gt=0, le=1)] | None = None
     target: Literal["truth", "reconstruction"] = "truth"
-    guide: Literal["guide", "mu"] | None = None
+    guide: Guide | tuple[Guide, ...] | None = None
     batch_size: Count = 8
     floor: Fraction = 1e-3
+
+    @property
+    def guides(self) -> tuple[str, ...]:
+        """What goes into the network beside the image, in its order."""
+        return (self.guide,) if isinstance(self.guide, str) else self.guide or ()
 
 
 class NetworkTable(Table):
@@ -131,8 +137,8 @@ class Plan:
     def fields(self) -> tuple[str, ...]:
         """The fields of a sample that the training reads."""
         data, spect = self.recipe.data, self.simulation.spect is not None
-        mu = ("mu",) if spect or data.guide == "mu" else ()
-        guide = ("guide",) if data.guide == "guide" else ()
+        mu = ("mu",) if spect or "mu" in data.guides else ()
+        guide = ("guide",) if "guide" in data.guides else ()
         target = ("reconstruction",) if data.target == "reconstruction" else ()
         return ("counts", "background", "factors", "truth", *mu, *guide, *target)
 
@@ -154,7 +160,8 @@ class Plan:
         table = self.recipe.network
         given = {key: value for key, value in dict(table).items() if key != "name" and value is not None}
         given.setdefault("dimensions", 2 if self.source.is_flat else 3)
-        return given | ({"guide_channels": 1} if self.recipe.data.guide else {})
+        guides = self.recipe.data.guides
+        return given | ({"guide_channels": len(guides)} if guides else {})
 
     def describe(self) -> dict[str, Any]:
         """Return every number of the training and of its data, for JSON."""
@@ -259,7 +266,9 @@ def _possible_data(plan: Plan) -> None:
         raise ValueError("n is for simulated samples; a folder has as many as it has")
     if plan.level not in simulation.counts.levels:
         raise ValueError(f"level {plan.level:g} is none of {list(simulation.counts.levels)}, those of the simulation")
-    if data.guide == "guide" and not simulation.phantom.has_guide:
+    if len(set(data.guides)) < len(data.guides):
+        raise ValueError(f"guide {list(data.guides)} names one of them twice")
+    if "guide" in data.guides and not simulation.phantom.has_guide:
         raise ValueError(f"phantoms of kind {simulation.phantom.kind!r} have no guide")
     if data.target == "reconstruction" and simulation.reconstruction is None:
         raise ValueError('target "reconstruction" needs a table [reconstruction] in the simulation')

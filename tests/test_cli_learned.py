@@ -58,18 +58,21 @@ def folder(tmp_path_factory):
         counts = poisson(model(3 * PHANTOM.activity(grid)), seed=0)
         formats.write_scan(folder / name, Scan(counts, camera(grid), background=0.5, radionuclide="Tc-99m"))
     formats.write_image(folder / "guide.nii.gz", 100 * PHANTOM.activity(DEEP), DEEP)
+    ramp = np.broadcast_to(np.arange(16.0, dtype=np.float32)[:, None, None], DEEP.shape)
+    formats.write_image(folder / "mu.nii.gz", ramp, DEEP)
     for method, options in SMALL.items():
         save(folder / f"{method}.safetensors", method, **options)
     save(folder / "guided.safetensors", "mapem-net", guide_channels=1, **SMALL["mapem-net"])
+    save(folder / "two.safetensors", "mapem-net", guide_channels=2, **SMALL["mapem-net"])
     save(folder / "volumes.safetensors", "mapem-net", **{**SMALL["mapem-net"], "dimensions": 3})
     return folder
 
 
 def save(path, method, *, dimensions=2, guide_channels=0, voxel_size=(5.0, 5.0, 5.0), taught=None, **options):
-    arguments = {"dimensions": dimensions, **options} | ({"guide_channels": 1} if guide_channels else {})
+    arguments = {"dimensions": dimensions, **options} | ({"guide_channels": guide_channels} if guide_channels else {})
     with unrolled.seeded(0):
         network = learned.registry()[method](**arguments)
-    data = {"guide": "guide" if guide_channels else None}
+    data = {"guide": [None, "guide", ["guide", "mu"]][guide_channels]}
     data["training"] = {"simulation": {"grid": {"voxel_size": list(voxel_size)}, **(taught or {})}}
     save_weights(path, network, Card(method, arguments, data))
 
@@ -88,7 +91,7 @@ def reconstructed(folder, tmp_path, method, *options, scan="flat.h5"):
 def test_the_command_is_what_the_network_does(folder, tmp_path, capsys, method, scan):
     path = folder / f"{method}.safetensors"
     image = reconstructed(folder, tmp_path, method, "--weights", path, scan=scan)
-    network = learned.load(method, path, guided=False).network
+    network = learned.load(method, path, n_guides=0).network
     with torch.no_grad():
         expected = network(likelihood_of(folder, scan, FLAT if scan == "flat.h5" else DEEP))
     np.testing.assert_allclose(image, expected.numpy(), rtol=1e-4, atol=1e-4 * float(expected.max()))
@@ -102,7 +105,7 @@ def test_guides_and_volumes(folder, tmp_path):
     image = reconstructed(
         folder, tmp_path, "mapem-net", "--weights", folder / "guided.safetensors", *guide, scan="deep.h5"
     )
-    network = learned.load("mapem-net", folder / "guided.safetensors", guided=True).network
+    network = learned.load("mapem-net", folder / "guided.safetensors", n_guides=1).network
     shown = torch.from_numpy(formats.read_image(folder / "guide.nii.gz")[0].astype(np.float32))
     with torch.no_grad():
         expected = network(likelihood_of(folder, "deep.h5", DEEP), guide=unrolled.normalised_guide(shown))
@@ -111,6 +114,25 @@ def test_guides_and_volumes(folder, tmp_path):
     assert image.shape == DEEP.shape
     with pytest.raises(ValueError, match=r"holds a mapem-net of volumes \(3-D\), and this image has one slice"):
         reconstructed(folder, tmp_path, "mapem-net", "--weights", folder / "volumes.safetensors")
+
+
+def test_several_guides(folder, tmp_path):
+    names, two = ("guide.nii.gz", "mu.nii.gz"), folder / "two.safetensors"
+    shown = torch.stack([torch.from_numpy(formats.read_image(folder / name)[0].astype(np.float32)) for name in names])
+    guides = [word for name in names for word in ("--guide", folder / name)]
+    image = reconstructed(folder, tmp_path, "mapem-net", "--weights", two, *guides, scan="deep.h5")
+    network, likelihood = learned.load("mapem-net", two, 2).network, likelihood_of(folder, "deep.h5", DEEP)
+    with torch.no_grad():
+        expected, other = (
+            network(likelihood, guide=unrolled.normalised_guide(images)) for images in (shown, shown.flip(0))
+        )
+    np.testing.assert_allclose(image, expected.numpy(), rtol=1e-4, atol=1e-4)
+    assert float((expected - other).abs().max()) > 1e-3  # their order matters
+    few = ("--iterations", 1, "--network", "chain")
+    image = reconstructed(folder, tmp_path, "dip-ot", *guides, *few, scan="deep.h5")
+    same = learned._deep_prior("dip-ot", "chain", 3, 2)
+    expected = recon.run(same.iterates(likelihood, guide=shown), 1)
+    np.testing.assert_allclose(image, expected.numpy(), rtol=1e-3, atol=1e-3)
 
 
 def test_other_voxels_are_told(folder, tmp_path, capsys):
@@ -149,8 +171,14 @@ def test_list_mode(folder, tmp_path):
         ("mapem-net", (), "--weights", "come with emrecon: mapem-net-brain-pet, mapem-net-brain-spect"),
         ("osem", ("mapem-net",), "--weights", "osem has none; they are for mapem-net, fbsem-net"),
         ("dip-recon", ("mapem-net",), "--weights", "dip-recon has none"),
-        ("mapem-net", ("guided",), "--guide", "was trained with a guide image (such as MR or CT); give it"),
+        ("mapem-net", ("guided",), "--guide", "was trained with 1 guide image (such as MR or CT)"),
         ("mapem-net", ("mapem-net", "--guide", "GUIDE"), "--guide", "was trained without one"),
+        (
+            "mapem-net",
+            ("two", "--guide", "GUIDE"),
+            "--guide",
+            "was trained with 2 guide images (such as MR or CT, then the attenuation map), got 1",
+        ),
         ("mapem-net", ("mapem-net", "--iterations", 3), "--iterations", "mapem-net has no use for it"),
         ("mapem-net", ("mapem-net", "--subsets", 3), "--subsets", "mapem-net has no use for it"),
         ("mapem-net", ("mapem-net", "--log", "log.csv"), "--log", "mapem-net has no use for it"),
@@ -181,14 +209,14 @@ def test_networks_that_come_with_the_library(folder, tmp_path, capsys):
     network, card = pretrained("mapem-net-brain-pet")
     model = brain.scan.model(PETProjector(grid, brain.scan.geometry))
     likelihood = recon.PoissonLikelihood(torch.from_numpy(np.array(brain.scan.counts, np.float32)), model)
-    guide = torch.from_numpy(guide_on(tmp_path / "mr.nii.gz", grid))
+    guide = torch.from_numpy(guide_on([tmp_path / "mr.nii.gz"], grid))
     with torch.no_grad():
         expected = network(likelihood, guide=unrolled.normalised_guide(guide)).numpy()
     np.testing.assert_allclose(formats.read_image(tmp_path / "x.h5")[0], expected, rtol=1e-3, atol=1e-4)
     text = capsys.readouterr().out
     assert f"mapem-net of mapem-net-brain-pet, {card.parameters} parameters" in text
     assert "trained on voxels" not in text
-    with pytest.raises(typer.BadParameter, match="mapem-net-brain-pet was trained with a guide image"):
+    with pytest.raises(typer.BadParameter, match="mapem-net-brain-pet was trained with 1 guide image"):
         reconstructed(folder, tmp_path, "mapem-net", "--weights", "mapem-net-brain-pet")
     with pytest.raises(
         typer.BadParameter, match=r"no file 'mapem-net-heart', and not one of .*: fbsem-net-brain-pet, "
@@ -240,7 +268,7 @@ def test_missing_packages_are_named(folder, tmp_path, monkeypatch):
 
 def test_methods_know_the_names():
     assert methods.choose("dip-recon").name == "dip-recon"
-    assert methods.choose("fbsem-net", guide=True).name == "fbsem-net"
+    assert methods.choose("fbsem-net", n_guides=2).name == "fbsem-net"
     with pytest.raises(typer.BadParameter, match="kem, mapem-net, fbsem-net"):
         methods.choose("magic")
 
@@ -285,7 +313,7 @@ def test_an_interrupted_run_goes_on_exactly(folder, tmp_path, capsys, quick, met
 
 def test_the_usual_deep_priors():
     for method, kind in {"dip-recon": unrolled.DIPRecon, "dip-ot": unrolled.NeuralKEM}.items():
-        usual = learned._deep_prior(method, "unet", 2)
+        usual = learned._deep_prior(method, "unet", 2, 1)
         assert isinstance(usual, kind)
         assert usual.network is None
         assert usual.n_iterations == learned.DEEP_PRIORS[method]
@@ -294,9 +322,9 @@ def test_the_usual_deep_priors():
 def test_deep_priors_of_a_chain(folder, tmp_path, capsys):
     guide, few = ("--guide", folder / "guide.nii.gz"), ("--iterations", 2, "--subsets", 2)
     for method, norm, kind in (("dip-recon", "none", unrolled.DIPRecon), ("dip-ot", "group", unrolled.NeuralKEM)):
-        prior = learned._deep_prior(method, "chain", 3)
+        prior = learned._deep_prior(method, "chain", 3, 2)
         assert isinstance(prior, kind)
-        body = unrolled.dip_chain(3, norm=norm).state_dict()
+        body = unrolled.dip_chain(3, 2, norm=norm).state_dict()
         torch.testing.assert_close(prior.network.state_dict(), body)
     image = reconstructed(folder, tmp_path, "dip-ot", *guide, *few, "--network", "chain", scan="deep.h5")
     assert "dip-ot, chain, 2 subsets, guided, 2 passes" in capsys.readouterr().out

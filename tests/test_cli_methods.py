@@ -60,8 +60,8 @@ def test_text_becomes_a_method():
     assert methods.choose() == methods.Method("osem")
     found = methods.choose("svrg", "rdp:0.1,2,1e-3", order="random:7", neighbours=18, kappa=True)
     assert found == methods.Method("svrg", methods.PriorChoice("rdp", (0.1, 2, 1e-3)), "random:7", 18, True)
-    assert methods.choose("kem", guide=True).kernel == methods.KernelChoice(48, 7, 1.0)
-    assert methods.choose("kem", guide=True, kernel="20,5").kernel == methods.KernelChoice(20, 5, 1.0)
+    assert methods.choose("kem", n_guides=1).kernel == methods.KernelChoice(48, 7, 1.0)
+    assert methods.choose("kem", n_guides=1, kernel="20,5").kernel == methods.KernelChoice(20, 5, 1.0)
     assert methods.choose("spdhg", "tv:0").prior == methods.PriorChoice("tv", (0.0,))
     assert methods.choose("bsrem", "non-local:1,2", order="staggered").order == "staggered"
 
@@ -85,7 +85,7 @@ def test_text_becomes_a_method():
             "osem takes none; rdp goes with --method map-em, osl, bsrem, svrg, saga or lbfgsb",
         ),
         ("osem", {"prior": "tv:1"}, "--prior", "spdhg or pdhg"),
-        ("kem", {"prior": "rdp:1,2", "guide": True}, "--prior", "kem takes none"),
+        ("kem", {"prior": "rdp:1,2", "n_guides": 1}, "--prior", "kem takes none"),
         ("map-em", {}, "--prior", "map-em needs one"),
         ("osl", {}, "--prior", "without one use osem"),
         ("svrg", {"prior": "tv:1"}, "--prior", "tv goes with --method spdhg or pdhg, not with svrg, which takes rdp"),
@@ -95,19 +95,21 @@ def test_text_becomes_a_method():
         ("kem", {}, "--guide", "kem needs an image"),
         ("spdhg", {"prior": "dtv:1"}, "--guide", "dtv needs an image"),
         ("svrg", {"prior": "bowsher:1"}, "--guide", "bowsher needs an image"),
-        ("osem", {"guide": True}, "--guide", "osem makes no use of it; --prior bowsher, dtv and non-local"),
-        ("svrg", {"prior": "rdp:1,2", "guide": True}, "--guide", "rdp makes no use of it"),
-        ("svrg", {"prior": "non-local:1,2", "guide": True}, "--prior", "with a WIDTH"),
+        ("osem", {"n_guides": 1}, "--guide", "osem makes no use of it; --prior bowsher, dtv and non-local"),
+        ("svrg", {"prior": "rdp:1,2", "n_guides": 1}, "--guide", "rdp makes no use of it"),
+        ("svrg", {"prior": "non-local:1,2", "n_guides": 1}, "--prior", "with a WIDTH"),
+        ("kem", {"n_guides": 2}, "--guide", "kem follows one image, got 2; several are for networks"),
+        ("svrg", {"prior": "bowsher:1", "n_guides": 2}, "--guide", "bowsher follows one image, got 2"),
         ("svrg", {"neighbours": 6}, "--neighbours", "priors on pairs"),
         ("spdhg", {"prior": "tv:1", "kappa": True}, "--kappa", "--prior rdp, quadratic"),
         ("svrg", {"prior": "rdp:1,2", "neighbours": 7}, "--neighbours", "6, 18 or 26"),
-        ("svrg", {"prior": "bowsher:1", "guide": True, "neighbours": 6}, "--prior", "whole number up to 6, got 7"),
-        ("svrg", {"prior": "bowsher:1,2.5", "guide": True}, "--prior", "whole number up to 26, got 2.5"),
+        ("svrg", {"prior": "bowsher:1", "n_guides": 1, "neighbours": 6}, "--prior", "whole number up to 6, got 7"),
+        ("svrg", {"prior": "bowsher:1,2.5", "n_guides": 1}, "--prior", "whole number up to 26, got 2.5"),
         ("svrg", {"kernel": "48"}, "--kernel", "--method kem only"),
-        ("kem", {"kernel": "48,7,1,1", "guide": True}, "--kernel", "K[,WINDOW[,SIGMA]]"),
-        ("kem", {"kernel": "inf", "guide": True}, "--kernel", "K[,WINDOW[,SIGMA]]"),
-        ("kem", {"kernel": "48,4", "guide": True}, "--kernel", "WINDOW must be odd, got 4; 5 would do"),
-        ("kem", {"kernel": "many", "guide": True}, "--kernel", "K[,WINDOW[,SIGMA]]"),
+        ("kem", {"kernel": "48,7,1,1", "n_guides": 1}, "--kernel", "K[,WINDOW[,SIGMA]]"),
+        ("kem", {"kernel": "inf", "n_guides": 1}, "--kernel", "K[,WINDOW[,SIGMA]]"),
+        ("kem", {"kernel": "48,4", "n_guides": 1}, "--kernel", "WINDOW must be odd, got 4; 5 would do"),
+        ("kem", {"kernel": "many", "n_guides": 1}, "--kernel", "K[,WINDOW[,SIGMA]]"),
         ("svrg", {"order": "backwards"}, "--order", "sequential, staggered, cofactor and random[:SEED]"),
         ("svrg", {"order": "random:x"}, "--order", "random[:SEED]"),
         ("svrg", {"order": "sequential:1"}, "--order", "random[:SEED]"),

@@ -12,7 +12,7 @@ from emrecon.cli import train_recipe
 from emrecon.cli.main import app
 from emrecon.cli.train_data import Preparation, held_out, stacked, training_batches
 from emrecon.sims import RecipeError
-from emrecon.unrolled import losses
+from emrecon.unrolled import losses, normalised_guide
 from emrecon.unrolled.train import Validation
 from emrecon.unrolled.weights import load_network, read_card
 from test_recipes import SMALL_PET, SMALL_SPECT
@@ -91,6 +91,8 @@ def test_recipes_of_the_library_can_begin(name):
         ("batch_size = 2", "batch_size = 9", "line 6: data.batch_size: the part 'train' of the samples has 8"),
         ("batch_size = 2", "level = 0.2", "line 6: data.level: level 0.2 is none of [0.5, 1.0]"),
         ("batch_size = 2", 'guide = "guide"', "line 6: data.guide: phantoms of kind 'spectnet-brain' have no guide"),
+        ("batch_size = 2", 'guide = ["mu", "mu"]', "line 6: data.guide: guide ['mu', 'mu'] names one of them twice"),
+        ("batch_size = 2", 'guide = ["mu", "ct"]', "line 6: data.guide"),
         ("batch_size = 2", 'target = "reconstruction"', "line 6: data.target: target"),
         ('recipe = "spect.toml"', 'recipe = "none.toml"', "line 5: data.recipe: no recipe"),
         ('recipe = "spect.toml"', 'folder = "none"', "data"),
@@ -148,6 +150,19 @@ def test_a_batch_is_the_likelihood_of_each_scan(recipe, kind):
         expected = simulation.model()(simulation.truth)
         np.testing.assert_allclose(likelihood.model(target)[item].numpy(), expected, rtol=2e-3, atol=1e-4)
         np.testing.assert_array_equal(target[item].numpy(), simulation.truth)
+
+
+def test_several_guides_are_channels_in_their_order(recipe):
+    plan = plan_of(recipe, GUIDED.replace('guide = "guide"', 'guide = ["mu", "guide"]'))
+    assert plan.arguments["guide_channels"] == 2
+    samples = stacked(plan.dataset("train").__getitems__([1, 3]))
+    arguments, _ = Preparation(plan, torch.device("cpu"))(samples)
+    for channel, name in enumerate(("mu", "guide")):
+        alone = normalised_guide(samples[name].reshape(arguments["guide"][:, 0].shape))
+        assert torch.equal(arguments["guide"][:, channel], alone)
+    network = train_recipe.learned.registry()["mapem-net"](**plan.arguments)
+    with torch.no_grad():
+        assert network(**arguments).shape == arguments["guide"][:, 0].shape
 
 
 def test_no_count_is_inexplicable(recipe):
