@@ -19,7 +19,7 @@ from emrecon.unrolled.train import Settings, Validation, best_weights, train, wa
 
 INITIAL = (2, 6)  # passes and subsets of the OSEM that every unrolled network starts from
 FIRST_STEPS = {"pet": 1000, "spect": 400}  # of a shared denoiser alone
-STEPS = 400  # of a whole network
+STEPS = 1200  # of a whole network
 RATE, EMA, CLIP = 2e-3, 0.99, 1.0
 _FIELDS = ("expected", "background", "factors", "truth", "mu", "guide", "lesions")
 _FLOOR = 1e-3  # least background over the mean counts in a bin
@@ -139,10 +139,10 @@ class World:
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "MAPEM-Net": ("mapem-net", {"n_modules": 4, "width": 8, "norm": "instance"}),
-    "FBSEM-Net": ("fbsem-net", {"n_modules": 4, "subsets": 2}),
+    "FBSEM-Net": ("fbsem-net", {"n_modules": 4, "subsets": 2, "norm": "instance"}),
     "post-U-Net": ("post-unet", {}),
     "MAPEM-Net, detached": ("mapem-net", {"n_modules": 4, "width": 8, "norm": "instance", "grad": "detach"}),
-    "FBSEM-Net, detached": ("fbsem-net", {"n_modules": 4, "subsets": 2, "grad": "detach"}),
+    "FBSEM-Net, detached": ("fbsem-net", {"n_modules": 4, "subsets": 2, "norm": "instance", "grad": "detach"}),
     "EMnet": ("em-net", {"n_modules": 6, "width": 8, "norm": "instance"}),
     "LPD": ("lpd", {"n_iterations": 5, "width": 16}),
     "BCD-Net": ("bcd-net", {"n_modules": 6, "channels": 78, "alpha": [-2.3, 0.0]}),

@@ -1,6 +1,6 @@
 """Learned reconstruction against classical: brain PET with MR and brain SPECT, 2-D, low counts, held-out brains.
 
-    python benchmarks/quality_learned.py --work DIR          everything: about six hours on two cores
+    python benchmarks/quality_learned.py --work DIR          everything: about nine hours on two cores
     python benchmarks/quality_learned.py --work DIR --stage report
 
 Scans are those of the library's recipes `brain-pet` and `brain-spect`: simulated on half the voxel size with a slightly
@@ -61,7 +61,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (0.25, 1.0, 4.0)
 N_SCANS, N_SLOW, N_REALISATIONS = 20, 5, 20  # N_SLOW: of deep image priors, at counts other than those of training
-LONGER = {"BCD-Net": 800, "BCD-Net, no MR": 800, "LPD": 1600, "EMnet": 1200}  # steps; BCD-Net: of a module
+LONGER = {"BCD-Net": 800, "BCD-Net, no MR": 800, "LPD": 1600}  # steps; BCD-Net: of a module
 DENOISER_STEPS = 1200
 ORDER = (
     "OSEM",

@@ -23,7 +23,7 @@ from .figures import compare, save
 from .outputs import writing
 
 _RECIPE, _SAMPLE = "brain-pet", 9  # of the part of the recipe that no training has seen
-_NETWORK = "mapem-net-brain-pet"
+_NETWORK = "fbsem-net-brain-pet"
 _SUBSETS, _ITERATIONS = 6, 6
 _FILTERED, _FWHM = 12, 5.0  # iterations of OSEM before a Gaussian of so many mm
 _BETA, _GAMMA, _PASSES = 0.4, 2.0, 12  # of MAP; beta in counts/(kBq/mL)
@@ -88,10 +88,10 @@ def reconstructed(brain: Brain, console: Console) -> dict[str, Result]:
     try:
         network, count = _network()
     except ImportError:
-        how = 'MAPEM-Net is left out, it needs torch and safetensors: pip install "emrecon[learned]"'
+        how = 'FBSEM-Net is left out, it needs torch and safetensors: pip install "emrecon[learned]"'
         console.print(how, markup=False, highlight=False)
         return results
-    results["MAPEM-Net"] = _timed(lambda: _applied(network, brain))._replace(parameters=count)
+    results["FBSEM-Net"] = _timed(lambda: _applied(network, brain))._replace(parameters=count)
     return results
 
 
@@ -138,7 +138,7 @@ def _table(brain: Brain, results: dict[str, Result]) -> Table:
     for name, (image, seconds, parameters) in results.items():
         numbers = f"{nrmse(image, brain.truth):.3f}", f"{ssim(image, brain.truth):.3f}", f"{seconds:.2f}"
         table.add_row(name, *numbers, f"{parameters:,}" if parameters else "")
-    table.caption = "MAP-RDP has a relative difference prior; MAPEM-Net sees the MR, too"
+    table.caption = "MAP-RDP has a relative difference prior; FBSEM-Net sees the MR, too"
     return table
 
 

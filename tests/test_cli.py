@@ -206,7 +206,7 @@ def test_the_demo_shows_what_corrections_are_worth(tmp_path):
     assert demo_command._GRID.shape == formats.read_image(tmp_path / "demo" / "attenuation.nii.gz")[0].shape
 
 
-METHODS = ["OSEM", "OSEM + Gaussian", "MAP-RDP", "MAPEM-Net"]
+METHODS = ["OSEM", "OSEM + Gaussian", "MAP-RDP", "FBSEM-Net"]
 WITHOUT = """
 import sys
 missing = sys.argv.pop(1)
@@ -229,6 +229,8 @@ def test_the_demo_of_a_brain(tmp_path, capsys):
     error, similarity = ({row[1].strip(): float(row[k]) for row in rows} for k in (2, 3))
     assert error["MAP-RDP"] < error["OSEM"]
     assert similarity["MAP-RDP"] > similarity["OSEM"]
+    assert error["FBSEM-Net"] < 0.5 * error["MAP-RDP"]
+    assert similarity["FBSEM-Net"] > similarity["MAP-RDP"]
     assert int(rows[3][5].replace(",", "")) > 10_000
     assert "pip install" not in text
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["brain.png", "scan-brain.h5"]
@@ -248,7 +250,7 @@ def test_the_demo_of_a_brain_without_torch(tmp_path, package):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     assert [row[1].strip() for row in rows_of(done.stdout)] == METHODS[:3]
-    assert 'MAPEM-Net is left out, it needs torch and safetensors: pip install "emrecon[learned]"\n' in done.stdout
+    assert 'FBSEM-Net is left out, it needs torch and safetensors: pip install "emrecon[learned]"\n' in done.stdout
     assert (tmp_path / "brain.png").stat().st_size > 20_000
     assert formats.read_scan(tmp_path / "scan-brain.h5").radionuclide == "F-18"
 
