@@ -153,8 +153,8 @@ def load(method: str, weights: Path | None, n_guides: int) -> Trained | None:
     if n_guides and not trained.guide_channels:
         raise typer.BadParameter(f"{weights} was trained without one, and makes no use of it", param_hint="--guide")
     if n_guides != trained.guide_channels:
-        taught, got = _guide_names(trained), f", got {n_guides}" if n_guides else ""
-        raise typer.BadParameter(f"{weights} was trained with {taught}{got}", param_hint="--guide")
+        message = f"{weights} was trained with {_guide_names(trained)}, got {n_guides or 'none'}"
+        raise typer.BadParameter(message, param_hint="--guide")
     return trained
 
 

@@ -171,7 +171,7 @@ def test_list_mode(folder, tmp_path):
         ("mapem-net", (), "--weights", "come with emrecon: mapem-net-brain-pet, mapem-net-brain-spect"),
         ("osem", ("mapem-net",), "--weights", "osem has none; they are for mapem-net, fbsem-net"),
         ("dip-recon", ("mapem-net",), "--weights", "dip-recon has none"),
-        ("mapem-net", ("guided",), "--guide", "was trained with 1 guide image (such as MR or CT)"),
+        ("mapem-net", ("guided",), "--guide", "was trained with 1 guide image (such as MR or CT), got none"),
         ("mapem-net", ("mapem-net", "--guide", "GUIDE"), "--guide", "was trained without one"),
         (
             "mapem-net",
