@@ -1,4 +1,4 @@
-"""Run mypy on the namespace package: the folders are linked into a temporary `emrecon/`, where mypy can find them."""
+"""Run mypy on the package: the folders are linked into a temporary `emrecon/`, where mypy can find them."""
 
 import subprocess
 import sys
@@ -12,8 +12,10 @@ folders = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptoo
 with tempfile.TemporaryDirectory() as box:
     package = Path(box) / "emrecon"
     package.mkdir()
+    for path in (root / "emrecon").iterdir():
+        (package / path.name).symlink_to(path)
     for name, folder in folders.items():
-        (package / name.rpartition(".")[2]).symlink_to(root / folder)
-    command = [sys.executable, "-m", "mypy", "--config-file", str(root / "pyproject.toml")]
-    packages = [argument for name in folders for argument in ("-p", name)]
-    sys.exit(subprocess.run([*command, *packages], cwd=box, check=False).returncode)
+        if name != "emrecon":
+            (package / name.rpartition(".")[2]).symlink_to(root / folder)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(root / "pyproject.toml"), "-p", "emrecon"]
+    sys.exit(subprocess.run(command, cwd=box, check=False).returncode)

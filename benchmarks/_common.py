@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from emrecon.projectors import SPECTProjector
 
 RESULTS = Path(__file__).resolve().parent / "results"

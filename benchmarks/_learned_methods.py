@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from _learned import Case, World, osem
+
 from emrecon import recon, unrolled
 from emrecon.projectors import GaussianBlur
 
@@ -83,7 +84,9 @@ def _bowsher(world: World, case: Case, beta: float) -> Images:
         _map(
             item,
             beta,
-            recon.RelativeDifference(2.0, epsilon=_epsilon(case), anatomy=recon.Bowsher(item.guide[0].numpy(), 3)),
+            recon.RelativeDifference(
+                2.0, epsilon=_epsilon(case), anatomy=recon.BowsherWeights(item.guide[0].numpy(), 3)
+            ),
         )
         for item in world.items(case)
     )
@@ -119,7 +122,7 @@ def plug_and_play(denoiser: Any) -> Method:
     """PnP-EM with a denoiser that was trained on images alone."""
 
     def images(world: World, case: Case, rho: float) -> Images:
-        method = unrolled.PnPEM(denoiser, rho=rho, em_steps=1, n_subsets=6)
+        method = unrolled.PlugAndPlayEM(denoiser, rho=rho, em_steps=1, n_subsets=6)
         return _numbered(method.iterates(case.likelihood, _start(case), guide=case.guide))
 
     return Method(images, (5, 10, 20, 30), {"rho": (0.03, 0.1, 0.3, 1.0)})

@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 from _common import RESULTS, machine, machine_line, write_json
-from emrecon.projectors import ImageGrid, PETProjector, PETScanner, PETSinogram, TimeOfFlight
-from emrecon.projectors._threads import share
-from emrecon.projectors.scatter import accepted_fraction, klein_nishina_total, single_scatter
-from emrecon.sims import Cylinder, Phantom, Region
 from numba import njit
+
+from emrecon.projectors import ImageGrid, PETProjector, PETScanner, PETSinogram, TimeOfFlight
+from emrecon.projectors.core.threads import share
+from emrecon.projectors.pet.scatter import single_scatter
+from emrecon.projectors.physics.compton import accepted_fraction, klein_nishina_total
+from emrecon.sims import Cylinder, Phantom, Region
 
 WINDOW, RESOLUTION = (430.0, 610.0), 0.145
 RADIUS, LENGTH = 335.0, 260.0  # of the scanner, mm

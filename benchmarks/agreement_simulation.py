@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _common import RESULTS, machine, machine_line, write_json
+from rich.console import Console
+from rich.table import Table
+
 from emrecon import formats
 from emrecon.projectors import EffectiveSource, EnergyWindow, ImageGrid, LinearResponse, Scan
 from emrecon.sims import Cylinder, Mismatch, Phantom, Region, SPECTSimulator
-from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 from _common import RESULTS, machine, machine_line, peer_matrix, write_json
+from rich.console import Console
+from rich.table import Table
+
 from emrecon import formats
 from emrecon.projectors import AcquisitionModel, ImageGrid, LinearResponse, Scan, SPECTProjector
 from emrecon.recon import PoissonLikelihood, nrmse, osem, run
-from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 

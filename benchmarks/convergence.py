@@ -27,6 +27,11 @@ from typing import Any
 
 import numpy as np
 from _common import RESULTS, machine, machine_line, write_json
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from scipy.ndimage import gaussian_filter
+
 from emrecon import sims
 from emrecon.projectors import (
     AcquisitionModel,
@@ -65,10 +70,6 @@ from emrecon.recon import (
     spdhg,
     svrg,
 )
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
-from scipy.ndimage import gaussian_filter
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "convergence.png"
 

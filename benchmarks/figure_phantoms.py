@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
+
 from emrecon import sims
 from emrecon.projectors import ImageGrid
-from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent
 ENERGY = 140.5

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from emrecon.projectors import ImageGrid, SPECTGeometry, SPECTProjector, collimator
 from matplotlib.figure import Figure
+
+from emrecon.projectors import ImageGrid, SPECTGeometry, SPECTProjector, collimator
 
 PIXEL = 4.0
 

@@ -9,6 +9,7 @@ import hashlib
 
 import numpy as np
 import torch
+
 from emrecon import projectors, recon, sims, unrolled
 
 

@@ -39,6 +39,7 @@ def main() -> None:
 def one(name: str) -> None:
     """Measure one case in this process."""
     import torch
+
     from emrecon import projectors, recon, sims, unrolled
 
     preset, options = CASES[name]

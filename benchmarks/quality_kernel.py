@@ -26,6 +26,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _common import RESULTS, machine, machine_line, write_json
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
 from emrecon.projectors import (
     AcquisitionModel,
     GaussianBlur,
@@ -35,11 +39,9 @@ from emrecon.projectors import (
     attenuation_factors,
 )
 from emrecon.recon import PoissonLikelihood, osem
-from emrecon.recon.kernel import KernelMatrix, hybrid_kernel, kem, kernel_matrix
+from emrecon.recon.engines.kernel_em import kem
+from emrecon.recon.kernels.matrix import KernelOperator, hybrid_kernel, kernel_matrix
 from emrecon.sims import generator
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 GRID = ImageGrid((128, 128, 1), (2.0, 2.0, 2.0))
@@ -184,7 +186,7 @@ def simulate(scene: Scene, setup: Setup) -> tuple[PoissonLikelihood, Acquisition
 # ---- reconstructions and what they are worth -------------------------------------------------------------------------
 
 
-def methods(f: PoissonLikelihood, kernel: KernelMatrix, setup: Setup) -> dict[str, Callable[[], Images]]:
+def methods(f: PoissonLikelihood, kernel: KernelOperator, setup: Setup) -> dict[str, Callable[[], Images]]:
     """Return what makes (iteration, images of all realisations) of each method at the passes of the curves."""
     smooth, kept = GaussianBlur(GRID, setup.filter_fwhm), list[tuple[int, np.ndarray]]()
 
@@ -210,7 +212,7 @@ def methods(f: PoissonLikelihood, kernel: KernelMatrix, setup: Setup) -> dict[st
     return {"OSEM": plain, "OSEM, filtered": filtered, "KEM": guided, "KEM, hybrid": hybrid}
 
 
-def _hybrid(f: PoissonLikelihood, kernel: KernelMatrix, setup: Setup) -> Images:
+def _hybrid(f: PoissonLikelihood, kernel: KernelOperator, setup: Setup) -> Images:
     done, image, alpha, current = 0, None, None, kernel
     for until in (*setup.hybrid_at, SHOWN[-1]):
         for it in islice(kem(f, current, alpha, setup.n_subsets, iteration=done), until - done):

@@ -50,13 +50,14 @@ from _learned import (
     train_network,
 )
 from _learned_methods import METHODS, Method, chosen, dip_network, plug_and_play
-from emrecon import recon, sims
-from emrecon.cli.train import SCALE_RULE
-from emrecon.projectors import AcquisitionModel
-from emrecon.unrolled.weights import Card, count_parameters, save_weights
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+
+from emrecon import recon, sims
+from emrecon.cli.train import SCALE_RULE
+from emrecon.projectors import AcquisitionModel
+from emrecon.unrolled.training.weights import Card, count_parameters, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (0.25, 1.0, 4.0)

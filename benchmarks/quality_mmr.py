@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 from _common import RESULTS, machine, write_json
-from emrecon import formats, projectors, recon
 from rich.console import Console
 from scipy.ndimage import gaussian_filter
+
+from emrecon import formats, projectors, recon
 
 GRID = projectors.ImageGrid((140, 140, 127), (4.17252, 4.17252, 2.03125))
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "mmr.png"

@@ -27,6 +27,12 @@ from typing import Any
 
 import numpy as np
 from _common import RESULTS, machine, machine_line, write_json
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Column, Table
+from scipy.ndimage import gaussian_filter
+
 from emrecon.projectors import (
     AcquisitionModel,
     ImageGrid,
@@ -38,11 +44,6 @@ from emrecon.projectors import (
 )
 from emrecon.recon import ImageQuality, ImageQualityLayout, PoissonLikelihood, nema_image_quality, osem
 from emrecon.sims import generator, nema_iec_body, nema_layout
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Column, Table
-from scipy.ndimage import gaussian_filter
 
 ROOT = Path(__file__).resolve().parents[1]
 FWHM = 2 * np.sqrt(2 * np.log(2))

@@ -31,11 +31,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _common import RESULTS, machine, machine_line, write_json
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import brentq
+
 from emrecon import formats
 from emrecon.projectors import AcquisitionModel, GaussianBlur, ImageGrid, LinearResponse, Scan, SPECTProjector
 from emrecon.recon import (
     PoissonLikelihood,
-    Region,
+    RegionOfInterest,
     RelativeDifference,
     contrast_recovery,
     kkt_residual,
@@ -44,11 +49,7 @@ from emrecon.recon import (
     svrg,
 )
 from emrecon.sims import generator
-from emrecon.sims.shapes import Cylinder
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
-from scipy.optimize import brentq
+from emrecon.sims.phantoms.shapes import Cylinder
 
 ROOT = Path(__file__).resolve().parents[1]
 GRID = ImageGrid((72, 72, 64), (3.32, 3.32, 3.32))
@@ -101,9 +102,9 @@ class Settings:
 class Regions(NamedTuple):
     """The inner parts of the rods, and the background beside them and in the uniform slices."""
 
-    rods: tuple[Region, ...]
-    beside_rods: Region
-    uniform_slices: Region
+    rods: tuple[RegionOfInterest, ...]
+    beside_rods: RegionOfInterest
+    uniform_slices: RegionOfInterest
 
 
 class Point(NamedTuple):
@@ -177,10 +178,10 @@ def regions(settings: Settings) -> Regions:
                    _slab("uniform slices", core, settings.uniform_slices))  # fmt: skip
 
 
-def _slab(name: str, mask: np.ndarray, slices: tuple[int, int]) -> Region:
+def _slab(name: str, mask: np.ndarray, slices: tuple[int, int]) -> RegionOfInterest:
     inside = np.zeros(GRID.shape, bool)
     inside[:, :, slice(*slices)] = mask
-    return Region(name, inside)
+    return RegionOfInterest(name, inside)
 
 
 # ---- reconstructions and what they are worth -------------------------------------------------------------------------
@@ -232,7 +233,7 @@ def quality(images: np.ndarray, places: Regions) -> tuple[np.ndarray, dict[str, 
     return contrasts, {name: noise(images, getattr(places, name)) for name in NOISES}
 
 
-def noise(images: np.ndarray, place: Region) -> float:
+def noise(images: np.ndarray, place: RegionOfInterest) -> float:
     """Return the standard deviation over the mean: of one image, or of the difference of two over sqrt(2)."""
     fluctuation = images[0] if len(images) == 1 else (images[0] - images[1]) / np.sqrt(2)
     return float(place.sd(fluctuation) / np.mean(place.mean(images)))

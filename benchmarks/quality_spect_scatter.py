@@ -27,6 +27,10 @@ from typing import Any
 import numba
 import numpy as np
 from _common import RESULTS, machine, machine_line, write_json
+from rich.console import Console
+from rich.table import Table
+from scipy.special import ndtr
+
 from emrecon.projectors import (
     AcquisitionModel,
     ImageGrid,
@@ -35,13 +39,10 @@ from emrecon.projectors import (
     collimator,
     linear_attenuation,
 )
-from emrecon.projectors.effective_source import EffectiveSource, SPECTScatterProjector
-from emrecon.projectors.energy_windows import EnergyWindow, smooth_projections, triple_energy_window
+from emrecon.projectors.scan.energy_windows import EnergyWindow, smooth_projections, triple_energy_window
+from emrecon.projectors.spect.effective_source import EffectiveSource, SPECTScatterProjector
 from emrecon.recon import PoissonLikelihood, osem
 from emrecon.sims import generator
-from rich.console import Console
-from rich.table import Table
-from scipy.special import ndtr
 
 ENERGY = 140.511  # keV
 ELECTRONS = 3.343e23  # per cm3 of water

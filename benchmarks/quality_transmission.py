@@ -22,15 +22,17 @@ from typing import Any
 
 import numpy as np
 from _common import RESULTS, machine, machine_line, write_json
-from emrecon.projectors import ImageGrid
-from emrecon.projectors.parallel import ParallelBeamGeometry, ParallelBeamProjector
-from emrecon.recon import Huber, Quadratic, SmoothPrior, TransmissionLikelihood, ostr, run
-from emrecon.recon.fbp import fbp
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from scipy.io import loadmat
 from scipy.ndimage import binary_erosion, binary_fill_holes, gaussian_filter1d
+
+from emrecon.projectors import ImageGrid
+from emrecon.projectors.parallel.geometry import ParallelBeamGeometry
+from emrecon.projectors.parallel.projector import ParallelBeamProjector
+from emrecon.recon import Huber, Quadratic, SmoothPrior, TransmissionLikelihood, ostr, run
+from emrecon.recon.filtered import fbp
 
 ROOT = Path(__file__).resolve().parents[1]
 GRID = ImageGrid((128, 128, 1), 4.21875)

@@ -33,11 +33,12 @@ from typing import Any
 import numba
 import numpy as np
 from _common import RESULTS, machine, machine_line, write_json
-from emrecon.projectors import ImageGrid, ListmodeProjector, PETProjector, PETScanner, PETSinogram
-from emrecon.projectors._threads import thread_count
 from rich.console import Console
 from rich.table import Column, Table
 from speed_spect import LOWEST_SHARE, Stopwatch, resident_memory
+
+from emrecon.projectors import ImageGrid, ListmodeProjector, PETProjector, PETScanner, PETSinogram
+from emrecon.projectors.core.threads import thread_count
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from plain_joseph import plain_joseph

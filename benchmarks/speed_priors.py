@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 from _common import RESULTS, machine, machine_line, write_json
+from rich.console import Console
+from rich.table import Table
+
 from emrecon.projectors import ImageGrid, PETProjector, PETScanner, PETSinogram
 from emrecon.recon import (
-    Bowsher,
+    BowsherWeights,
     Huber,
     LogCosh,
     NonLocal,
@@ -28,8 +31,6 @@ from emrecon.recon import (
     Similarity,
     SmoothedTotalVariation,
 )
-from rich.console import Console
-from rich.table import Table
 
 SHAPE = (256, 256, 256)
 
@@ -40,7 +41,7 @@ def cases(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "relative difference": RelativeDifference(2.0, epsilon=1e-3),
         "relative difference, kappa": RelativeDifference(2.0, epsilon=1e-3, kappa=guide + 0.5),
-        "relative difference, Bowsher": RelativeDifference(2.0, epsilon=1e-3, anatomy=Bowsher(guide, 7)),
+        "relative difference, Bowsher": RelativeDifference(2.0, epsilon=1e-3, anatomy=BowsherWeights(guide, 7)),
         "relative difference, similarity": RelativeDifference(2.0, epsilon=1e-3, anatomy=Similarity(guide, 0.2)),
         "quadratic": Quadratic(),
         "Huber": Huber(0.1),

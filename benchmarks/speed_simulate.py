@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from _common import RESULTS, machine, machine_line
+
 from emrecon.cli.simulate import reconstruct
 from emrecon.sims import RecipeSource, load_recipe, loader, recipe_names, write_dataset
-from emrecon.sims.datasets import Dataset
+from emrecon.sims.datasets.reading import Dataset
 
 
 def main() -> None:

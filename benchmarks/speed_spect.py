@@ -243,7 +243,7 @@ def threads(with_peer: bool) -> dict[str, int]:
 
 
 def _thread_count() -> int:
-    from emrecon.projectors._threads import thread_count
+    from emrecon.projectors.core.threads import thread_count
 
     return thread_count()
 

@@ -8,12 +8,13 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
+from rich.console import Console
+from rich.table import Table
+
 from emrecon import formats
 from emrecon.projectors import AcquisitionModel, ImageGrid, Scan, SPECTGeometry, SPECTProjector, collimator
 from emrecon.recon import PoissonLikelihood, ProgressBar, nrmse, osem, run
 from emrecon.sims import Phantom, poisson, scale_to_counts, spect_cylinder
-from rich.console import Console
-from rich.table import Table
 
 from . import demo_brain, demo_pet
 from .figures import compare, save

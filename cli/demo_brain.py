@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from emrecon import formats
-from emrecon.projectors import ImageGrid, Scan
-from emrecon.projectors._arrays import to_numpy
-from emrecon.recon import PoissonLikelihood, RelativeDifference, nrmse, osem, run, ssim, svrg
-from emrecon.sims import RecipeSource, SimulatedDataset, load_recipe
 from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import gaussian_filter
+
+from emrecon import formats
+from emrecon.projectors import ImageGrid, Scan
+from emrecon.projectors.core.arrays import to_numpy
+from emrecon.recon import PoissonLikelihood, RelativeDifference, nrmse, osem, run, ssim, svrg
+from emrecon.sims import RecipeSource, SimulatedDataset, load_recipe
 
 from . import learned
 from .figures import compare, save
@@ -115,7 +116,7 @@ def _network() -> tuple[Any, int]:
     """The trained network, and its number of parameters; raises ImportError where torch or safetensors is missing."""
     learned.require("torch")
     learned.require("safetensors.torch")
-    from emrecon.unrolled.pretrained import pretrained
+    from emrecon.unrolled.training.shipped import pretrained
 
     network, card = pretrained(_NETWORK)
     return network, card.parameters
@@ -123,6 +124,7 @@ def _network() -> tuple[Any, int]:
 
 def _applied(network: Any, brain: Brain) -> np.ndarray:
     import torch
+
     from emrecon.unrolled import normalised_guide
 
     (likelihood,) = learned.moved([brain.likelihood], torch.device("cpu"))

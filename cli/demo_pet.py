@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.ndimage import gaussian_filter
+
 from emrecon import formats
 from emrecon.projectors import (
     AcquisitionModel,
@@ -19,9 +23,6 @@ from emrecon.projectors import (
 )
 from emrecon.recon import ImageQualityLayout, ListmodeLikelihood, ProgressBar, nema_image_quality, osem, run
 from emrecon.sims import generator, nema_iec_body, nema_layout
-from rich.console import Console
-from rich.table import Table
-from scipy.ndimage import gaussian_filter
 
 from .figures import compare, save
 from .outputs import writing

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from emrecon.projectors import ImageGrid
-from emrecon.projectors._files import atomic_path
+from emrecon.projectors.core.files import atomic_path
 
 
 def save_orthoviews(path: Path, image: np.ndarray, grid: ImageGrid, title: str = "") -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from emrecon import formats
-from emrecon.projectors._threads import thread_count
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from emrecon import formats
+from emrecon.projectors.core.threads import thread_count
 
 from . import learned
 

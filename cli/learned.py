@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import typer
+
 from emrecon.projectors import ImageGrid
 from emrecon.recon import Iterate, ListmodeLikelihood, PoissonLikelihood
 
@@ -83,6 +84,7 @@ class Engine:
 
     def _applied(self, network: Any) -> Any:
         import torch
+
         from emrecon.unrolled import normalised_guide
 
         guide = {} if self.guide is None else {"guide": normalised_guide(self.guide)}
@@ -101,7 +103,7 @@ class Engine:
 def registry() -> dict[str, Callable[..., Any]]:
     """Return what builds each network; raises ImportError that names the extra where torch is missing."""
     require("torch")
-    presets = importlib.import_module("emrecon.unrolled.presets")
+    presets = importlib.import_module("emrecon.unrolled.methods.presets")
     return {name: getattr(presets, preset) for name, preset in NETWORKS.items()}
 
 
@@ -109,7 +111,7 @@ def options_of(build: Callable[..., Any]) -> set[str]:
     """Return the keyword arguments that a preset takes, with those that it hands on."""
     unrolled = importlib.import_module("emrecon.unrolled")
     parameters = inspect.signature(build).parameters
-    handed = unrolled.LearnedPrimalDual if build is unrolled.learned_primal_dual else unrolled.UnrolledEM
+    handed = unrolled.PrimalDualNetwork if build is unrolled.learned_primal_dual else unrolled.UnrolledEM
     more = inspect.signature(handed).parameters if "options" in parameters else {}
     return ({*parameters, *more} | {"dimensions"}) - {"options", "denoisers"}
 
@@ -140,7 +142,7 @@ def load(method: str, weights: Path | None, n_guides: int) -> Trained | None:
         )
     known = registry()
     require("safetensors.torch")
-    files = importlib.import_module("emrecon.unrolled.weights")
+    files = importlib.import_module("emrecon.unrolled.training.weights")
     path = _weights_file(weights)
     card = files.read_card(path)
     if card.architecture != method:
@@ -270,7 +272,7 @@ def _weights_file(weights: Path) -> Path:
             f"no file {str(weights)!r}, and not one of those that come with emrecon: {', '.join(PRETRAINED)}",
             param_hint="--weights",
         )
-    found: Path = importlib.import_module("emrecon.unrolled.pretrained").pretrained_path(str(weights))
+    found: Path = importlib.import_module("emrecon.unrolled.training.shipped").pretrained_path(str(weights))
     return found
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from enum import IntEnum
+from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from emrecon import __version__
 
 from . import demo, info, reconstruct, simulate, train
 from .outputs import OutputError
@@ -20,6 +23,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"emrecon {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Hold the options that come before a command."""
+
+
 app.command("demo")(demo.demo)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("info")(info.info)

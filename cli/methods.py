@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import typer
+
 from emrecon.projectors import ImageGrid
-from emrecon.projectors._arrays import to_numpy
+from emrecon.projectors.core.arrays import to_numpy
 from emrecon.recon import (
     DirectionalTotalVariation,
     Huber,
     Hyperbolic,
     Iterate,
-    KernelMatrix,
+    KernelOperator,
     LogCosh,
     MedianRoot,
     NonLocal,
@@ -261,7 +262,7 @@ class Engine(NamedTuple):
     parts: list[Any]
     at: Iterate
     prior: Any
-    kernel: KernelMatrix | None
+    kernel: KernelOperator | None
 
     def iterates(self) -> Iterator[Iterate]:
         """Return the engine's iterates from `at` on."""
@@ -342,7 +343,7 @@ def make_prior(method: Method, parts: list[Any], grid: ImageGrid, guide: Any, fi
             return beta * MedianRoot()
 
 
-def _kernel(choice: KernelChoice, guide: Any, grid: ImageGrid) -> KernelMatrix:
+def _kernel(choice: KernelChoice, guide: Any, grid: ImageGrid) -> KernelOperator:
     return kernel_matrix(guide, grid, n_neighbours=choice.n_neighbours, window=choice.window, sigma=choice.sigma)
 
 

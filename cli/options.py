@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import typer
+
 from emrecon import formats
 from emrecon.projectors import ImageGrid, LinearResponse, collimator
-from emrecon.projectors.collimator import Response
-from emrecon.projectors.resample import resample
+from emrecon.projectors.core.resampling import resample
+from emrecon.projectors.spect.collimation import Response
 from emrecon.sims import Cylinder, Phantom, Region
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import typer
+
 from emrecon import formats
 from emrecon.projectors import (
     AcquisitionModel,

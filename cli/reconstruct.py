@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.console import Console
+
 from emrecon import formats
 from emrecon.projectors import PETSinogram, Scan, SPECTGeometry, SPECTProjector, isotope
-from emrecon.projectors._arrays import to_numpy
+from emrecon.projectors.core.arrays import to_numpy
 from emrecon.recon import Checkpoint, Iterate, Log, PoissonLikelihood, ProgressBar, RelativeChange, run
-from rich.console import Console
 
 from . import learned, methods, options, pet
 from .figures import save_orthoviews
@@ -290,6 +291,6 @@ def _moved(at: Iterate | None, device: str) -> Iterate | None:
 def _to_device(image: np.ndarray, device: str) -> Any:
     if device == "cpu":
         return image
-    from emrecon.projectors._gpu import import_cupy
+    from emrecon.projectors.core.cuda import import_cupy
 
     return import_cupy().asarray(image)

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from emrecon.projectors import AcquisitionModel, GaussianBlur, PETProjector, SPECTProjector
-from emrecon.recon import PoissonLikelihood, osem
-from emrecon.sims import SPECTSimulator, recipes
-from emrecon.sims.datasets import rank_and_size, write_dataset
-from emrecon.sims.simulate import Simulation
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from emrecon.projectors import AcquisitionModel, GaussianBlur, PETProjector, SPECTProjector
+from emrecon.recon import PoissonLikelihood, osem
+from emrecon.sims import Simulation, SPECTSimulator, recipes
+from emrecon.sims.datasets import rank_and_size, write_dataset
 
 from .outputs import writing
 

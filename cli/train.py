@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from emrecon.projectors._files import atomic_path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from emrecon.projectors.core.files import atomic_path
 
 from . import learned, train_recipe
 from .outputs import OutputError, writing
@@ -63,7 +64,7 @@ def train(
         console.print_json(data=plan.describe())
         return
     learned.torch_device(device or "cpu")
-    from emrecon.unrolled.distributed import process_group
+    from emrecon.unrolled.training.distributed import process_group
 
     with process_group(device) as here:
         if here.rank == 0:
@@ -78,10 +79,11 @@ def train(
 
 def _train(plan: Plan, out: Path, workers: int, device: Any, rank: int, console: Console) -> None:
     import torch
+
     from emrecon.unrolled import seeded
-    from emrecon.unrolled.train import Settings, Validation, best_weights
-    from emrecon.unrolled.train import train as steps_of
-    from emrecon.unrolled.weights import count_parameters
+    from emrecon.unrolled.training.loop import Settings, Validation, best_weights
+    from emrecon.unrolled.training.loop import train as steps_of
+    from emrecon.unrolled.training.weights import count_parameters
 
     table, network = plan.recipe.training, plan.recipe.network.name
     with seeded(table.seed):
@@ -136,7 +138,7 @@ def _train(plan: Plan, out: Path, workers: int, device: Any, rank: int, console:
 
 
 def _write_weights(plan: Plan, out: Path, model: Any, metrics: Mapping[str, float]) -> None:
-    from emrecon.unrolled.weights import Card, save_weights
+    from emrecon.unrolled.training.weights import Card, save_weights
 
     described = plan.describe()
     card = Card(
@@ -152,7 +154,7 @@ def _write_weights(plan: Plan, out: Path, model: Any, metrics: Mapping[str, floa
 
 
 def _loss(table: LossTable) -> Any:
-    from emrecon.unrolled import losses
+    from emrecon.unrolled.training import losses
 
     if table.kind == "n2n":
         thinned = losses.ThinnedNoise2Noise(table.share)
@@ -162,7 +164,7 @@ def _loss(table: LossTable) -> Any:
 
 
 def _schedule(optimiser: Any, table: TrainingTable) -> Any:
-    from emrecon.unrolled.train import warmup_cosine, warmup_steps
+    from emrecon.unrolled.training.loop import warmup_cosine, warmup_steps
 
     if table.schedule == "cosine":
         return warmup_cosine(optimiser, table.steps, table.warmup)

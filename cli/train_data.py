@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+
 from emrecon.projectors import AcquisitionModel
 from emrecon.recon import PoissonLikelihood
 
@@ -31,6 +32,7 @@ class Preparation:
     def __call__(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """Return ({"likelihood": ...} with its guides, target (B, nx, ny, nz))."""
         import torch
+
         from emrecon.unrolled import normalised_guide
 
         data, simulation = self.plan.recipe.data, self.plan.simulation
@@ -83,8 +85,8 @@ def training_batches(plan: Plan, prepare: Preparation, workers: int, seed: int) 
     workers : processes that read or simulate samples, with one compiled thread each; 0 is this one.
     Raises ValueError where the samples do not fill a batch of every rank.
     """
-    from emrecon.sims.datasets import loader
-    from emrecon.unrolled.train import by_epoch
+    from emrecon.sims.datasets.reading import loader
+    from emrecon.unrolled.training.loop import by_epoch
 
     options: dict[str, Any] = {"multiprocessing_context": "spawn", "worker_init_fn": start_worker} if workers else {}
     size = plan.recipe.data.batch_size

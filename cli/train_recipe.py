@@ -10,10 +10,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from pydantic import Field as Limit
+
 from emrecon.sims import recipes
 from emrecon.sims.datasets import Dataset, SimulatedDataset
-from emrecon.sims.recipe_file import RecipeError, Table, complain, decode
-from pydantic import Field as Limit
+from emrecon.sims.recipes import RecipeError, Table, complain, decode
 
 from . import learned
 from .simulate import reconstruct

@@ -7,26 +7,21 @@ the only one that keeps everything; Interfile (STIR, SIMIND) and NIfTI are for e
 if __name__ != "emrecon.formats":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.formats`")
 
-from emrecon.projectors._files import atomic_path
+from emrecon.projectors.core import FormatError, atomic_path
 
-from ._choose import describe, image_kind, read_image, read_scan, write_image, write_scan
-from ._errors import FormatError
-from .dicom_pet import (
-    PETFacts,
-    PETImage,
-    decay_reference_time,
-    read_dicom_ct,
-    read_dicom_pet,
-    suv_factor,
-    write_dicom_pet,
+from .dicom import PETFacts, PETImage, decay_reference_time, read_dicom_ct, read_dicom_pet, suv_factor, write_dicom_pet
+from .hdf5 import describe_dynamic, read_dynamic, read_gated, read_windowed_scan, write_dynamic, write_windowed_scan
+from .interfile import (
+    PETSinogramFacts,
+    parse_header,
+    read_interfile,
+    read_interfile_image,
+    read_interfile_pet,
+    write_interfile,
+    write_interfile_image,
+    write_interfile_pet,
 )
-from .hdf5_dynamic import describe_dynamic, read_dynamic, read_gated, write_dynamic
-from .hdf5_windows import read_windowed_scan, write_windowed_scan
-from .interfile import parse_header, read_interfile, read_interfile_image, write_interfile, write_interfile_image
-from .interfile_pet import PETSinogramFacts, read_interfile_pet, write_interfile_pet
 from .nifti import read_nifti, write_nifti
-from .petlink import PETLink, is_petlink, read_petlink
-from .petlink_frames import histogram_petlink, split_petlink
 from .petsird import (
     PETSIRDBlock,
     PETSIRDEfficiencies,
@@ -36,7 +31,8 @@ from .petsird import (
     read_petsird,
     read_petsird_header,
 )
-from .siemens_norm import read_siemens_norm
+from .registry import describe, image_kind, read_image, read_scan, write_image, write_scan
+from .siemens import PETLink, histogram_petlink, is_petlink, read_petlink, read_siemens_norm, split_petlink
 
 __all__ = [
     "FormatError",

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from emrecon.projectors import ImageGrid
-from emrecon.projectors._arrays import to_numpy
-from emrecon.projectors._files import atomic_path
 
-from ._errors import FormatError, check_size, naming, require_file
+from emrecon.projectors import ImageGrid
+from emrecon.projectors.core.arrays import to_numpy
+from emrecon.projectors.core.errors import FormatError, check_size, naming, require_file
+from emrecon.projectors.core.files import atomic_path
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from emrecon.projectors import PETScanner, TimeOfFlight
 
-from ._errors import FormatError, require_file
+from emrecon.projectors import PETScanner, TimeOfFlight
+from emrecon.projectors.core.errors import FormatError, require_file
 
 __all__ = [
     "PETSIRDBlock",

@@ -3,61 +3,89 @@
 if __name__ != "emrecon.projectors":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.projectors`")
 
-from .acquisition import AcquisitionModel
-from .blur import GaussianBlur, MeasuredBlur
-from .collimator import (
-    Collimator,
-    CollimatorResponse,
-    GaussianResponse,
-    LinearResponse,
-    MeasuredResponse,
-    collimator,
-    collimators,
-)
-from .counting import DeadTime, RecoveryTable, planar_sensitivity, scan_seconds, spect_calibration, view_decay
-from .dynamic import (
-    DynamicScan,
-    Frames,
-    GatedScan,
-    Gates,
-    ScanSeries,
-    all_views_at_once,
-    decay_factors,
-    histogram_events,
-    split_events,
-)
-from .effective_source import EffectiveSource, SPECTScatterProjector
-from .energy_windows import EnergyWindow, WindowedScan, dual_energy_window, smooth_projections, triple_energy_window
-from .geometry import ImageGrid, SPECTGeometry
-from .interop import as_parallelproj_lors, as_parallelproj_tof, from_operator
-from .listmode import ListmodeProjector
-from .materials import Isotope, hounsfield_to_mu, isotope, isotopes, linear_attenuation, materials
-from .operator import DenseOperator, Diagonal, LinearOperator, Projector
-from .pairs import Normalisation, crystal_rates, events_product, pair_products
+from .core import DenseOperator, Diagonal, GaussianBlur, ImageGrid, LinearOperator, MeasuredBlur, Projector
+from .core.renaming import renamed
 from .parallel import ParallelBeamGeometry, ParallelBeamProjector
-from .pet import PETProjector
-from .pet_geometry import PETScanner, PETSinogram, pet_scanners
-from .quantities import Calibration, attenuation_factors, suv
-from .rebin import ArcCorrection, SingleSliceRebinning, SinogramCompression
-from .scan import Scan
-from .scatter import (
+from .pet import (
+    ArcCorrection,
+    ListmodeProjector,
+    Normalisation,
+    PETProjector,
+    PETScanner,
+    PETSinogram,
     ScatterSampling,
-    accepted_fraction,
-    klein_nishina,
-    klein_nishina_total,
+    SingleSliceRebinning,
+    SinogramCompression,
+    TimeOfFlight,
+    as_parallelproj_lors,
+    as_parallelproj_tof,
+    crystal_rates,
+    events_product,
+    from_operator,
+    pair_products,
+    pet_scanners,
     scale_to_tails,
-    scattered_energy,
     single_scatter,
     tail_mask,
 )
-from .spect import SPECTProjector
-from .tof import TimeOfFlight
+from .physics import (
+    Calibration,
+    Radionuclide,
+    accepted_fraction,
+    attenuation_factors,
+    hounsfield_to_mu,
+    isotope,
+    isotopes,
+    klein_nishina,
+    klein_nishina_total,
+    linear_attenuation,
+    materials,
+    scattered_energy,
+    suv,
+)
+from .scan import (
+    AcquisitionModel,
+    DeadTime,
+    DynamicScan,
+    EnergyWindow,
+    Frames,
+    GatedScan,
+    Gates,
+    RecoveryTable,
+    Scan,
+    ScanSeries,
+    WindowedScan,
+    all_views_at_once,
+    decay_factors,
+    dual_energy_window,
+    histogram_events,
+    planar_sensitivity,
+    scan_seconds,
+    smooth_projections,
+    spect_calibration,
+    split_events,
+    triple_energy_window,
+    view_decay,
+)
+from .spect import (
+    CollimatorResponse,
+    EffectiveSource,
+    GaussianResponse,
+    LinearResponse,
+    MeasuredResponse,
+    ParallelHoleCollimator,
+    SPECTGeometry,
+    SPECTProjector,
+    SPECTScatterProjector,
+    collimator,
+    collimators,
+)
 
 __all__ = [
     "AcquisitionModel",
     "ArcCorrection",
     "Calibration",
-    "Collimator",
+    "ParallelHoleCollimator",
     "CollimatorResponse",
     "DeadTime",
     "DenseOperator",
@@ -71,7 +99,7 @@ __all__ = [
     "GaussianBlur",
     "GaussianResponse",
     "ImageGrid",
-    "Isotope",
+    "Radionuclide",
     "LinearOperator",
     "LinearResponse",
     "ListmodeProjector",
@@ -130,3 +158,5 @@ __all__ = [
     "triple_energy_window",
     "view_decay",
 ]
+
+__getattr__ = renamed(__name__, {"Collimator": "ParallelHoleCollimator", "Isotope": "Radionuclide"})

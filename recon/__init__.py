@@ -3,86 +3,107 @@
 if __name__ != "emrecon.recon":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.recon`")
 
-from .em import Iterate, em_step, mlem, osem
-from .fbp import FilteredBackprojection, Window, angular_weights, fbp, ramp_kernel
-from .gradient import bsrem, gradient_step, saga, svrg
-from .image_quality import ImageQuality, ImageQualityLayout, SphereQuality, nema_image_quality
-from .kernel import (
-    KernelMatrix,
-    SpatioTemporalKernel,
-    hybrid_kernel,
-    hypr_kernel,
+from emrecon.projectors.core.renaming import renamed
+
+from .engines import (
+    BarzilaiBorwein,
+    Constant,
+    EMPreconditioner,
+    Iterate,
+    KernelCoefficients,
+    Parameterisation,
+    ParameterisedIterate,
+    PriorAware,
+    RandomOrder,
+    Relaxation,
+    StepDown,
+    bsrem,
+    cofactor,
+    em_fuse,
+    em_step,
+    gradient_step,
+    herman_meyer,
     kem,
     kem_step,
-    kernel_matrix,
-    temporal_kernel,
+    lbfgsb,
+    lbfgsb_scipy,
+    map_em,
+    map_em_step,
+    mlem,
+    osem,
+    osl,
+    osl_step,
+    ostr,
+    parameterised_em,
+    pdhg,
+    positive_root,
+    saga,
+    sequential,
+    spdhg,
+    surrogate,
+    svrg,
 )
-from .likelihood import ListmodeLikelihood, PoissonLikelihood
-from .map_em import em_fuse, map_em, map_em_step, osl, osl_step, positive_root
+from .filtered import FilteredBackprojection, Window, angular_weights, fbp, ramp_kernel
+from .kernels import KernelOperator, SpatioTemporalKernel, hybrid_kernel, hypr_kernel, kernel_matrix, temporal_kernel
+from .likelihoods import ListmodeLikelihood, PoissonLikelihood, TransmissionLikelihood
 from .metrics import (
     Ensemble,
+    ImageQuality,
+    ImageQualityLayout,
+    RegionOfInterest,
+    Sphere,
+    SphereQuality,
     background_variability,
     coefficient_of_variation,
     contrast_recovery,
     contrast_to_noise,
     ensemble_statistics,
+    nema_image_quality,
     nrmse,
     psnr,
     recovery_coefficient,
+    region_means,
+    region_of,
+    regions_of,
     ssim,
     ssim_map,
     suv_max,
     suv_mean,
     suv_peak,
 )
-from .parameterisation import KernelCoefficients, Parameterisation, ParameterisedIterate, parameterised_em, surrogate
-from .patch_priors import MedianRoot, MedianRootSurrogate, NonLocal
-from .primal_dual import pdhg, spdhg
-from .prior import Objective, ProximablePrior, SmoothPrior
 from .priors import (
-    Bowsher,
-    Huber,
-    Hyperbolic,
-    LogCosh,
-    PairPrior,
-    Quadratic,
-    RelativeDifference,
-    Similarity,
-    bowsher,
-    spatial_weights,
-)
-from .quasi_newton import lbfgsb, lbfgsb_scipy
-from .regions import Region, Sphere, region_means, region_of, regions_of
-from .run import Checkpoint, Log, ProgressBar, RelativeChange, run
-from .schedules import (
-    BarzilaiBorwein,
-    Constant,
-    EMPreconditioner,
-    PriorAware,
-    RandomOrder,
-    Relaxation,
-    StepDown,
-    cofactor,
-    herman_meyer,
-    sequential,
-)
-from .stopping import KKT, KKTErrors, KKTRule, PetricErrors, PetricRule, kkt_residual
-from .total_variation import (
+    BowsherWeights,
     DirectionalGradient,
     DirectionalTotalVariation,
     DualBallPrior,
+    Huber,
+    Hyperbolic,
     ImageGradient,
+    LogCosh,
+    MedianRoot,
+    MedianRootSurrogate,
+    NonLocal,
+    Objective,
+    PairPrior,
     ParallelLevelSets,
+    ProximablePrior,
+    Quadratic,
+    RelativeDifference,
+    Similarity,
     SmoothedDirectionalTotalVariation,
     SmoothedTotalVariation,
+    SmoothPrior,
     TotalVariation,
+    bowsher,
+    spatial_weights,
 )
-from .transmission import TransmissionLikelihood, ostr
+from .running import Checkpoint, Log, ProgressBar, RelativeChange, run
+from .stopping import KKT, KKTErrors, KKTRule, PetricErrors, PetricRule, kkt_residual
 
 __all__ = [
     "KKT",
     "BarzilaiBorwein",
-    "Bowsher",
+    "BowsherWeights",
     "Checkpoint",
     "Constant",
     "DirectionalGradient",
@@ -100,7 +121,7 @@ __all__ = [
     "KKTErrors",
     "KKTRule",
     "KernelCoefficients",
-    "KernelMatrix",
+    "KernelOperator",
     "ListmodeLikelihood",
     "Log",
     "LogCosh",
@@ -120,7 +141,7 @@ __all__ = [
     "ProximablePrior",
     "Quadratic",
     "RandomOrder",
-    "Region",
+    "RegionOfInterest",
     "RelativeChange",
     "RelativeDifference",
     "Relaxation",
@@ -189,3 +210,7 @@ __all__ = [
     "svrg",
     "temporal_kernel",
 ]
+
+__getattr__ = renamed(
+    __name__, {"Bowsher": "BowsherWeights", "KernelMatrix": "KernelOperator", "Region": "RegionOfInterest"}
+)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from emrecon.projectors._arrays import Array, array_namespace, like, require_array, to_numpy
 
-from .em import Iterate
-from .regions import Region, as_region, double
+from emrecon.projectors.core.arrays import Array, array_namespace, like, require_array, to_numpy
+
+from .engines.em import Iterate
+from .metrics.regions import RegionOfInterest, as_region, double
 
 
 class PetricErrors(NamedTuple):
@@ -36,7 +37,7 @@ class PetricRule:
         |mean of a region - that of the reference| <= region_tolerance x b,  for every region
 
     reference : (..., x, y, z), the converged image; of a batch the largest error of its items counts.
-    object_mask, background_mask, regions : `Region`, or booleans or parts of voxels (x, y, z); there may be no regions.
+    object_mask, background_mask, regions : `RegionOfInterest`, or booleans or parts of voxels (x, y, z); there may be no regions.
     n_in_row : evaluations within the thresholds that end the run.
     `history` holds the errors of every iterate seen, so a rule serves one run; NaN is beyond all thresholds.
     Raises ValueError for tolerances that are not positive, shapes that do not fit, a background without activity, and a
@@ -44,9 +45,9 @@ class PetricRule:
     """
 
     reference: Array
-    object_mask: Region | Array
-    background_mask: Region | Array
-    regions: Sequence[Region | Array] = ()
+    object_mask: RegionOfInterest | Array
+    background_mask: RegionOfInterest | Array
+    regions: Sequence[RegionOfInterest | Array] = ()
     object_tolerance: float = 0.01
     background_tolerance: float = 0.01
     region_tolerance: float = 0.005

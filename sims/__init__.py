@@ -3,21 +3,75 @@
 if __name__ != "emrecon.sims":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.sims`")
 
-from .brain import Brain, BrainImages, Folded, GuideRecipe, LesionRecipe, Mismatches, random_folded_brain
-from .cardiac import SEGMENTS, Defect, LeftVentricle, bullseye, cardiac_torso, random_cardiac_torso
 from .datasets import Batches, Dataset, Field, SimulatedDataset, Source, Written, loader, rank_and_size, write_dataset
-from .label_map import LabelMap, Tissue, VoxelPhantom, brainweb_labels, read_label_map, read_tissues, xcat_labels
-from .nema import NEMA_SPHERES, nema_iec_body, nema_layout
 from .noise import generator, poisson, scale_to_counts, thin
-from .phantoms import EllipseRanges, Phantom, Region, random_brain, random_ellipses, shepp_logan, uniform_cylinder
-from .quality import JASZCZAK_MODELS, defrise, derenzo, jaszczak, spect_cylinder
-from .recipe_file import RecipeError
-from .recipes import Recipe, RecipeSource, load_recipe, parse_recipe, recipe_names
-from .shapes import Box, Cylinder, Ellipsoid, HalfSpace, Intersection, Oriented, Solid, rotation_to
-from .simulate import Expectation, Mismatch, Simulation, Simulator, count_levels, item_seed, respiratory_gates
-from .simulate_pet import ConvolutionScatter, PETSimulator, Randoms, SingleScatter, list_events, random_normalisation
-from .simulate_spect import SPECTSimulator
-from .torso import Build, Lesion, random_torso, torso, with_lesions
+from .phantoms import (
+    JASZCZAK_MODELS,
+    NEMA_SPHERES,
+    SEGMENTS,
+    Box,
+    Brain,
+    BrainImages,
+    Build,
+    Cylinder,
+    Defect,
+    EllipseRanges,
+    Ellipsoid,
+    Folded,
+    GuideRecipe,
+    HalfSpace,
+    Intersection,
+    LabelMap,
+    LeftVentricle,
+    Lesion,
+    LesionRecipe,
+    Mismatches,
+    Oriented,
+    Phantom,
+    Region,
+    Solid,
+    Tissue,
+    VoxelPhantom,
+    brainweb_labels,
+    bullseye,
+    cardiac_torso,
+    defrise,
+    derenzo,
+    jaszczak,
+    nema_iec_body,
+    nema_layout,
+    random_brain,
+    random_cardiac_torso,
+    random_ellipses,
+    random_folded_brain,
+    random_torso,
+    read_label_map,
+    read_tissues,
+    rotation_to,
+    shepp_logan,
+    spect_cylinder,
+    torso,
+    uniform_cylinder,
+    with_lesions,
+    xcat_labels,
+)
+from .recipes import Recipe, RecipeError, RecipeSource, load_recipe, parse_recipe, recipe_names
+from .simulators import (
+    ConvolutionScatter,
+    Expectation,
+    Mismatch,
+    PETSimulator,
+    Randoms,
+    Simulation,
+    Simulator,
+    SingleScatter,
+    SPECTSimulator,
+    count_levels,
+    item_seed,
+    list_events,
+    random_normalisation,
+    respiratory_gates,
+)
 
 __all__ = [
     "JASZCZAK_MODELS",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from emrecon.projectors._arrays import Array, like, require_array, to_numpy
+
+from emrecon.projectors.core.arrays import Array, like, require_array, to_numpy
 
 
 def generator(seed: int, purpose: str = "") -> np.random.Generator:

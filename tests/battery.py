@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from emrecon.projectors import LinearOperator, Projector
 from scipy.optimize import minimize_scalar
+
+from emrecon.projectors import LinearOperator, Projector
 
 
 def dense(operator: LinearOperator) -> np.ndarray:

@@ -78,7 +78,7 @@ class HostEngine:
 @cache
 def _library(source: str, real: str) -> ctypes.CDLL:
     package, _, name = source.rpartition("/")
-    code = (files(package or "emrecon.projectors") / name).read_text(encoding="utf-8")
+    code = (files(package) / name).read_text(encoding="utf-8")
     kernels = [line.split("void ")[1].split("(")[0] for line in code.splitlines() if "__global__ void" in line]
     wrappers = "".join(
         f'extern "C" void run_{k}(const int* g, const int* b, void** a) {{ run({k}, g, b, a); }}\n' for k in kernels

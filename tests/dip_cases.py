@@ -5,11 +5,12 @@ from itertools import islice
 
 import numpy as np
 import torch
+from torch import nn
+
 from emrecon.projectors import AcquisitionModel, ImageGrid, ParallelBeamGeometry, ParallelBeamProjector
 from emrecon.recon import PoissonLikelihood
-from emrecon.unrolled.blocks import seeded
-from emrecon.unrolled.dip import Fit
-from torch import nn
+from emrecon.unrolled.methods.dip import Fit
+from emrecon.unrolled.networks.blocks import seeded
 
 CONVOLUTIONS = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
 

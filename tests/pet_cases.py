@@ -1,6 +1,7 @@
 """Small PET systems that between them use every branch of the projectors."""
 
 import numpy as np
+
 from emrecon.projectors import ImageGrid, ListmodeProjector, PETProjector, PETScanner, PETSinogram, TimeOfFlight
 
 SCANNER = PETScanner.polygon(

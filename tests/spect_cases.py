@@ -1,6 +1,7 @@
 """Small SPECT systems that between them use every branch of the projector."""
 
 import numpy as np
+
 from emrecon.projectors import ImageGrid, LinearResponse, MeasuredResponse, SPECTGeometry, SPECTProjector
 
 

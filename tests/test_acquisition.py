@@ -6,8 +6,9 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 import torch
-from emrecon.projectors import AcquisitionModel
 from spect_cases import projector
+
+from emrecon.projectors import AcquisitionModel
 
 A = projector("thin", "gaussian")  # (7, 6, 3) -> (6, 9, 3)
 RNG = np.random.default_rng(0)

@@ -5,6 +5,7 @@ import os
 import stat
 
 import pytest
+
 from emrecon.formats import atomic_path
 
 OLD, NEW = "old", "new"

@@ -7,7 +7,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from emrecon.unrolled.blocks import (
+from torch import nn
+
+from emrecon.unrolled.networks.blocks import (
     ConvolutionalAutoencoder,
     DnCNN,
     NetworkDenoiser,
@@ -18,9 +20,8 @@ from emrecon.unrolled.blocks import (
     normalisation,
     seeded,
 )
-from emrecon.unrolled.transformer import SwinRegulariser
-from emrecon.unrolled.unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm, pad_to_multiple
-from torch import nn
+from emrecon.unrolled.networks.transformer import SwinRegulariser
+from emrecon.unrolled.networks.unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm, pad_to_multiple
 
 BODIES = {
     "residual unit": partial(ResidualUnit, width=6),

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from battery import check_operator, relative_error
-from emrecon.projectors import AcquisitionModel, ImageGrid, PETProjector
-from emrecon.projectors.blur import GaussianBlur, MeasuredBlur, gaussian_kernel
-from emrecon.recon import PoissonLikelihood, nrmse, osem
 from pet_cases import GRID, SINOGRAMS
 from scipy.ndimage import convolve, convolve1d, correlate
+
+from emrecon.projectors import AcquisitionModel, ImageGrid, PETProjector
+from emrecon.projectors.core.blur import GaussianBlur, MeasuredBlur, gaussian_kernel
+from emrecon.recon import PoissonLikelihood, nrmse, osem
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.uniform(0, 1, (5, 3, 7))

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from emrecon.projectors import ImageGrid, linear_attenuation
-from emrecon.sims.brain import UPTAKES, Folded, GuideRecipe, LesionRecipe, random_folded_brain
-from emrecon.sims.phantoms import Phantom, Region
 from scipy.ndimage import distance_transform_edt
+
+from emrecon.projectors import ImageGrid, linear_attenuation
+from emrecon.sims.phantoms.brain import UPTAKES, GuideRecipe, LesionRecipe, random_folded_brain
+from emrecon.sims.phantoms.folds import Folded
+from emrecon.sims.phantoms.phantom import Phantom, Region
 
 PLANE = ImageGrid((128, 128, 1), 2.0)
 HEAD = ImageGrid((72, 84, 80), 2.5, (-88.75, -103.75, -105))
@@ -236,7 +238,7 @@ def test_an_uptake_of_ones_own():
 @pytest.mark.parametrize("recipe", [None, GuideRecipe(bias=0.2, noise=0.05), GuideRecipe(shift=4, turn=5)])
 @pytest.mark.parametrize("grid", [PLANE, ImageGrid((40, 44, 5), (5, 5, 4))], ids=str)
 def test_images_are_those_of_the_phantoms(recipe, grid, monkeypatch):
-    monkeypatch.setattr("emrecon.sims.brain._VOXELS_AT_ONCE", 3000)
+    monkeypatch.setattr("emrecon.sims.phantoms.layers._VOXELS_AT_ONCE", 3000)
     brain = random_folded_brain(8, 3 if grid.shape[2] > 1 else 2, lesions=LESIONS, guide=recipe)
     images = brain.images(grid, 511.0, oversample=3)
     np.testing.assert_allclose(images.activity, brain.phantom.activity(grid, 3), atol=1e-6)

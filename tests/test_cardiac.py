@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy.integrate import quad
+
 from emrecon.projectors import ImageGrid
 from emrecon.sims import Phantom
-from emrecon.sims.cardiac import (
+from emrecon.sims.phantoms.cardiac import (
     PERFUSION,
     SEGMENTS,
     Defect,
@@ -15,7 +17,6 @@ from emrecon.sims.cardiac import (
     cardiac_torso,
     random_cardiac_torso,
 )
-from scipy.integrate import quad
 
 PI = math.pi
 PLAIN = LeftVentricle()

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+
 from emrecon import formats
 from emrecon.cli import demo as demo_command
 from emrecon.cli import demo_brain

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 import typer
+from test_cli_pet import listmode
+
 from emrecon import formats, recon, unrolled
 from emrecon.cli import demo_brain, learned, methods
 from emrecon.cli.main import app
@@ -21,9 +23,8 @@ from emrecon.projectors import (
     SPECTProjector,
 )
 from emrecon.sims import poisson, uniform_cylinder
-from emrecon.unrolled.pretrained import pretrained, pretrained_names
-from emrecon.unrolled.weights import Card, save_weights
-from test_cli_pet import listmode
+from emrecon.unrolled.training.shipped import pretrained, pretrained_names
+from emrecon.unrolled.training.weights import Card, save_weights
 
 FLAT = ImageGrid((16, 16, 1), 5.0)
 DEEP = ImageGrid((16, 16, 4), 5.0)

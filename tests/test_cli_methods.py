@@ -5,6 +5,8 @@ import sys
 import numpy as np
 import pytest
 import typer
+from test_cli_pet import listmode, measured
+
 from emrecon import formats, recon
 from emrecon.cli import methods, reconstruct
 from emrecon.cli.main import app, main
@@ -21,7 +23,6 @@ from emrecon.projectors import (
     WindowedScan,
 )
 from emrecon.sims import poisson, uniform_cylinder
-from test_cli_pet import listmode, measured
 
 GRID = ImageGrid((16, 16, 6), 5.0)
 CAMERA = SPECTGeometry.circular(12, 70, (16, 6), 5.0)
@@ -137,7 +138,7 @@ RUNS = [
     ("svrg", (), "SVRG with 4 subsets, 2 passes"),
     ("lbfgsb", (), "L-BFGS-B, 2 passes"),
     ("saga", ("--prior", "log-cosh:0.05,1"), "SAGA with 4 subsets, 0.05 * LogCosh"),
-    ("saga", ("--prior", "bowsher:0.05,4", "--guide", "GUIDE"), "Quadratic(neighbours=26, Bowsher)"),
+    ("saga", ("--prior", "bowsher:0.05,4", "--guide", "GUIDE"), "Quadratic(neighbours=26, BowsherWeights)"),
     ("osl", ("--prior", "median:0.05"), "OSL with 4 subsets, 0.05 * MedianRoot(size=3x3x3)"),
     ("osl", ("--prior", "hyperbolic:0.05,1"), "Hyperbolic(delta=1, neighbours=26)"),
     ("lbfgsb", ("--prior", "non-local:0.01,1"), "L-BFGS-B, 0.01 * NonLocal(hyperbolic, delta=1, window"),

@@ -4,6 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_cli import emrecon
+from test_petlink import event, time_tag, write
+
 from emrecon import formats
 from emrecon.projectors import (
     AcquisitionModel,
@@ -18,8 +21,6 @@ from emrecon.projectors import (
 )
 from emrecon.recon import PoissonLikelihood, nrmse, osem, run
 from emrecon.sims import poisson, uniform_cylinder
-from test_cli import emrecon
-from test_petlink import event, time_tag, write
 
 RING = PETScanner.polygon(sides=16, crystals_per_side=4, radius=80, rings=3, ring_pitch=6, name="small", n_radial=41)
 PHANTOM = uniform_cylinder(radius=40, height=20)

@@ -7,11 +7,13 @@ import sys
 
 import numpy as np
 import pytest
-from emrecon.cli.main import app
-from emrecon.cli.simulate import reconstruct
-from emrecon.sims import Dataset, recipes
 from test_recipes import SMALL_PET, SMALL_SPECT
 from typer.testing import CliRunner
+
+from emrecon.cli.main import app
+from emrecon.cli.simulate import reconstruct
+from emrecon.sims import Dataset
+from emrecon.sims.recipes import recipe as recipes
 
 RUN = CliRunner()
 SMALL = SMALL_SPECT.replace("n = 10", "n = 10\nbatch = 2")

@@ -8,14 +8,16 @@ import sys
 import numpy as np
 import pytest
 import torch
+from test_recipes import SMALL_PET, SMALL_SPECT
+
 from emrecon.cli import train_recipe
 from emrecon.cli.main import app
 from emrecon.cli.train_data import Preparation, held_out, stacked, training_batches
 from emrecon.sims import RecipeError
-from emrecon.unrolled import losses, normalised_guide
-from emrecon.unrolled.train import Validation
-from emrecon.unrolled.weights import load_network, read_card
-from test_recipes import SMALL_PET, SMALL_SPECT
+from emrecon.unrolled import normalised_guide
+from emrecon.unrolled.training import losses
+from emrecon.unrolled.training.loop import Validation
+from emrecon.unrolled.training.weights import load_network, read_card
 
 SPECT = SMALL_SPECT.replace("test = 0.2", "validation = 0.1\ntest = 0.1").replace("[24, 24, 1]", "[16, 16, 1]")
 SPECT = SPECT.replace("voxel_size = [10.0, 10.0, 10.0]", "voxel_size = [15.0, 15.0, 15.0]")

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+
 from emrecon.projectors import (
-    Collimator,
     CollimatorResponse,
     GaussianResponse,
     LinearResponse,
     MeasuredResponse,
+    ParallelHoleCollimator,
     collimator,
     collimators,
 )
@@ -57,7 +58,7 @@ def test_names():
 
 
 def test_shapes_of_holes_change_the_efficiency_only():
-    by_shape = {shape: Collimator(1.5, 0.2, 35, shape) for shape in ("hexagonal", "round", "square")}
+    by_shape = {shape: ParallelHoleCollimator(1.5, 0.2, 35, shape) for shape in ("hexagonal", "round", "square")}
     ratios = {
         shape: np.sqrt(c.efficiency(140) / by_shape["hexagonal"].efficiency(140)) for shape, c in by_shape.items()
     }
@@ -76,26 +77,26 @@ def test_the_intrinsic_resolution_depends_on_energy():
 
 def test_energies_that_pass_through_are_refused():
     with pytest.raises(ValueError, match="does not collimate 511 keV: its effective length is -"):
-        Collimator(1.5, 0.2, 10).response(511)
+        ParallelHoleCollimator(1.5, 0.2, 10).response(511)
     for energy in (0, -5, float("nan")):
         with pytest.raises(ValueError, match="energy must be"):
             collimator("ge-lehr").response(energy)
     with pytest.raises(ValueError, match="no attenuation table for 'cheese'"):
-        Collimator(1.5, 0.2, 35, material="cheese").efficiency(140)
-    assert Collimator(1.5, 0.2, 35, material="tungsten").effective_length(140) > collimator("ge-lehr").effective_length(
-        140
-    )
+        ParallelHoleCollimator(1.5, 0.2, 35, material="cheese").efficiency(140)
+    assert ParallelHoleCollimator(1.5, 0.2, 35, material="tungsten").effective_length(140) > collimator(
+        "ge-lehr"
+    ).effective_length(140)
 
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, -1, 1), (1, 1, 0), (1, float("nan"), 1), (1, 1, float("inf"))])
 def test_collimators_have_dimensions(sizes):
     with pytest.raises(ValueError, match="dimensions must be positive"):
-        Collimator(*sizes)
+        ParallelHoleCollimator(*sizes)
 
 
 def test_unknown_shapes_are_refused():
     with pytest.raises(ValueError, match="hole_shape must be one of hexagonal, round, square"):
-        Collimator(1, 1, 1, "star")
+        ParallelHoleCollimator(1, 1, 1, "star")
 
 
 def test_gaussian_responses():

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from emrecon.projectors import (
     AcquisitionModel,
     DynamicScan,
@@ -15,7 +16,7 @@ from emrecon.projectors import (
     SPECTProjector,
     isotope,
 )
-from emrecon.projectors.counting import (
+from emrecon.projectors.scan.counting import (
     DeadTime,
     RecoveryTable,
     planar_sensitivity,

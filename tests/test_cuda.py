@@ -9,10 +9,18 @@ import pytest
 import torch
 from battery import mismatch, relative_error
 from cuda_on_host import HostEngine, compiler
-from emrecon.projectors import ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector, _gpu
 from spect_cases import OPTIONS, SHAPES, projector
 
-SOURCES = ("projectors/spect.cu", "projectors/pet.cu", "projectors/parallel.cu", "recon/pairs.cu")
+from emrecon.projectors import ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
+from emrecon.projectors.core.cuda import import_cupy
+from emrecon.projectors.spect import launches as _gpu
+
+SOURCES = (
+    "projectors/spect/spect.cu",
+    "projectors/pet/pet.cu",
+    "projectors/parallel/parallel.cu",
+    "recon/priors/pairs.cu",
+)
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run the kernels on the host")
 
 
@@ -28,10 +36,11 @@ def cupy_or_skip():
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("real", ["float", "double"])
 @pytest.mark.parametrize(
-    "source", ["projectors/spect.cu", "projectors/pet.cu", "projectors/parallel.cu", "recon/pairs.cu"]
+    "source",
+    ["projectors/spect/spect.cu", "projectors/pet/pet.cu", "projectors/parallel/parallel.cu", "recon/priors/pairs.cu"],
 )
 def test_nvcc_compiles_the_kernels(source, real, tmp_path):
-    package, name = source.split("/")
+    package, _, name = source.replace("/", ".", source.count("/") - 1).partition("/")
     (tmp_path / name).write_text((files(f"emrecon.{package}") / name).read_text())
     flags = ["-cubin", "-arch=sm_90", "-std=c++14", f"-DREAL={real}", "-Werror=all-warnings"]
     subprocess.run(["nvcc", *flags, "-o", str(tmp_path / "out"), str(tmp_path / name)], check=True)
@@ -45,7 +54,7 @@ def test_host_run_of_the_kernels_equals_the_cpu(shape, options, attenuation):
     A, rng = projector(shape, options, attenuation), np.random.default_rng(0)
     x, y = rng.random((3, *A.in_shape)), rng.random((3, *A.out_shape))
     engine = HostEngine()
-    there, back = _gpu.forward_with(A, x, engine), _gpu.adjoint_with(A, y, engine)
+    there, back = _gpu.forward_with(A._cuda_plan, x, engine), _gpu.adjoint_with(A._cuda_plan, y, engine)
     assert relative_error(there, A(x)) < 1e-5
     assert relative_error(back, A.T(y)) < 1e-5
     assert np.vdot(there, y) == pytest.approx(np.vdot(x, back), rel=1e-12)
@@ -56,13 +65,13 @@ def test_host_run_in_single_precision_and_in_small_launches(monkeypatch):
     A, rng = projector("deep", "gaussian", "shared"), np.random.default_rng(0)
     x, y = (rng.random((2, *shape)).astype(np.float32) for shape in (A.in_shape, A.out_shape))
     engine = HostEngine()
-    whole, back = _gpu.forward_with(A, x, engine), _gpu.adjoint_with(A, y, engine)
+    whole, back = _gpu.forward_with(A._cuda_plan, x, engine), _gpu.adjoint_with(A._cuda_plan, y, engine)
     assert relative_error(whole, A(x)) < 1e-5
     assert relative_error(back, A.T(y)) < 1e-5
     monkeypatch.setattr(_gpu, "_SCRATCH", 1)  # one view per launch
     monkeypatch.setattr(_gpu, "_ITEMS", 1)
-    np.testing.assert_array_equal(_gpu.forward_with(A, x, engine), whole)
-    assert relative_error(_gpu.adjoint_with(A, y, engine), back) < 1e-6
+    np.testing.assert_array_equal(_gpu.forward_with(A._cuda_plan, x, engine), whole)
+    assert relative_error(_gpu.adjoint_with(A._cuda_plan, y, engine), back) < 1e-6
 
 
 def test_a_missing_cupy_names_the_extra(monkeypatch):
@@ -70,7 +79,7 @@ def test_a_missing_cupy_names_the_extra(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ImportError, match=r"emrecon\[cuda12\]"):
-        _gpu.import_cupy()
+        import_cupy()
 
 
 @pytest.mark.gpu

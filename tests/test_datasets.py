@@ -18,10 +18,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from emrecon.formats._errors import FormatError
-from emrecon.projectors._threads import thread_count
-from emrecon.sims import _shards, datasets
-from emrecon.sims.datasets import Batches, Dataset, Field, SimulatedDataset, loader, rank_and_size, write_dataset
+
+from emrecon.projectors.core.errors import FormatError
+from emrecon.projectors.core.threads import thread_count
+from emrecon.sims.datasets import reading as datasets
+from emrecon.sims.datasets import shards as _shards
+from emrecon.sims.datasets.ranks import rank_and_size
+from emrecon.sims.datasets.reading import Batches, Dataset, Field, SimulatedDataset, loader
+from emrecon.sims.datasets.writing import write_dataset
 
 HERE = Path(__file__).resolve().parent
 needs_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")

@@ -12,8 +12,12 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLossless, generate_uid
+from real_data import real_data
+
 from emrecon.formats import FormatError
-from emrecon.formats.dicom_pet import (
+from emrecon.formats.dicom.pet import (
     PETFacts,
     PETImage,
     decay_reference_time,
@@ -23,9 +27,6 @@ from emrecon.formats.dicom_pet import (
     write_dicom_pet,
 )
 from emrecon.projectors import ImageGrid, isotope
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLossless, generate_uid
-from real_data import real_data
 
 RNG = np.random.default_rng(11)
 GRID = ImageGrid((5, 4, 6), (2.5, 1.5, 3.27), (-7.0, 0.1, -12.25))

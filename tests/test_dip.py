@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from dip_cases import MR, QUICK, TRUTH, F, one_thread, scan, small_network, take
-from emrecon.projectors import (
-    AcquisitionModel,
-    ListmodeProjector,
-)
+from pet_cases import SCANNER, events_of_every_bin
+from pet_cases import projector as pet_projector
+from scipy.ndimage import gaussian_filter
+from spect_cases import projector as spect_projector
+from torch import nn
+
+from emrecon.projectors import AcquisitionModel, ListmodeProjector
 from emrecon.recon import (
     Checkpoint,
     Iterate,
@@ -22,22 +25,8 @@ from emrecon.recon import (
     run,
     surrogate,
 )
-from emrecon.unrolled.dip import (
-    DIPRecon,
-    Fit,
-    HeldOut,
-    NetworkWeights,
-    WindowedVariance,
-    default_network,
-    fixed_noise,
-    hold_out,
-    run_network,
-)
-from pet_cases import SCANNER, events_of_every_bin
-from pet_cases import projector as pet_projector
-from scipy.ndimage import gaussian_filter
-from spect_cases import projector as spect_projector
-from torch import nn
+from emrecon.unrolled.methods.dip import DIPRecon, Fit, NetworkWeights, default_network, fixed_noise, run_network
+from emrecon.unrolled.methods.stopping import HeldOut, WindowedVariance, hold_out
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,6 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from pet_cases import FLAT, GRID, ONE_RING, SCANNER, TOF, events_of_every_bin
+from scipy.integrate import quad
+from spect_cases import irregular_geometry
+
 from emrecon.projectors import (
     AcquisitionModel,
     GaussianBlur,
@@ -18,7 +22,7 @@ from emrecon.projectors import (
     SPECTProjector,
     isotope,
 )
-from emrecon.projectors.dynamic import (
+from emrecon.projectors.scan.dynamic import (
     DynamicScan,
     Frames,
     GatedScan,
@@ -29,9 +33,6 @@ from emrecon.projectors.dynamic import (
     split_events,
 )
 from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_step, mlem, osem, run
-from pet_cases import FLAT, GRID, ONE_RING, SCANNER, TOF, events_of_every_bin
-from scipy.integrate import quad
-from spect_cases import irregular_geometry
 
 TWENTY = Frames.parse("8x5,6x20,6x60")
 THIN = ImageGrid((7, 6, 3), 4.0, origin=(-10, -17, -4))

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from battery import check_operator
+from scipy.ndimage import gaussian_filter1d
+
 from emrecon.projectors import (
     AcquisitionModel,
     ImageGrid,
@@ -15,8 +17,7 @@ from emrecon.projectors import (
     linear_attenuation,
     scattered_energy,
 )
-from emrecon.projectors.effective_source import EffectiveSource, SPECTScatterProjector
-from scipy.ndimage import gaussian_filter1d
+from emrecon.projectors.spect.effective_source import EffectiveSource, SPECTScatterProjector
 
 ENERGY, WINDOW, RESOLUTION = 140.511, (126.46, 154.56), 0.099
 ELECTRONS = 3.343e22  # per cm2 and mm

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from battery import relative_error
-from emrecon.projectors import AcquisitionModel, DenseOperator, ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
-from emrecon.recon import Iterate, PoissonLikelihood, em_step, mlem, nrmse, osem
 from scipy.optimize import minimize
 from spect_cases import projector
+
+from emrecon.projectors import AcquisitionModel, DenseOperator, ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
+from emrecon.recon import Iterate, PoissonLikelihood, em_step, mlem, nrmse, osem
 
 A = projector("thin", "gaussian")  # (7, 6, 3) -> (6, 9, 3)
 RNG = np.random.default_rng(0)

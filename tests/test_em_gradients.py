@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+
 from emrecon.projectors import AcquisitionModel, DenseOperator
-from emrecon.projectors.operator import Projector
+from emrecon.projectors.core.operator import Projector
 from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_fuse, em_step
-from emrecon.recon._autograd import em_update, plain_em_step
+from emrecon.recon.engines.autograd import em_update, plain_step
 
 
 class Dense(Projector):
@@ -85,7 +86,7 @@ def test_list_mode_and_broadcast_factors():
     likelihood = ListmodeLikelihood(model, sensitivity)
     leaves = [leaf["x"], factors, background]
     weight = torch.as_tensor(rng.normal(size=(4, 3, 1)))
-    expected = torch.autograd.grad((plain_em_step(leaf["x"], likelihood) * weight).sum(), leaves)
+    expected = torch.autograd.grad((plain_step(leaf["x"], likelihood) * weight).sum(), leaves)
     found = torch.autograd.grad((em_step(leaf["x"], likelihood) * weight).sum(), leaves)
     for a, b in zip(found, expected):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)

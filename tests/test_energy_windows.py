@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
+
 from emrecon.projectors import SPECTGeometry
-from emrecon.projectors.energy_windows import (
+from emrecon.projectors.scan.energy_windows import (
     EnergyWindow,
     WindowedScan,
     dual_energy_window,
     smooth_projections,
     triple_energy_window,
 )
-from scipy.ndimage import gaussian_filter
 
 PEAK = EnergyWindow(126, 154, "peak")
 LOWER, UPPER = EnergyWindow(120, 126, "lower"), EnergyWindow(154, 158, "upper")

@@ -7,6 +7,11 @@ import numpy as np
 import pytest
 import torch
 from battery import relative_error
+from pet_cases import projector as pet_projector
+from spect_cases import projector
+from test_cuda import cupy_or_skip
+from test_listmode_likelihood import pair
+
 from emrecon.projectors import AcquisitionModel
 from emrecon.recon import (
     BarzilaiBorwein,
@@ -36,10 +41,6 @@ from emrecon.recon import (
     sequential,
     svrg,
 )
-from pet_cases import projector as pet_projector
-from spect_cases import projector
-from test_cuda import cupy_or_skip
-from test_listmode_likelihood import pair
 
 RNG = np.random.default_rng(0)
 PRIOR = 1.5 * RelativeDifference(2.0, epsilon=0.02)

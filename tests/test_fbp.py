@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from battery import check_operator, mismatch, relative_error
-from emrecon.projectors import ImageGrid, SPECTGeometry, SPECTProjector
-from emrecon.projectors.parallel import ParallelBeamGeometry, ParallelBeamProjector
-from emrecon.recon.fbp import FilteredBackprojection, Window, angular_weights, fbp, ramp_kernel
-from emrecon.sims import Cylinder, Phantom, Region
 from scipy.special import j0
 from skimage.transform import iradon
+
+from emrecon.projectors import ImageGrid, SPECTGeometry, SPECTProjector
+from emrecon.projectors.parallel.geometry import ParallelBeamGeometry
+from emrecon.projectors.parallel.projector import ParallelBeamProjector
+from emrecon.recon.filtered import FilteredBackprojection, Window, angular_weights, fbp, ramp_kernel
+from emrecon.sims import Cylinder, Phantom, Region
 
 UNEVEN = np.array([0, 37.0, 45, 90, 123, 200, 289])
 WINDOWS = {
@@ -60,7 +62,7 @@ def test_doing_it_in_parts_changes_nothing(monkeypatch):
     whole, rng = operator(), np.random.default_rng(0)
     y, x = rng.normal(size=(5, *whole.in_shape)), rng.normal(size=(5, *whole.out_shape))
     assert (whole._n_parts, whole._items > 5) == (1, True)
-    monkeypatch.setattr(import_module("emrecon.recon.fbp"), "_SCRATCH", 5000)
+    monkeypatch.setattr(import_module("emrecon.recon.filtered"), "_SCRATCH", 5000)
     parts = operator()
     assert (parts._n_parts, parts._items) == (7, 1)
     np.testing.assert_allclose(parts(y), whole(y), atol=1e-15)

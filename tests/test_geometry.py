@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
+
 from emrecon.projectors import ImageGrid, SPECTGeometry
 
 INF, NAN = float("inf"), float("nan")

@@ -7,8 +7,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
+
 from emrecon import formats
-from emrecon.formats import FormatError, hdf5
+from emrecon.formats import FormatError
+from emrecon.formats.hdf5 import files as hdf5
 from emrecon.projectors import ImageGrid, Scan, SPECTGeometry
 
 RNG = np.random.default_rng(3)

@@ -7,13 +7,16 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from emrecon.formats import FormatError, hdf5, petlink, read_petlink
-from emrecon.formats.hdf5_dynamic import describe_dynamic, read_dynamic, read_gated, write_dynamic
-from emrecon.formats.petlink_frames import histogram_petlink, split_petlink
-from emrecon.projectors import ImageGrid, PETSinogram, Scan, SPECTGeometry
-from emrecon.projectors.dynamic import DynamicScan, Frames, GatedScan, Gates
 from pet_cases import SCANNER, TOF
 from real_data import real_data
+
+from emrecon.formats import FormatError, read_petlink
+from emrecon.formats.hdf5 import files as hdf5
+from emrecon.formats.hdf5.dynamic import describe_dynamic, read_dynamic, read_gated, write_dynamic
+from emrecon.formats.siemens import petlink
+from emrecon.formats.siemens.petlink_frames import histogram_petlink, split_petlink
+from emrecon.projectors import ImageGrid, PETSinogram, Scan, SPECTGeometry
+from emrecon.projectors.scan.dynamic import DynamicScan, Frames, GatedScan, Gates
 
 RNG = np.random.default_rng(3)
 CAMERA = SPECTGeometry([0.1, 10, 350.25, 17], [150, 151.5, 100 / 3, 149], (6, 4), (3.32, 4.4), head=[0, 0, 1, 1])

@@ -4,10 +4,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from emrecon.formats import FormatError, hdf5
-from emrecon.formats.hdf5_windows import read_windowed_scan, write_windowed_scan
+
+from emrecon.formats import FormatError
+from emrecon.formats.hdf5 import files as hdf5
+from emrecon.formats.hdf5.windows import read_windowed_scan, write_windowed_scan
 from emrecon.projectors import ImageGrid, SPECTGeometry
-from emrecon.projectors.energy_windows import EnergyWindow, WindowedScan
+from emrecon.projectors.scan.energy_windows import EnergyWindow, WindowedScan
 
 RNG = np.random.default_rng(5)
 CAMERA = SPECTGeometry([0.1, 10, 350.25], [150, 151.5, 1e2 / 3], (6, 4), (3.32, 4.4), shift=0.1, head=[0, 0, 1])

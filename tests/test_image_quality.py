@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+
 from emrecon.projectors import ImageGrid
-from emrecon.recon.image_quality import ImageQualityLayout, _disc, nema_image_quality
-from emrecon.sims.nema import NEMA_SPHERES, nema_iec_body, nema_layout
+from emrecon.recon.metrics.image_quality import ImageQualityLayout, _disc, nema_image_quality
+from emrecon.sims.phantoms.nema import NEMA_SPHERES, nema_iec_body, nema_layout
 
 GRID = ImageGrid((300, 228, 9), (1.0, 1.0, 5.0))
 COARSE = ImageGrid((80, 62, 13), (4.0, 4.0, 4.0), (-159, -123, -24))

@@ -4,10 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from real_data import real_data
+
 from emrecon import formats
 from emrecon.formats import FormatError, parse_header, read_interfile, read_interfile_image, write_interfile
 from emrecon.projectors import ImageGrid, Scan, SPECTGeometry
-from real_data import real_data
 
 RNG = np.random.default_rng(4)
 VIEWS, ROWS, BINS = 6, 3, 4

@@ -5,10 +5,13 @@ import re
 
 import numpy as np
 import pytest
-from emrecon.formats import FormatError
-from emrecon.formats.interfile_pet import _SYSTEMS, PETSinogramFacts, read_interfile_pet, write_interfile_pet
-from emrecon.projectors import ImageGrid, PETProjector, PETScanner, PETSinogram, TimeOfFlight, pet_scanners
 from pet_cases import SCANNER, SINOGRAMS
+
+from emrecon.formats import FormatError
+from emrecon.formats.interfile.pet import PETSinogramFacts, read_interfile_pet
+from emrecon.formats.interfile.pet_writing import write_interfile_pet
+from emrecon.formats.interfile.scanners import _SYSTEMS
+from emrecon.projectors import ImageGrid, PETProjector, PETScanner, PETSinogram, TimeOfFlight, pet_scanners
 
 RINGS, CRYSTALS, RADIAL = 5, 24, 9
 VIEWS, PLANES = CRYSTALS // 2, 19

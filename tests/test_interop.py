@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from battery import check_operator, relative_error
-from emrecon.projectors import AcquisitionModel, DenseOperator, PETProjector, PETSinogram, Projector, TimeOfFlight
-from emrecon.projectors.interop import as_parallelproj_lors, as_parallelproj_tof, from_operator
-from emrecon.recon import PoissonLikelihood, osem
 from pet_cases import GRID, SCANNER, SINOGRAMS, TOF
 from plain_joseph import plain_joseph
+
+from emrecon.projectors import AcquisitionModel, DenseOperator, PETProjector, PETSinogram, Projector, TimeOfFlight
+from emrecon.projectors.pet.interop import as_parallelproj_lors, as_parallelproj_tof, from_operator
+from emrecon.recon import PoissonLikelihood, osem
 
 
 class Matrix:

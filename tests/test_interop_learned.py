@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from battery import mismatch, relative_error
+from torch import nn
+
 from emrecon import recon
 from emrecon.projectors import (
     AcquisitionModel,
@@ -20,8 +22,7 @@ from emrecon.projectors import (
     SPECTGeometry,
     SPECTProjector,
 )
-from emrecon.unrolled.blocks import NetworkDenoiser, SmallCNN, seeded
-from emrecon.unrolled.interop_deepinv import (
+from emrecon.unrolled.interop.deepinv import (
     as_denoiser,
     as_linear_physics,
     as_loss,
@@ -32,12 +33,12 @@ from emrecon.unrolled.interop_deepinv import (
     maximum_scale,
     split_views,
 )
-from emrecon.unrolled.interop_pytomography import as_pytomography, from_pytomography
-from emrecon.unrolled.losses import equivariant, measurement_splitting, mse, poisson_loss
-from emrecon.unrolled.plug_and_play import PnPEM
-from emrecon.unrolled.scaling import ScaleEquivariant
-from emrecon.unrolled.unrolled_em import UnrolledEM
-from torch import nn
+from emrecon.unrolled.interop.pytomography import as_pytomography, from_pytomography
+from emrecon.unrolled.methods.plug_and_play import PlugAndPlayEM
+from emrecon.unrolled.methods.unrolled_em import UnrolledEM
+from emrecon.unrolled.networks.blocks import NetworkDenoiser, SmallCNN, seeded
+from emrecon.unrolled.networks.scaling import ScaleEquivariant
+from emrecon.unrolled.training.losses import equivariant, measurement_splitting, mse, poisson_loss
 
 N = 12
 GRID, CAMERA = ImageGrid((N, N, 1), 4.0), SPECTGeometry.circular(12, 60, (N, 1), 4.0)
@@ -406,12 +407,14 @@ def test_networks_of_deepinv_in_our_methods():
         }
     for name, network in inner.items():
         denoiser = from_denoiser(network, multiple=8)
-        image = PnPEM(denoiser, 3, sigma=0.1)(f)
+        image = PlugAndPlayEM(denoiser, 3, sigma=0.1)(f)
         assert image.shape == (2, N, N, 1), name
         doubled = recon.PoissonLikelihood(2 * f.data, AcquisitionModel(model.projector, 3.0, 2 * model.background))
         if name == "TV":  # it remembers its last result
             continue
-        torch.testing.assert_close(PnPEM(denoiser, 3, sigma=0.1)(doubled), 2 * image, rtol=1e-3, atol=1e-3, msg=name)
+        torch.testing.assert_close(
+            PlugAndPlayEM(denoiser, 3, sigma=0.1)(doubled), 2 * image, rtol=1e-3, atol=1e-3, msg=name
+        )
         unrolled = UnrolledEM(denoiser, 2)
         assert name == "TV" or reaches(unrolled(f).sum(), network), name
 

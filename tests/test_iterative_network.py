@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from battery import relative_error
-from emrecon.projectors import AcquisitionModel
-from emrecon.recon import Checkpoint, Iterate, PoissonLikelihood, em_fuse, em_step, mlem, parameterised_em, surrogate
-from emrecon.unrolled.iterative_network import IterativeNetwork, NetworkInput, descend, iterative_network
-from emrecon.unrolled.plug_and_play import activity_scale, coupling_unit
 from pet_cases import projector as pet_projector
 from spect_cases import projector
+
+from emrecon.projectors import AcquisitionModel
+from emrecon.recon import Checkpoint, Iterate, PoissonLikelihood, em_fuse, em_step, mlem, parameterised_em, surrogate
+from emrecon.unrolled.methods.iterative_network import IterativeNetwork, NetworkInput, descend, iterative_network
+from emrecon.unrolled.methods.plug_and_play import activity_scale, coupling_unit
 
 A = projector("thin", "gaussian")  # (7, 6, 3) -> (6, 9, 3)
 RNG = np.random.default_rng(0)

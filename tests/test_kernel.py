@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import torch
 from battery import check_operator, dense, relative_error
+from pet_cases import GRID, SCANNER, TOF, events_of_every_bin
+from scipy.sparse import csr_array, eye_array
+from spect_cases import projector
+
 from emrecon.projectors import (
     AcquisitionModel,
     DenseOperator,
@@ -23,20 +27,16 @@ from emrecon.projectors import (
     SPECTProjector,
 )
 from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_step, mlem, osem
-from emrecon.recon.kernel import (
-    KernelMatrix,
+from emrecon.recon.engines.kernel_em import kem, kem_step
+from emrecon.recon.engines.parameterised import KernelCoefficients, parameterised_em, surrogate
+from emrecon.recon.kernels.matrix import (
+    KernelOperator,
     SpatioTemporalKernel,
     hybrid_kernel,
     hypr_kernel,
-    kem,
-    kem_step,
     kernel_matrix,
     temporal_kernel,
 )
-from emrecon.recon.parameterisation import KernelCoefficients, parameterised_em, surrogate
-from pet_cases import GRID, SCANNER, TOF, events_of_every_bin
-from scipy.sparse import csr_array, eye_array
-from spect_cases import projector
 
 A = projector("thin", "gaussian")  # (7, 6, 3) -> (6, 9, 3)
 SHAPE = A.in_shape
@@ -46,7 +46,7 @@ TRUTH = RNG.uniform(0.5, 5, SHAPE)
 MODEL = AcquisitionModel(A, RNG.uniform(0.5, 2, A.out_shape), 0.5)
 F = PoissonLikelihood(RNG.poisson(MODEL(TRUTH)), MODEL)
 K = kernel_matrix(GUIDE, n_neighbours=9, window=5)
-IDENTITY = KernelMatrix(eye_array(GUIDE.size), SHAPE)
+IDENTITY = KernelOperator(eye_array(GUIDE.size), SHAPE)
 FRAMES = np.array([10.0, 10.0, 20.0, 60.0])
 
 
@@ -135,7 +135,7 @@ def test_features_come_in_any_form(libraries):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_kernel_is_an_operator(dtype):
-    kernel = KernelMatrix(K.matrix.astype(dtype), SHAPE)
+    kernel = KernelOperator(K.matrix.astype(dtype), SHAPE)
     check_operator(kernel, positive=True)
     np.testing.assert_allclose(kernel(np.ones(SHAPE)), 1, rtol=1e-6)
     matrix = kernel.matrix.toarray()
@@ -221,7 +221,7 @@ def test_guides_that_make_no_sense(features, options, message):
 )
 def test_matrices_that_are_no_kernels(matrix, message):
     with pytest.raises(ValueError, match=message):
-        KernelMatrix(csr_array(matrix), SHAPE)
+        KernelOperator(csr_array(matrix), SHAPE)
 
 
 # ---- further kernels -------------------------------------------------------------------------------------------------

@@ -6,9 +6,11 @@ import zipfile
 
 import numpy as np
 import pytest
+from real_data import real_data
+
 from emrecon.formats import FormatError, read_interfile_image, write_nifti
 from emrecon.projectors import ImageGrid, linear_attenuation
-from emrecon.sims.label_map import (
+from emrecon.sims.phantoms.label_map import (
     LabelMap,
     Tissue,
     VoxelPhantom,
@@ -18,9 +20,8 @@ from emrecon.sims.label_map import (
     read_tissues,
     xcat_labels,
 )
-from emrecon.sims.phantoms import Phantom, Region
-from emrecon.sims.shapes import Box
-from real_data import real_data
+from emrecon.sims.phantoms.phantom import Phantom, Region
+from emrecon.sims.phantoms.shapes import Box
 
 RNG = np.random.default_rng(3)
 GRID = ImageGrid((6, 5, 4), (2.0, 3.0, 4.0), (1.0, -2.0, 5.0))

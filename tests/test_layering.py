@@ -1,6 +1,9 @@
-"""Who imports whom: the sources are parsed, and imports must point downwards."""
+"""Who imports whom: the sources are parsed, and imports must point downwards, keep private names and have no circles."""
 
 import ast
+import importlib
+from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,29 +17,128 @@ ALLOWED = {
     "unrolled": {"projectors", "recon"},
     "cli": {"projectors", "formats", "sims", "recon", "unrolled"},
 }
-SOURCES = [path for folder in ALLOWED for path in sorted((ROOT / folder).glob("*.py"))]
+"""The packages that a package may import."""
+
+STOREYS = {
+    "projectors": ["core", "physics", "spect", "parallel", "pet", "scan"],
+    "recon": ["likelihoods", "metrics", "priors", "kernels", "engines"],
+    "unrolled": ["networks", "methods", "training", "interop"],
+    "formats": ["summary", "hdf5", "interfile", "siemens", "dicom"],
+    "sims": ["noise", "phantoms", "simulators", "datasets", "recipes"],
+}
+"""The rooms of a package and the files that rooms stand on, lowest first: each imports from those before it."""
+
+SOURCES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
+LONGEST = 600  # lines
+each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
+def module_of(path):
+    """The dotted name of a source file, without `emrecon.`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in SOURCES}
+
+
+def room_of(module):
+    """(package, room) of a module; the room is empty for the files of a package itself."""
+    package, *inner = module.split(".")
+    return package, inner[0] if inner and inner[0] in STOREYS.get(package, ()) else ""
+
+
+@cache
 def imports(path):
-    """Every module a file imports, as full dotted names."""
+    """Every (module of emrecon, name or None) that a file imports: lazily and for type checking, too."""
+    own, found = module_of(path), []
+    package = own if path.name == "__init__.py" else own.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [(alias.name.removeprefix("emrecon."), None) for alias in node.names if "emrecon." in alias.name]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([node.module] if node.module else [])])
+            elif node.module == "emrecon" or (node.module or "").startswith("emrecon."):
+                base = node.module.removeprefix("emrecon").removeprefix(".")
+            else:
+                continue
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".removeprefix(".")
+                found.append((inner, None) if inner in MODULES else (base, alias.name))
+    return tuple(found)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def circles(edges):
+    """The strongly connected parts of a graph with more than one member (Tarjan 1972)."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(node):
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in edges[node]:
+            if other not in index:
+                visit(other)
+            if other in stack:
+                low[node] = min(low[node], low[other])
+        if low[node] == index[node]:
+            part = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            found.extend([sorted(part)] if len(part) > 1 else [])
+
+    for node in list(edges):
+        if node not in index:
+            visit(node)
+    return found
+
+
+@each_source
 def test_imports_point_downwards(path):
-    folder = path.parent.name
-    used = {name.split(".")[1] for name in imports(path) if name.startswith("emrecon.")} - {folder}
-    assert used & set(ALLOWED) <= ALLOWED[folder]
+    package, room = room_of(module_of(path))
+    for module, _ in imports(path):
+        other, other_room = room_of(module)
+        if other not in ALLOWED:
+            continue
+        if other != package:
+            assert other in ALLOWED[package], f"{package} imports {module}"
+        elif room and path.name != "__init__.py":
+            order = STOREYS[package]
+            assert other_room, f"a room imports {module}, which stands above it"
+            assert order.index(other_room) <= order.index(room), f"{room} imports {module}, which stands above it"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_private_names_stay_in_their_room():
+    crossings = []
+    for path in SOURCES:
+        own = room_of(module_of(path))
+        for module, name in imports(path):
+            parts = [*module.split("."), *([name] if name else [])]
+            private = [part for part in parts if part.startswith("_") and not part.startswith("__")]
+            if private and room_of(module) != own:
+                crossings.append(f"{module_of(path)} imports {'.'.join(parts)}")
+    print(f"private imports across rooms and packages: {len(crossings)}")
+    assert not crossings, "\n".join(crossings)
+
+
+def test_no_circles():
+    edges = defaultdict(set)
+    for name, path in MODULES.items():
+        for module, _ in imports(path):
+            # what a package exports stands below it: its `__init__` reads the modules, and they never read it
+            if module in MODULES and module != name:
+                edges[name].add(module)
+    found = circles(edges)
+    print(f"import circles: {len(found)}")
+    assert not found, found
+
+
+def test_a_circle_would_be_found():
+    assert circles(defaultdict(set, {"a": {"b"}, "b": {"c"}, "c": {"b"}})) == [["b", "c"]]
+
+
+@each_source
 def test_torch_is_imported_in_few_places_or_lazily(path):
-    if path.parent.name == "unrolled" or path.name == "_autograd.py":
+    if module_of(path).startswith("unrolled") or path.name == "autograd.py":
         return
     tree = ast.parse(path.read_text())
     top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
@@ -45,6 +147,24 @@ def test_torch_is_imported_in_few_places_or_lazily(path):
     assert not names & {"torch", "cupy", "cupyx"}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+@each_source
 def test_a_file_opens_with_one_sentence(path):
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@each_source
+def test_a_file_is_about_one_thing(path):
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("name", [name for name, path in MODULES.items() if path.name == "__init__.py"])
+def test_no_name_hides_a_module_or_differs_by_case_alone(name):
+    package = importlib.import_module(f"emrecon.{name}")
+    inside = {module.rpartition(".")[2] for module in MODULES if module.rpartition(".")[0] == name}
+    names = list(getattr(package, "__all__", ()))
+    assert not inside & set(names), "a function or class has the name of a module"
+    assert len(names) == len(set(names))
+    by_case = defaultdict(set)
+    for one in names:
+        by_case[one.lower().replace("_", "")].add(one)
+    assert not [same for same in by_case.values() if len(same) > 1]

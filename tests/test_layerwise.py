@@ -6,9 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+
 from emrecon import recon
 from emrecon.projectors import AcquisitionModel, ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
-from emrecon.unrolled.blocks import (
+from emrecon.unrolled.methods.presets import bcd_net, em_net, fbsem_net, mapem_net
+from emrecon.unrolled.methods.unrolled_em import UnrolledEM
+from emrecon.unrolled.networks.blocks import (
     ConvolutionalAutoencoder,
     NetworkDenoiser,
     ResidualUnit,
@@ -16,12 +19,10 @@ from emrecon.unrolled.blocks import (
     initial_thresholds,
     seeded,
 )
-from emrecon.unrolled.layerwise import first_thresholds, train_layers
-from emrecon.unrolled.losses import Supervised, l1, mse
-from emrecon.unrolled.presets import bcd_net, em_net, fbsem_net, mapem_net
-from emrecon.unrolled.scaling import ScaleEquivariant, count_scale
-from emrecon.unrolled.train import Settings
-from emrecon.unrolled.unrolled_em import UnrolledEM
+from emrecon.unrolled.networks.scaling import ScaleEquivariant, count_scale
+from emrecon.unrolled.training.layerwise import first_thresholds, train_layers
+from emrecon.unrolled.training.loop import Settings
+from emrecon.unrolled.training.losses import Supervised, l1, mse
 
 N = 16
 GRID = ImageGrid((N, N, 1), 4.0)
@@ -32,7 +33,7 @@ A = SPECTProjector(GRID, CAMERA, np.full(GRID.shape, 0.1), LinearResponse(0.03, 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """One thread, no pictures."""
-    monkeypatch.setattr("emrecon.unrolled.train.plot_log", lambda folder: None)
+    monkeypatch.setattr("emrecon.unrolled.training.loop.plot_log", lambda folder: None)
     n = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

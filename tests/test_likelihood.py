@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from battery import relative_error
-from emrecon.projectors import AcquisitionModel, ImageGrid, Scan, SPECTGeometry, SPECTProjector
-from emrecon.recon import PoissonLikelihood
 from scipy.stats import poisson
 from spect_cases import projector
+
+from emrecon.projectors import AcquisitionModel, ImageGrid, Scan, SPECTGeometry, SPECTProjector
+from emrecon.recon import PoissonLikelihood
 
 A = projector("thin", "gaussian")  # (7, 6, 3) -> (6, 9, 3)
 RNG = np.random.default_rng(0)

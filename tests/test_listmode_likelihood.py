@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from pet_cases import GRID, SCANNER, TOF, events_of_every_bin
+
 from emrecon.projectors import AcquisitionModel, ListmodeProjector, PETProjector, PETSinogram
 from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_step, mlem, osem, run
-from pet_cases import GRID, SCANNER, TOF, events_of_every_bin
 
 
 def pair(timed, seed=0):

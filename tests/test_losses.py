@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from emrecon.projectors import AcquisitionModel
-from emrecon.projectors.operator import DenseOperator, Projector
+from emrecon.projectors.core.operator import DenseOperator, Projector
 from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_step
-from emrecon.unrolled.losses import (
+from emrecon.unrolled.training.losses import (
     Noise2Void,
     Supervised,
     ThinnedNoise2Noise,
@@ -26,7 +28,6 @@ from emrecon.unrolled.losses import (
     thin,
     thinned,
 )
-from torch import nn
 
 
 class Dense(DenseOperator, Projector):
@@ -378,7 +379,7 @@ def test_losses_of_deepinv():
         (gradient,) = torch.autograd.grad(value, network.layer.weight)
         assert gradient.abs().sum() > 0
     x = physics.A_adjoint(y)
-    from emrecon.unrolled.losses import DeepinvLoss
+    from emrecon.unrolled.training.losses import DeepinvLoss
 
     supervised = DeepinvLoss(deepinv.loss.SupLoss(), physics)
     torch.testing.assert_close(supervised(network, (y, x), seeded()), ((network(y, physics) - x) ** 2).mean())

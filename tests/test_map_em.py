@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 import torch
 from battery import relative_error
+from pet_cases import projector as pet_projector
+from scipy.optimize import brentq
+from spect_cases import projector
+from test_priors import Views
+
 from emrecon.projectors import AcquisitionModel
 from emrecon.recon import (
     Huber,
@@ -21,10 +26,6 @@ from emrecon.recon import (
     osl_step,
     positive_root,
 )
-from pet_cases import projector as pet_projector
-from scipy.optimize import brentq
-from spect_cases import projector
-from test_priors import Views
 
 A = projector("thin", "gaussian")
 RNG = np.random.default_rng(0)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+
 from emrecon.projectors import hounsfield_to_mu, isotope, isotopes, linear_attenuation, materials
-from emrecon.projectors.materials import read_table
-from emrecon.projectors.scatter import klein_nishina_total
+from emrecon.projectors.core.tables import read_table
+from emrecon.projectors.physics.compton import klein_nishina_total
 
 ENERGIES = (75, 113, 140.5, 159, 171, 208.4, 245.4, 364.5, 440, 511)
 TABLE = {  # 1/cm, interpolated from the NIST tables by hand
@@ -48,7 +49,11 @@ ELEMENTS = {  # mass attenuation of hydrogen, carbon and oxygen by NIST, cm2/g
 
 
 def per_mass(material, energies):
-    density = next(float(row["density_g_cm3"]) for row in read_table("materials.csv") if row["material"] == material)
+    density = next(
+        float(row["density_g_cm3"])
+        for row in read_table("emrecon.projectors.physics", "materials.csv")
+        if row["material"] == material
+    )
     return np.array([linear_attenuation(material, energy) / density for energy in energies])
 
 
@@ -60,9 +65,13 @@ def test_acrylic_glass_is_a_mixture_of_its_elements():
 
 def test_acrylic_glass_agrees_with_the_other_materials():
     """Hydrogen from Klein and Nishina, oxygen from water, carbon from adipose: all the table's energies that matter."""
-    rows = [row for row in read_table("materials.csv") if row["material"] == "pmma"]
+    rows = [row for row in read_table("emrecon.projectors.physics", "materials.csv") if row["material"] == "pmma"]
     energies = np.array([float(row["energy_kev"]) for row in rows])
-    water = [float(row["energy_kev"]) for row in read_table("materials.csv") if row["material"] == "water"]
+    water = [
+        float(row["energy_kev"])
+        for row in read_table("emrecon.projectors.physics", "materials.csv")
+        if row["material"] == "water"
+    ]
     np.testing.assert_array_equal(energies, water)
     energies = energies[(energies >= 30) & (energies <= 1000)]
     assert energies.size == 14

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+
 from emrecon.projectors import ImageGrid
-from emrecon.recon.metrics import (
+from emrecon.recon.metrics.measures import (
     _ball,
     background_variability,
     coefficient_of_variation,
@@ -24,7 +25,7 @@ from emrecon.recon.metrics import (
     suv_mean,
     suv_peak,
 )
-from emrecon.recon.regions import Region, Sphere, region_of
+from emrecon.recon.metrics.regions import RegionOfInterest, Sphere, region_of
 
 RNG = np.random.default_rng(7)
 SHAPE = (14, 13, 12)
@@ -268,7 +269,7 @@ def test_noise_of_one_image():
     values, hot = IMAGE[BACKGROUND], IMAGE[HOT]
     assert contrast_to_noise(IMAGE, HOT, BACKGROUND) == pytest.approx((hot.mean() - values.mean()) / values.std(ddof=1))
     assert coefficient_of_variation(IMAGE, BACKGROUND) == pytest.approx(values.std(ddof=1) / values.mean())
-    regions = [HOT, BACKGROUND, MASK, Region("corner", HOT[::-1])]
+    regions = [HOT, BACKGROUND, MASK, RegionOfInterest("corner", HOT[::-1])]
     means = np.array([IMAGE[HOT].mean(), values.mean(), IMAGE[MASK].mean(), IMAGE[HOT[::-1]].mean()])
     assert background_variability(IMAGE, regions) == pytest.approx(means.std(ddof=1) / means.mean())
 
@@ -345,7 +346,7 @@ def test_bias_and_deviation():
 
 def test_regions_of_an_ensemble():
     images = TRUTH + 0.3 * RNG.normal(size=(6, *SHAPE))
-    regions = [Region("hot", HOT), Region("background", BACKGROUND)]
+    regions = [RegionOfInterest("hot", HOT), RegionOfInterest("background", BACKGROUND)]
     found = ensemble_statistics(images, TRUTH, regions)
     means = np.array([[x[HOT].mean(), x[BACKGROUND].mean()] for x in images])
     truth = np.array([TRUTH[HOT].mean(), TRUTH[BACKGROUND].mean()])
@@ -357,7 +358,7 @@ def test_regions_of_an_ensemble():
 def test_ensembles_of_iterables_tensors_and_batches():
     images = TRUTH + 0.3 * RNG.normal(size=(5, 2, *SHAPE))
     truth = np.broadcast_to(TRUTH, (2, *SHAPE))
-    regions = [Region("hot", HOT), Region("background", BACKGROUND)]
+    regions = [RegionOfInterest("hot", HOT), RegionOfInterest("background", BACKGROUND)]
     for chosen in (None, regions):
         whole = ensemble_statistics(images, truth, chosen)
         single = ensemble_statistics((image[1] for image in images), TRUTH, chosen)
@@ -485,7 +486,9 @@ def test_suv_that_mean_nothing():
     for fraction in (0, 41, -0.5):
         with pytest.raises(ValueError, match=r"fraction must be between 0 and 1.*41 % is 0.41"):
             suv_mean(IMAGE, fraction=fraction)
-    with pytest.raises(ValueError, match=r"no voxel of <Region 'region', 27 voxels .*> reaches the threshold"):
+    with pytest.raises(
+        ValueError, match=r"no voxel of <RegionOfInterest 'region', 27 voxels .*> reaches the threshold"
+    ):
         suv_mean(IMAGE, HOT, threshold=100)
     with pytest.raises(ValueError, match=r"does not fit a grid of \(14, 13, 12\)"):
         suv_peak(IMAGE[1:], grid)

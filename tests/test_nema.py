@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+
 from emrecon.projectors import ImageGrid, linear_attenuation
-from emrecon.sims.nema import NEMA_SPHERES, nema_iec_body, nema_layout
-from emrecon.sims.shapes import Box, Cylinder, Ellipsoid, Intersection
+from emrecon.sims.phantoms.nema import NEMA_SPHERES, nema_iec_body, nema_layout
+from emrecon.sims.phantoms.shapes import Box, Cylinder, Ellipsoid, Intersection
 
 INSIDE = math.pi * 147**2 / 2 + 2 * math.pi * 77**2 / 4 + 140 * 77  # mm2
 RNG = np.random.default_rng(11)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from dip_cases import MR, QUICK, F, one_thread, scan, small_network, take
-from emrecon.projectors import (
-    AcquisitionModel,
-    Diagonal,
-)
+from scipy.ndimage import gaussian_filter
+from spect_cases import projector as spect_projector
+from torch import nn
+
+from emrecon.projectors import AcquisitionModel, Diagonal
 from emrecon.recon import (
     Checkpoint,
     ListmodeLikelihood,
@@ -22,11 +23,15 @@ from emrecon.recon import (
     osem,
     run,
 )
-from emrecon.unrolled.dip import Fit
-from emrecon.unrolled.neural_kernel import Neighbours, NeuralKEM, deep_kernel, default_features, dip_ot, with_kernel
-from scipy.ndimage import gaussian_filter
-from spect_cases import projector as spect_projector
-from torch import nn
+from emrecon.unrolled.methods.dip import Fit
+from emrecon.unrolled.methods.neural_kernel import (
+    Neighbours,
+    NeuralKEM,
+    deep_kernel,
+    default_features,
+    dip_ot,
+    with_kernel,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,6 +6,7 @@ import itertools
 import nibabel
 import numpy as np
 import pytest
+
 from emrecon import formats
 from emrecon.formats import FormatError, read_nifti, write_nifti
 from emrecon.projectors import ImageGrid

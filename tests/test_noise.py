@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from emrecon.sims import generator, poisson, scale_to_counts, thin
 
 N = 200_000

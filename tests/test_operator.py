@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from battery import check_operator, dense
+
 from emrecon.projectors import DenseOperator, Diagonal
 
 RNG = np.random.default_rng(0)
@@ -110,8 +111,9 @@ def test_scaled_and_added_projectors_have_subsets():
 
 
 def test_projectors_for_a_batch_stay_so():
-    from emrecon.projectors import GaussianBlur
     from spect_cases import projector
+
+    from emrecon.projectors import GaussianBlur
 
     A = projector("thin", "gaussian", "per item")
     assert A.n_items is not None

@@ -1,5 +1,6 @@
-"""What is installed: every folder, every table, a clear error for a bare import, one version."""
+"""What is installed: every folder and room, every table, a clear error for a bare import, one version."""
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,25 +13,41 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = SETUP["tool"]["setuptools"]["package-dir"]
+NAMES = {folder: package for package, folder in FOLDERS.items()}
+KINDS = ("*.cu", "*.csv", "*.json", "*.toml", "*.safetensors", "py.typed")
+BESIDE = {"tests", "benchmarks", "docs", "examples", "build"}
+
+
+def packages():
+    """Every folder of the tree with an `__init__.py`, as (package, folder)."""
+    for init in sorted(ROOT.rglob("__init__.py")):
+        top, *rooms = init.parent.relative_to(ROOT).parts
+        if top not in BESIDE and not top.startswith("."):
+            yield ".".join([NAMES.get(top, top), *rooms]), init.parent
+
+
+FOUND = dict(packages())
 
 
 def test_every_folder_with_an_init_is_packaged():
-    found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert set(FOLDERS.values()) == found
-    assert set(SETUP["tool"]["setuptools"]["packages"]) == set(FOLDERS)
-    assert not list(ROOT.glob("[a-z]*/*/__init__.py")), "folders stay flat"
+    assert set(SETUP["tool"]["setuptools"]["packages"]) == set(FOUND)
 
 
-@pytest.mark.parametrize("folder", FOLDERS.values())
-def test_data_files_are_installed(folder):
-    installed = {item.name for item in files(f"emrecon.{folder}").iterdir()}
-    kinds = ("*.cu", "*.csv", "*.json", "*.toml", "*.safetensors", "py.typed")
-    wanted = {path.name for kind in kinds for path in (ROOT / folder).glob(kind)}
+@pytest.mark.parametrize("package", FOUND)
+def test_data_files_are_installed(package):
+    installed = {item.name for item in files(package).iterdir()}
+    wanted = {path.name for kind in KINDS for path in FOUND[package].glob(kind)}
     assert wanted <= installed
-    assert "py.typed" in installed
+    if package in FOLDERS:
+        assert "py.typed" in installed
 
 
-@pytest.mark.parametrize("folder", FOLDERS.values())
+def test_no_data_file_lies_outside_the_packages():
+    lying = {path.parent for folder in FOLDERS.values() for kind in KINDS for path in (ROOT / folder).rglob(kind)}
+    assert lying <= set(FOUND.values())
+
+
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS.values() if folder != "emrecon"])
 def test_bare_imports_say_what_to_do(folder):
     run = subprocess.run(
         [sys.executable, "-c", f"import {folder}"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -40,9 +57,31 @@ def test_bare_imports_say_what_to_do(folder):
     assert f"emrecon.{folder}" in run.stderr
 
 
+def test_the_folder_of_the_package_does_not_hide_what_is_installed():
+    code = "import emrecon, emrecon.projectors; print(emrecon.__version__)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == version("emrecon")
+
+
+def test_a_source_tree_that_is_not_installed_says_what_to_do(tmp_path):
+    shutil.copytree(ROOT / "emrecon", tmp_path / "emrecon")
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", "import emrecon"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert "pip install" in run.stderr
+
+
 def test_the_version_has_one_source():
     assert version("emrecon") == SETUP["project"]["version"]
     assert f"## {version('emrecon')}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_module_is_the_command():
+    run = subprocess.run(
+        [sys.executable, "-m", "emrecon", "--version"], cwd="/", capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == f"emrecon {version('emrecon')}"
 
 
 def test_importing_the_library_does_not_import_torch_or_cupy():
@@ -52,3 +91,19 @@ def test_importing_the_library_does_not_import_torch_or_cupy():
     )
     run = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("package", "former", "today"),
+    [
+        ("recon", "Bowsher", "BowsherWeights"),
+        ("projectors", "Isotope", "Radionuclide"),
+        ("unrolled", "PnPEM", "PlugAndPlayEM"),
+    ],
+)
+def test_former_names_are_found_with_a_warning(package, former, today):
+    module = __import__(f"emrecon.{package}", fromlist=["x"])
+    with pytest.warns(DeprecationWarning, match=today):
+        assert getattr(module, former) is getattr(module, today)
+    with pytest.raises(AttributeError, match="nothing"):
+        module.nothing  # noqa: B018

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from emrecon.projectors import Normalisation, PETScanner, PETSinogram, crystal_rates, events_product, pair_products
 from pet_cases import SCANNER, SINOGRAMS, events_of_every_bin
+
+from emrecon.projectors import Normalisation, PETScanner, PETSinogram, crystal_rates, events_product, pair_products
 
 RNG = np.random.default_rng(0)
 CRYSTALS = RNG.uniform(0.5, 1.5, SCANNER.virtual.shape)

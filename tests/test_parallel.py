@@ -7,8 +7,11 @@ import pytest
 import torch
 from battery import check_operator, mismatch, relative_error
 from cuda_on_host import HostEngine, compiler
-from emrecon.projectors import ImageGrid, SPECTGeometry, SPECTProjector, _parallel_gpu
-from emrecon.projectors.parallel import ParallelBeamGeometry, ParallelBeamProjector
+
+from emrecon.projectors import ImageGrid, SPECTGeometry, SPECTProjector
+from emrecon.projectors.parallel import launches as _parallel_gpu
+from emrecon.projectors.parallel.geometry import ParallelBeamGeometry
+from emrecon.projectors.parallel.projector import ParallelBeamProjector
 from emrecon.sims import Box, Cylinder
 
 UNEVEN = np.array([0, 37.0, 45, 90, 123, 200, 289])
@@ -269,12 +272,18 @@ def test_host_run_of_the_kernels_equals_the_cpu(shape, sampling, monkeypatch):
     A, rng, engine = projector(shape, sampling), np.random.default_rng(0), HostEngine()
     x, y = rng.normal(size=(3, *A.in_shape)), rng.normal(size=(3, *A.out_shape))
     for n in (3, 1):
-        there, back = _parallel_gpu.forward_with(A, x[:n], engine), _parallel_gpu.adjoint_with(A, y[:n], engine)
+        there, back = (
+            _parallel_gpu.forward_with(A._cuda_plan, x[:n], engine),
+            _parallel_gpu.adjoint_with(A._cuda_plan, y[:n], engine),
+        )
         assert relative_error(there, A(x[:n])) < 1e-13
         assert relative_error(back, A.T(y[:n])) < 1e-13
     monkeypatch.setattr(_parallel_gpu, "_ITEMS", 2)
     x, y = x.astype(np.float32), y.astype(np.float32)
-    there, back = _parallel_gpu.forward_with(A, x, engine), _parallel_gpu.adjoint_with(A, y, engine)
+    there, back = (
+        _parallel_gpu.forward_with(A._cuda_plan, x, engine),
+        _parallel_gpu.adjoint_with(A._cuda_plan, y, engine),
+    )
     assert there.dtype == back.dtype == np.float32
     assert relative_error(there, A(x)) < 1e-5
     assert relative_error(back, A.T(y)) < 1e-5
@@ -285,7 +294,7 @@ def test_host_run_with_many_lanes():
     geometry = ParallelBeamGeometry(UNEVEN, 9, 3.0, 150)
     A = ParallelBeamProjector(ImageGrid((4, 5, 150), 3.0), geometry)
     x, engine = np.random.default_rng(0).random((2, *A.in_shape)), HostEngine()
-    assert relative_error(_parallel_gpu.forward_with(A, x, engine), A(x)) < 1e-13
+    assert relative_error(_parallel_gpu.forward_with(A._cuda_plan, x, engine), A(x)) < 1e-13
 
 
 @pytest.mark.gpu

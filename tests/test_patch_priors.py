@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from battery import check_smooth, relative_error
-from emrecon import projectors, recon, sims
-from emrecon.recon.patch_priors import MedianRoot, MedianRootSurrogate, NonLocal, by_steps
-from emrecon.recon.priors import Hyperbolic, Quadratic
 from scipy import ndimage
+
+from emrecon import projectors, recon, sims
+from emrecon.recon.priors.pairs import Hyperbolic, Quadratic
+from emrecon.recon.priors.patches import MedianRoot, MedianRootSurrogate, NonLocal, by_steps
 
 RNG = np.random.default_rng(8)
 SHAPE = (6, 5, 7)

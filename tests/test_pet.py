@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from battery import check_operator, mismatch, relative_error
-from emrecon.projectors import ImageGrid, ListmodeProjector, PETProjector, PETScanner, PETSinogram, TimeOfFlight
-from emrecon.sims import Ellipsoid, Phantom, Region
 from pet_cases import GRID, SCANNER, SINOGRAMS, TOF, events_of_every_bin, listmode, projector
 from plain_joseph import plain_joseph
+
+from emrecon.projectors import ImageGrid, ListmodeProjector, PETProjector, PETScanner, PETSinogram, TimeOfFlight
+from emrecon.sims import Ellipsoid, Phantom, Region
 
 
 @pytest.mark.parametrize("case", SINOGRAMS)
@@ -174,7 +175,7 @@ def test_lines_parallel_to_the_axis():
 
 
 def test_events_come_from_a_file_in_chunks(tmp_path, monkeypatch):
-    from emrecon.projectors import listmode as module
+    from emrecon.projectors.pet import listmode as module
 
     L = listmode(True, 500)
     path = tmp_path / "events.npy"

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from battery import mismatch, relative_error
 from cuda_on_host import HostEngine, compiler
-from emrecon.projectors import ImageGrid, ListmodeProjector, PETProjector, PETScanner, PETSinogram, _pet_gpu
 from pet_cases import SINOGRAMS, events_of_every_bin, listmode, projector
 from test_cuda import cupy_or_skip
+
+from emrecon.projectors import ImageGrid, ListmodeProjector, PETProjector, PETScanner, PETSinogram
+from emrecon.projectors.pet import launches as _pet_gpu
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run the kernels on the host")
 
@@ -16,13 +18,16 @@ needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler 
 def test_host_run_of_sinograms_equals_the_cpu(case):
     A, rng, engine = projector(case), np.random.default_rng(0), HostEngine()
     x, y = rng.normal(size=(3, *A.in_shape)), rng.normal(size=(3, *A.out_shape))
-    there, back = _pet_gpu.sinogram_forward_with(A, x, engine), _pet_gpu.sinogram_adjoint_with(A, y, engine)
+    there, back = (
+        _pet_gpu.sinogram_forward_with(A._cuda_plan, x, engine),
+        _pet_gpu.sinogram_adjoint_with(A._cuda_plan, y, engine),
+    )
     assert relative_error(there, A(x)) < 1e-12
     assert relative_error(back, A.T(y)) < 1e-9
     assert abs(np.vdot(there, y) - np.vdot(x, back)) < 1e-10 * np.linalg.norm(there) * np.linalg.norm(y)
     x, y = x.astype(np.float32), y.astype(np.float32)
-    assert relative_error(_pet_gpu.sinogram_forward_with(A, x, engine), A(x)) < 1e-6
-    assert relative_error(_pet_gpu.sinogram_adjoint_with(A, y, engine), A.T(y)) < 1e-6
+    assert relative_error(_pet_gpu.sinogram_forward_with(A._cuda_plan, x, engine), A(x)) < 1e-6
+    assert relative_error(_pet_gpu.sinogram_adjoint_with(A._cuda_plan, y, engine), A.T(y)) < 1e-6
 
 
 @needs_compiler
@@ -30,12 +35,15 @@ def test_host_run_of_sinograms_equals_the_cpu(case):
 def test_host_run_of_events_equals_the_cpu(timed):
     L, rng, engine = listmode(timed), np.random.default_rng(0), HostEngine()
     x, y = rng.normal(size=(2, *L.in_shape)), rng.normal(size=(2, *L.out_shape))
-    there, back = _pet_gpu.events_forward_with(L, x, engine), _pet_gpu.events_adjoint_with(L, y, engine)
+    there, back = (
+        _pet_gpu.events_forward_with(L._cuda_plan, x, engine),
+        _pet_gpu.events_adjoint_with(L._cuda_plan, y, engine),
+    )
     assert relative_error(there, L(x)) < 1e-12
     assert relative_error(back, L.T(y)) < 1e-9
     x, y = x.astype(np.float32), y.astype(np.float32)
-    assert relative_error(_pet_gpu.events_forward_with(L, x, engine), L(x)) < 1e-6
-    assert relative_error(_pet_gpu.events_adjoint_with(L, y, engine), L.T(y)) < 1e-6
+    assert relative_error(_pet_gpu.events_forward_with(L._cuda_plan, x, engine), L(x)) < 1e-6
+    assert relative_error(_pet_gpu.events_adjoint_with(L._cuda_plan, y, engine), L.T(y)) < 1e-6
 
 
 @needs_compiler
@@ -45,8 +53,8 @@ def test_host_run_of_lines_along_the_axis():
     events = np.array([(i, j) for i in range(20) for j in range(i)])
     L, engine = ListmodeProjector(ImageGrid((6, 5, 7), 9.0), scanner, events), HostEngine()
     x, y = rng.normal(size=(1, *L.in_shape)), rng.normal(size=(1, *L.out_shape))
-    assert relative_error(_pet_gpu.events_forward_with(L, x, engine), L(x)) < 1e-12
-    assert relative_error(_pet_gpu.events_adjoint_with(L, y, engine), L.T(y)) < 1e-9
+    assert relative_error(_pet_gpu.events_forward_with(L._cuda_plan, x, engine), L(x)) < 1e-12
+    assert relative_error(_pet_gpu.events_adjoint_with(L._cuda_plan, y, engine), L.T(y)) < 1e-9
 
 
 @needs_compiler
@@ -54,14 +62,14 @@ def test_data_of_any_size_neither_overflow_nor_vanish():
     A, engine = projector("TOF"), HostEngine()
     y = np.random.default_rng(0).normal(size=(4, *A.out_shape))
     y *= np.array([1e-30, 1, 1e30, 0]).reshape(4, 1, 1, 1, 1)
-    back = _pet_gpu.sinogram_adjoint_with(A, y, engine)
+    back = _pet_gpu.sinogram_adjoint_with(A._cuda_plan, y, engine)
     for image, expected in zip(back[:3], A.T(y)):
         assert relative_error(image, expected) < 1e-9
     assert not back[3].any()
     y[1, 0, 0, 0, 0] = np.inf
-    assert np.isnan(_pet_gpu.sinogram_adjoint_with(A, y, engine)[1]).all()
+    assert np.isnan(_pet_gpu.sinogram_adjoint_with(A._cuda_plan, y, engine)[1]).all()
     ones = np.ones((1, *A.out_shape))
-    assert relative_error(_pet_gpu.sinogram_adjoint_with(A, ones, engine), A.T(ones)) < 1e-9
+    assert relative_error(_pet_gpu.sinogram_adjoint_with(A._cuda_plan, ones, engine), A.T(ones)) < 1e-9
 
 
 def test_launches_cover_all_lines_and_items():
@@ -120,9 +128,9 @@ def test_crystals_in_any_order_of_memory():
     events = np.array([(i, j) for i in range(20) for j in range(i)])
     L = ListmodeProjector(ImageGrid((6, 5, 7), 9.0), PETScanner(columns.T), events)
     x = rng.normal(size=(1, *L.in_shape))
-    assert relative_error(_pet_gpu.events_forward_with(L, x, engine), L(x)) < 1e-12
+    assert relative_error(_pet_gpu.events_forward_with(L._cuda_plan, x, engine), L(x)) < 1e-12
     none = ListmodeProjector(L.grid, L.scanner, events[:0])
-    assert not _pet_gpu.events_adjoint_with(none, np.zeros((2, 0)), engine).any()
+    assert not _pet_gpu.events_adjoint_with(none._cuda_plan, np.zeros((2, 0)), engine).any()
 
 
 @needs_compiler
@@ -133,5 +141,5 @@ def test_steep_lines_of_a_long_narrow_scanner():
     A, L = PETProjector(grid, sinogram), ListmodeProjector(grid, scanner, events_of_every_bin(sinogram))
     x = np.random.default_rng(0).normal(size=(1, *grid.shape))
     np.testing.assert_allclose(L(x).reshape(A(x).shape), A(x), atol=1e-11 * np.abs(A(x)).max())
-    assert relative_error(_pet_gpu.events_forward_with(L, x, engine), L(x)) < 1e-12
-    assert relative_error(_pet_gpu.sinogram_forward_with(A, x, engine), A(x)) < 1e-12
+    assert relative_error(_pet_gpu.events_forward_with(L._cuda_plan, x, engine), L(x)) < 1e-12
+    assert relative_error(_pet_gpu.sinogram_forward_with(A._cuda_plan, x, engine), A(x)) < 1e-12

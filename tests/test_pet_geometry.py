@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from emrecon.projectors import PETScanner, PETSinogram, TimeOfFlight, pet_scanners
 from pet_cases import SCANNER, SINOGRAMS, TOF, events_of_every_bin
+
+from emrecon.projectors import PETScanner, PETSinogram, TimeOfFlight, pet_scanners
 
 
 @pytest.mark.parametrize(

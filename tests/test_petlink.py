@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from real_data import real_data
+
 from emrecon import formats
 from emrecon.formats import FormatError, read_petlink, read_siemens_norm
 from emrecon.projectors import PETScanner, PETSinogram
-from real_data import real_data
 
 HEADER = """!INTERFILE:=
 name of data file := events.l
@@ -88,7 +89,7 @@ def test_every_address_comes_back_as_its_bin(tmp_path):
 
 
 def test_chunks_carry_the_clock(tmp_path, monkeypatch):
-    from emrecon.formats import petlink
+    from emrecon.formats.siemens import petlink
 
     words = [time_tag(5)] + [event(0, 1, 172)] * 10 + [time_tag(9)] + [event(0, 1, 172)] * 10
     path = write(tmp_path, words)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from emrecon.formats import FormatError
 from emrecon.formats.petsird import petsird_blocks, read_petsird, read_petsird_header
 from emrecon.projectors import ImageGrid, ListmodeProjector, PETProjector, PETScanner, PETSinogram, TimeOfFlight

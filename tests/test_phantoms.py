@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from skimage.data import shepp_logan_phantom
+
 from emrecon.projectors import ImageGrid, SPECTGeometry, SPECTProjector, linear_attenuation
 from emrecon.sims import (
     Box,
@@ -20,8 +22,7 @@ from emrecon.sims import (
     spect_cylinder,
     uniform_cylinder,
 )
-from emrecon.sims.phantoms import EllipseRanges, random_ellipses
-from skimage.data import shepp_logan_phantom
+from emrecon.sims.phantoms.ellipses import EllipseRanges, random_ellipses
 
 SOLIDS = [
     Ellipsoid((3, -2, 1), 20),
@@ -225,7 +226,7 @@ def test_only_edges_differ_from_the_value_at_the_centre():
 def test_large_images_are_painted_in_pieces(monkeypatch):
     grid = ImageGrid((13, 14, 15), 8.0)
     whole = NESTED.activity(grid)
-    monkeypatch.setattr("emrecon.sims.phantoms._VOXELS_AT_ONCE", 500)
+    monkeypatch.setattr("emrecon.sims.phantoms.painting._VOXELS_AT_ONCE", 500)
     np.testing.assert_array_equal(NESTED.activity(grid), whole)
 
 
@@ -304,7 +305,7 @@ def test_line_integrals_in_pieces_and_shapes(monkeypatch):
     points = points.reshape(3, 4, 5, 3)
     whole = NESTED.line_integral(points, directions[0])
     assert whole.shape == (3, 4, 5)
-    monkeypatch.setattr("emrecon.sims.phantoms._CROSSINGS_AT_ONCE", 35)
+    monkeypatch.setattr("emrecon.sims.phantoms.painting._CROSSINGS_AT_ONCE", 35)
     np.testing.assert_allclose(NESTED.line_integral(points, directions[0]), whole, rtol=1e-12)
 
 

@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 import torch
 from battery import relative_error
+from pet_cases import listmode
+from pet_cases import projector as pet_projector
+from scipy import ndimage
+from spect_cases import projector
+
 from emrecon.projectors import AcquisitionModel
 from emrecon.recon import (
     Checkpoint,
@@ -27,26 +32,23 @@ from emrecon.recon import (
     spdhg,
     svrg,
 )
-from emrecon.unrolled.plug_and_play import (
+from emrecon.unrolled.methods.denoising_priors import LearnedGradient, RegularisationByDenoising
+from emrecon.unrolled.methods.local_linear import (
     DnCNNWithLocalLinearFitting,
-    Growing,
-    LearnedGradient,
     LocalLinearFitting,
-    PnPEM,
+    kim_llf,
+    local_linear_fit,
+)
+from emrecon.unrolled.methods.plug_and_play import (
+    Growing,
+    PlugAndPlayEM,
     ProximalDenoiser,
-    RegularisationByDenoising,
     activity_scale,
     coupling_unit,
     denoised,
-    kim_llf,
-    local_linear_fit,
     matched_sigma,
     pnp_em,
 )
-from pet_cases import listmode
-from pet_cases import projector as pet_projector
-from scipy import ndimage
-from spect_cases import projector
 
 A = projector("thin", "gaussian")  # (7, 6, 3) -> (6, 9, 3)
 RNG = np.random.default_rng(0)
@@ -250,7 +252,7 @@ def test_a_guide_reaches_the_denoiser():
 
     x = last(pnp_em(F, guided, rho=1e9, dual=False, guide=TRUTH), 3).image
     np.testing.assert_allclose(x, TRUTH, rtol=1e-3)
-    np.testing.assert_allclose(PnPEM(guided, 3, rho=1e6, dual=False)(F, guide=TRUTH), TRUTH, rtol=1e-2)
+    np.testing.assert_allclose(PlugAndPlayEM(guided, 3, rho=1e6, dual=False)(F, guide=TRUTH), TRUTH, rtol=1e-2)
 
 
 def test_list_mode():
@@ -275,7 +277,7 @@ def test_activity_scale_and_the_unit_of_the_coupling():
 
 
 def test_doubling_counts_doubles_the_image():
-    method = PnPEM(smooth, 12, rho=Growing(0.05, 1.2), n_subsets=3)
+    method = PlugAndPlayEM(smooth, 12, rho=Growing(0.05, 1.2), n_subsets=3)
     x = method(F)
     doubled = PoissonLikelihood(2 * COUNTS, AcquisitionModel(A, MODEL.factors, 1.0))
     np.testing.assert_allclose(method(doubled), 2 * x, rtol=1e-12)
@@ -286,13 +288,13 @@ def test_doubling_counts_doubles_the_image():
         return x
 
     for f in (F, doubled):
-        PnPEM(listening, 1, sigma=0.1)(f)
+        PlugAndPlayEM(listening, 1, sigma=0.1)(f)
     assert told[1] == pytest.approx(2 * told[0])
     assert told[0] == pytest.approx(0.1 * activity_scale(F))
 
 
 def test_as_a_reconstructor_it_is_the_loop():
-    method = PnPEM(smooth, 6, rho=3.0, relative=False)
+    method = PlugAndPlayEM(smooth, 6, rho=3.0, relative=False)
     x = method(F)
     np.testing.assert_array_equal(x, last(pnp_em(F, smooth, rho=3.0), 6).image)
     half = last(method.iterates(F), 4)
@@ -300,14 +302,16 @@ def test_as_a_reconstructor_it_is_the_loop():
     np.testing.assert_array_equal(method(F, last(method.iterates(F), 9)), last(method.iterates(F), 9).image)
     begun = last(osem(F, None, 3), 8)
     np.testing.assert_array_equal(method(F, begun), method(F, begun.image))
-    np.testing.assert_array_equal(PnPEM(smooth, 3)(F), last(pnp_em(F, smooth, rho=0.1 * coupling_unit(F)), 3).image)
+    np.testing.assert_array_equal(
+        PlugAndPlayEM(smooth, 3)(F), last(pnp_em(F, smooth, rho=0.1 * coupling_unit(F)), 3).image
+    )
 
 
 def test_a_denoiser_that_helps():
     blocks = np.where(TRUTH > 2.5, 4.5, 1.4)
     few = PoissonLikelihood(np.random.default_rng(1).poisson(0.3 * MODEL(blocks)) / 0.3, MODEL)
     plain = last(mlem(few), 200).image
-    x = PnPEM(ProximalDenoiser(3.0 * TotalVariation(tolerance=1e-3)), 30, rho=0.3, sigma=matched_sigma)(few)
+    x = PlugAndPlayEM(ProximalDenoiser(3.0 * TotalVariation(tolerance=1e-3)), 30, rho=0.3, sigma=matched_sigma)(few)
     assert relative_error(x, blocks) < 0.7 * relative_error(plain, blocks)
 
 
@@ -345,8 +349,8 @@ def test_refusals():
         pnp_em(F, smooth, rho=1.0, em_steps=0)
     with pytest.raises(ValueError, match="start must be finite and not negative"):
         pnp_em(F, smooth, -TRUTH, rho=1.0)
-    with pytest.raises(ValueError, match="PnPEM n_iterations must be at least 1"):
-        PnPEM(smooth, 0)
+    with pytest.raises(ValueError, match="PlugAndPlayEM n_iterations must be at least 1"):
+        PlugAndPlayEM(smooth, 0)
     with pytest.raises(ValueError, match="Growing needs"):
         Growing(1.0, 0.5)
     with pytest.raises(ValueError, match="needs a sigma; give sigma=matched_sigma"):

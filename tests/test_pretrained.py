@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+
 from emrecon import recon, unrolled
 from emrecon.projectors import AcquisitionModel
 from emrecon.sims import RecipeSource, SimulatedDataset, load_recipe, recipe_names
-from emrecon.unrolled.pretrained import pretrained, pretrained_names, pretrained_path
-from emrecon.unrolled.weights import card_path, count_parameters, read_card
+from emrecon.unrolled.training.shipped import pretrained, pretrained_names, pretrained_path
+from emrecon.unrolled.training.weights import card_path, count_parameters, read_card
 
 pytest.importorskip("safetensors.torch")
 NAMES = ("fbsem-net-brain-pet", "fbsem-net-brain-spect", "mapem-net-brain-pet", "mapem-net-brain-spect")

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 from battery import relative_error
-from emrecon.projectors import AcquisitionModel, DenseOperator, ListmodeProjector, PETProjector, PETSinogram
-from emrecon.recon import Checkpoint, Iterate, ListmodeLikelihood, PoissonLikelihood, RelativeChange, run
-from emrecon.recon.primal_dual import pdhg, spdhg
-from emrecon.recon.prior import ProximablePrior
-from emrecon.recon.total_variation import DirectionalTotalVariation, SmoothedTotalVariation, TotalVariation
 from pet_cases import GRID, SCANNER, TOF, events_of_every_bin
 from scipy.optimize import minimize
 from spect_cases import projector
+
+from emrecon.projectors import AcquisitionModel, DenseOperator, ListmodeProjector, PETProjector, PETSinogram
+from emrecon.recon import Checkpoint, Iterate, ListmodeLikelihood, PoissonLikelihood, RelativeChange, run
+from emrecon.recon.engines.primal_dual import pdhg, spdhg
+from emrecon.recon.priors.prior import ProximablePrior
+from emrecon.recon.priors.smoothed_variation import SmoothedTotalVariation
+from emrecon.recon.priors.total_variation import DirectionalTotalVariation, TotalVariation
 
 A = projector("thin", "gaussian")  # (7, 6, 3) -> (6, 9, 3)
 RNG = np.random.default_rng(0)

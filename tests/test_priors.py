@@ -8,9 +8,11 @@ import pytest
 import torch
 from battery import check_smooth, relative_error
 from cuda_on_host import HostEngine, compiler
+from test_cuda import cupy_or_skip
+
 from emrecon.projectors import AcquisitionModel, DenseOperator, Projector
 from emrecon.recon import (
-    Bowsher,
+    BowsherWeights,
     Huber,
     Hyperbolic,
     LogCosh,
@@ -18,12 +20,11 @@ from emrecon.recon import (
     Quadratic,
     RelativeDifference,
     Similarity,
-    _pairs_gpu,
     bowsher,
     spatial_weights,
 )
-from emrecon.recon import _pairs_cpu as kernels
-from test_cuda import cupy_or_skip
+from emrecon.recon.priors import pair_kernels as kernels
+from emrecon.recon.priors import pair_launches as _pairs_gpu
 
 SHAPE = (5, 4, 6)
 RNG = np.random.default_rng(0)
@@ -49,8 +50,8 @@ OPTIONS = {
     "8": {"neighbours": 8},
     "4": {"neighbours": 4},
     "similarity": {"anatomy": Similarity(GUIDE, 0.2), "kappa": KAPPA},
-    "bowsher": {"anatomy": Bowsher(GUIDE, 4)},
-    "bowsher, symmetric": {"anatomy": Bowsher(GUIDE, 3, symmetric=True), "neighbours": 18, "kappa": KAPPA},
+    "bowsher": {"anatomy": BowsherWeights(GUIDE, 4)},
+    "bowsher, symmetric": {"anatomy": BowsherWeights(GUIDE, 3, symmetric=True), "neighbours": 18, "kappa": KAPPA},
 }
 CASES = [(potential, "26") for potential in POTENTIALS] + [("relative", options) for options in OPTIONS]
 
@@ -85,7 +86,7 @@ def choices(prior, shape):
 def anatomy_weight(prior, j, k, chosen):
     if isinstance(prior.anatomy, Similarity):
         return 1 / (1 + ((prior.anatomy.guide[j] - prior.anatomy.guide[k]) / prior.anatomy.width) ** 2)
-    if isinstance(prior.anatomy, Bowsher):
+    if isinstance(prior.anatomy, BowsherWeights):
         both = (k in chosen[j]) + (j in chosen[k])
         return min(both, 1) if prior.anatomy.symmetric else both / 2
     return 1
@@ -94,7 +95,7 @@ def anatomy_weight(prior, j, k, chosen):
 @pytest.mark.parametrize(("potential", "options"), CASES)
 def test_value_is_the_sum_over_pairs(potential, options):
     prior, psi = make(potential, options), POTENTIALS[potential][2]
-    chosen = choices(prior, SHAPE) if isinstance(prior.anatomy, Bowsher) else None
+    chosen = choices(prior, SHAPE) if isinstance(prior.anatomy, BowsherWeights) else None
     expected = 0.0
     for j, k, w in pairs(prior, SHAPE):
         kappa = 1 if prior.kappa is None else prior.kappa[j] * prior.kappa[k]
@@ -149,7 +150,7 @@ def test_flat_images_are_those_of_a_slice():
         np.testing.assert_allclose(prior.value(x), flat.value(stacked), rtol=1e-12)
         np.testing.assert_allclose(prior.gradient(x)[..., 0], flat.gradient(stacked)[..., 0], rtol=1e-12, atol=1e-14)
     kappa = RNG.uniform(1, 2, (9, 7, 1))
-    check_smooth(Huber(0.2, kappa=kappa, anatomy=Bowsher(kappa, 3)), x[0])
+    check_smooth(Huber(0.2, kappa=kappa, anatomy=BowsherWeights(kappa, 3)), x[0])
 
 
 @pytest.mark.parametrize("shape", [(5, 1, 7), (1, 1, 6), (6, 5, 1), (1, 7, 1)])
@@ -162,12 +163,12 @@ def test_thin_images_against_brute_force(shape, neighbours):
 
 def test_memory_order_of_images_and_guides_does_not_matter():
     x, guide = np.asfortranarray(X), np.asfortranarray(GUIDE)
-    for anatomy in (Similarity, Bowsher):
+    for anatomy in (Similarity, BowsherWeights):
         plain, turned = (Quadratic(anatomy=anatomy(g, 3), kappa=k) for g, k in ((GUIDE, KAPPA), (guide, KAPPA)))
         np.testing.assert_array_equal(turned.gradient(x), plain.gradient(X))
         if compiler() is not None:
             turned._plans._plans.clear()  # the stand-in for the device has NumPy's arrays, and would find NumPy's plan
-            ours = _pairs_gpu.gather_with(turned, kernels.Slope, X[None], X[None], True, HostEngine())[1]
+            ours = _pairs_gpu.gather_with(turned._cuda_plan, kernels.Slope, X[None], X[None], True, HostEngine())[1]
             np.testing.assert_allclose(ours[0], plain.gradient(X), rtol=1e-12, atol=1e-13)
 
 
@@ -285,14 +286,14 @@ def test_spatial_weights_are_the_rows_of_the_hessian():
         (lambda: Quadratic(kappa=-KAPPA), "not be negative"),
         (lambda: Quadratic(kappa=KAPPA[0]), "expects an image"),
         (lambda: Quadratic(kappa=KAPPA * np.nan), "NaN or infinite"),
-        (lambda: Quadratic(kappa=KAPPA, anatomy=Bowsher(GUIDE[1:])), "differ"),
+        (lambda: Quadratic(kappa=KAPPA, anatomy=BowsherWeights(GUIDE[1:])), "differ"),
         (lambda: Huber(0.0), "delta must be positive"),
         (lambda: LogCosh(-1.0), "delta must be positive"),
         (lambda: Hyperbolic(math.inf), "delta must be positive"),
         (lambda: RelativeDifference(-1.0, epsilon=0.1), "gamma must be"),
         (lambda: RelativeDifference(2.0, epsilon=0.0), "a thousandth of the image's maximum"),
-        (lambda: Bowsher(GUIDE, 0), "n_chosen must be"),
-        (lambda: Quadratic(neighbours=6, anatomy=Bowsher(GUIDE, 7)), "too many"),
+        (lambda: BowsherWeights(GUIDE, 0), "n_chosen must be"),
+        (lambda: Quadratic(neighbours=6, anatomy=BowsherWeights(GUIDE, 7)), "too many"),
         (lambda: Similarity(GUIDE, 0.0), "width must be positive"),
         (lambda: Quadratic(kappa=KAPPA).value(X[1:]), r"expects images \(\.\.\., 5, 4, 6\), got \(4, 4, 6\)"),
         (lambda: Quadratic().value(X[0, 0]), r"expects images \(\.\.\., x, y, z\), got \(6,\)"),
@@ -331,9 +332,9 @@ def test_cuda_source_on_the_host_equals_the_cpu(potential, options):
             prior._plans._plans.clear()
             expected = prior._gather(wanted, x, v)[1]
             prior._plans._plans.clear()
-            got = _pairs_gpu.gather_with(prior, wanted, x, v, True, engine)[1]
+            got = _pairs_gpu.gather_with(prior._cuda_plan, wanted, x, v, True, engine)[1]
             assert np.linalg.norm(got - expected) <= tolerance * np.linalg.norm(expected)
-        values = _pairs_gpu.gather_with(prior, kernels.Slope, x, x, False, engine)[0]
+        values = _pairs_gpu.gather_with(prior._cuda_plan, kernels.Slope, x, x, False, engine)[0]
         prior._plans._plans.clear()
         assert relative_error(values, prior.value(x)) < tolerance
 

@@ -5,10 +5,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from emrecon.projectors import ImageGrid, linear_attenuation
-from emrecon.sims.quality import JASZCZAK_MODELS, defrise, derenzo, jaszczak, spect_cylinder
 from real_data import real_data
 from scipy import ndimage
+
+from emrecon.projectors import ImageGrid, linear_attenuation
+from emrecon.sims.phantoms.quality import JASZCZAK_MODELS, defrise, derenzo, jaszczak, spect_cylinder
 
 INSIDE = math.pi * 108**2 / 100 * 18.6  # mL of a Jaszczak phantom
 ROD_PHANTOMS = {**{name: (jaszczak(name), 108.0) for name in JASZCZAK_MODELS}, "derenzo": (derenzo(), 110.0)}

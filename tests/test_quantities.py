@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from emrecon.projectors import (
     Calibration,
     ImageGrid,

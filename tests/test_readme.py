@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from emrecon import formats, projectors
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 from battery import check_operator, relative_error
+from pet_cases import GRID, ONE_RING, SCANNER, SINOGRAMS, TOF
+
 from emrecon.projectors import ImageGrid, PETProjector, PETScanner, PETSinogram, TimeOfFlight
-from emrecon.projectors.rebin import ArcCorrection, SingleSliceRebinning, SinogramCompression
+from emrecon.projectors.pet.rebinning import ArcCorrection, SingleSliceRebinning, SinogramCompression
 from emrecon.recon import fbp
 from emrecon.sims import Cylinder, Ellipsoid, Phantom, Region
-from pet_cases import GRID, ONE_RING, SCANNER, SINOGRAMS, TOF
 
 FIVE_RINGS = PETScanner.polygon(
     sides=6, crystals_per_side=2, virtual_crystals=1, radius=60, rings=5, ring_pitch=5, time_of_flight=TOF

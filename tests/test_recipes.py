@@ -5,10 +5,12 @@ import math
 
 import numpy as np
 import pytest
+
 from emrecon.projectors import DeadTime, ImageGrid, PETScanner, PETSinogram, collimator, isotope
-from emrecon.sims import Cylinder, Phantom, Region, item_seed, random_torso, recipes
-from emrecon.sims.random_bodies import Drawn
-from emrecon.sims.recipe_file import RecipeError, line_of
+from emrecon.sims import Cylinder, Phantom, Region, item_seed, random_torso
+from emrecon.sims.recipes import recipe as recipes
+from emrecon.sims.recipes.random_bodies import Drawn
+from emrecon.sims.recipes.recipe_file import RecipeError, line_of
 
 SMALL_SPECT = """\
 name = "small"

@@ -7,8 +7,9 @@ import array_api_strict
 import numpy as np
 import pytest
 import torch
+
 from emrecon.projectors import ImageGrid
-from emrecon.recon.regions import Region, Sphere, _offsets, region_means, region_of, regions_of
+from emrecon.recon.metrics.regions import RegionOfInterest, Sphere, _offsets, region_means, region_of, regions_of
 from emrecon.sims import Box, Cylinder, Ellipsoid, Phantom, nema_iec_body
 from emrecon.sims import Region as Painted
 
@@ -24,7 +25,7 @@ GRID = ImageGrid((40, 36, 30), (2.0, 2.5, 3.0), (-30.0, -40.0, 12.0))
 
 
 def test_a_mask_gives_the_numbers_of_its_voxels():
-    region = Region("lesion", MASK)
+    region = RegionOfInterest("lesion", MASK)
     values = IMAGE[:, :, MASK]
     np.testing.assert_array_equal(region.values(IMAGE), values)
     np.testing.assert_allclose(region.mean(IMAGE), values.mean(-1), rtol=1e-12)
@@ -37,7 +38,7 @@ def test_a_mask_gives_the_numbers_of_its_voxels():
 
 
 def test_parts_of_voxels_are_weights():
-    region, w = Region("lesion", WEIGHTS), WEIGHTS[MASK]
+    region, w = RegionOfInterest("lesion", WEIGHTS), WEIGHTS[MASK]
     values = IMAGE[1, 2][MASK]
     mean = np.average(values, weights=w)
     assert region.mean(IMAGE[1, 2]) == pytest.approx(mean, rel=1e-12)
@@ -49,19 +50,19 @@ def test_parts_of_voxels_are_weights():
 
 
 def test_the_deviation_of_independent_voxels_is_unbiased():
-    region, x = Region("lesion", WEIGHTS), RNG.normal(size=(4000, *SHAPE))
+    region, x = RegionOfInterest("lesion", WEIGHTS), RNG.normal(size=(4000, *SHAPE))
     assert np.mean(region.sd(x) ** 2) == pytest.approx(1, abs=0.03)
 
 
 def test_a_region_that_is_mostly_outside_of_all_its_voxels_has_a_maximum():
     weights = np.zeros(SHAPE)
     weights[2, 3, 1:3] = 0.2
-    assert Region("small", weights).max(IMAGE[0, 0]) == IMAGE[0, 0, 2, 3, 1:3].max()
+    assert RegionOfInterest("small", weights).max(IMAGE[0, 0]) == IMAGE[0, 0, 2, 3, 1:3].max()
 
 
 @pytest.mark.parametrize("method", ["mean", "sd", "max", "values"])
 def test_libraries(method):
-    region = Region("lesion", WEIGHTS)
+    region = RegionOfInterest("lesion", WEIGHTS)
     expected = getattr(region, method)(IMAGE)
     tensor = torch.tensor(IMAGE).requires_grad_()
     found = getattr(region, method)(tensor)
@@ -77,15 +78,15 @@ def test_libraries(method):
 
 def test_gradients_of_a_uniform_region_are_finite():
     image = torch.ones(SHAPE, dtype=torch.float64, requires_grad=True)
-    Region("lesion", MASK).sd(image).backward()
+    RegionOfInterest("lesion", MASK).sd(image).backward()
     assert torch.isfinite(image.grad).all()
 
 
 def test_masks_of_any_library_and_pickles():
     for weights in (torch.tensor(WEIGHTS), np.asfortranarray(WEIGHTS), WEIGHTS.astype(np.float64)):
-        region = Region("lesion", weights)
-        assert region.mean(IMAGE[0, 0]) == Region("lesion", WEIGHTS).mean(IMAGE[0, 0])
-    assert Region("lesion", MASK.astype(np.uint8)).n_voxels == MASK.sum()
+        region = RegionOfInterest("lesion", weights)
+        assert region.mean(IMAGE[0, 0]) == RegionOfInterest("lesion", WEIGHTS).mean(IMAGE[0, 0])
+    assert RegionOfInterest("lesion", MASK.astype(np.uint8)).n_voxels == MASK.sum()
     region.mean(torch.tensor(IMAGE))
     copy = pickle.loads(pickle.dumps(region))
     np.testing.assert_array_equal(copy.mean(IMAGE), region.mean(IMAGE))
@@ -94,7 +95,7 @@ def test_masks_of_any_library_and_pickles():
 
 def test_regions_are_frozen_and_their_own():
     weights = WEIGHTS.copy()
-    region = Region("lesion", weights)
+    region = RegionOfInterest("lesion", weights)
     weights[:] = 1
     np.testing.assert_array_equal(region.weights, WEIGHTS)
     with pytest.raises(AttributeError):
@@ -112,18 +113,20 @@ def test_impossible_regions():
         (3 * MASK.astype(int), "of a label map, `regions_of` makes regions"),
     ):
         with pytest.raises(ValueError, match=message):
-            Region("x", bad)
+            RegionOfInterest("x", bad)
     with pytest.raises(TypeError, match="region 'x' expects an array"):
-        Region("x", [[1, 0]])
-    region = Region("x", MASK)
-    with pytest.raises(ValueError, match=r"<Region 'x', .*> was made for images of \(7, 6, 5\), got \(7, 6, 4\)"):
+        RegionOfInterest("x", [[1, 0]])
+    region = RegionOfInterest("x", MASK)
+    with pytest.raises(
+        ValueError, match=r"<RegionOfInterest 'x', .*> was made for images of \(7, 6, 5\), got \(7, 6, 4\)"
+    ):
         region.mean(IMAGE[0, 0, ..., 1:])
     with pytest.raises(ValueError, match=r"not for a grid of \(40, 36, 30\)"):
         region.volume(GRID)
     single = np.zeros(SHAPE)
     single[1, 2, 3] = 0.7
     with pytest.raises(ValueError, match="one value has no standard deviation"):
-        Region("x", single).sd(IMAGE)
+        RegionOfInterest("x", single).sd(IMAGE)
 
 
 # ---- shapes ----------------------------------------------------------------------------------------------------------
@@ -199,7 +202,7 @@ def test_one_slice_shows_the_plane_through_its_middle():
         region = region_of("disc", solid, flat)
         assert region.n_voxels == pytest.approx(math.pi * 169, rel=2e-3)
     painted = nema_iec_body().fraction(ImageGrid((200, 160, 1), 2.0), "background")
-    assert Region("background", painted).n_voxels > 1000
+    assert RegionOfInterest("background", painted).n_voxels > 1000
 
 
 def test_faces_are_resolved_to_the_square_of_the_samples():

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+
 from emrecon.projectors import ImageGrid
-from emrecon.projectors.resample import resample
+from emrecon.projectors.core.resampling import resample
 
 GRID = ImageGrid((6, 7, 5), (4.0, 3.0, 2.0))
 IMAGE = np.random.default_rng(0).random(GRID.shape)

@@ -9,10 +9,11 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from emrecon.projectors import AcquisitionModel
-from emrecon.recon import Checkpoint, Iterate, Log, PoissonLikelihood, ProgressBar, RelativeChange, nrmse, osem, run
 from rich.console import Console
 from spect_cases import projector
+
+from emrecon.projectors import AcquisitionModel
+from emrecon.recon import Checkpoint, Iterate, Log, PoissonLikelihood, ProgressBar, RelativeChange, nrmse, osem, run
 
 A = projector("thin", "gaussian")
 MODEL = AcquisitionModel(A, background=0.5)

@@ -3,6 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from pet_cases import GRID as PET_GRID
+from pet_cases import SCANNER, events_of_every_bin
+from spect_cases import projector
+from test_blocks import BODIES, SHAPE, build, guide_for, images
+
 from emrecon.projectors import (
     AcquisitionModel,
     ImageGrid,
@@ -13,12 +18,8 @@ from emrecon.projectors import (
     SPECTProjector,
 )
 from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_step, mlem
-from emrecon.unrolled.blocks import DnCNN, NetworkDenoiser, ResidualUnit, SmallCNN, seeded
-from emrecon.unrolled.scaling import ScaleEquivariant, count_scale, mean_scale, normalised_guide
-from pet_cases import GRID as PET_GRID
-from pet_cases import SCANNER, events_of_every_bin
-from spect_cases import projector
-from test_blocks import BODIES, SHAPE, build, guide_for, images
+from emrecon.unrolled.networks.blocks import DnCNN, NetworkDenoiser, ResidualUnit, SmallCNN, seeded
+from emrecon.unrolled.networks.scaling import ScaleEquivariant, count_scale, mean_scale, normalised_guide
 
 GRID = ImageGrid(SHAPE, 4.0)
 A = SPECTProjector(GRID, SPECTGeometry.circular(n_views=6, radius=40, n_bins=(11, SHAPE[2]), pixel_size=4.0))

@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, fields
 import numpy as np
 import pytest
 import torch
+
 from emrecon.projectors import Scan, SPECTGeometry, SPECTProjector
 
 GEOMETRY = SPECTGeometry.circular(6, 100, (5, 4), (3.0, 2.0), axial_shift=7.0)

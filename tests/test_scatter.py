@@ -5,21 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from emrecon.projectors import ImageGrid, PETProjector, PETScanner, PETSinogram, TimeOfFlight
-from emrecon.projectors.scatter import (
-    ScatterSampling,
-    accepted_fraction,
-    klein_nishina,
-    klein_nishina_total,
-    scale_to_tails,
-    scattered_energy,
-    single_scatter,
-    tail_mask,
-)
-from emrecon.sims import Cylinder, Phantom, Region
 from pet_cases import events_of_every_bin
 from scipy.integrate import quad
 from scipy.ndimage import map_coordinates
+
+from emrecon.projectors import ImageGrid, PETProjector, PETScanner, PETSinogram, TimeOfFlight
+from emrecon.projectors.pet.scatter import ScatterSampling, single_scatter
+from emrecon.projectors.pet.tails import scale_to_tails, tail_mask
+from emrecon.projectors.physics.compton import accepted_fraction, klein_nishina, klein_nishina_total, scattered_energy
+from emrecon.sims import Cylinder, Phantom, Region
 
 WATER = 0.096
 EVERY = ScatterSampling(spacing=1, crystal_spacing=1, ring_spacing=1, voxel_size=1)  # nothing is joined, all crystals

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from real_data import real_data
+
 from emrecon import formats, sims
 from emrecon.projectors import (
     DeadTime,
@@ -39,7 +41,6 @@ from emrecon.sims import (
     item_seed,
     respiratory_gates,
 )
-from real_data import real_data
 
 FLAT = ImageGrid((24, 24, 1), 8.0)
 CAMERA = SPECTGeometry.circular(n_views=12, radius=150, n_bins=(30, 1), pixel_size=8.0)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from emrecon.projectors import (
     DeadTime,
     Frames,

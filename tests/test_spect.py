@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from battery import check_operator, mismatch, relative_error
-from emrecon.projectors import ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
 from spect_cases import OPTIONS, SHAPES, irregular_geometry, measured_response, projector
+
+from emrecon.projectors import ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
 
 NON_NEGATIVE = {"perfect", "gaussian", "narrow", "flat", "rays", "rays-gaussian"}
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from battery import relative_error
-from emrecon.projectors import ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
 from scipy.ndimage import gaussian_filter1d
+
+from emrecon.projectors import ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
 
 N = 128
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
+
 from emrecon.projectors import CollimatorResponse, ImageGrid, LinearResponse, SPECTGeometry, collimator
-from emrecon.projectors._spect_plan import (
+from emrecon.projectors.spect.plan import (
     RAY_VARIANCE,
     SPLAT_VARIANCE,
     _resampling,
@@ -15,7 +17,6 @@ from emrecon.projectors._spect_plan import (
     n_passes,
     possible_cumulant,
 )
-from numpy.testing import assert_allclose
 
 
 def moments(taps):

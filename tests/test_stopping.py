@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from emrecon.projectors import AcquisitionModel
-from emrecon.recon import Iterate, PoissonLikelihood, mlem, run
-from emrecon.recon.regions import Region
-from emrecon.recon.stopping import KKT, KKTRule, PetricErrors, PetricRule, kkt_residual
 from scipy.optimize import minimize
 from spect_cases import projector
+
+from emrecon.projectors import AcquisitionModel
+from emrecon.recon import Iterate, PoissonLikelihood, mlem, run
+from emrecon.recon.metrics.regions import RegionOfInterest
+from emrecon.recon.stopping import KKT, KKTRule, PetricErrors, PetricRule, kkt_residual
 
 SHAPE = (6, 5, 4)
 OBJECT, BACKGROUND, LESION = (np.zeros(SHAPE, bool) for _ in range(3))
@@ -29,7 +30,7 @@ def closing_in(steps, change=CHANGE):
 
 
 def test_the_three_errors():
-    rule = PetricRule(REFERENCE, OBJECT, BACKGROUND, [LESION, Region("corner", OBJECT[::-1])])
+    rule = PetricRule(REFERENCE, OBJECT, BACKGROUND, [LESION, RegionOfInterest("corner", OBJECT[::-1])])
     errors = rule.errors(Iterate(3, REFERENCE + CHANGE))
     assert errors.iteration == 3
     assert errors.object == pytest.approx(np.sqrt(np.mean(CHANGE[OBJECT] ** 2)) / 2)

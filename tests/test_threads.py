@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+
 from emrecon.projectors import ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
-from emrecon.projectors._threads import share, thread_count
+from emrecon.projectors.core.threads import share, thread_count
 
 GRID, CAMERA = ImageGrid((20, 20, 16), 4.0), SPECTGeometry.circular(12, 100, (20, 16), 4.0)
 A = SPECTProjector(GRID, CAMERA, np.full(GRID.shape, 0.1), LinearResponse(0.03, 3.0))
@@ -84,7 +85,7 @@ def test_errors_in_a_thread_reach_the_caller():
 
 def test_compiled_kernels_are_cached():
     code = (
-        "import numpy as np; from emrecon.projectors import *; from emrecon.projectors import _spect_cpu as k;"
+        "import numpy as np; from emrecon.projectors import *; from emrecon.projectors.spect import kernels as k;"
         "A = SPECTProjector(ImageGrid((8, 8, 4), 4.0), SPECTGeometry.circular(2, 50, (8, 4), 4.0));"
         "A.T(A(np.ones((8, 8, 4), np.float32)));"
         "print(sum(k.forward.stats.cache_misses.values()) + sum(k.adjoint.stats.cache_misses.values()))"

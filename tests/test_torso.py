@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+
 from emrecon.projectors import ImageGrid, linear_attenuation
-from emrecon.sims.torso import BONES, UPTAKES, Build, Lesion, random_torso, torso, with_lesions
+from emrecon.sims.phantoms.bodies import UPTAKES, Lesion, random_torso, torso, with_lesions
+from emrecon.sims.phantoms.torso_parts import BONES, Build
 
 TORSO = torso("fdg")
 PI = math.pi

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 from battery import check_operator, check_prox, check_smooth, relative_error
-from emrecon.recon import total_variation
-from emrecon.recon.total_variation import (
-    DirectionalTotalVariation,
-    ImageGradient,
+from scipy.optimize import minimize
+
+from emrecon.recon.priors import total_variation
+from emrecon.recon.priors.image_gradient import ImageGradient
+from emrecon.recon.priors.smoothed_variation import (
     ParallelLevelSets,
     SmoothedDirectionalTotalVariation,
     SmoothedTotalVariation,
-    TotalVariation,
 )
-from scipy.optimize import minimize
+from emrecon.recon.priors.total_variation import DirectionalTotalVariation, TotalVariation
 
 RNG = np.random.default_rng(0)
 SIZE = (1.0, 2.0, 0.5)

@@ -13,9 +13,10 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from emrecon.unrolled.distributed import ViewSharded, process_group, rank_and_size, sum_over_ranks
-from emrecon.unrolled.losses import Supervised, mse
-from emrecon.unrolled.train import (
+from torch import nn
+
+from emrecon.unrolled.training.distributed import ShardedProjector, process_group, rank_and_size, sum_over_ranks
+from emrecon.unrolled.training.loop import (
     Settings,
     Validation,
     best_weights,
@@ -28,15 +29,15 @@ from emrecon.unrolled.train import (
     warmup_cosine,
     warmup_steps,
 )
-from torch import nn
+from emrecon.unrolled.training.losses import Supervised, mse
 
 # What several processes share, as text: a network with all that makes resuming hard, and data that follow the epoch.
 COMMON = '''
 import os, sys
 import numpy as np, torch
 from torch import nn
-from emrecon.unrolled.losses import Supervised
-from emrecon.unrolled.train import Settings, Validation, train, warmup_cosine
+from emrecon.unrolled.training.losses import Supervised
+from emrecon.unrolled.training.loop import Settings, Validation, train, warmup_cosine
 
 class Network(nn.Module):
     """A slice denoiser with dropout and batch normalisation."""
@@ -77,7 +78,7 @@ Network, pairs, noisy, setup = (SPACE[name] for name in ("Network", "pairs", "no
 def quick(monkeypatch, request):
     """One thread, and pictures only where they are looked at."""
     if "tells" not in request.node.name:
-        monkeypatch.setattr("emrecon.unrolled.train.plot_log", lambda folder: None)
+        monkeypatch.setattr("emrecon.unrolled.training.loop.plot_log", lambda folder: None)
     n = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -492,8 +493,8 @@ TWO = """
 from emrecon import projectors, recon
 from emrecon.projectors import AcquisitionModel, SPECTProjector
 from emrecon.recon import PoissonLikelihood, em_step, em_fuse, mlem, osem
-from emrecon.unrolled.distributed import ViewSharded, process_group, shared_count_scale, sum_over_ranks, view_sharded
-from emrecon.unrolled.unrolled_em import UnrolledEM, count_scale
+from emrecon.unrolled.training.distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
+from emrecon.unrolled import UnrolledEM, count_scale
 from itertools import islice
 
 class Net(nn.Module):
@@ -582,7 +583,7 @@ def two_ranks(tmp_path_factory):
             assert sum(s.model.projector.out_shape[0] for s in subsets) == (4, 3)[rank]
             found["subsets"] = sum(s.gradient(found["mlem"]) for s in subsets)
             try:
-                ViewSharded(scan().model.projector.subset(0, 7))
+                ShardedProjector(scan().model.projector.subset(0, 7))
                 raise SystemExit("one view for two ranks")
             except ValueError:
                 pass
@@ -630,7 +631,7 @@ def test_two_ranks_train_as_one_with_the_doubled_batch(two_ranks):
 
 
 def test_a_sharded_projector_alone_is_the_projector():
-    from emrecon.projectors.operator import DenseOperator, Projector
+    from emrecon.projectors.core.operator import DenseOperator, Projector
 
     class Dense(DenseOperator, Projector):
         def subset(self, k, n):
@@ -638,7 +639,7 @@ def test_a_sharded_projector_alone_is_the_projector():
             return Dense(matrix, self.in_shape, (len(matrix),))
 
     A = Dense(np.random.default_rng(0).random((6, 8)), (2, 2, 2), (6,))
-    sharded, x = ViewSharded(A), np.random.default_rng(1).random((3, 2, 2, 2))
+    sharded, x = ShardedProjector(A), np.random.default_rng(1).random((3, 2, 2, 2))
     assert np.array_equal(sharded(x), A(x))
     assert np.array_equal(sharded.T(A(x)), A.T(A(x)))
     assert np.array_equal(sharded.subset(1, 2)(x), A.subset(1, 2)(x))

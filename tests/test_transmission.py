@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 from battery import relative_error
-from emrecon.projectors import DenseOperator, ImageGrid
-from emrecon.projectors.parallel import ParallelBeamGeometry, ParallelBeamProjector
-from emrecon.recon import Huber, Iterate, Quadratic, TransmissionLikelihood, ostr
-from emrecon.recon.fbp import fbp
 from real_data import real_data
 from scipy.io import loadmat
 from scipy.ndimage import binary_erosion, binary_fill_holes, gaussian_filter1d
 from scipy.optimize import minimize
+
+from emrecon.projectors import DenseOperator, ImageGrid
+from emrecon.projectors.parallel.geometry import ParallelBeamGeometry
+from emrecon.projectors.parallel.projector import ParallelBeamProjector
+from emrecon.recon import Huber, Iterate, Quadratic, TransmissionLikelihood, ostr
+from emrecon.recon.filtered import fbp
 
 RNG = np.random.default_rng(0)
 GRID = ImageGrid((9, 8, 2), 6.0)

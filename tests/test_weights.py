@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from emrecon.unrolled.weights import (
+from torch import nn
+
+from emrecon.unrolled.training.weights import (
     Card,
     card_path,
     count_parameters,
@@ -17,7 +19,6 @@ from emrecon.unrolled.weights import (
     read_card,
     save_weights,
 )
-from torch import nn
 
 safetensors = pytest.importorskip("safetensors.torch")
 

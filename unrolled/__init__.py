@@ -3,60 +3,106 @@
 if __name__ != "emrecon.unrolled":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.unrolled`")
 
-from .blocks import (
+from emrecon.projectors.core.renaming import renamed
+
+from .methods import (
+    Denoiser,
+    DIPRecon,
+    DnCNNWithLocalLinearFitting,
+    Fit,
+    Growing,
+    HeldOut,
+    IterativeNetwork,
+    LearnedGradient,
+    LocalLinearFitting,
+    NetworkInput,
+    NetworkWeights,
+    NeuralKEM,
+    PlugAndPlayEM,
+    PrimalDualNetwork,
+    ProximalDenoiser,
+    RegularisationByDenoising,
+    UnrolledEM,
+    WindowedVariance,
+    activity_scale,
+    bcd_net,
+    coupling_unit,
+    deep_kernel,
+    dip_chain,
+    dip_ot,
+    em_net,
+    em_update,
+    fbsem_net,
+    fixed_noise,
+    fixed_point,
+    hold_out,
+    kim_llf,
+    learned_primal_dual,
+    local_linear_fit,
+    mapem_net,
+    matched_sigma,
+    osem_varnet,
+    pnp_em,
+    transem,
+    with_kernel,
+)
+from .networks import (
+    DEEP_IMAGE_PRIOR,
+    ITERATIVE_CNN,
     ConvolutionalAutoencoder,
     DnCNN,
     NetworkDenoiser,
     ResidualUnit,
+    ScaleEquivariant,
     SmallCNN,
     SoftThreshold,
+    SwinRegulariser,
+    UNet,
+    UNetForm,
+    count_scale,
     initial_thresholds,
+    mean_scale,
+    normalised_guide,
     seeded,
 )
-from .dip import DIPRecon, Fit, HeldOut, NetworkWeights, WindowedVariance, dip_chain, fixed_noise, hold_out
-from .distributed import ViewSharded, process_group, shared_count_scale, view_sharded
-from .iterative_network import IterativeNetwork, NetworkInput
-from .layerwise import LayerRecord, first_thresholds, train_layers
-from .losses import (
+from .training import (
+    Card,
+    LayerRecord,
     Noise2Void,
+    Record,
+    Settings,
+    ShardedProjector,
     Supervised,
     ThinnedNoise2Noise,
+    Validation,
     WeightedSum,
+    best_weights,
+    by_epoch,
     equivariant,
+    first_thresholds,
     l1,
     lesion_weight,
+    load_network,
+    load_weights,
     measurement_splitting,
     mse,
+    plot_log,
     poisson_loss,
+    pretrained,
+    pretrained_names,
+    pretrained_path,
+    process_group,
+    read_card,
     relative_mse,
+    save_weights,
+    shared_count_scale,
     ssim_loss,
     thinned,
+    train_layers,
+    view_sharded,
+    warmup_cosine,
+    warmup_steps,
 )
-from .neural_kernel import NeuralKEM, deep_kernel, dip_ot, with_kernel
-from .plug_and_play import (
-    DnCNNWithLocalLinearFitting,
-    Growing,
-    LearnedGradient,
-    LocalLinearFitting,
-    PnPEM,
-    ProximalDenoiser,
-    RegularisationByDenoising,
-    activity_scale,
-    coupling_unit,
-    kim_llf,
-    local_linear_fit,
-    matched_sigma,
-    pnp_em,
-)
-from .presets import bcd_net, em_net, fbsem_net, learned_primal_dual, mapem_net, osem_varnet, transem
-from .pretrained import pretrained, pretrained_names, pretrained_path
-from .primal_dual_network import LearnedPrimalDual
-from .scaling import ScaleEquivariant, count_scale, mean_scale, normalised_guide
-from .train import Record, Settings, Validation, best_weights, by_epoch, plot_log, warmup_cosine, warmup_steps
-from .transformer import SwinRegulariser
-from .unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm
-from .unrolled_em import Denoiser, UnrolledEM, em_update, fixed_point
-from .weights import Card, load_network, load_weights, read_card, save_weights
 
 __all__ = [
     "DEEP_IMAGE_PRIOR",
@@ -73,14 +119,14 @@ __all__ = [
     "IterativeNetwork",
     "LayerRecord",
     "LearnedGradient",
-    "LearnedPrimalDual",
+    "PrimalDualNetwork",
     "LocalLinearFitting",
     "NetworkDenoiser",
     "NetworkInput",
     "NetworkWeights",
     "NeuralKEM",
     "Noise2Void",
-    "PnPEM",
+    "PlugAndPlayEM",
     "ProximalDenoiser",
     "Record",
     "RegularisationByDenoising",
@@ -96,7 +142,7 @@ __all__ = [
     "UNetForm",
     "UnrolledEM",
     "Validation",
-    "ViewSharded",
+    "ShardedProjector",
     "WeightedSum",
     "WindowedVariance",
     "activity_scale",
@@ -152,3 +198,7 @@ __all__ = [
     "warmup_steps",
     "with_kernel",
 ]
+
+__getattr__ = renamed(
+    __name__, {"LearnedPrimalDual": "PrimalDualNetwork", "PnPEM": "PlugAndPlayEM", "ViewSharded": "ShardedProjector"}
+)

@@ -1,0 +1,405 @@
+"""DICOM files of one series: found, put in order in space and time, and stacked to a volume on its grid."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emrecon.projectors import ImageGrid
+from emrecon.projectors.core.errors import MAXIMUM_ELEMENTS, FormatError, check_size, naming, require_file
+
+from .attributes import PET_STORAGE, FilePath, moment_of, number_of, numbers_of, text_of, texts_of
+
+_MODALITIES = {"1.2.840.10008.5.1.4.1.1.20": "NM", PET_STORAGE: "PT", "1.2.840.10008.5.1.4.1.1.2": "CT"}
+_EXPLAINED = {"NM": "NM (gamma camera: planar or SPECT)"}
+_MULTI_FRAME = ("1.2.840.10008.5.1.4.1.1.130", "1.2.840.10008.5.1.4.1.1.128.1", "1.2.840.10008.5.1.4.1.1.2.1")
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_LARGEST_DEFLATION = 1032
+_JPEG_PACKAGES = "pylibjpeg pylibjpeg-libjpeg"
+_JPEG_2000_PACKAGES = "pylibjpeg pylibjpeg-openjpeg"
+# direction cosines are stored with about six digits; the same limit as for NIfTI
+_OBLIQUE = 1e-3
+_SAME_PLACE = 0.01  # mm
+
+
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    """One file: its header and where it lies, with axes along (columns, rows, normal)."""
+
+    path: Path
+    header: Any
+    position: np.ndarray
+    axes: np.ndarray
+    spacing: tuple[float, float]
+    shape: tuple[int, int]
+
+    @property
+    def upward(self) -> np.ndarray:
+        """The slice normal that points to the patient's left, back or head."""
+        normal = self.axes[:, 2]
+        return normal * np.sign(normal[np.abs(normal).argmax()])
+
+    @property
+    def height(self) -> float:
+        """The position along `upward` in mm."""
+        return float(self.position @ self.upward)
+
+
+def slices_of_series(
+    path: FilePath | Iterable[FilePath], modality: str, series: str | int | None
+) -> tuple[list[_Slice], bool]:
+    """Return the slices of a series, and whether `path` is a folder; raises FormatError where there is not just one."""
+    paths, folder = _paths(path)
+    headers = [(file, header) for file in paths if (header := _header(file, required=not folder)) is not None]
+    found = Counter(_modality(header) for _, header in headers)
+    wanted = [(file, header) for file, header in headers if _modality(header) == modality]
+    if not folder and len(wanted) < len(headers):
+        file, kind = next((file, kind) for file, header in headers if (kind := _modality(header)) != modality)
+        raise FormatError(f"{file} is {_EXPLAINED.get(kind, kind)}, not {modality}; the wrong file or reader?")
+    if not wanted:
+        kinds = ", ".join(f"{n} {_EXPLAINED.get(kind, kind)}" for kind, n in found.items()) or "no DICOM images"
+        raise FormatError(f"{path} holds {kinds}, not {modality}; the wrong folder?")
+    chosen = _choose_series(path, wanted, series)
+    slices = [_slice(file, header) for file, header in chosen]
+    _check_identity(slices)
+    return slices, folder
+
+
+def _paths(path: FilePath | Iterable[FilePath]) -> tuple[list[Path], bool]:
+    """The files to look at, and whether they come from a folder, where other files may lie too."""
+    if not isinstance(path, (str, os.PathLike)):
+        files = [require_file(file) for file in path]
+        if not files:
+            raise ValueError("the list of DICOM files is empty; a pattern that matched nothing?")
+        return files, False
+    if not Path(path).is_dir():
+        return [require_file(path)], False
+    found = sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    return [file for file in found if file.is_file()], True
+
+
+def _header(path: Path, required: bool) -> Any:
+    """The attributes of a DICOM file without its pixels, or None for another file where that is no mistake."""
+    import pydicom
+
+    with path.open("rb") as stream:
+        start = stream.read(1024)
+    # some old files lack the preamble and begin with group 0002 or 0008
+    if start[128:132] != b"DICM" and start[:2] not in (b"\x02\x00", b"\x08\x00"):
+        if required or path.suffix.lower() in (".dcm", ".ima"):
+            raise FormatError(f"{path} is not a DICOM file; truncated, or another format with the wrong suffix?")
+        return None
+    if _DEFLATED in start and path.stat().st_size * _LARGEST_DEFLATION > 4 * MAXIMUM_ELEMENTS:
+        raise FormatError(f"{path} is deflated and could be absurdly large; save it uncompressed first")
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    except Exception as error:  # pydicom raises many kinds of errors for damaged files
+        raise FormatError(f"{path}: the DICOM header cannot be read ({error}); truncated or damaged?") from error
+
+
+def _modality(header: Any) -> str:
+    return text_of(header, "Modality") or _MODALITIES.get(text_of(header, "SOPClassUID") or "", "of unknown modality")
+
+
+def _choose_series(path: Any, images: list[tuple[Path, Any]], series: str | int | None) -> list[tuple[Path, Any]]:
+    groups: dict[str, list[tuple[Path, Any]]] = {}
+    for file, header in images:
+        groups.setdefault(text_of(header, "SeriesInstanceUID") or "", []).append((file, header))
+    if series is None and len(groups) == 1:
+        return images
+    matches = [uid for uid, group in groups.items() if str(series) in (uid, text_of(group[0][1], "SeriesNumber"))]
+    if series is not None and len(matches) == 1:
+        return groups[matches[0]]
+    problem = "several series" if series is None else f"{'no' if not matches else 'more than one'} series {series!r}"
+    lines = [_series_line(uid, group) for uid, group in groups.items()]
+    where = path if isinstance(path, (str, os.PathLike)) else "the list of files"
+    raise FormatError(f"{where} holds {problem}; choose one by series=:\n" + "\n".join(_shortened(lines)))
+
+
+def _series_line(uid: str, group: list[tuple[Path, Any]]) -> str:
+    header = group[0][1]
+    number, description = text_of(header, "SeriesNumber") or "none", text_of(header, "SeriesDescription") or ""
+    return f'  series="{uid}" (number {number}, {len(group)} images) {description}'
+
+
+def _shortened(lines: list[str], most: int = 20) -> list[str]:
+    return lines if len(lines) <= most else [*lines[:most], f"  and {len(lines) - most} more"]
+
+
+def _slice(path: Path, header: Any) -> _Slice:
+    n_frames = number_of(header, "NumberOfFrames") or 1
+    if text_of(header, "SOPClassUID") in _MULTI_FRAME or n_frames > 1:
+        raise FormatError(f"{path} is a multi-frame image of {n_frames:g} frames; save one file per slice first")
+    if "REPROJECTION" in texts_of(header, "SeriesType"):
+        raise FormatError(f"{path} is a reprojection (SeriesType), not a slice; choose the series of slices")
+    if (number_of(header, "SamplesPerPixel") or 1) != 1:
+        raise FormatError(f"{path} holds colours; a screen capture rather than an image?")
+    columns, rows = (int(numbers_of(path, header, name, 1)[0]) for name in ("Columns", "Rows"))
+    if min(columns, rows) < 1:
+        raise FormatError(f"{path} announces {columns} columns and {rows} rows; damaged header?")
+    spacing = numbers_of(path, header, "PixelSpacing", 2)
+    if (spacing <= 0).any():
+        raise FormatError(f"{path}: PixelSpacing is {spacing.tolist()} mm; damaged header?")
+    along_rows, along_columns = numbers_of(path, header, "ImageOrientationPatient", 6).reshape(2, 3)
+    axes = np.stack([along_rows, along_columns, np.cross(along_rows, along_columns)], 1)
+    _check_axes(path, axes)
+    # PixelSpacing gives the distance of rows first
+    position = numbers_of(path, header, "ImagePositionPatient", 3)
+    return _Slice(path, header, position, axes, (float(spacing[1]), float(spacing[0])), (columns, rows))
+
+
+def _check_axes(path: Path, axes: np.ndarray) -> None:
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=10 * _OBLIQUE):
+        raise FormatError(
+            f"{path}: ImageOrientationPatient {axes[:, :2].T.ravel().tolist()} is not a pair of perpendicular unit "
+            "vectors; damaged header?"
+        )
+    if (np.sort(np.abs(axes), 0)[:2] > _OBLIQUE).any():
+        raise FormatError(f"{path} is oblique to the patient axes; resample the series to axis-aligned slices first")
+
+
+def _check_identity(slices: list[_Slice]) -> None:
+    first = slices[0]
+    seen: dict[str, Path] = {}
+    for item in slices:
+        uid = text_of(item.header, "SOPInstanceUID")
+        if uid and uid in seen:
+            raise FormatError(f"{item.path} and {seen[uid]} are the same image (SOPInstanceUID); a copied file?")
+        seen[uid or ""] = item.path
+        if item.shape != first.shape or not np.allclose(item.spacing, first.spacing, rtol=1e-4):
+            raise FormatError(
+                f"{item.path} has {item.shape} pixels of {item.spacing} mm, {first.path} has {first.shape} of "
+                f"{first.spacing} mm; two scans in one series? Pass the list of files of one"
+            )
+        if not np.allclose(item.axes, first.axes, atol=1e-4):
+            raise FormatError(f"{item.path} and {first.path} are not parallel; pass the list of files of one stack")
+
+
+def check_units(slices: list[_Slice]) -> None:
+    """Raise FormatError where slices have different units."""
+    units = {text_of(item.header, "Units"): item.path for item in slices}
+    if len(units) > 1:
+        raise FormatError(f"the slices have different Units: {', '.join(f'{unit} ({p})' for unit, p in units.items())}")
+
+
+# ---- time frames -----------------------------------------------------------------------------------------------------
+
+
+def frames_of(slices: list[_Slice]) -> list[list[_Slice]]:
+    """Return the slices of each time frame or gate, in order of time, each in order of position."""
+    slices = sorted(slices, key=lambda item: item.height)
+    place = np.concatenate([[0], np.cumsum(np.diff([item.height for item in slices]) > _SAME_PLACE)])
+    n_places = int(place[-1]) + 1
+    if n_places == len(slices):
+        return [slices]
+    for key in _FRAME_KEYS:
+        values = [key(item.header) for item in slices]
+        if any(value is None for value in values):
+            continue
+        frames = {value: [(p, s) for p, s, v in zip(place, slices, values) if v == value] for value in set(values)}
+        if any(len({p for p, _ in frame}) < len(frame) for frame in frames.values()):
+            continue
+        ordered = [[item for _, item in frames[value]] for value in sorted(frames)]  # type: ignore[type-var]
+        short = [i for i, frame in enumerate(ordered, 1) if len(frame) < n_places]
+        if not short:
+            return ordered
+        if text_of(slices[0].header, "SeriesType") in ("DYNAMIC", "GATED"):
+            n = len(ordered[short[0] - 1])
+            raise FormatError(f"{slices[0].path.parent}: frame {short[0]} has {n} of {n_places} slices; missing files?")
+    raise _doubled(slices, place)
+
+
+def _doubled(slices: list[_Slice], place: np.ndarray) -> FormatError:
+    first = int(np.flatnonzero(np.diff(place) == 0)[0])
+    one, two = slices[first], slices[first + 1]
+    return FormatError(
+        f"{len(slices) - int(place[-1]) - 1} slices lie where another one is, such as {one.path} and {two.path} at "
+        f"{one.height:g} mm, and nothing tells time frames apart; copied files? Pass the list of files of one stack"
+    )
+
+
+def _image_group(header: Any) -> float | None:
+    """The frame or gate that ImageIndex counts: it runs over the slices first."""
+    index, n_slices = number_of(header, "ImageIndex"), number_of(header, "NumberOfSlices")
+    return (index - 1) // n_slices if index and n_slices else None
+
+
+def start_of(header: Any) -> datetime | None:
+    """Return when an image began, as the header says it, None where it does not."""
+    return moment_of(text_of(header, "AcquisitionDate"), text_of(header, "AcquisitionTime"))
+
+
+_FRAME_KEYS: tuple[Callable[[Any], float | datetime | None], ...] = (
+    lambda header: number_of(header, "FrameReferenceTime"),
+    start_of,
+    lambda header: number_of(header, "TriggerTime"),
+    lambda header: number_of(header, "TemporalPositionIdentifier"),
+    _image_group,
+)
+
+
+def choose_frame(slices: list[_Slice], frames: list[list[_Slice]], frame: int | None) -> int:
+    """Return the number of the frame that is asked for, or of the only one; raises FormatError that lists them."""
+    if frame is None and len(frames) == 1:
+        return 1
+    if isinstance(frame, (int, np.integer)) and 1 <= frame <= len(frames):
+        return int(frame)
+    problem = f"{len(frames)} time frames" if frame is None else f"no frame {frame!r} (1 to {len(frames)})"
+    lines = [_frame_line(i, group[0].header) for i, group in enumerate(frames, 1)]
+    raise FormatError(
+        f"{slices[0].path.parent}: the series holds {problem}; choose one by frame=:\n" + "\n".join(_shortened(lines))
+    )
+
+
+def _frame_line(number: int, header: Any) -> str:
+    start, duration, gate = start_of(header), number_of(header, "ActualFrameDuration"), number_of(header, "TriggerTime")
+    parts = [
+        f"from {start:%H:%M:%S}" if start else "",
+        f"{duration / 1000:g} s" if duration else "",
+        f"{gate:g} ms after the trigger" if gate is not None else "",
+    ]
+    return f"  frame={number}: " + ", ".join(part for part in parts if part)
+
+
+def check_number_of_slices(frame: list[_Slice], n_images: int) -> None:
+    """Raise FormatError where the header promises other numbers of slices and images than there are."""
+    announced = number_of(frame[0].header, "NumberOfSlices")
+    # some scanners count the slices of all frames
+    if announced and max(len(frame), n_images) < announced:
+        raise FormatError(
+            f"{frame[0].path.parent} holds {len(frame)} of {announced:g} slices (NumberOfSlices); an incomplete copy? "
+            "Pass the list of files to read them all the same"
+        )
+
+
+def check_stack(slices: list[_Slice]) -> None:
+    """Raise FormatError unless the slices, in order of position, are evenly spaced on top of each other."""
+    gaps = np.diff([item.height for item in slices])
+    usual = float(np.median(gaps)) if gaps.size else 1.0
+    wrong = np.flatnonzero(np.abs(gaps - usual) > 0.01 * usual + _SAME_PLACE)
+    if wrong.size:
+        raise _uneven(slices[wrong[0]], slices[wrong[0] + 1], usual)
+    offsets = np.stack([item.position - item.height * item.upward for item in slices])
+    if np.abs(offsets - offsets[0]).max() > 0.1 * min(slices[0].spacing):
+        raise FormatError(f"{slices[0].path.parent}: the slices are shifted against each other; a tilted gantry?")
+
+
+def _uneven(one: _Slice, two: _Slice, usual: float) -> FormatError:
+    gap = two.height - one.height
+    n = round(gap / usual) - 1
+    between = f"between {one.path} ({one.height:g} mm) and {two.path} ({two.height:g} mm)"
+    if n > 0 and abs(gap - (n + 1) * usual) < 0.1 * usual:
+        return FormatError(f"missing slices: {n} {between}; an incomplete copy?")
+    return FormatError(
+        f"the slices are unevenly spaced: {gap:g} mm {between}, {usual:g} mm elsewhere; slices missing, or two stacks "
+        "in one series? Pass the list of files of one stack"
+    )
+
+
+# ---- from slices to a volume -----------------------------------------------------------------------------------------
+
+
+def volume_of(slices: list[_Slice]) -> tuple[np.ndarray, ImageGrid]:
+    """Return the image and grid of parallel slices in order of position, turned to LPS."""
+    first = slices[0]
+    check_size(first.path, (*first.shape, len(slices)), "the slices")
+    spacing = (*first.spacing, _slice_spacing(slices))
+    stack = np.empty((len(slices), *first.shape[::-1]), np.float32)
+    for k, item in enumerate(slices):
+        stack[k] = _values(item)
+    patient_axis = np.abs(first.axes).argmax(0)
+    image, origin = stack.transpose(2, 1, 0), first.position.copy()
+    for axis in (0, 1):
+        if first.axes[patient_axis[axis], axis] < 0:
+            image = np.flip(image, axis)
+            origin[patient_axis[axis]] -= (image.shape[axis] - 1) * spacing[axis]
+    order = np.argsort(patient_axis)
+    image = np.ascontiguousarray(image.transpose(order))
+    with naming(first.path):
+        grid = ImageGrid(image.shape, tuple(np.take(spacing, order)), tuple(origin.tolist()))
+    return image, _exact(grid, first.header)
+
+
+def _slice_spacing(slices: list[_Slice]) -> float:
+    header = slices[0].header
+    # SpacingBetweenSlices may be negative, and SliceThickness differs from it where slices overlap
+    announced = [abs(number_of(header, name) or 0) for name in ("SpacingBetweenSlices", "SliceThickness")]
+    if len(slices) == 1:
+        thickness = next((value for value in announced if value > 0), None)
+        if thickness is None:
+            raise FormatError(f"{slices[0].path}: one slice without SliceThickness; pass the whole series?")
+        return thickness
+    mean = (slices[-1].height - slices[0].height) / (len(slices) - 1)
+    # positions are rounded; an announced value that agrees with them is the number that was meant
+    exact = [value for value in announced if abs(value - mean) * (len(slices) - 1) < _SAME_PLACE]
+    return exact[0] if exact else float(f"{mean:.10g}")
+
+
+def _exact(grid: ImageGrid, header: Any) -> ImageGrid:
+    """The grid `write_dicom_pet` noted in full precision, where it is this one: decimals of 16 characters round."""
+    noted = re.search(
+        r"grid of (\S+) (\S+) (\S+) mm from (\S+) (\S+) (\S+) mm", text_of(header, "DerivationDescription") or ""
+    )
+    with suppress(ValueError):
+        numbers = [float(number) for number in noted.groups()] if noted else []
+        if numbers and np.allclose(numbers, [*grid.voxel_size, *grid.origin], rtol=1e-9, atol=1e-9):
+            return ImageGrid(grid.shape, tuple(numbers[:3]), tuple(numbers[3:]))  # type: ignore[arg-type]
+    return grid
+
+
+def _values(item: _Slice) -> np.ndarray:
+    """The values (rows, columns) of a slice in the file's units."""
+    slope, intercept = (
+        float(numbers_of(item.path, item.header, f"Rescale{name}", 1)[0]) for name in ("Slope", "Intercept")
+    )
+    stored = _stored(item)
+    if stored.shape != item.shape[::-1]:
+        raise FormatError(f"{item.path}: the pixels have shape {stored.shape}, not {item.shape[::-1]}; damaged?")
+    with np.errstate(over="ignore"):
+        values = (stored * slope + intercept).astype(np.float32)
+    if slope == 0 or not np.isfinite(values).all():
+        raise FormatError(
+            f"{item.path}: RescaleSlope {slope:g} and RescaleIntercept {intercept:g} give no usable values"
+        )
+    return values
+
+
+def _stored(item: _Slice) -> np.ndarray:
+    import pydicom
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    try:
+        dataset = pydicom.dcmread(item.path, force=True)
+    except Exception as error:  # pydicom raises many kinds of errors for damaged files
+        raise FormatError(f"{item.path}: cannot be read ({error}); truncated or damaged?") from error
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise FormatError(f"{item.path} holds no pixels; truncated?")
+    if "TransferSyntaxUID" not in dataset.file_meta:  # files without preamble
+        implicit = dataset.original_encoding[0]
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    _require_decoder(item.path, dataset.file_meta.TransferSyntaxUID)
+    try:
+        return np.asarray(pydicom.pixels.pixel_array(dataset, raw=True))
+    except Exception as error:  # as above
+        raise FormatError(f"{item.path}: the pixels cannot be read ({error}); truncated or damaged?") from error
+
+
+def _require_decoder(path: Path, syntax: Any) -> None:
+    from pydicom.pixels import get_decoder
+
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise FormatError(f"{path} has the transfer syntax {syntax.name}, which pydicom cannot decode") from error
+    if not decoder.is_available:
+        packages = _JPEG_2000_PACKAGES if re.search("2000|HTJ2K|High-Throughput", syntax.name) else _JPEG_PACKAGES
+        raise FormatError(f"{path} is compressed ({syntax.name}); `pip install {packages}` makes it readable")

@@ -1,0 +1,329 @@
+"""Interfile headers: keys and values, overrides, and the binary file they describe."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import reprlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from emrecon.projectors.core.errors import FormatError, check_size, require_file
+
+_LARGEST_HEADER = 2**20
+_BLOCK = 2048
+_LONGEST_NAME = 200
+_REQUIRED = object()
+_FORMATS = {
+    "unsigned integer": ("u", (1, 2, 4, 8), None),
+    "signed integer": ("i", (1, 2, 4, 8), None),
+    "float": ("f", (4, 8), None),
+    "short float": ("f", (4,), 4),
+    "long float": ("f", (8,), 8),
+}
+_ORDERS = {"littleendian": "<", "bigendian": ">", "little": "<", "big": ">"}
+_MULTIPLES = ("number of energy windows", "number of time frames", "number of detector heads", "number of time slots")
+DATA_OVERRIDES = ("byte_order", "number_format", "bytes_per_pixel", "data_offset", "data_file", "scale", "window")
+
+
+def parse_header(text: str) -> dict[str, str | tuple[str, ...]]:
+    """Return the keys and values of an Interfile header.
+
+    Keys are in lower case with single spaces, without the leading `!`, indices as in `matrix size [1]`. Values are
+    text, or tuples of text for lists `{a, b}` (which may run over several lines). Lines that start with `;` are
+    comments, as is what follows ` ;`; SIMIND's commented keys such as `;#Radius := 15.000` are kept as `#radius`.
+    A repeated key counts as given last; nothing is read after END OF INTERFILE.
+    Raises FormatError where the text has no line `INTERFILE :=`.
+    """
+    keys: dict[str, str | tuple[str, ...]] = {}
+    lines = iter(text.lstrip("\ufeff").splitlines())
+    for line in lines:
+        key, value = _split(line)
+        if key is None:
+            continue
+        if value.startswith("{"):
+            keys[key] = split_list(_until_brace(value, lines))
+        else:
+            keys[key] = value
+        if key == "end of interfile":
+            break
+    if "interfile" not in keys:
+        raise FormatError("no line `!INTERFILE :=`; not an Interfile header?")
+    return keys
+
+
+def _until_brace(value: str, lines: Iterator[str]) -> str:
+    parts = [value]
+    while "}" not in parts[-1] and (more := next(lines, None)) is not None:
+        parts.append(more)
+    return " ".join(parts)
+
+
+def split_list(value: str) -> tuple[str, ...]:
+    """Return the entries of `{a, b}`, or of `a, b`."""
+    inside = value.strip().removeprefix("{").partition("}")[0]
+    return tuple(entry.strip() for entry in inside.split(",") if entry.strip())
+
+
+def _split(line: str) -> tuple[str | None, str]:
+    line = line.strip()
+    commented = re.match(r";\s*#", line)
+    if line.startswith(";") and not commented:
+        return None, ""
+    name, equals, value = line.partition(":=")
+    if not equals:
+        return None, ""
+    name = "#" + name[commented.end() :] if commented else name.lstrip("! \t")
+    return _normal(name), re.split(r"\s;", value, maxsplit=1)[0].strip()
+
+
+def _normal(name: str) -> str:
+    name = " ".join(name.lower().replace("_", " ").split())
+    name = re.sub(r"^#\s*!?\s*", "#", name)
+    return re.sub(r"\s*\[\s*(\d+)\s*\]", r" [\1]", name)
+
+
+def number(value: Any) -> float:
+    """Return a finite number; reads Fortran's `+2.000000+00` and `1.5D+02`."""
+    if isinstance(value, str):
+        text = value.strip().upper().replace("D", "E")
+        text = re.sub(r"^([+-]?[\d.]+)([+-]\d+)$", r"\1E\2", text)
+        if not re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)(E[+-]?\d+)?", text):
+            raise ValueError("expected a number")
+        result = float(text)
+    elif isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        result = float(value)
+    else:
+        raise ValueError("expected a number")
+    if not np.isfinite(result):
+        raise ValueError("expected a finite number")
+    return result
+
+
+def positive(value: Any) -> float:
+    """Return a number above zero."""
+    result = number(value)
+    if result <= 0:
+        raise ValueError("expected a number above zero")
+    return result
+
+
+def whole(value: Any) -> int:
+    """Return a whole number that is not negative."""
+    result = number(value)
+    if result < 0 or result != int(result):
+        raise ValueError("expected a whole number that is not negative")
+    return int(result)
+
+
+def count(value: Any) -> int:
+    """Return a whole number above zero."""
+    return whole(positive(value))
+
+
+def numbers(value: Any) -> np.ndarray:
+    """Return one number or a list of numbers (`a, b` without braces is a list, too) as a vector."""
+    entries = split_list(value) if isinstance(value, str) else np.ravel(np.asarray(value, object))
+    if len(entries) == 0:
+        raise ValueError("expected a number or a list of numbers")
+    return np.array([number(entry) for entry in entries])
+
+
+def short(value: Any) -> str:
+    """Return a value as an error message shows it: hostile headers have long ones."""
+    limits = reprlib.Repr()
+    limits.maxstring = 60
+    return limits.repr(value)
+
+
+def text(value: Any) -> str:
+    """Return text; lists are refused."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError("expected text")
+    return os.fspath(value)
+
+
+def one_of(choices: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """Return a converter from the names of `choices`, in any case and spacing, to their values."""
+
+    def convert(value: Any) -> Any:
+        name = " ".join(text(value).lower().split())
+        if name not in choices:
+            raise ValueError(f"expected one of: {', '.join(choices)}")
+        return choices[name]
+
+    return convert
+
+
+@dataclass(frozen=True)
+class Header:
+    """The keys of a header file, and the values a caller gave instead of them."""
+
+    path: Path
+    keys: Mapping[str, str | tuple[str, ...]]
+    overrides: Mapping[str, Any]
+
+    def get(self, override: str, keys: Sequence[str], convert: Callable[[Any], Any], default: Any = _REQUIRED) -> Any:
+        """Return the override, or the first of `keys` that has a value, converted; else the default.
+
+        An override of None counts where the default is None (unknown), and as not given elsewhere.
+        Raises FormatError where a value cannot be converted, or is missing and has no default.
+        """
+        if override in self.overrides and (self.overrides[override] is not None or default is None):
+            source, value = f"{override}=", self.overrides[override]
+        else:
+            source = next((key for key in keys if self.keys.get(key)), "")
+            value = self.keys.get(source)
+        if value is None and default is not _REQUIRED:
+            return default
+        if value is None:
+            raise FormatError(f"{self.path}: the key `{keys[0]}` is missing; give its value as {override}=...")
+        try:
+            return convert(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            advice = "" if source.endswith("=") else f"; give the right value as {override}=..."
+            raise FormatError(f"{self.path}: {source or keys[0]} is {short(value)}, {error}{advice}") from error
+
+    def plain(self, key: str) -> str:
+        """Return the value of a key in lower case, or "" where it is missing."""
+        value = self.keys.get(key, "")
+        return value.lower() if isinstance(value, str) else ""
+
+
+def load_header(path: str | os.PathLike[str], overrides: Mapping[str, Any], known: Collection[str]) -> Header:
+    """Read a header file; TypeError for overrides that do not exist, FormatError where it is not Interfile."""
+    for name in overrides:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}=?" if close else f"known: {', '.join(known)}"
+            raise TypeError(f"reading Interfile takes no value {name}=; {hint}")
+    path = require_file(path)
+    with path.open("rb") as stream:
+        raw = stream.read(_LARGEST_HEADER)
+    try:
+        content = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        content = raw.decode("latin-1")
+    try:
+        return Header(path, parse_header(content), overrides)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+
+
+def read_values(header: Header, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the values of the binary file in the order of `shape` (slowest axis first), scaled as the header says.
+
+    The file must hold exactly what the header announces: checked before anything is read.
+    """
+    check_size(header.path, shape, "matrix size and number of projections")
+    dtype = _dtype(header)
+    path = _data_path(header)
+    n = int(np.prod(shape))
+    offset = _block_offset(header, path, n * dtype.itemsize)
+    values = np.fromfile(path, dtype, n, offset=offset).astype(dtype.newbyteorder("="), copy=False)
+    if values.size != n:
+        raise FormatError(f"{path}: {values.size} of {n} values could be read; changed while reading?")
+    if dtype.kind == "f" and not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        raise FormatError(f"{path}: {bad} values are NaN or infinite; wrong byte order, number format or data offset?")
+    return _scaled(header, values).reshape(shape)
+
+
+def _dtype(header: Header) -> np.dtype:
+    # Interfile 3.3 and STIR agree on both defaults: unsigned integer, big endian
+    kind, sizes, usual = header.get("number_format", ["number format"], one_of(_FORMATS), _FORMATS["unsigned integer"])
+    default = _REQUIRED if usual is None else usual
+    size = header.get("bytes_per_pixel", ["number of bytes per pixel"], count, default)
+    if size not in sizes:
+        name = header.overrides.get("number_format") or header.keys.get("number format", "unsigned integer")
+        raise FormatError(f"{header.path}: {size} bytes per pixel do not make a {name!r}; known: {sizes}")
+    order = header.get("byte_order", ["imagedata byte order"], one_of(_ORDERS), ">")
+    return np.dtype(f"{order}{kind}{size}")
+
+
+def _data_path(header: Header) -> Path:
+    if header.overrides.get("data_file") is not None:
+        return require_file(header.get("data_file", [], text))
+    name = header.get("data_file", ["name of data file"], text).strip("\"' ")
+    parts = PureWindowsPath(name).parts
+    if max(map(len, parts), default=0) > _LONGEST_NAME:
+        raise FormatError(f"{header.path}: the data file's name is {len(name)} letters long; damaged header?")
+    if ".." in parts or "\0" in name:
+        raise FormatError(f"{header.path}: the data file {name!r} leaves the header's folder; give it as data_file=...")
+    if name.startswith(("/", "\\")) or PureWindowsPath(name).drive:
+        parts = parts[-1:]  # from another computer: only ever look beside the header
+    candidate = header.path.parent.joinpath(*parts)
+    found = candidate if candidate.is_file() else _other_case(candidate)
+    if found is None:
+        raise FileNotFoundError(
+            f"{header.path}: the data file {name!r} is not at {candidate}; give it as data_file=..."
+        )
+    return require_file(found)
+
+
+def _other_case(path: Path) -> Path | None:
+    """The only file of that name in another case; SIMIND's files come from file systems that do not care."""
+    if not path.parent.is_dir():
+        return None
+    found = [other for other in path.parent.iterdir() if other.name.lower() == path.name.lower() and other.is_file()]
+    return found[0] if len(found) == 1 else None
+
+
+def _block_offset(header: Header, path: Path, size: int) -> int:
+    """Where the wanted block of `size` bytes starts; FormatError unless the file holds just what is announced."""
+    offset, window = _offset(header), header.get("window", [], count, None)
+    available = path.stat().st_size - offset
+    blocks, rest = divmod(available, size)
+    if available < size:
+        raise FormatError(
+            f"{path}: {max(available, 0)} bytes after offset {offset}, the header announces {size}; "
+            "truncated, or wrong matrix size, number of projections or bytes per pixel?"
+        )
+    if window is not None:
+        if rest or window > blocks:
+            raise FormatError(f"{path} holds {available / size:g} blocks of {size} bytes, window={window} is not there")
+        return offset + (window - 1) * size
+    if available > size:
+        raise FormatError(f"{path}: {_too_long(header, available, size)}")
+    return offset
+
+
+def _too_long(header: Header, available: int, size: int) -> str:
+    blocks, rest = divmod(available, size)
+    if rest:
+        return (
+            f"{available - size} bytes more than the header announces; wrong matrix size or number format, "
+            f"or give data_offset={available - size} if they stand in front"
+        )
+    several = [f"{name} := {header.keys[name]}" for name in _MULTIPLES if header.keys.get(name, "1") != "1"]
+    because = f" ({', '.join(several)})" if several else ""
+    return f"{blocks} sets of projections or images{because}; choose one with window=1 to {blocks}, or give n_views=..."
+
+
+def _offset(header: Header) -> int:
+    keys = ["data offset in bytes", "data offset in bytes [1]"]
+    offset = header.get("data_offset", keys, whole, 0)
+    block = _BLOCK * header.get("data_offset", ["data starting block"], whole, 0)
+    if header.overrides.get("data_offset") is not None:
+        return offset
+    if offset and block and offset != block:
+        raise FormatError(
+            f"{header.path}: data offset {offset} contradicts the data starting block; give data_offset=..."
+        )
+    return offset or block
+
+
+def _scaled(header: Header, values: np.ndarray) -> np.ndarray:
+    keys = ["image scaling factor", "image scaling factor [1]", "quantification units"]
+    factors = header.get("scale", keys, numbers, np.ones(1))
+    if np.ptp(factors) or factors[0] == 0:
+        raise FormatError(f"{header.path}: image scaling factors {factors} differ or are zero; give one as scale=...")
+    if factors[0] == 1:
+        return values
+    dtype = values.dtype if values.dtype.kind == "f" else np.float32 if values.dtype.itemsize <= 2 else np.float64
+    return (values * factors[0]).astype(dtype)

@@ -1,0 +1,370 @@
+"""PET sinograms in Interfile, as STIR and Siemens scanners write them; docs/interfile_pet.md lists keys and traps."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from emrecon.projectors import PETScanner, PETSinogram, isotope
+from emrecon.projectors.core.errors import FormatError, naming
+
+from .header import (
+    DATA_OVERRIDES,
+    Header,
+    count,
+    load_header,
+    number,
+    numbers,
+    read_values,
+    short,
+    split_list,
+    text,
+    whole,
+)
+from .scanners import _bare, _scanner, _system_name, _tof
+from .spect import _axes, _energy_window, _radionuclide
+
+SINOGRAM_OVERRIDES = (
+    *("n_views", "n_radial", "n_planes", "n_tof_bins", "min_ring_difference", "max_ring_difference", "span"),
+    *("segments", "scanner", "tof", "arc_corrected", "duration", "radionuclide", "energy_window", "description"),
+    *DATA_OVERRIDES,
+)
+
+_LABELS = {
+    "tangential coordinate": "radial",
+    "axial coordinate": "axial",
+    "view": "view",
+    "segment": "segment",
+    "timing positions": "tof",
+    # the scanner's own, which counts the planes of all segments in one axis
+    "bin": "radial",
+    "projection": "view",
+    "plane": "plane",
+    "sinogram projections": "radial",
+    "sinogram views": "view",
+    "number of sinograms": "plane",
+}
+
+_ARC_CORRECTED = ("arc correction", "arc corrected", "radial arc-correction")
+
+_UNSAID = " (as STIR takes it where the key `applied corrections` is missing)"
+
+
+@dataclass(frozen=True)
+class PETSinogramFacts:
+    """What a header says about a PET sinogram besides its bins; None or "" where it does not say.
+
+    scanner : where the crystals come from: the name of a scanner of the library, "header" for crystals on a circle from
+        the header's numbers, or "caller".
+    system : the scanner's name in the header.
+    data_type : "emission", "transmission", "blank", "attenuationcorrection" or "normalisation".
+    corrections : what has been applied to the data.
+    content : "prompts" or "randoms", in Siemens' files.
+    frame, n_frames : the time frame that was read, from 1, and how many there are.
+    duration, start : of the frame, in s.  radionuclide : such as "F-18".  energy_window : keV.
+    patient_orientation, patient_rotation : such as "head_in" and "supine".
+    bed_position : horizontal and vertical, mm.
+    """
+
+    scanner: str = ""
+    system: str = ""
+    data_type: str = "emission"
+    corrections: tuple[str, ...] = ()
+    content: str = ""
+    frame: int = 1
+    n_frames: int = 1
+    duration: float | None = None
+    start: float | None = None
+    radionuclide: str | None = None
+    energy_window: tuple[float, float] | None = None
+    patient_orientation: str = ""
+    patient_rotation: str = ""
+    bed_position: tuple[float, float] | None = None
+    description: str = ""
+
+
+def read_interfile_pet(
+    header_path: str | os.PathLike[str], **overrides: Any
+) -> tuple[np.ndarray, PETSinogram, PETSinogramFacts]:
+    """Return (counts, sinogram, facts) of an Interfile PET sinogram: STIR's `.hs` or Siemens' `.s.hdr`.
+
+    counts : in the order of `PETSinogram` (views, radial, planes) or (views, radial, TOF bins, planes) and in the
+    file's own number format, whatever the order of axes and segments in the file; TOF bins are turned round, as STIR
+    counts them towards the first end. Values may be negative (randoms subtracted).
+    The scanner is one of the library's table where rings, crystals, radius and ring spacing agree (turned by the view
+    offset), else crystals on a circle of the header's radius and depth.
+
+    Values can be replaced: n_views, n_radial, n_planes (of every segment, in the file's order), n_tof_bins,
+    min_ring_difference and max_ring_difference (lists in the file's order), span (Siemens), scanner (a `PETScanner`,
+    the name of one, or "header" for the circle even where the library knows better), tof (a `TimeOfFlight`),
+    arc_corrected, duration (s), radionuclide, energy_window (keV), description, byte_order, number_format,
+    bytes_per_pixel, data_offset, data_file, scale; window (1, 2, ...) chooses a time frame, or Siemens' prompts (1) or
+    randoms (2). segments : the outermost segment to keep (default: all).
+    Raises FileNotFoundError for missing files, TypeError for unknown overrides, FormatError (a ValueError) that names
+    the file where keys are missing or contradict each other or the data, for arc-corrected data (bins that are no
+    crystal pairs), and for segments of different span.
+    Source: STIR's keys (Thielemans et al. 2012, Phys Med Biol 57:867).
+    """
+    header = _completed(load_header(header_path, overrides, SINOGRAM_OVERRIDES))
+    _refuse_others(header)
+    with naming(header.path):
+        layout = _layout(header)
+    values = read_values(header, (layout.size,))
+    with naming(header.path):
+        scanner, source = _scanner(header)
+        sinogram = _sinogram(header, layout, scanner)
+        counts = _ordered(values, layout, sinogram, _tof_order(header, layout.sizes.get("tof", 1)))
+        return counts, sinogram, _facts(header, source)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the file's values follow each other.
+
+    axes : names, slowest first, with "segment" in front of "axial".  sizes : of all but those two.
+    numbers, planes : of every segment, in the file's order.  keep : the outermost segment wanted.
+    """
+
+    axes: tuple[str, ...]
+    sizes: dict[str, int]
+    numbers: tuple[int, ...]
+    planes: tuple[int, ...]
+    span: int
+    keep: int
+
+    @property
+    def size(self) -> int:
+        """The number of values in the file."""
+        return sum(self.planes) * math.prod(self.sizes.values())
+
+
+def _completed(header: Header) -> Header:
+    """The header with what its usual keys do not say: Siemens' name of the byte order, the factor of a later frame."""
+    frame = header.get("window", [], count, 1)
+    other = {"byte_order": "image data byte order", "scale": f"image scaling factor [{frame}]"}
+    found = {name: header.keys[key] for name, key in other.items() if header.keys.get(key)}
+    return replace(header, overrides=found | {k: v for k, v in header.overrides.items() if v is not None})
+
+
+def _refuse_others(header: Header) -> None:
+    if header.plain("pet data type") == "image" or header.plain("process status") == "reconstructed":
+        raise FormatError(f"{header.path} describes an image, not a sinogram; use read_image or read_interfile_image")
+    if header.plain("type of data") == "tomographic":
+        raise FormatError(f"{header.path} describes SPECT data; use read_scan or read_interfile")
+    if header.plain("type of data") not in ("pet", ""):
+        raise FormatError(f"{header.path}: type of data is {short(header.plain('type of data'))}, expected PET")
+    if header.plain("%compression") == "on":
+        raise FormatError(f"{header.path}: the sinogram is compressed; let the scanner export it uncompressed")
+    if _arc_corrected(header):
+        raise FormatError(
+            f"{header.path}: the data are arc corrected{'' if 'applied corrections' in header.keys else _UNSAID}: "
+            "their bins are equally spaced lines, no crystal pairs; use data before arc correction, or give "
+            "arc_corrected=False if the header is wrong"
+        )
+
+
+def _siemens(header: Header) -> bool:
+    return "%segment table" in header.keys
+
+
+def _corrections(header: Header) -> tuple[str, ...]:
+    value = header.keys.get("applied corrections", "")
+    entries = split_list(value) if isinstance(value, str) else value
+    return tuple(entry for entry in entries if entry.lower() != "none")
+
+
+def _arc_corrected(header: Header) -> bool:
+    if "arc_corrected" in header.overrides:
+        return bool(header.overrides["arc_corrected"])
+    if "applied corrections" not in header.keys:
+        return not _siemens(header)
+    return any(entry.lower() in _ARC_CORRECTED for entry in _corrections(header))
+
+
+def _layout(header: Header) -> _Layout:
+    axes = _file_axes(header)
+    index = {axis: axes.index(axis) + 1 for axis in axes}
+    names = {"radial": "n_radial", "view": "n_views", "tof": "n_tof_bins"}
+    sizes = {
+        axis: header.get(override, [f"matrix size [{index[axis]}]"], count)
+        for axis, override in names.items()
+        if axis in axes
+    }
+    low, high, planes = _siemens_segments(header, index) if _siemens(header) else _stir_segments(header, index)
+    segments, span, keep = _segments(header, low, high)
+    return _Layout(_slowest_first(header, axes, len(segments)), sizes, segments, planes, span, keep)
+
+
+def _slowest_first(header: Header, axes: Sequence[str], n_segments: int) -> tuple[str, ...]:
+    order = list(reversed(axes))
+    if "plane" in order or n_segments == 1:
+        # planes of all segments in one axis, or a segment axis that may stand anywhere
+        order = ["axial" if axis == "plane" else axis for axis in order if axis != "segment"]
+        order.insert(order.index("axial"), "segment")
+    if order.index("axial") < order.index("segment"):
+        raise FormatError(f"{header.path}: the axial coordinate is slower than the segment; edited by hand?")
+    return tuple(order)
+
+
+def _file_axes(header: Header) -> tuple[str, ...]:
+    if _siemens(header):
+        if _bare(header).get("n_tof_bins", ["%number of tof time bins"], whole, 1) > 1:
+            raise FormatError(f"{header.path}: Siemens sinograms with TOF bins are not read; convert them with STIR")
+        return _axes(header, ("radial", "view", "plane"), _LABELS)
+    timed = "matrix axis label [5]" in header.keys or header.plain("number of dimensions") == "5"
+    return _axes(header, ("radial", "axial", "view", "segment", *(["tof"] if timed else [])), _LABELS)
+
+
+def _integers(value: Any) -> np.ndarray:
+    values = numbers(value)
+    if np.any(values % 1) or np.abs(values).max() > 2**31:
+        raise ValueError("expected whole numbers")
+    return values.astype(int)
+
+
+def _counts(value: Any) -> tuple[int, ...]:
+    values = _integers(value)
+    if values.min() < 1:
+        raise ValueError("expected whole numbers above zero")
+    return tuple(values.tolist())
+
+
+def _stir_segments(header: Header, index: dict[str, int]) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """The lowest and highest ring difference and the number of planes of every segment, in the file's order."""
+    low = header.get("min_ring_difference", ["minimum ring difference per segment"], _integers)
+    high = header.get("max_ring_difference", ["maximum ring difference per segment"], _integers)
+    planes = header.get("n_planes", [f"matrix size [{index['axial']}]"], _counts)
+    n = _bare(header).get("n_planes", [f"matrix size [{index['segment']}]"], count, len(planes))
+    if len({len(low), len(high), len(planes), len(planes) if "n_planes" in header.overrides else n}) > 1:
+        raise FormatError(
+            f"{header.path}: {n} segments, but {len(planes)} numbers of planes, {len(low)} minimum and {len(high)} "
+            "maximum ring differences"
+        )
+    return low, high, planes
+
+
+def _siemens_segments(header: Header, index: dict[str, int]) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    planes = header.get("n_planes", ["%segment table"], _counts)
+    announced = _bare(header).get("n_planes", [f"matrix size [{index['plane']}]"], count, sum(planes))
+    if sum(planes) != announced and "n_planes" not in header.overrides:
+        raise FormatError(f"{header.path}: the segment table holds {sum(planes)} planes, matrix size {announced}")
+    span = header.get("span", ["%axial compression"], count)
+    # the scanner's segment +1, which comes before its -1, has the lower ring second
+    order = np.arange(1, len(planes) + 1) // 2 * np.where(np.arange(len(planes)) % 2, -1, 1)
+    return order * span - span // 2, order * span + span // 2, planes
+
+
+def _segments(header: Header, low: np.ndarray, high: np.ndarray) -> tuple[tuple[int, ...], int, int]:
+    """The number of every segment in the file's order, the span, and the outermost segment to keep."""
+    rank = np.argsort(np.argsort(low + high, kind="stable"), kind="stable")
+    direct = np.flatnonzero(low + high == 0)
+    if direct.size != 1 or high[direct[0]] < low[direct[0]]:
+        raise FormatError(
+            f"{header.path}: ring differences {short(list(zip(low.tolist(), high.tolist())))} hold no single segment 0"
+        )
+    segments, span = rank - rank[direct[0]], int(high[direct[0]] - low[direct[0]] + 1)
+    outermost = int(min(-segments.min(), segments.max()))
+    keep = header.get("segments", [], whole, int(np.abs(segments).max()))
+    if keep > outermost:
+        raise FormatError(f"{header.path}: segments {segments.min()} to {segments.max()}; segments={outermost}?")
+    kept = np.abs(segments) <= keep
+    wrong = kept & ((low != segments * span - span // 2) | (high != segments * span + span // 2))
+    if wrong.any():
+        k = np.flatnonzero(wrong)[0]
+        inner = int(np.abs(segments[wrong]).min()) - 1
+        raise FormatError(
+            f"{header.path}: segment {segments[k]} holds ring differences {low[k]} to {high[k]}, which is not span "
+            f"{span} as in segment 0; a PETSinogram has one span, so read the inner ones with segments={inner}"
+        )
+    return tuple(segments.tolist()), span, keep
+
+
+def _tof_order(header: Header, n: int) -> np.ndarray:
+    """Where the TOF bins of `PETSinogram` are among the timing positions of the file."""
+    first = -(n // 2)
+    order = _bare(header).get("n_tof_bins", ["tof bin order"], _integers, np.arange(first, first + n))
+    if sorted(order) != list(range(first, first + n)):
+        raise FormatError(f"{header.path}: TOF bin order {short(order.tolist())} is no order of {n} timing positions")
+    # timing positions count towards the first end
+    return np.argsort(-order)
+
+
+def _sinogram(header: Header, layout: _Layout, scanner: PETScanner) -> PETSinogram:
+    views = layout.sizes["view"]
+    mashing, rest = divmod(scanner.n_crystals // 2, views)
+    if rest or not mashing:
+        raise FormatError(
+            f"{header.path}: {views} views do not share the {scanner.n_crystals // 2} of {scanner}; give scanner=..."
+        )
+    sinogram = PETSinogram(
+        scanner,
+        layout.keep * layout.span + layout.span // 2,
+        layout.span,
+        tof=_tof(header, scanner, layout.sizes.get("tof")),
+        n_radial=layout.sizes["radial"],
+        mashing=mashing,
+    )
+    for segment, planes in zip(layout.numbers, layout.planes):
+        expected = int((sinogram.segments == segment).sum())
+        if abs(segment) <= layout.keep and planes != expected:
+            raise FormatError(
+                f"{header.path}: segment {segment} has {planes} planes, {expected} follow from {scanner.n_rings} rings"
+            )
+    return sinogram
+
+
+def _ordered(values: np.ndarray, layout: _Layout, sinogram: PETSinogram, tof_order: np.ndarray) -> np.ndarray:
+    """Return the file's values in the order of the sinogram's bins."""
+    at = layout.axes.index("segment")
+    outer, inner = layout.axes[:at], layout.axes[at + 1 :]
+    axes = (*outer, *inner)
+    order = [axes.index(axis) for axis in ("view", "radial", "tof", "axial") if axis in axes]
+    per_plane = math.prod(layout.sizes[axis] for axis in inner if axis != "axial")
+    values = values.reshape(*(layout.sizes[axis] for axis in outer), -1)
+    counts = np.empty(sinogram.shape, values.dtype)
+    stops = np.cumsum(layout.planes) * per_plane
+    for segment, planes, stop in zip(layout.numbers, layout.planes, stops):
+        if abs(segment) <= layout.keep:
+            shape = [planes if axis == "axial" else layout.sizes[axis] for axis in axes]
+            block = values[..., stop - planes * per_plane : stop].reshape(shape).transpose(order)
+            if "tof" in axes:
+                block = block[:, :, 0] if sinogram.tof is None else block[:, :, tof_order]
+            counts[..., _columns(sinogram, segment)] = block
+    return counts
+
+
+def _columns(sinogram: PETSinogram, segment: int) -> slice:
+    """The planes of a segment, which follow each other."""
+    planes = np.flatnonzero(sinogram.segments == segment)
+    return slice(int(planes[0]), int(planes[-1]) + 1)
+
+
+def _facts(header: Header, source: str) -> PETSinogramFacts:
+    written, window = _bare(header), header.get("window", [], count, 1)
+    frame = 1 if _siemens(header) else window
+    start = [f"image relative start time (sec) [{frame}]", "image relative start time (sec)"]
+    duration = [f"image duration (sec) [{frame}]", "image duration (sec)"]
+    beds = (f"start {way} bed position (mm)" for way in ("horizontal", "vertical"))
+    horizontal, vertical = (written.get("description", [key], number, None) for key in beds)
+    return PETSinogramFacts(
+        scanner=source,
+        system=_system_name(header),
+        data_type=header.plain("pet data type") or "emission",
+        corrections=_corrections(header),
+        content=header.plain(f"scan data type description [{window}]"),
+        frame=frame,
+        n_frames=written.get("window", ["number of time frames"], count, 1),
+        duration=header.get("duration", duration, number, None) or None,
+        start=written.get("duration", start, number, None),
+        radionuclide=isotope(name).name if (name := _radionuclide(header)) else None,
+        energy_window=_energy_window(replace(header, overrides={**header.overrides, "window": 1})),
+        patient_orientation=header.plain("patient orientation") or header.plain("%patient orientation"),
+        patient_rotation=header.plain("patient rotation"),
+        bed_position=None if horizontal is None or vertical is None else (horizontal, vertical),
+        description=header.get("description", ["data description", "study description"], text, ""),
+    )

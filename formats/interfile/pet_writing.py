@@ -1,0 +1,226 @@
+"""Write PET sinograms as Interfile that STIR reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emrecon.projectors import PETScanner, PETSinogram, TimeOfFlight
+from emrecon.projectors.core.arrays import to_numpy
+from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.pet.tof import MM_PER_PS
+
+from .pet import _ARC_CORRECTED, PETSinogramFacts, _columns
+from .scanners import _SAME_PLACE, _SYSTEMS, _Circle, _turned
+from .spect import _data_name, _one_line, _stir_name, _writable
+
+
+def write_interfile_pet(
+    header_path: str | os.PathLike[str],
+    counts: Any,
+    sinogram: PETSinogram,
+    facts: PETSinogramFacts | None = None,
+    *,
+    approximate: bool = False,
+    overwrite: bool = True,
+) -> None:
+    """Write a sinogram as a header `.hs` and data `.s` that STIR reads: [TOF bin][segment][view][axial][radial].
+
+    counts : of `sinogram.shape`; whole numbers of up to 4 bytes and floats keep their number format.
+    facts : what else the header says; `scanner`, `content`, `frame` and `n_frames` are not used.
+    approximate : STIR puts crystals on a circle. True writes the circle nearest to a scanner that is neither on one nor
+        in the library's table (reading it again then needs scanner=...); False refuses such a scanner.
+    Segments are in the order 0, +1, -1, ...; both files are written atomically, little endian.
+    Raises ValueError for counts of another shape or that are not finite, for a subset of views, for arc-corrected data
+    and for scanners the header cannot describe; OSError naming the file that cannot be written.
+    """
+    facts = facts or PETSinogramFacts()
+    values = _checked(counts, sinogram)
+    data_path = _data_name(Path(header_path))
+    if data_path.suffix != ".s":
+        raise ValueError(f"{header_path}: a PET sinogram is written as .hs")
+    content = "\n".join([*_lines(data_path.name, values.dtype, sinogram, facts, approximate), ""])
+    # the inner file is moved first: a header never stands without its data
+    with atomic_path(header_path, overwrite) as header, atomic_path(data_path, overwrite) as data:
+        header.write_text(content, encoding="utf-8")
+        with data.open("wb") as stream:
+            for block in _blocks(values, sinogram):
+                np.ascontiguousarray(block).tofile(stream)
+
+
+def _checked(counts: Any, sinogram: PETSinogram) -> np.ndarray:
+    """The values to write, once all that the format cannot say is refused."""
+    values = np.asarray(to_numpy(counts))
+    if values.shape != sinogram.shape:
+        raise ValueError(f"write_interfile_pet: counts of shape {values.shape} for a sinogram of {sinogram.shape}")
+    whole_turn = np.arange(sinogram.scanner.n_crystals // 2 // sinogram.mashing)
+    if not np.array_equal(sinogram.views, whole_turn):
+        raise ValueError("write_interfile_pet: a file holds all views; write the whole sinogram, not a subset")
+    if (sinogram.max_ring_difference - sinogram.span // 2) % sinogram.span:
+        raise ValueError("write_interfile_pet: the outermost segments must be full; see SinogramCompression")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError(f"write_interfile_pet: {int((~np.isfinite(values)).sum())} counts are NaN or infinite")
+    return _writable(values)
+
+
+def _blocks(values: np.ndarray, sinogram: PETSinogram) -> Iterator[np.ndarray]:
+    """The data in the order of the file: (view, axial, radial) of every segment, for every TOF bin."""
+    # STIR counts TOF bins towards the first end
+    bins = [values] if sinogram.tof is None else [values[:, :, k] for k in reversed(range(sinogram.tof.n_bins))]
+    for part in bins:
+        for segment in _in_order(sinogram):
+            yield part[..., _columns(sinogram, segment)].transpose(0, 2, 1)
+
+
+def _in_order(sinogram: PETSinogram) -> list[int]:
+    return list(dict.fromkeys(sinogram.segments.tolist()))
+
+
+def _lines(
+    data_name: str, dtype: np.dtype, sinogram: PETSinogram, facts: PETSinogramFacts, approximate: bool
+) -> Iterator[str]:
+    name, scanner_lines = _scanner_lines(sinogram, approximate)
+    if any(entry.lower() in _ARC_CORRECTED for entry in facts.corrections):
+        raise ValueError("write_interfile_pet: facts.corrections tells of an arc correction, bins are crystal pairs")
+    kind = {"f": "float", "u": "unsigned integer", "i": "signed integer"}[dtype.kind]
+    yield "!INTERFILE :="
+    yield "!imaging modality := PT"
+    yield f"name of data file := {data_name}"
+    yield f"originating system := {name}"
+    yield "!version of keys := STIR6.0"
+    yield "!GENERAL DATA :="
+    yield from _said("data description", _one_line(facts.description))
+    yield from _said("patient orientation", facts.patient_orientation)
+    yield from _said("patient rotation", facts.patient_rotation)
+    if facts.radionuclide:
+        yield "number of radionuclides := 1"
+        yield f"radionuclide name [1] := {_stir_name(facts.radionuclide)}"
+    yield "!GENERAL IMAGE DATA :="
+    yield "!type of data := PET"
+    yield "imagedata byte order := LITTLEENDIAN"
+    yield "!PET STUDY (General) :="
+    yield f"!PET data type := {facts.data_type or 'emission'}"
+    yield f"applied corrections := {{{', '.join(facts.corrections) or 'None'}}}"
+    yield f"!number format := {kind}"
+    yield f"!number of bytes per pixel := {dtype.itemsize}"
+    yield from _axis_lines(sinogram)
+    yield from scanner_lines
+    yield "number of time frames := 1"
+    yield from _said("image duration (sec) [1]", facts.duration)
+    yield from _said("image relative start time (sec) [1]", facts.start if facts.duration else None)
+    if facts.energy_window:
+        yield "number of energy windows := 1"
+        yield f"energy window lower level [1] := {float(facts.energy_window[0])!r}"
+        yield f"energy window upper level [1] := {float(facts.energy_window[1])!r}"
+    if facts.bed_position:
+        yield f"start horizontal bed position (mm) := {float(facts.bed_position[0])!r}"
+        yield f"start vertical bed position (mm) := {float(facts.bed_position[1])!r}"
+    yield "!END OF INTERFILE :="
+
+
+def _said(key: str, value: str | float | None) -> Iterator[str]:
+    if value not in ("", None):
+        yield f"{key} := {_one_line(value) if isinstance(value, str) else repr(float(value))}"
+
+
+def _axis_lines(sinogram: PETSinogram) -> Iterator[str]:
+    order, half = _in_order(sinogram), sinogram.span // 2
+    planes = [int((sinogram.segments == segment).sum()) for segment in order]
+    axes: list[tuple[str, str]] = [
+        ("tangential coordinate", str(sinogram.n_radial)),
+        ("axial coordinate", _listed(planes)),
+        ("view", str(sinogram.n_views)),
+        ("segment", str(len(order))),
+    ]
+    if sinogram.tof is not None:
+        axes.append(("timing positions", str(sinogram.tof.n_bins)))
+    yield f"number of dimensions := {len(axes)}"
+    for index, (label, size) in reversed(list(enumerate(axes, 1))):
+        yield f"matrix axis label [{index}] := {label}"
+        yield f"!matrix size [{index}] := {size}"
+    if sinogram.tof is not None:
+        yield f"TOF mashing factor := {_own_timing(sinogram)[1]}"
+    yield f"minimum ring difference per segment := {_listed([s * sinogram.span - half for s in order])}"
+    yield f"maximum ring difference per segment := {_listed([s * sinogram.span + half for s in order])}"
+
+
+def _listed(values: Sequence[int]) -> str:
+    return f"{{{','.join(map(str, values))}}}"
+
+
+def _own_timing(sinogram: PETSinogram) -> tuple[TimeOfFlight | None, int]:
+    """The scanner's TOF bins, and how many of them one of the sinogram's joins."""
+    tof, own = sinogram.tof, sinogram.scanner.time_of_flight
+    if tof is None:
+        return own, 1
+    factor = max(1, round(tof.bin_width / own.bin_width)) if own else 1
+    if own is None or tof != TimeOfFlight(own.n_bins // factor or 1, own.bin_width * factor, own.fwhm):
+        return tof, 1
+    return own, factor
+
+
+def _scanner_lines(sinogram: PETSinogram, approximate: bool) -> tuple[str, list[str]]:
+    """The scanner's name and its block of the header."""
+    scanner = sinogram.scanner
+    name, circle, depth = _described(scanner, approximate)
+    own = _own_timing(sinogram)[0]
+    central = circle.radius * np.sin(np.pi / circle.crystals)
+    timing = () if own is None else (own.n_bins, own.bin_width / MM_PER_PS, own.fwhm / MM_PER_PS)
+    timing_keys = (
+        "Maximum number of (unmashed) TOF time bins",
+        "Size of unmashed TOF time bins (ps)",
+        "TOF timing resolution (ps)",
+    )
+    bins = scanner.n_radial or scanner.n_crystals - 1
+    return name, [
+        "Scanner parameters :=",
+        f"Scanner type := {name}",
+        f"Number of rings := {circle.rings}",
+        f"Number of detectors per ring := {circle.crystals}",
+        f"Inner ring diameter (cm) := {_centimetres(2 * (circle.radius - depth))}",
+        f"Average depth of interaction (cm) := {_centimetres(depth)}",
+        f"Distance between rings (cm) := {_centimetres(circle.ring_pitch)}",
+        f"Default bin size (cm) := {_centimetres(scanner.bin_size or central)}",
+        f"View offset (degrees) := {circle.offset!r}",
+        f"Maximum number of non-arc-corrected bins := {bins}",
+        f"Default number of arc-corrected bins := {bins}",
+        *([f"Energy resolution := {float(scanner.energy_resolution)!r}"] if scanner.energy_resolution else []),
+        *(["Reference energy (in keV) := 511"] if scanner.energy_resolution else []),
+        *(f"{key} := {value!r}" for key, value in zip(timing_keys, timing)),
+        "end scanner parameters :=",
+        f"effective central bin size (cm) := {_centimetres(central)}",
+    ]
+
+
+def _centimetres(length: float) -> str:
+    """A length in mm as the header has it, without the last digits that divisions leave."""
+    return repr(round(float(length) / 10, 12))
+
+
+def _described(scanner: PETScanner, approximate: bool) -> tuple[str, _Circle, float]:
+    """The name, the circle and the depth of interaction that a header gives for a scanner."""
+    circle = _Circle.nearest(scanner)
+    for key, system in _SYSTEMS.items():
+        if (system.rings, system.crystals) == (scanner.n_rings, scanner.n_crystals):
+            known = PETScanner.named(key)
+            offset = round(circle.offset - _Circle.nearest(known).offset, 9) + 0.0
+            if _same(_turned(known, offset), scanner):
+                radius = system.inner_radius + system.depth
+                known_circle = _Circle(system.rings, system.crystals, radius, system.ring_pitch, offset)
+                return system.names[0], known_circle, system.depth
+    if not approximate and not _same(PETScanner(circle.positions()), scanner):
+        raise ValueError(
+            f"write_interfile_pet: the crystals of {scanner} are neither on a circle, all of them real and the rings "
+            "evenly spaced, nor those of a scanner in the library's table, and a header can say no more; "
+            "approximate=True writes the nearest circle"
+        )
+    return _one_line(scanner.name) or "unknown", circle, 0.0
+
+
+def _same(scanner: PETScanner, other: PETScanner) -> bool:
+    same_places = np.allclose(scanner.crystals, other.crystals, rtol=0, atol=_SAME_PLACE)
+    return bool(same_places and np.array_equal(scanner.virtual, other.virtual))

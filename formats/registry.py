@@ -1,0 +1,175 @@
+"""Which format a file has: by its suffix, and for reading, where that is unknown, by its first bytes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from emrecon.projectors import ImageGrid, PETSinogram, Scan
+from emrecon.projectors.core.arrays import to_numpy
+from emrecon.projectors.core.errors import FormatError, naming, require_file
+
+from . import nifti
+from .hdf5 import dynamic, files, windows
+from .interfile import pet, pet_writing, spect
+from .interfile.header import load_header
+from .siemens import petlink
+from .summary import image_summary, scan_summary, sinogram_facts
+
+_PATTERNS = {
+    "hdf5": r"\.(h5|hdf5)",
+    "nifti": r"\.nii(\.gz)?",
+    # SIMIND numbers its headers .h00, .h01, ... and ends images with .hct
+    "interfile": r"\.(hs|hv|hct|h\d\d)",
+}
+_KNOWN = ".h5 .hdf5 (emrecon), .nii .nii.gz (NIfTI), .hs .hv .h33 .h00 (Interfile)"
+
+
+def read_scan(path: str | os.PathLike[str], **overrides: Any) -> Scan:
+    """Return the scan in an emrecon HDF5 file or an Interfile header.
+
+    overrides : values that replace those of an Interfile header, see `read_interfile` and `read_interfile_pet`.
+    Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files; TypeError for overrides that
+    the format does not take.
+    """
+    kind = _kind_of(path)
+    if kind == "interfile":
+        return _read_pet(path, **overrides) if _is_pet(path) else spect.read_interfile(path, **overrides)
+    if kind == "nifti":
+        raise FormatError(f"{path} is a NIfTI image, which cannot hold a scan; use read_image?")
+    if overrides:
+        raise TypeError(
+            f"an HDF5 scan takes no overrides, got {', '.join(overrides)}; use dataclasses.replace on the scan"
+        )
+    return files.read_scan(path)
+
+
+def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
+    """Write a scan as HDF5 (.h5, .hdf5: everything is kept) or Interfile (.hs: counts and geometry)."""
+    kind = _kind_by_name(path)
+    if kind not in ("hdf5", "interfile"):
+        raise ValueError(f"{path}: scans are written as .h5, .hdf5 (HDF5) or .hs (Interfile)")
+    if kind == "hdf5":
+        files.write_scan(path, scan)
+    elif isinstance(scan.geometry, PETSinogram):
+        if np.any(to_numpy(scan.background) != 0) or np.any(to_numpy(scan.factors) != 1):
+            raise ValueError(f"{path}: Interfile holds counts only; background and factors need HDF5 or own files")
+        facts = pet.PETSinogramFacts(
+            duration=scan.duration,
+            radionuclide=scan.radionuclide,
+            energy_window=scan.energy_window,
+            description=scan.description,
+        )
+        pet_writing.write_interfile_pet(path, scan.counts, scan.geometry, facts)
+    else:
+        spect.write_interfile(path, scan)
+
+
+def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
+    """Return (image, grid) from an emrecon HDF5 file, a NIfTI file or an Interfile header.
+
+    Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files.
+    """
+    readers: dict[str, Callable[..., tuple[np.ndarray, ImageGrid]]] = {
+        "hdf5": files.read_image,
+        "nifti": nifti.read_nifti,
+        "interfile": spect.read_interfile_image,
+    }
+    return readers[_kind_of(path)](path)
+
+
+def write_image(path: str | os.PathLike[str], image: Any, grid: ImageGrid) -> None:
+    """Write an image on its grid as HDF5 (.h5, .hdf5), NIfTI (.nii, .nii.gz) or Interfile (.hv, .h33)."""
+    kind = image_kind(path)
+    writers: dict[str, Callable[..., None]] = {
+        "hdf5": files.write_image,
+        "nifti": nifti.write_nifti,
+        "interfile": spect.write_interfile_image,
+    }
+    writers[kind](path, image, grid)
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a file holds as names and plain values, for `emrecon info`; the file is read and checked in full."""
+    kind = _kind_of(path)
+    if kind == "hdf5":
+        describers = {
+            "dynamic": dynamic.describe_dynamic,
+            "gated": dynamic.describe_dynamic,
+            "windowed-scan": windows.describe_windowed_scan,
+        }
+        return describers.get(files.kind_of(path), files.describe)(path)
+    if kind == "nifti":
+        return {"format": "NIfTI"} | image_summary(*nifti.read_nifti(path))
+    if petlink.is_petlink(path):
+        return _petlink_summary(petlink.read_petlink(path))
+    if _is_pet(path):
+        return {"format": "Interfile"} | scan_summary(_read_pet(path))
+    if "number of projections" in load_header(path, {}, ()).keys:
+        return {"format": "Interfile"} | scan_summary(spect.read_interfile(path))
+    return {"format": "Interfile"} | image_summary(*spect.read_interfile_image(path))
+
+
+def _is_pet(path: str | os.PathLike[str]) -> bool:
+    """Whether an Interfile header describes a PET sinogram."""
+    header = load_header(path, {}, ())
+    return header.plain("type of data") == "pet" and header.plain("pet data type") != "image"
+
+
+def _read_pet(path: str | os.PathLike[str], **overrides: Any) -> Scan:
+    counts, sinogram, facts = pet.read_interfile_pet(path, **overrides)
+    more = {name: getattr(facts, name) for name in ("duration", "radionuclide", "energy_window", "description")}
+    with naming(Path(path)):
+        return Scan(counts, sinogram, **more)
+
+
+def _petlink_summary(scan: petlink.PETLink) -> dict[str, Any]:
+    prompts = delays = 0
+    for chunk in scan.chunks():
+        prompts, delays = prompts + len(chunk.prompts), delays + len(chunk.delays)
+    facts = {
+        "format": "PETLINK list-mode, 32 bit",
+        "holds": "events",
+        "prompts": prompts,
+        "delays": delays,
+        "seconds": scan.duration(),
+        "complete": "yes" if scan.is_complete else f"no: {scan.n_words} words, the header announces {scan.announced}",
+        **sinogram_facts(scan.sinogram),
+        **(scan.facts or {}),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def image_kind(path: str | os.PathLike[str]) -> str:
+    """Return the format an image of this name is written in, "hdf5", "nifti" or "interfile".
+
+    Raises ValueError for an unknown suffix; ask before a long computation.
+    """
+    kind = _kind_by_name(path)
+    if kind is None:
+        raise ValueError(f"{path}: no format has this suffix; known: {_KNOWN}")
+    return kind
+
+
+def _kind_by_name(path: str | os.PathLike[str]) -> str | None:
+    name = Path(path).name.lower()
+    return next((kind for kind, pattern in _PATTERNS.items() if re.search(pattern + "$", name)), None)
+
+
+def _kind_of(path: str | os.PathLike[str]) -> str:
+    kind = _kind_by_name(path)
+    if kind is not None:
+        return kind
+    with require_file(path).open("rb") as stream:
+        start = stream.read(4096)
+    if h5py.is_hdf5(path):
+        return "hdf5"
+    if re.search(rb"^\s*!?\s*INTERFILE\s*:=", start, re.IGNORECASE | re.MULTILINE):
+        return "interfile"
+    raise FormatError(f"{path}: neither the suffix nor the content belongs to a known format; known: {_KNOWN}")

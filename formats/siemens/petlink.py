@@ -1,0 +1,238 @@
+"""Siemens PETLINK list-mode: 32-bit words of prompts, delays and time tags, read in chunks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from emrecon.projectors import PETScanner, PETSinogram
+from emrecon.projectors.core.errors import FormatError, require_file
+
+from ..interfile.header import Header, load_header, numbers, text, whole
+
+_CHUNK = 1 << 22  # words
+_TAG, _PROMPT, _ADDRESS = 1 << 31, 1 << 30, (1 << 30) - 1
+_TIME, _KIND = 0b100 << 29, 0b111 << 29  # tags that hold milliseconds, and the bits that say so
+_LEAP = 3_600_000  # ms between two tags that cannot be
+_OVERRIDES = (
+    "data_file",
+    "data_offset",
+    "scanner",
+    "word_bits",
+    "span",
+    "max_ring_difference",
+    "n_views",
+    "n_projections",
+    "n_rings",
+)
+_SCANNERS = {(504, 64): "mmr"}  # by crystals per ring and rings
+
+
+class Chunk(NamedTuple):
+    """A part of a list-mode file.
+
+    prompts, delays : (n, 2) int32 crystal numbers of the scanner.
+    prompt_times, delay_times : (n,) ms since the file's clock began, int64.
+    """
+
+    prompts: np.ndarray
+    delays: np.ndarray
+    prompt_times: np.ndarray
+    delay_times: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class PETLink:
+    """A list-mode file: its scanner, the sinogram its addresses count in, and its events in chunks.
+
+    path : the binary file.  sinogram : span 1.  announced : words the header announces, None where it does not.
+    radionuclide, half_life (s), dose (Bq at injection), start (date and time) : as the header has them, or None.
+    """
+
+    path: Path
+    offset: int
+    sinogram: PETSinogram
+    announced: int | None = None
+    facts: Mapping[str, Any] | None = None
+
+    @property
+    def n_words(self) -> int:
+        """The whole words in the file; a last incomplete one does not count."""
+        return max(0, (self.path.stat().st_size - self.offset) // 4)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the file holds the words that its header announces, and no half of a word."""
+        size = self.path.stat().st_size - self.offset
+        return size % 4 == 0 and self.announced in (None, size // 4)
+
+    def chunks(self, start: float = 0.0, stop: float = float("inf")) -> Iterator[Chunk]:
+        """Yield the events from `start` to `stop` seconds after the first time tag, some million words at a time."""
+        words = self._words()
+        clock, zero = None, 0
+        for first in range(0, len(words), _CHUNK):
+            part = np.asarray(words[first : first + _CHUNK])
+            if clock is None:
+                clock = self.first_time()
+                zero = clock
+            times = _clock(part, clock)
+            clock = int(times[-1])
+            elapsed = (times - zero) / 1000
+            events = (part & _TAG == 0) & (elapsed >= start) & (elapsed < stop)
+            prompt = (part & _PROMPT) != 0
+            yield Chunk(
+                *(self._crystals(part[events & kind] & _ADDRESS) for kind in (prompt, ~prompt)),
+                *(times[events & kind] for kind in (prompt, ~prompt)),
+            )
+
+    def duration(self) -> float:
+        """Return the seconds from the first time tag to the last, at a millisecond's precision."""
+        clock = zero = self.first_time()
+        words = self._words()
+        for at in range(0, len(words), _CHUNK):
+            clock = int(_clock(np.asarray(words[at : at + _CHUNK]), clock)[-1])
+        return (clock - zero) / 1000
+
+    def read(self, start: float = 0.0, stop: float = float("inf")) -> Chunk:
+        """Return all events from `start` to `stop` seconds at once."""
+        parts = list(self.chunks(start, stop)) or [Chunk(*(np.zeros((0, 2), np.int32),) * 2, *(np.zeros(0, int),) * 2)]
+        return Chunk(*(np.concatenate(columns) for columns in zip(*parts)))
+
+    def _words(self) -> np.ndarray:
+        return np.memmap(self.path, "<u4", "r", self.offset, (self.n_words,)) if self.n_words else np.zeros(0, "<u4")
+
+    def first_time(self) -> int:
+        """The first time tag in ms, 0 where there is none; events before it count as at it."""
+        words = self._words()
+        for at in range(0, len(words), _CHUNK):
+            part = np.asarray(words[at : at + _CHUNK])
+            tags = part[(part & _KIND) == _TIME]
+            if tags.size:
+                return int(tags[0]) & ~_KIND
+        return 0
+
+    def _crystals(self, addresses: np.ndarray) -> np.ndarray:
+        """The crystal numbers of bin addresses, ((plane * views) + view) * radial bins + bin."""
+        sinogram = self.sinogram
+        rest, radial = np.divmod(addresses.astype(np.int64), sinogram.n_radial)
+        plane, view = np.divmod(rest, sinogram.n_views)
+        rings = _ring_pairs(sinogram)
+        if plane.size and plane.max() >= len(rings):
+            bad = int((plane >= len(rings)).sum())
+            raise FormatError(
+                f"{self.path}: {bad} events have addresses beyond the last of {len(rings)} planes; not this scanner, "
+                "another word format, or a wrong data offset?"
+            )
+        numbers = sinogram.crystal_pairs[view, 0, radial] + rings[plane] * sinogram.scanner.n_crystals
+        return numbers.astype(np.int32)
+
+
+def read_petlink(path: str | os.PathLike[str], **overrides: Any) -> PETLink:
+    """Open a PETLINK list-mode file by its header (.l.hdr, or STIR's copy of it); nothing is read yet.
+
+    overrides : `data_file`, `data_offset` (bytes), `scanner` (a `PETScanner` or a name such as "mmr"), and for numbers
+        of the header `n_rings`, `n_views`, `n_projections`, `max_ring_difference`, `span`, `word_bits`.
+    Words are 32 bits, little endian: bit 31 a tag, bit 30 a prompt (else a delay), the rest the address of the bin in
+    a sinogram of span 1, whose planes are in the order of segments 0, -1, +1, -2, ... in the library's numbering.
+    Time tags count milliseconds. A file that ends early is read as far as it goes: see `PETLink.is_complete`.
+    Raises FileNotFoundError; FormatError where the header is not of 32-bit list-mode, is axially compressed, or its
+    numbers do not belong to the scanner.
+    """
+    header = load_header(path, overrides, _OVERRIDES)
+    if header.plain("data format") not in ("coincidencelist", ""):
+        raise FormatError(f"{header.path}: the data format is {header.plain('data format')!r}, not a coincidence list")
+    bits = header.get("word_bits", ["%lm event and tag words format (bits)"], whole, 32)
+    if bits != 32:
+        raise FormatError(f"{header.path}: words of {bits} bits are not read, only those of 32")
+    span = header.get("span", ["%axial compression"], whole, 1)
+    if span != 1:
+        raise FormatError(f"{header.path}: addresses are compressed axially ({span}); crystals cannot be told apart")
+    difference = header.get("max_ring_difference", ["%maximum ring difference"], whole)
+    views, radial = (header.get(f"n_{name}", [f"%number of {name}"], whole) for name in ("views", "projections"))
+    scanner = _scanner(header, overrides.get("scanner"), 2 * views)
+    try:
+        sinogram = PETSinogram(scanner, difference, n_radial=radial)
+    except ValueError as error:
+        raise FormatError(f"{header.path}: {error}; is {scanner} the right scanner?") from error
+    announced = header.get("", ["%total listmode word counts"], whole, None)
+    offset = header.get("data_offset", ["data offset in bytes"], whole, 0)
+    return PETLink(_data_file(header), offset, sinogram, announced, _facts(header))
+
+
+def _scanner(header: Header, given: Any, crystals: int) -> PETScanner:
+    if given is not None:
+        scanner = given if isinstance(given, PETScanner) else PETScanner.named(str(given))
+        rings = header.get("n_rings", ["number of rings"], whole, scanner.n_rings)
+        if (scanner.n_rings, scanner.n_crystals) != (rings, crystals):
+            raise FormatError(f"{header.path} has {rings} rings of {crystals} crystals, which is not {scanner}")
+        return scanner
+    rings = header.get("n_rings", ["number of rings"], whole)
+    name = _SCANNERS.get((crystals, rings))
+    if name is None:
+        raise FormatError(f"{header.path}: no known scanner has {rings} rings of {crystals}; give it as scanner=...")
+    return PETScanner.named(name)
+
+
+def _data_file(header: Header) -> Path:
+    if header.overrides.get("data_file") is not None:
+        return require_file(header.overrides["data_file"])
+    name = Path(header.get("data_file", ["name of data file"], text).replace("\\", "/")).name
+    return require_file(header.path.parent / name)
+
+
+def _facts(header: Header) -> dict[str, Any]:
+    keys = header.keys
+    date, clock = keys.get("%study date (yyyy:mm:dd)"), keys.get("%study time (hh:mm:ss gmt+00:00)")
+    return {
+        "radionuclide": keys.get("isotope name") or None,
+        "half_life": header.get("", ["isotope gamma halflife (sec)"], _number, None),
+        "dose": header.get("", ["tracer activity at time of injection (bq)"], _number, None),
+        "start": f"{date} {clock}" if date and clock else None,
+        "orientation": keys.get("%patient orientation") or None,
+    }
+
+
+def _number(value: Any) -> float:
+    return float(numbers(value)[0])
+
+
+def _clock(words: np.ndarray, before: int) -> np.ndarray:
+    """The time in ms at every word, of the last tag; tags that go back or leap by hours are damaged, and ignored."""
+    tags = (words & _KIND) == _TIME
+    times = (words[tags] & ~np.uint32(_KIND)).astype(np.int64)
+    if times.size and not _is_steady(times, before):
+        kept, last = np.zeros(times.size, bool), before
+        for i, time in enumerate(times.tolist()):
+            kept[i] = 0 <= time - last <= _LEAP
+            last = time if kept[i] else last
+        tags[np.flatnonzero(tags)[~kept]] = False
+        times = times[kept]
+    return np.concatenate([[before], times])[np.cumsum(tags)]
+
+
+def _is_steady(times: np.ndarray, before: int) -> bool:
+    steps = np.diff(times, prepend=before)
+    return bool((steps >= 0).all() and (steps <= _LEAP).all())
+
+
+def _ring_pairs(sinogram: PETSinogram) -> np.ndarray:
+    """The rings (first, second) of the planes in Siemens' order."""
+    order = [0]
+    for difference in range(1, sinogram.max_ring_difference + 1):
+        order += [-difference, difference]
+    n = sinogram.scanner.n_rings
+    return np.array([(r, r + d) for d in order for r in range(max(0, -d), min(n, n - d))])
+
+
+def is_petlink(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is the header of a PETLINK list-mode file."""
+    try:
+        header = load_header(path, {}, ())
+    except FormatError:
+        return False
+    return header.plain("data format") == "coincidencelist" or "%lm event and tag words format (bits)" in header.keys

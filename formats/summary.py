@@ -1,0 +1,81 @@
+"""What `emrecon info` prints about a scan or an image: plain names and plain values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from emrecon.projectors import ImageGrid, PETSinogram, Scan, SPECTGeometry
+
+
+def scan_summary(scan: Scan) -> dict[str, Any]:
+    """Return the facts about a scan, ready to print; what is unknown is left out."""
+    geometry, counts = scan.geometry, np.asarray(scan.counts)
+    where = sinogram_facts(geometry) if isinstance(geometry, PETSinogram) else _camera_facts(geometry)
+    facts = {
+        "holds": "scan",
+        "counts": f"{' x '.join(map(str, counts.shape))} {counts.dtype}",
+        "total counts": float(counts.sum(dtype=float)),
+        "largest count": float(counts.max()),
+        **where,
+        "background": _value(scan.background),
+        "factors": _value(scan.factors),
+        "duration (s)" if isinstance(geometry, PETSinogram) else "duration (s per view)": scan.duration,
+        "radionuclide": scan.radionuclide,
+        "energy window (keV)": scan.energy_window,
+        "description": scan.description or None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _camera_facts(geometry: SPECTGeometry) -> dict[str, Any]:
+    return {
+        "views": geometry.n_views,
+        "bins": geometry.n_bins,
+        "pixel size (mm)": geometry.pixel_size,
+        "angles (degrees)": f"{geometry.angles[0]:g} to {geometry.angles[-1]:g}",
+        "radius (mm)": _range(geometry.radius),
+        "shift (mm)": _range(geometry.shift) if geometry.shift.any() else None,
+        "axial shift (mm)": geometry.axial_shift or None,
+        "heads": len(np.unique(geometry.head)),
+    }
+
+
+def sinogram_facts(sinogram: PETSinogram) -> dict[str, Any]:
+    """Return the facts about a PET sinogram's bins."""
+    tof = sinogram.tof
+    timing = None if tof is None else f"{tof.n_bins} of {tof.bin_width:.4g} mm, resolution {tof.fwhm:.4g} mm"
+    return {
+        "scanner": str(sinogram.scanner),
+        "views": sinogram.n_views,
+        "radial bins": sinogram.n_radial,
+        "planes": sinogram.n_planes,
+        "span": sinogram.span,
+        "largest ring difference": sinogram.max_ring_difference,
+        "views joined": sinogram.mashing if sinogram.mashing > 1 else None,
+        "TOF bins": timing,
+    }
+
+
+def image_summary(image: np.ndarray, grid: ImageGrid) -> dict[str, Any]:
+    """Return the facts about an image, ready to print."""
+    return {
+        "holds": "image",
+        "values": f"{' x '.join(map(str, image.shape))} {image.dtype}",
+        "voxel size (mm)": grid.voxel_size,
+        "origin (mm, LPS)": grid.origin,
+        "lowest value": float(image.min()),
+        "largest value": float(image.max()),
+        "sum": float(image.sum(dtype=float)),
+    }
+
+
+def _range(values: np.ndarray) -> str:
+    low, high = values.min(), values.max()
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _value(values: Any) -> str:
+    array = np.asarray(values)
+    return f"{array:g}" if array.ndim == 0 else f"{_range(array)}, {' x '.join(map(str, array.shape))} {array.dtype}"

@@ -1,0 +1,223 @@
+"""Blurs of the image: a Gaussian, and kernels as they were measured; the resolution models of a projector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from scipy.special import erf
+
+from .arrays import Array, PlanCache, array_namespace, device, dtype_name, is_numpy, like, to_numpy
+from .grid import ImageGrid
+from .operator import LinearOperator
+from .threads import thread_count
+
+N_SIGMAS = 4.0
+"""Where the Gaussian is cut off, in standard deviations; what is left is scaled to a sum of one."""
+
+_BLOCK = 64  # voxels of an axis that are blurred by one matrix product
+
+
+class GaussianBlur(LinearOperator):
+    """A Gaussian blur of an image, axis by axis: y = K_x K_y K_z x.
+
+    grid : the image, (nx, ny, nz).  fwhm : mm, one number or (x, y, z); 0 leaves an axis as it is.
+    The weight of the voxel at n voxels' distance is the Gaussian's integral over that voxel,
+
+        w(n) = [erf((n + 1/2) d / (sqrt(2) sigma)) - erf((n - 1/2) d / (sqrt(2) sigma))] / 2,     sigma = fwhm / 2.355
+
+    for |n| d up to 4 sigma and the rest of its last voxel, scaled to a sum of one. From a FWHM of 1.5 voxels on, the
+    variance is sigma^2 + d^2 / 12: that of the Gaussian and that of a voxel of size d.
+    What leaves the image is lost (zeros outside): K is a symmetric band matrix, cut off at the borders, and the
+    operator is its own transpose. An axis of one voxel is not blurred: such an image is two-dimensional.
+
+    A resolution model before any projector: `PETProjector(grid, sinogram) @ GaussianBlur(grid, 4.5)`.
+    Runs on NumPy, CuPy and torch. Raises ValueError for widths that are negative or not finite.
+    """
+
+    def __init__(self, grid: ImageGrid, fwhm: Any) -> None:
+        widths = np.asarray(fwhm, float).ravel()
+        if widths.size not in (1, 3) or not (np.isfinite(widths).all() and (widths >= 0).all()):
+            raise ValueError(f"GaussianBlur fwhm must be one number or three, in mm and not negative, got {fwhm}")
+        self.grid, self.in_shape, self.out_shape = grid, grid.shape, grid.shape
+        x, y, z = (float(width) for width in np.broadcast_to(widths, 3))
+        self.fwhm = (x, y, z)
+        self._plans = PlanCache()
+
+    @property
+    def kernels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The weights along x, y and z, each of odd length and sum one; [1] where an axis is not blurred."""
+        sizes = zip(self.fwhm, self.grid.voxel_size, self.in_shape)
+        x, y, z = (gaussian_kernel(width / size if n > 1 else 0.0) for width, size, n in sizes)
+        return x, y, z
+
+    def _forward(self, x: Array) -> Array:
+        return self._forward_batch(x[None, ...])[0, ...]
+
+    def _adjoint(self, y: Array) -> Array:
+        return self._adjoint_batch(y[None, ...])[0, ...]
+
+    def _forward_batch(self, x: Array) -> Array:
+        return self._blurred(x, self._matrices(x))
+
+    def _adjoint_batch(self, y: Array) -> Array:
+        return self._blurred(y, [None if matrix is None else matrix.T for matrix in self._matrices(y)])
+
+    def _blurred(self, x: Array, matrices: list[Array | None]) -> Array:
+        if all(matrix is None for matrix in matrices):
+            return array_namespace(x).asarray(x, copy=True)
+        for axis, (matrix, kernel) in enumerate(zip(matrices, self.kernels)):
+            x = x if matrix is None else _along(x, matrix, kernel.size // 2, axis)
+        return x
+
+    def _matrices(self, x: Array) -> list[Array | None]:
+        """The band matrix of every axis, None for the identity."""
+
+        def make() -> list[Array | None]:
+            return [
+                None if kernel.size == 1 else like(band_matrix(kernel, n), x)
+                for kernel, n in zip(self.kernels, self.in_shape)
+            ]
+
+        matrices: list[Array | None] = self._plans.get(x, make)
+        return matrices
+
+    def __str__(self) -> str:
+        return f"{self!r}\n  image     {self.grid}\n  FWHM      {' x '.join(f'{width:g}' for width in self.fwhm)} mm"
+
+
+class MeasuredBlur(LinearOperator):
+    """A blur with kernels of any shape, by FFT: y = sum over k of kernel_k * (weight_k x).
+
+    grid : the image, (nx, ny, nz).
+    kernel : (kx, ky, kz) of odd lengths on the voxels of the grid, the image of a point in its middle; it need be
+        neither symmetric nor of sum one. Or a list of (weight image, kernel) for a blur that changes from place to
+        place: a point in voxel j is spread as sum_k weight_k[j] kernel_k, so totals are kept where kernels have a sum
+        of one and the weights add up to one. Every pair costs one transform.
+    What leaves the image is lost (zeros outside, nothing wraps around). The transpose correlates with the kernels and
+    then weights, exactly.
+    Runs on NumPy (SciPy's transforms), CuPy and torch.
+    Raises ValueError for kernels of even length, weights of another shape, and values that are not finite.
+    """
+
+    def __init__(self, grid: ImageGrid, kernel: Any) -> None:
+        self.grid, self.in_shape, self.out_shape = grid, grid.shape, grid.shape
+        varying = isinstance(kernel, Iterable) and not hasattr(kernel, "shape")
+        pairs = list(kernel) if varying else [(None, kernel)]
+        if not pairs or any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in pairs):
+            raise ValueError("MeasuredBlur needs an array (kx, ky, kz) or a list of pairs (weight image, kernel)")
+        self.kernels = [_checked_kernel(values) for _, values in pairs]
+        self.weights = [None if weight is None else self._checked_weight(weight) for weight, _ in pairs]
+        reach = np.max([np.array(values.shape) // 2 for values in self.kernels], axis=0)
+        self._size = [scipy.fft.next_fast_len(n + min(int(r), n - 1), real=True) for n, r in zip(self.in_shape, reach)]
+        self._plans = PlanCache()
+
+    def _forward(self, x: Array) -> Array:
+        fft, total = fft_of(x), 0.0
+        for weight, transfer in self._made(x):
+            total = total + transfer * fft.rfftn(x if weight is None else weight * x, s=self._size, axes=(0, 1, 2))
+        return self._cropped(fft.irfftn(total, s=self._size, axes=(0, 1, 2)))
+
+    def _adjoint(self, y: Array) -> Array:
+        xp, fft, total = array_namespace(y), fft_of(y), 0.0
+        spectrum = fft.rfftn(y, s=self._size, axes=(0, 1, 2))
+        for weight, transfer in self._made(y):
+            part = self._cropped(fft.irfftn(xp.conj(transfer) * spectrum, s=self._size, axes=(0, 1, 2)))
+            total = total + (part if weight is None else weight * part)
+        return total
+
+    def _cropped(self, padded: Array) -> Array:
+        nx, ny, nz = self.in_shape
+        return padded[:nx, :ny, :nz]
+
+    def _made(self, x: Array) -> list[tuple[Array | None, Array]]:
+        """The weight image and the kernel's spectrum of every pair."""
+
+        def make() -> list[tuple[Array | None, Array]]:
+            weights = [None if weight is None else like(weight, x) for weight in self.weights]
+            complex_name = "complex64" if dtype_name(x) == "float32" else "complex128"
+            spectra = [self._spectrum(kernel).astype(complex_name) for kernel in self.kernels]
+            return [(w, array_namespace(x).asarray(s, device=device(x))) for w, s in zip(weights, spectra)]
+
+        made: list[tuple[Array | None, Array]] = self._plans.get(x, make)
+        return made
+
+    def _spectrum(self, kernel: np.ndarray) -> np.ndarray:
+        """The transform of a kernel whose middle lies at voxel 0; what is wider than the image never matters."""
+        wide = [max(0, size // 2 - (n - 1)) for size, n in zip(kernel.shape, self.in_shape)]
+        kernel = kernel[tuple(slice(cut, size - cut) for cut, size in zip(wide, kernel.shape))]
+        padded = np.zeros(self._size)
+        padded[tuple(slice(size) for size in kernel.shape)] = kernel
+        spectrum: np.ndarray = scipy.fft.rfftn(np.roll(padded, [-(n // 2) for n in kernel.shape], (0, 1, 2)))
+        return spectrum
+
+    def _checked_weight(self, weight: Array) -> np.ndarray:
+        values = np.asarray(to_numpy(weight), float)
+        if values.shape != self.in_shape or not np.isfinite(values).all():
+            raise ValueError(f"{self!r} needs finite weight images of {self.in_shape}, got shape {values.shape}")
+        return values
+
+
+def gaussian_kernel(fwhm: float) -> np.ndarray:
+    """Return a Gaussian's integrals over voxels, cut off at 4 sigma and of sum one; `fwhm` in voxels.
+
+    Returns an odd number of weights, the middle one that of the voxel itself; [1] for a width of 0.
+    """
+    sigma = fwhm / (2 * math.sqrt(2 * math.log(2)))
+    if sigma == 0:
+        return np.ones(1)
+    reach = math.ceil(N_SIGMAS * sigma)
+    weights = np.diff(erf((np.arange(-reach, reach + 2) - 0.5) / (math.sqrt(2) * sigma)))
+    symmetric: np.ndarray = (weights + weights[::-1]) / (2 * weights.sum())
+    return symmetric
+
+
+def band_matrix(kernel: np.ndarray, n: int) -> np.ndarray:
+    """Return the matrix (n, n) of a convolution with zeros outside: entry (i, j) is the kernel's weight for i - j."""
+    offset = np.subtract.outer(np.arange(n), np.arange(n)) + kernel.size // 2
+    return np.where((offset >= 0) & (offset < kernel.size), kernel[np.clip(offset, 0, kernel.size - 1)], 0.0)
+
+
+def _along(x: Array, matrix: Array, reach: int, axis: int) -> Array:
+    """Return a band matrix times an image (B, nx, ny, nz) along x, y or z, block by block of the band."""
+    xp, shape, n = array_namespace(x), x.shape, x.shape[axis + 1]
+    lines = xp.reshape(x, (math.prod(shape[: axis + 1]), n, math.prod(shape[axis + 2 :])))
+    parts = []
+    for first in range(0, n, _BLOCK):
+        out, near = slice(first, first + _BLOCK), slice(max(0, first - reach), first + _BLOCK + reach)
+        band = matrix[out, near]
+        if axis == 2:
+            parts.append((lines[:, near, 0] @ band.T)[..., None])
+        else:
+            parts.append(band @ lines[:, near, :])
+    return xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts, axis=1), shape)
+
+
+def _checked_kernel(kernel: Any) -> np.ndarray:
+    values = np.asarray(to_numpy(kernel), float)
+    if values.ndim != 3 or any(size % 2 == 0 for size in values.shape):
+        raise ValueError(
+            f"MeasuredBlur kernels must be (kx, ky, kz) of odd lengths, so that they have a middle; got {values.shape}"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("MeasuredBlur kernels hold NaN or infinite values")
+    return values
+
+
+class _HostFFT:
+    """SciPy's transforms on the library's number of threads."""
+
+    @staticmethod
+    def rfftn(x: np.ndarray, **options: Any) -> Any:
+        return scipy.fft.rfftn(x, workers=thread_count(), **options)
+
+    @staticmethod
+    def irfftn(x: np.ndarray, **options: Any) -> Any:
+        return scipy.fft.irfftn(x, workers=thread_count(), **options)
+
+
+def fft_of(x: Array) -> Any:
+    return _HostFFT if is_numpy(x) else array_namespace(x).fft

@@ -1,0 +1,35 @@
+"""PET: scanners, sinograms and events, projectors, randoms, scatter, rebinning."""
+
+from .interop import as_parallelproj_lors, as_parallelproj_tof, from_operator
+from .listmode import ListmodeProjector
+from .pairs import Normalisation, crystal_rates, events_product, pair_products
+from .projector import PETProjector
+from .rebinning import ArcCorrection, SingleSliceRebinning, SinogramCompression
+from .scanner import PETScanner, pet_scanners
+from .scatter import ScatterSampling, single_scatter
+from .sinogram import PETSinogram
+from .tails import scale_to_tails, tail_mask
+from .tof import TimeOfFlight
+
+__all__ = [
+    "ArcCorrection",
+    "ListmodeProjector",
+    "Normalisation",
+    "PETProjector",
+    "PETScanner",
+    "PETSinogram",
+    "ScatterSampling",
+    "SingleSliceRebinning",
+    "SinogramCompression",
+    "TimeOfFlight",
+    "as_parallelproj_lors",
+    "as_parallelproj_tof",
+    "crystal_rates",
+    "events_product",
+    "from_operator",
+    "pair_products",
+    "pet_scanners",
+    "scale_to_tails",
+    "single_scatter",
+    "tail_mask",
+]

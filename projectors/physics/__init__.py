@@ -1,0 +1,22 @@
+"""Tables and formulas of physics: attenuation, radionuclides, Compton scatter, activity and SUV."""
+
+from .attenuation import hounsfield_to_mu, linear_attenuation, materials
+from .compton import accepted_fraction, klein_nishina, klein_nishina_total, scattered_energy
+from .nuclides import Radionuclide, isotope, isotopes
+from .quantities import Calibration, attenuation_factors, suv
+
+__all__ = [
+    "Calibration",
+    "Radionuclide",
+    "accepted_fraction",
+    "attenuation_factors",
+    "hounsfield_to_mu",
+    "isotope",
+    "isotopes",
+    "klein_nishina",
+    "klein_nishina_total",
+    "linear_attenuation",
+    "materials",
+    "scattered_energy",
+    "suv",
+]

@@ -1,0 +1,42 @@
+"""What a scan is: counts with their geometry and conditions, frames, gates and energy windows, and the model of them."""
+
+from .acquisition import AcquisitionModel
+from .counting import DeadTime, RecoveryTable, planar_sensitivity, scan_seconds, spect_calibration, view_decay
+from .dynamic import (
+    DynamicScan,
+    Frames,
+    GatedScan,
+    Gates,
+    ScanSeries,
+    all_views_at_once,
+    decay_factors,
+    histogram_events,
+    split_events,
+)
+from .energy_windows import EnergyWindow, WindowedScan, dual_energy_window, smooth_projections, triple_energy_window
+from .scan import Scan
+
+__all__ = [
+    "AcquisitionModel",
+    "DeadTime",
+    "DynamicScan",
+    "EnergyWindow",
+    "Frames",
+    "GatedScan",
+    "Gates",
+    "RecoveryTable",
+    "Scan",
+    "ScanSeries",
+    "WindowedScan",
+    "all_views_at_once",
+    "decay_factors",
+    "dual_energy_window",
+    "histogram_events",
+    "planar_sensitivity",
+    "scan_seconds",
+    "smooth_projections",
+    "spect_calibration",
+    "split_events",
+    "triple_energy_window",
+    "view_decay",
+]

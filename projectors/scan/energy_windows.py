@@ -1,0 +1,223 @@
+"""Scatter from neighbouring energy windows: scans of several windows, dual and triple window estimates, smoothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..core.arrays import Array, array_namespace, as_real, like, require_array
+from ..core.blur import gaussian_kernel
+from ..spect.camera import SPECTGeometry
+from .scan import Scan
+
+
+@dataclass(frozen=True)
+class EnergyWindow:
+    """An energy window, `lower` to `upper` in keV; the name is for finding it again.
+
+    Raises ValueError unless 0 <= lower < upper.
+    """
+
+    lower: float
+    upper: float
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"EnergyWindow name must be a text, got {type(self.name).__name__}")
+        lower, upper = float(self.lower), float(self.upper)
+        if not (0 <= lower < upper < np.inf):
+            raise ValueError(f"EnergyWindow {self.name!r} must have 0 <= lower < upper keV, got {lower:g} to {upper:g}")
+        object.__setattr__(self, "lower", lower)
+        object.__setattr__(self, "upper", upper)
+
+    @classmethod
+    def around(cls, energy: float, percent: float, name: str = "") -> EnergyWindow:
+        """Return the window of a width in percent of an energy, centred on it: 20 % of 140.5 is 126.45 to 154.55."""
+        half = energy * percent / 200
+        return cls(energy - half, energy + half, name)
+
+    @property
+    def width(self) -> float:
+        """upper - lower in keV."""
+        return self.upper - self.lower
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """(lower, upper) in keV."""
+        return self.lower, self.upper
+
+    def __str__(self) -> str:
+        return f"{self.name or 'window'} ({self.lower:g} to {self.upper:g} keV)"
+
+
+@dataclass(frozen=True, eq=False)
+class WindowedScan:
+    """A SPECT acquisition in several energy windows at once.
+
+    windows : `EnergyWindow`s with different names.
+    counts : as many arrays (..., views, bins, rows), in the same order.
+    geometry, factors, duration, radionuclide, description : of all windows, as in `Scan`.
+    Raises ValueError where names are missing or used twice, numbers of windows and arrays or shapes differ, and as
+    `Scan` does.
+    """
+
+    windows: tuple[EnergyWindow, ...]
+    counts: tuple[Array, ...]
+    geometry: SPECTGeometry
+    factors: Any = 1.0
+    duration: float | None = None
+    radionuclide: str | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        windows = tuple(self.windows)
+        given: Any = self.counts
+        counts = tuple(given[i] for i in range(len(given)))
+        if not isinstance(self.geometry, SPECTGeometry):
+            raise TypeError(f"WindowedScan needs a SPECTGeometry, got {type(self.geometry).__name__}")
+        if not windows or len(windows) != len(counts):
+            raise ValueError(f"WindowedScan has {len(windows)} windows and {len(counts)} arrays of counts")
+        names = [window.name for window in windows]
+        if len(set(names)) < len(names) or not all(names):
+            raise ValueError(f"WindowedScan windows need names, all different, got {names}")
+        shapes = {tuple(values.shape) for values in counts if require_array(values, "WindowedScan counts")}
+        if len(shapes) > 1:
+            raise ValueError(f"WindowedScan counts must have one shape, got {sorted(shapes)}")
+        object.__setattr__(self, "windows", windows)
+        object.__setattr__(self, "counts", counts)
+        scans = [self.scan(name) for name in names]  # which checks everything else
+        object.__setattr__(self, "radionuclide", scans[0].radionuclide)
+
+    def window(self, name: str) -> EnergyWindow:
+        """Return a window by name; raises KeyError where there is none."""
+        return self.windows[self._index(name)]
+
+    def scan(self, name: str) -> Scan:
+        """Return the scan of one window, without background."""
+        i = self._index(name)
+        window = self.windows[i]
+        more = self.duration, self.radionuclide, window.limits, self.description
+        return Scan(self.counts[i], self.geometry, 0.0, self.factors, *more)
+
+    def scatter_corrected(
+        self, peak: str, lower: str | None = None, upper: str | None = None, *, k: float | None = None, fwhm: float = 0
+    ) -> Scan:
+        """Return the scan of the window `peak`, with the scatter estimated from other windows as background.
+
+        lower, upper : names of the windows below and above; with both or one of them, `triple_energy_window`.
+        k : with `lower` alone, `dual_energy_window` with this k instead.
+        fwhm : mm of the Gaussian that smooths the estimate, 0 for none.
+        Raises KeyError for names that do not exist, ValueError where windows overlap or none is named.
+        """
+        main, (below, above) = self.window(peak), (self._pair(name) for name in (lower, upper))
+        if k is None:
+            estimate = triple_energy_window(main, below, above)
+        elif below is None or above is not None:
+            raise ValueError("scatter_corrected with k takes one scatter window, lower; leave k out for two of them")
+        else:
+            estimate = dual_energy_window(main, below, k)
+        return replace(self.scan(peak), background=smooth_projections(estimate, fwhm, self.geometry.pixel_size))
+
+    def _pair(self, name: str | None) -> tuple[EnergyWindow, Array] | None:
+        if name is None:
+            return None
+        i = self._index(name)
+        return self.windows[i], self.counts[i]
+
+    def _index(self, name: str) -> int:
+        names = [window.name for window in self.windows]
+        if name not in names:
+            raise KeyError(f"no energy window {name!r}; the scan has {', '.join(names)}")
+        return names.index(name)
+
+
+def dual_energy_window(peak: EnergyWindow, scatter: tuple[EnergyWindow, Array], k: float) -> Array:
+    """Return the scatter in the peak window from one window below it, S = k C / w_scatter * w_peak.
+
+    scatter : (window, counts).  k : scatter per keV in the peak window over counts per keV in the scatter window.
+    Where k multiplies counts themselves it holds the widths: k = k_counts w_scatter / w_peak. It depends on the camera,
+    the windows and the body.
+    Raises ValueError where windows overlap or k is not positive.  Source: Jaszczak et al. 1984.
+    """
+    if not (np.isfinite(k) and k > 0):
+        raise ValueError(f"dual_energy_window k must be positive, got {k}")
+    window, counts = _beside(peak, scatter, "below")
+    return _not_negative(counts * (k * peak.width / window.width))
+
+
+def triple_energy_window(
+    peak: EnergyWindow,
+    lower: tuple[EnergyWindow, Array] | None = None,
+    upper: tuple[EnergyWindow, Array] | None = None,
+) -> Array:
+    """Return the scatter in the peak window from narrow windows beside it, S = (C_lo / w_lo + C_up / w_up) w_peak / 2.
+
+    lower, upper : (window, counts) below and above the peak; with one alone the other height of the trapezoid is zero,
+    which is right above the highest emission of a nuclide.
+    Negative values of counts that are corrected already are clipped in the estimate.
+    Raises ValueError where both are absent, windows overlap or lie on the wrong side, or shapes differ.
+    Source: Ogawa et al. 1991.
+    """
+    sides = [(pair, side) for pair, side in ((lower, "below"), (upper, "above")) if pair is not None]
+    if not sides:
+        raise ValueError("triple_energy_window needs a window below the peak, above it, or both; got none")
+    beside = [_beside(peak, pair, side) for pair, side in sides]
+    shapes = {tuple(counts.shape) for _, counts in beside}
+    if len(shapes) > 1:
+        raise ValueError(f"triple_energy_window: counts of both windows must have one shape, got {sorted(shapes)}")
+    heights = [counts / window.width for window, counts in beside]
+    return _not_negative(sum(heights[1:], heights[0]) * (peak.width / 2))
+
+
+def smooth_projections(projections: Array, fwhm: float, pixel_size: Any) -> Array:
+    """Return projections (..., views, bins, rows) blurred with a Gaussian in each view.
+
+    fwhm : mm; 0 returns them as they are.  pixel_size : (du, dz) in mm, or one number.
+    What would leave a view is reflected at its border, so that each view keeps its counts and nothing gets negative.
+    Raises ValueError for widths or sizes out of range.
+    """
+    xp, size = require_array(projections, "smooth_projections"), np.ravel(np.asarray(pixel_size, float))
+    if not (np.isfinite(fwhm) and fwhm >= 0):
+        raise ValueError(f"smooth_projections fwhm must be mm and not negative, got {fwhm}")
+    if size.size not in (1, 2) or not (np.isfinite(size).all() and (size > 0).all()):
+        raise ValueError(f"smooth_projections pixel_size must be positive mm, one number or two, got {pixel_size}")
+    if projections.ndim < 2:
+        raise ValueError(f"smooth_projections expects (..., bins, rows), got shape {tuple(projections.shape)}")
+    values = as_real(projections)
+    if fwhm == 0:
+        return values
+    along_u, along_z = (
+        like(_reflecting(gaussian_kernel(fwhm / d), n), values)
+        for d, n in zip(np.broadcast_to(size, 2), values.shape[-2:])
+    )
+    return xp.matmul(xp.matmul(along_u, values), along_z)
+
+
+def _reflecting(kernel: np.ndarray, n: int) -> np.ndarray:
+    """Return the (n, n) matrix of a convolution mirrored at both borders: it is symmetric and its columns sum to 1."""
+    matrix, reach = np.zeros((n, n)), kernel.size // 2
+    start = np.arange(n)
+    for shift, weight in zip(range(-reach, reach + 1), kernel):
+        there = (start + shift) % (2 * n)
+        np.add.at(matrix, (np.minimum(there, 2 * n - 1 - there), start), weight)
+    return matrix
+
+
+def _beside(peak: EnergyWindow, pair: Any, side: str) -> tuple[EnergyWindow, Array]:
+    """Return a window and its counts as real numbers, after checking where the window lies."""
+    if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], EnergyWindow)):
+        raise TypeError(f"a scatter window is given as (EnergyWindow, counts), got {type(pair).__name__}")
+    window, counts = pair
+    require_array(counts, f"the counts of {window}")
+    outside = window.upper <= peak.lower if side == "below" else window.lower >= peak.upper
+    if not outside:
+        fact = "overlaps" if window.lower < peak.upper and window.upper > peak.lower else "does not lie " + side
+        raise ValueError(f"the scatter {window} {fact} the peak {peak}; are windows exchanged?")
+    return window, as_real(counts)
+
+
+def _not_negative(values: Array) -> Array:
+    return array_namespace(values).clip(values, min=0.0)

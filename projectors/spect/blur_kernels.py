@@ -1,0 +1,185 @@
+"""CPU kernels of the collimator's blur: levels of planes that share it, and the detector that reads them."""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+_FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+
+_compile = njit(**_FLAGS)
+
+_inline = njit(inline="always", **_FLAGS)
+
+
+@_inline
+def _levels(plan, v):
+    """The planes' levels and the upper levels' shares, for view v."""
+    c = plan.view_class[v]
+    return plan.level[c], plan.upper[c]
+
+
+@_compile
+def _fill(array, value):
+    """array[:] = value; the plain loop compiles many times faster."""
+    for u in range(array.shape[0]):
+        for k in range(array.shape[1]):
+            array[u, k] = value
+
+
+@_compile
+def _copy(source, target):
+    """target = source, as many lanes as both have."""
+    for u in range(target.shape[0]):
+        for k in range(min(source.shape[1], target.shape[1])):
+            target[u, k] = source[u, k]
+
+
+@_inline
+def _five_taps(variance, cumulant, real):
+    """Centre, first and second neighbour of a kernel with this variance and fourth cumulant, as in `gaussian_taps`."""
+    second = (3 * variance * variance - variance + cumulant) / 24
+    first = variance / 2 - 4 * second
+    return real(1 - 2 * (first + second)), real(first), real(second)
+
+
+@_compile
+def _descend(low, high, spare, plan, v, level, stride, scratch, out):
+    """Leave level + 1: blur it into the one below, or detect it if it is one of the lowest.
+
+    Returns (an empty plane, low, spare).
+    """
+    if level + 1 >= plan.u_start.shape[1]:
+        if level + 1 < plan.steps.shape[1]:
+            high, spare = _blur(high, spare, plan.steps[plan.view_class[v], level + 1], stride, scratch.work)
+            for u in range(low.shape[0]):
+                for k in range(low.shape[1]):
+                    low[u, k] += high[u, k]
+    else:
+        detect(high, plan, v, level + 1, stride, scratch, out)
+    _fill(high, 0)
+    return high, low, spare
+
+
+@_compile
+def _ascend(low, high, spare, plan, v, level, stride, scratch, projections):
+    """Enter level + 2, the transpose of leaving it; return (high, level + 2, spare)."""
+    if level + 2 >= plan.u_start.shape[1]:
+        if level + 2 < plan.steps.shape[1]:
+            _copy(high, low)
+            low, spare = _blur(low, spare, plan.steps[plan.view_class[v], level + 2], stride, scratch.work)
+    else:
+        detect_adjoint(projections, plan, v, level + 2, stride, scratch, low)
+    return high, low, spare
+
+
+@_compile
+def _blur(plane, spare, step, stride, work):
+    """Blur by a step along u and z, in passes of 2/3 of a sample squared at most; return (result, the other buffer)."""
+    passes_u, passes_z = math.ceil(1.5 * step[0, 0] - 1e-6), math.ceil(1.5 * step[1, 0] - 1e-6)
+    for p in range(max(passes_u, passes_z)):
+        share_u = 1 / passes_u if p < passes_u else 0.0
+        share_z = 1 / passes_z if p < passes_z else 0.0
+        _blur_pass(
+            plane,
+            spare,
+            share_u * step[0, 0],
+            share_u * step[0, 1],
+            share_z * step[1, 0],
+            share_z * step[1, 1],
+            stride,
+            work,
+        )
+        plane, spare = spare, plane
+    return plane, spare
+
+
+@_compile
+def _blur_pass(source, target, variance_u, cumulant_u, variance_z, cumulant_z, stride, work):
+    """target = source blurred along u, then z; zero outside, hence its own transpose."""
+    real = source.dtype.type
+    n = source.shape[1]
+    a, b, c = _five_taps(variance_u, cumulant_u, real)
+    e, f, g = _five_taps(variance_z, cumulant_z, real)
+    below2, below1, centre = work[:n], work[stride : stride + n], work[2 * stride : 2 * stride + n]
+    above1, above2 = work[3 * stride : 3 * stride + n], work[4 * stride : 4 * stride + n]
+    for u in range(2, source.shape[0] - 2):
+        for k in range(n):
+            centre[k] = (
+                a * source[u, k] + b * (source[u - 1, k] + source[u + 1, k])
+                + c * (source[u - 2, k] + source[u + 2, k])
+            )  # fmt: skip
+        for k in range(n):
+            target[u, k] = e * centre[k] + f * (below1[k] + above1[k]) + g * (below2[k] + above2[k])
+
+
+@_compile
+def detect(plane, plan, v, level, stride, scratch, out):
+    """out[v] += a plane after the blur of one of the lowest levels, resampled to the detector's bins and rows."""
+    c = plan.view_class[v]
+    start, weights, taps = plan.u_start[c, level], plan.u_weights[c, level], plan.z_taps[c, level]
+    n, radius = plane.shape[1], taps.size // 2
+    row, blurred = scratch.wide, scratch.blurred
+    for p in range(out.shape[1]):
+        row[:] = 0
+        for t in range(weights.shape[1]):
+            u, w = start[p] + t + 2, weights[p, t]
+            if w != 0:
+                for k in range(n):
+                    row[k] += w * plane[u, k]
+        if plan.z_start.size == 0:
+            for t in range(taps.size):
+                shift = (plan.row_offset + t - radius) * stride
+                to, at, w = max(0, -shift), max(0, shift), taps[t]
+                for k in range(min(out.shape[2] - to, n - at)):
+                    out[v, p, to + k] += w * row[at + k]
+            continue
+        _convolve_row(row, taps, stride, blurred)
+        for q in range(plan.z_start.size):
+            for t in range(plan.z_weights.shape[1]):
+                to, at, w = q * stride, max((plan.z_start[q] + t) * stride, 0), plan.z_weights[q, t]
+                for k in range(stride):
+                    out[v, p, to + k] += w * blurred[at + k]
+
+
+@_compile
+def detect_adjoint(projections, plan, v, level, stride, scratch, plane):
+    """plane = the transpose of `detect`."""
+    c = plan.view_class[v]
+    start, weights, taps = plan.u_start[c, level], plan.u_weights[c, level], plan.z_taps[c, level]
+    n, radius = plane.shape[1], taps.size // 2
+    row, blurred = scratch.wide, scratch.blurred
+    _fill(plane, 0)
+    for p in range(projections.shape[1]):
+        row[:] = 0
+        if plan.z_start.size == 0:
+            for t in range(taps.size):
+                shift = (plan.row_offset + t - radius) * stride
+                at, to, w = max(0, -shift), max(0, shift), taps[t]
+                for k in range(min(projections.shape[2] - at, n - to)):
+                    row[to + k] += w * projections[v, p, at + k]
+        else:
+            blurred[:] = 0
+            for q in range(plan.z_start.size):
+                for t in range(plan.z_weights.shape[1]):
+                    at, to, w = q * stride, max((plan.z_start[q] + t) * stride, 0), plan.z_weights[q, t]
+                    for k in range(stride):
+                        blurred[to + k] += w * projections[v, p, at + k]
+            _convolve_row(blurred, taps, stride, row)
+        for t in range(weights.shape[1]):
+            u, w = start[p] + t + 2, weights[p, t]
+            if w != 0:
+                for k in range(n):
+                    plane[u, k] += w * row[k]
+
+
+@_compile
+def _convolve_row(row, taps, stride, out):
+    """out = row convolved with symmetric taps along z, zero outside."""
+    n, radius = row.size, taps.size // 2
+    out[:] = 0
+    for t in range(taps.size):
+        shift = (t - radius) * stride
+        for k in range(max(0, -shift), min(n, n - shift)):
+            out[k] += taps[t] * row[k + shift]

@@ -1,0 +1,61 @@
+"""The steps that improve an image, and the loops that repeat them."""
+
+from .em import Iterate, em_step, mlem, osem
+from .gradient import bsrem, gradient_step, saga, svrg
+from .kernel_em import kem, kem_step
+from .parameterised import KernelCoefficients, Parameterisation, ParameterisedIterate, parameterised_em, surrogate
+from .penalised_em import em_fuse, map_em, map_em_step, osl, osl_step, positive_root
+from .primal_dual import pdhg, spdhg
+from .quasi_newton import lbfgsb, lbfgsb_scipy
+from .schedules import (
+    BarzilaiBorwein,
+    Constant,
+    EMPreconditioner,
+    PriorAware,
+    RandomOrder,
+    Relaxation,
+    StepDown,
+    cofactor,
+    herman_meyer,
+    sequential,
+)
+from .transmission import ostr
+
+__all__ = [
+    "BarzilaiBorwein",
+    "Constant",
+    "EMPreconditioner",
+    "Iterate",
+    "KernelCoefficients",
+    "Parameterisation",
+    "ParameterisedIterate",
+    "PriorAware",
+    "RandomOrder",
+    "Relaxation",
+    "StepDown",
+    "bsrem",
+    "cofactor",
+    "em_fuse",
+    "em_step",
+    "gradient_step",
+    "herman_meyer",
+    "kem",
+    "kem_step",
+    "lbfgsb",
+    "lbfgsb_scipy",
+    "map_em",
+    "map_em_step",
+    "mlem",
+    "osem",
+    "osl",
+    "osl_step",
+    "ostr",
+    "parameterised_em",
+    "pdhg",
+    "positive_root",
+    "saga",
+    "sequential",
+    "spdhg",
+    "surrogate",
+    "svrg",
+]

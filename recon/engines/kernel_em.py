@@ -1,0 +1,103 @@
+"""Kernel EM: expectation maximisation of the coefficients of a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from emrecon.projectors import LinearOperator
+from emrecon.projectors.core.arrays import (
+    Array,
+    array_namespace,
+    like,
+    to_numpy,
+)
+
+from ..kernels.matrix import SpatioTemporalKernel
+from .em import Iterate, Likelihood, begin
+from .schedules import Order, sequential
+
+
+def kem_step(coefficients: Array, likelihood: Likelihood, kernel: LinearOperator) -> Array:
+    """Return one EM update of the coefficients, alpha * K'A'(y / ybar) / K'A'1 with ybar = model(K alpha).
+
+    coefficients : (..., *kernel.in_shape) >= 0.  Returns the same shape; coefficients that nothing is known about,
+    K'A'1 = 0, keep their value.
+    Raises ValueError where counts were measured but none are expected.
+    Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61.
+    """
+    image = kernel(coefficients)
+    return _updated(coefficients, image, likelihood, kernel, _kernel_sensitivity(image, likelihood, kernel))
+
+
+def kem(
+    likelihood: Likelihood | Sequence[Likelihood],
+    kernel: LinearOperator,
+    start: Array | Iterate | None = None,
+    n_subsets: int = 1,
+    *,
+    order: Order = sequential,
+    iteration: int = 0,
+) -> Iterator[Iterate]:
+    """Yield an `Iterate` after each pass over `n_subsets` subsets of the views, for ever; stop by leaving it.
+
+        alpha <- alpha / (K' A_k' n) * K' A_k'(n y / ybar),   ybar = n A_k K alpha + r,   x = K alpha
+
+    kernel : K, an operator of the images, or of all frames of a dynamic scan (`SpatioTemporalKernel`), whose data are
+        (frames, *views).
+    start : first coefficients, not negative (default: ones, in the library and on the device of the data), or an
+        iterate to go on from.
+    n_subsets, or a list of likelihoods, order, iteration : as in `osem`.
+    An iterate's image is K alpha, and `iterate.state["coefficients"]` alpha, which is all that the loop remembers. With
+    one subset the likelihood never gets worse.
+    Raises ValueError for a start with negative, NaN or infinite values or of another shape, a kernel that does not fit
+    the images, and more subsets than views.
+    Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61.
+    """
+    if isinstance(start, Iterate):
+        if "coefficients" not in start.state:
+            raise ValueError("kem goes on from its own iterates, which hold coefficients; this is another engine's")
+        iteration, start = start.iteration, like(start.state["coefficients"], start.image)
+    at, parts = begin(likelihood, start, n_subsets, iteration)
+    shape = parts[0].model.projector.in_shape
+    if kernel.in_shape != kernel.out_shape or kernel.out_shape[-len(shape) :] != shape:
+        raise ValueError(f"{kernel!r} does not fit images of {shape}")
+    _check_coefficients(at.image, kernel)
+    return _repeat(at, parts, kernel, order)
+
+
+def _repeat(at: Iterate, parts: list[Likelihood], kernel: LinearOperator, order: Order) -> Iterator[Iterate]:
+    iteration, alpha, _ = at
+    image = kernel(alpha)
+    sensitivities = [_kernel_sensitivity(image, part, kernel) for part in parts]
+    while True:
+        for k in order(iteration, len(parts)):
+            alpha = _updated(alpha, image, parts[k], kernel, sensitivities[k])
+            image = kernel(alpha)
+        iteration += 1
+        yield Iterate(iteration, image, {"coefficients": alpha})
+
+
+def _updated(alpha: Array, image: Array, likelihood: Likelihood, kernel: LinearOperator, sensitivity: Array) -> Array:
+    xp = array_namespace(alpha)
+    seen = sensitivity > 0
+    back = kernel.T(likelihood.model.adjoint(likelihood.ratio(image)))
+    update = back / xp.where(seen, sensitivity, xp.ones_like(sensitivity))
+    return alpha * xp.where(seen, update, xp.ones_like(update))
+
+
+def _kernel_sensitivity(image: Array, likelihood: Likelihood, kernel: LinearOperator) -> Array:
+    """K'A'1; what is one sensitivity for all frames is that of each of them."""
+    sensitivity = likelihood.sensitivity_like(image)
+    shape = np.broadcast_shapes(tuple(sensitivity.shape), kernel.out_shape)
+    return kernel.T(array_namespace(image).broadcast_to(sensitivity, shape))
+
+
+def _check_coefficients(alpha: Array, kernel: LinearOperator) -> None:
+    if tuple(alpha.shape[-len(kernel.in_shape) :]) != kernel.in_shape:
+        advice = "; it needs data (frames, *views)" if isinstance(kernel, SpatioTemporalKernel) else ""
+        raise ValueError(f"coefficients of shape {tuple(alpha.shape)} do not fit {kernel!r}{advice}")
+    host = to_numpy(alpha)
+    if not (host >= 0).all() or not (host < float("inf")).all():
+        raise ValueError("coefficients must be finite and not negative: EM keeps signs and zeros")

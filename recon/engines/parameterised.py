@@ -1,0 +1,129 @@
+"""Reconstruction of a latent, x = P(latent): EM proposes an image, the parameterisation comes as near as it can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, Self
+
+from emrecon.projectors import LinearOperator
+from emrecon.projectors.core.arrays import Array, array_namespace, as_real, is_torch, like
+
+from .em import Likelihood, begin, em_step
+from .kernel_em import _check_coefficients
+
+
+class Parameterisation(Protocol):
+    """Images x = P(latent) that a latent can make: a kernel's coefficients, a network's weights or its input."""
+
+    def image(self) -> Array:
+        """Return x, of the shape of the images (..., x, y, z), not negative."""
+
+    def fit(self, target: Array, weight: Array, steps: int) -> Self:
+        """Return the parameterisation after `steps` steps that lower `surrogate(self.image(), target, weight)`.
+
+        target : like the image, >= 0.  weight : >= 0, broadcasts to it.
+        They start at the latent as it is. A frozen value returns another one, a network may return itself.
+        """
+
+
+class ParameterisedIterate(NamedTuple):
+    """Where the loop stands: the number of passes over the data, the image, and the parameterisation that made it."""
+
+    iteration: int
+    image: Any
+    parameterisation: Any
+
+
+def surrogate(image: Array, target: Array, weight: Array) -> Any:
+    """Return sum over voxels of weight * (x - target * log x), which is lowest at x = target; torch differentiates it.
+
+    image : (..., x, y, z) >= 0, and > 0 wherever weight and target are.  target, weight : broadcast to it.
+    """
+    xp = array_namespace(image)
+    counted = (target * weight) > 0
+    logs = xp.log(xp.where(counted, image, xp.ones_like(image)))
+    return xp.sum(weight * (image - target * logs))
+
+
+def parameterised_em(
+    likelihood: Likelihood | Sequence[Likelihood],
+    parameterisation: Parameterisation,
+    n_subsets: int = 1,
+    *,
+    steps: int = 1,
+    iteration: int = 0,
+) -> Iterator[ParameterisedIterate]:
+    """Yield a `ParameterisedIterate` after each pass over `n_subsets` subsets of the views, for ever.
+
+    Optimisation transfer, with x = P(latent) and s = A'1:
+
+        x_EM = x / s * A'(y / ybar)
+        latent <- lower sum_j s_j (x_j - x_EM,j log x_j) in x = P(latent), by `steps` steps from the latent as it is
+
+    The sum lies above the negative log-likelihood and touches it at x, up to a constant. So with one subset the
+    likelihood never gets worse if a fit does not raise the sum; it need not find the lowest value. With
+    `KernelCoefficients` and one step this is `kem`.
+    n_subsets, or a list of likelihoods : as in `osem`.
+    iteration : how many passes the parameterisation has behind it already, when resuming.
+    Raises ValueError for an image of another shape than the projector's, more subsets than views, and steps < 1.
+    Source: De Pierro 1995, IEEE Trans Med Imaging 14:132 (the sum); Wang & Qi 2015, IEEE Trans Med Imaging 34:61
+        (kernels); Li et al. 2023, IEEE Trans Med Imaging 42:785 (networks).
+    """
+    if steps < 1:
+        raise ValueError(f"parameterised_em steps must be at least 1, got {steps}")
+    _, parts = begin(likelihood, parameterisation.image(), n_subsets)
+    return _repeat(parts, parameterisation, steps, iteration)
+
+
+def _repeat(
+    parts: list[Likelihood], latent: Parameterisation, steps: int, iteration: int
+) -> Iterator[ParameterisedIterate]:
+    while True:
+        for part in parts:
+            x = _detached(latent.image())
+            latent = latent.fit(em_step(x, part), part.sensitivity_like(x), steps)
+        iteration += 1
+        yield ParameterisedIterate(iteration, _detached(latent.image()), latent)
+
+
+def _detached(x: Array) -> Array:
+    """The step of EM is a constant of the fit."""
+    return x.detach() if is_torch(x) else x
+
+
+@dataclass(frozen=True, eq=False)
+class KernelCoefficients:
+    """The parameterisation x = K alpha of kernel EM.
+
+    kernel : K, an operator of images.  coefficients : alpha >= 0, (..., *kernel.in_shape).
+    Raises ValueError for coefficients that do not fit, or are negative or not finite.
+    """
+
+    kernel: LinearOperator
+    coefficients: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "coefficients", as_real(self.coefficients))
+        _check_coefficients(self.coefficients, self.kernel)
+
+    def image(self) -> Array:
+        """Return K alpha."""
+        return self.kernel(self.coefficients)
+
+    def fit(self, target: Array, weight: Array, steps: int) -> KernelCoefficients:
+        """Return the coefficients after EM steps for the target, alpha <- alpha / (K's) * K'(s target / (K alpha)).
+
+        One step from the coefficients of x, with target x_EM, is a step of `kem`; more steps come nearer to x_EM.
+        """
+        alpha, kernel = self.coefficients, self.kernel
+        xp = array_namespace(alpha)
+        weight = xp.broadcast_to(like(weight, alpha), tuple(target.shape))
+        sensitivity = kernel.T(weight)
+        seen = sensitivity > 0
+        for _ in range(steps):
+            image = kernel(alpha)
+            ratio = weight * target / xp.where(image > 0, image, xp.ones_like(image))
+            update = kernel.T(ratio) / xp.where(seen, sensitivity, xp.ones_like(sensitivity))
+            alpha = alpha * xp.where(seen, update, xp.ones_like(update))
+        return KernelCoefficients(kernel, alpha)

@@ -1,0 +1,345 @@
+"""Primal-dual algorithms for priors without gradients: PDHG, and SPDHG on random subsets of the data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, like, to_numpy
+
+from ..likelihoods.listmode import ListmodeLikelihood
+from ..priors.prior import ProximablePrior, ScaledProximable, SmoothPrior
+from ..priors.total_variation import DualBallPrior
+from .em import Iterate, Likelihood, begin
+
+_SAFETY = 0.999  # rho: the products of step sizes stay below what convergence needs by this factor
+_FAINT = 1e-6  # lines with less of the image than this fraction of the longest take its steps: no overflow
+_UNSEEN = 1e-3  # voxels with less sensitivity than this fraction of the highest take its steps: no amplified rounding
+
+
+def pdhg(
+    likelihood: Likelihood | Sequence[Likelihood],
+    prior: ProximablePrior | None = None,
+    start: Array | Iterate | None = None,
+    *,
+    iteration: int = 0,
+    gamma: Any = None,
+) -> Iterator[Iterate]:
+    """Yield an iterate after each step that minimises f(x) + U(x) over x >= 0, for ever; stop by leaving the loop.
+
+        x <- max(0, x - T z_ahead)
+        p <- prox of S f*(p + S A x),   q <- prox of S0 U*(q + S0 K x)
+        z_ahead <- 2 z - z before,      z = s + A'p + K'q
+
+    likelihood : a `PoissonLikelihood` or a `ListmodeLikelihood`, or a list of them, which are added up.
+    prior : U, any `ProximablePrior` such as `beta * TotalVariation()`, or None. Those on gradients are treated exactly,
+        by the ball of their dual; any other one by its proximal map.
+    start : first image, not negative (default: one EM step from a uniform image), or an `Iterate` of the same problem,
+        which goes on bit for bit: its state holds "data_0", ... (the duals -y / ybar), "prior" (the dual q), "gradient"
+        (z) and "ahead" (z_ahead).
+    iteration : how many iterations an image as `start` has behind it already.
+    gamma : 1 / the typical value of the image, the balance between dual and primal steps; a number or one for each item
+        of a batch (default: from one EM step, sum x / sum x^2). Any positive value converges.
+    One iteration is one projection and one back projection of all data.
+    Raises ValueError for a start that does not fit, is negative or not finite, and for counts where no line crosses the
+    image and no background is expected; TypeError for a prior with a gradient only.
+    Source: Chambolle & Pock 2011; step sizes of Pock & Chambolle 2011.
+    """
+    return _begin(likelihood, prior, 1, start, iteration, gamma, None)
+
+
+def spdhg(
+    likelihood: Likelihood | Sequence[Likelihood],
+    prior: ProximablePrior | None = None,
+    start: Array | Iterate | None = None,
+    n_subsets: int = 8,
+    *,
+    iteration: int = 0,
+    seed: int = 0,
+    gamma: Any = None,
+) -> Iterator[Iterate]:
+    """Yield an iterate after each epoch of stochastic PDHG, which minimises f(x) + U(x) over x >= 0; for ever.
+
+    Each step draws one dual block: a subset of the views (of list-mode data: of the events) with probability 1 / n, or,
+    where there is a prior, 1 / (2 n), and the prior with probability 1 / 2. An epoch is as many steps as visit each
+    subset once on average: n, or 2 n. The steps are those of the module's `pdhg`, for the block that was drawn, with
+
+        S_i = gamma rho / (A_i 1),  T = min over blocks of p_i rho / (gamma A_i'1)
+        S_0 = gamma rho s / |K|^2,  T_0 = p_0 rho / (gamma s),  s half the mean sensitivity of the voxels that are seen
+        z_ahead = z + (the change of z) / p_i
+
+    and rho = 0.999.
+    likelihood : as in `pdhg`; a list is a set of subsets of your own, and n_subsets is then not used.
+    seed : the blocks of an epoch depend on it and on the number of the epoch alone.
+    The other arguments are those of `pdhg`. All duals are kept: as much memory as the data, twice.
+    Raises ValueError as `pdhg`, and for more subsets than views.
+    Source: Chambolle, Ehrhardt, Richtarik & Schonlieb 2018, SIAM J Optim 28:2783; Ehrhardt, Markiewicz & Schonlieb
+    2019, Phys Med Biol 64:225019; for events Schramm & Holler 2022, Phys Med Biol 67:155020.
+    """
+    return _begin(likelihood, prior, n_subsets, start, iteration, gamma, seed)
+
+
+class _State(NamedTuple):
+    """The duals of each data subset and of the prior; z = s + A'p + K'q, and the same extrapolated."""
+
+    data: tuple[Array, ...]
+    prior: Any
+    gradient: Array
+    ahead: Array
+
+
+class _Problem(NamedTuple):
+    """The blocks of f(x) + U(x): subsets of the data, and perhaps a prior; `stochastic` where they take turns."""
+
+    parts: Sequence[Likelihood]
+    dual: Any
+    stochastic: bool
+
+    @property
+    def prior_chance(self) -> float:
+        return 0.5 if self.stochastic else 1.0
+
+    @property
+    def data_chance(self) -> float:
+        return (1.0 if self.dual is None else 0.5) / len(self.parts) if self.stochastic else 1.0
+
+
+def _begin(
+    likelihood: Any, prior: Any, n_subsets: int, start: Any, iteration: int, gamma: Any, seed: int | None
+) -> Iterator[Iterate]:
+    at, parts = begin(likelihood, start, n_subsets, iteration)
+    x = at.image.detach() if is_torch(at.image) else at.image
+    problem = _Problem(parts, _dual_of(prior, parts[0].model.projector.in_shape), seed is not None)
+    steps, sensitivity, em_image = _prepare(problem, x, gamma)
+    x = em_image if start is None else x
+    state = _resumed(problem, at.state, x) if "ahead" in at.state else _first_state(problem, x, sensitivity)
+    return _epochs(problem, steps, x, state, at.iteration, seed)
+
+
+def _epochs(
+    problem: _Problem, steps: _Steps, x: Array, state: _State, iteration: int, seed: int | None
+) -> Iterator[Iterate]:
+    while True:
+        if seed is None:
+            x, state = _together(problem, steps, x, state)
+        else:
+            x, state = _in_turns(problem, steps, x, state, np.random.default_rng((seed, iteration)))
+        iteration += 1
+        duals = {f"data_{k}": p for k, p in enumerate(state.data)}
+        own = {} if state.prior is None else {"prior": state.prior}
+        yield Iterate(iteration, x, duals | own | {"gradient": state.gradient, "ahead": state.ahead})
+
+
+def _together(problem: _Problem, steps: _Steps, x: Array, state: _State) -> tuple[Array, _State]:
+    """One step of all blocks."""
+    x = _descend(x, steps.image, state.ahead)
+    updates = [_update_data(*block, x) for block in zip(problem.parts, state.data, steps.data, strict=True)]
+    change, q = sum(change for _, change in updates), state.prior
+    if problem.dual is not None:
+        q, more = problem.dual.update(q, steps.prior, x)
+        change = change + more
+    gradient = state.gradient + change
+    return x, _State(tuple(p for p, _ in updates), q, gradient, gradient + change)
+
+
+def _in_turns(
+    problem: _Problem, steps: _Steps, x: Array, state: _State, rng: np.random.Generator
+) -> tuple[Array, _State]:
+    """As many steps of random blocks as visit all data once on average."""
+    (data, q, gradient, ahead), n = state, len(problem.parts)
+    duals, blocks = list(data), n if problem.dual is None else 2 * n
+    for block in rng.integers(blocks, size=blocks):
+        x = _descend(x, steps.image, ahead)
+        if block < n:
+            duals[block], change = _update_data(problem.parts[block], duals[block], steps.data[block], x)
+        else:
+            q, change = problem.dual.update(q, steps.prior, x)
+        gradient = gradient + change
+        ahead = gradient + change / (problem.data_chance if block < n else problem.prior_chance)
+    return x, _State(tuple(duals), q, gradient, ahead)
+
+
+def _descend(x: Array, step: Array, gradient: Array) -> Array:
+    return array_namespace(x).clip(x - step * gradient, min=0)
+
+
+def _update_data(part: Likelihood, p: Array, step: Array, x: Array) -> tuple[Array, Array]:
+    """The new dual of a subset, and the change of A'p."""
+    ybar = part.model(x)
+    new = _poisson_prox(p + step * ybar, step * _counts(part, ybar))
+    return new, part.model.adjoint(new - p)
+
+
+def _first_state(problem: _Problem, x: Array, sensitivity: Array) -> _State:
+    """The duals -y / ybar of an image, but no lower than -2, and 0 for the prior."""
+    xp, data = array_namespace(x), []
+    gradient = sensitivity + xp.zeros_like(x)
+    for part in problem.parts:
+        ybar = part.model(x)
+        y = _counts(part, ybar)
+        p = -xp.clip(y / xp.where(ybar > 0, ybar, y / 2 + (y <= 0)), max=2)
+        gradient = gradient + part.model.adjoint(p)
+        data.append(p)
+    return _State(tuple(data), None if problem.dual is None else problem.dual.first(x), gradient, gradient)
+
+
+def _resumed(problem: _Problem, saved: Any, x: Array) -> _State:
+    """The state of an iterate; ValueError where it belongs to a problem with other blocks."""
+    n, mine = sum(name.startswith("data_") for name in saved), len(problem.parts)
+    if n != mine or ("prior" in saved) != (problem.dual is not None):
+        raise ValueError(
+            f"start has the duals of {n} subsets and {'a' if 'prior' in saved else 'no'} prior, this problem has "
+            f"{mine} and {'no' if problem.dual is None else 'a'} prior; to start anew from its image pass start.image"
+        )
+    own = like(saved["prior"], x) if problem.dual is not None else None
+    data = tuple(like(saved[f"data_{k}"], x) for k in range(n))
+    return _State(data, own, like(saved["gradient"], x), like(saved["ahead"], x))
+
+
+class _Ball:
+    """The dual of weight * U for U = max <p, K x> over a ball."""
+
+    def __init__(self, prior: DualBallPrior, weight: float, shape: tuple[int, ...]) -> None:
+        self.prior, self.weight, self.operator = prior, weight, prior.operator(shape)
+        self.norm_bound = self.operator.norm_bound
+
+    def first(self, x: Array) -> Array:
+        return array_namespace(x).zeros_like(self.operator(x))
+
+    def update(self, q: Array, step: Array, x: Array) -> tuple[Array, Array]:
+        """The new dual, and the change of K'q."""
+        new = self.prior.project(q + step[..., None, :, :, :] * self.operator(x), self.weight)
+        return new, self.operator.T(new - q)
+
+
+class _Identity:
+    """The dual of weight * U for any U with a proximal map, by Moreau's identity; K = 1."""
+
+    norm_bound = 1.0
+
+    def __init__(self, prior: ProximablePrior, weight: float) -> None:
+        self.prior, self.weight = prior, weight
+
+    def first(self, x: Array) -> Array:
+        return array_namespace(x).zeros_like(x)
+
+    def update(self, q: Array, step: Array, x: Array) -> tuple[Array, Array]:
+        moved = q + step * x
+        steps = array_namespace(x).broadcast_to(self.weight / step, tuple(x.shape))
+        new = moved - step * self.prior.prox(moved / step, steps)
+        return new, new - q
+
+
+class _Steps(NamedTuple):
+    """T for the image, S for each data subset, S0 for the prior."""
+
+    image: Array
+    data: tuple[Array, ...]
+    prior: Any
+
+
+def _prepare(problem: _Problem, x: Array, given: Any) -> tuple[_Steps, Array, Array]:
+    """The step sizes, the sensitivity and one EM step from a uniform image with the total of the counts."""
+    xp, parts, safety = array_namespace(x), problem.parts, _SAFETY
+    ones = xp.ones_like(like(parts[0].ones_image(), x))
+    lines = [part.model.linear(ones) for part in parts]
+    seen = [part.model.adjoint(xp.ones_like(values)) for part, values in zip(parts, lines, strict=True)]
+    sensitivity = sum(
+        part.sensitivity_like(x) if isinstance(part, ListmodeLikelihood) else own
+        for part, own in zip(parts, seen, strict=True)
+    )
+    em_image = _one_em_step(parts, ones, sensitivity)
+    gamma = _gamma(em_image, given)
+    data = tuple(safety * _for_data(gamma, part) / _not_faint(own) for part, own in zip(parts, lines, strict=True))
+    widest = functools.reduce(xp.maximum if problem.stochastic else xp.add, seen)
+    inverse, own = gamma / (safety * problem.data_chance) * widest, None
+    if problem.dual is not None:
+        level = _cast(_sum(sensitivity) / _sum(_cast(sensitivity > 0, x)), x) / 2
+        own = safety * gamma * level / problem.dual.norm_bound**2
+        less = gamma / (safety * problem.prior_chance) * level
+        inverse = xp.maximum(inverse, less) if problem.stochastic else inverse + less
+    highest = xp.max(inverse, axis=(-3, -2, -1), keepdims=True)
+    return _Steps(1 / xp.maximum(inverse, _UNSEEN * highest), data, own), sensitivity, em_image
+
+
+def _one_em_step(parts: Sequence[Likelihood], ones: Array, sensitivity: Array) -> Array:
+    """One EM step of all data; also the check that all counts can be explained."""
+    xp, total = array_namespace(ones), _sum(sensitivity)
+    if not bool(xp.all(total > 0)):
+        raise ValueError("no voxel is seen: the sensitivity is 0 everywhere")
+    x = _cast(sum(_total_counts(part, ones) for part in parts) / total * ones, ones)
+    back, seen = sum(part.model.adjoint(part.ratio(x)) for part in parts), sensitivity > 0
+    return x * xp.where(seen, back / xp.where(seen, sensitivity, xp.ones_like(sensitivity)), xp.ones_like(back))
+
+
+def _gamma(x: Array, given: Any) -> Array:
+    """gamma, (..., 1, 1, 1): as it is given, or sum x / sum x^2, 1 / a mean value where the activity is."""
+    xp = array_namespace(x)
+    if given is None:
+        square = _sum(x * x)
+        found = square > 0
+        return _cast(xp.where(found, _sum(x) / xp.where(found, square, xp.ones_like(square)), xp.ones_like(square)), x)
+    if not (to_numpy(given) > 0).all():
+        raise ValueError(f"gamma must be positive, got {given}")
+    return like(np.asarray(to_numpy(given))[..., None, None, None], x)
+
+
+def _for_data(gamma: Array, part: Likelihood) -> Array:
+    """gamma with as many axes as the data of a part."""
+    shape = (*gamma.shape[:-3], *[1] * len(part.model.projector.out_shape))
+    return array_namespace(gamma).reshape(gamma, shape)
+
+
+def _not_faint(lines: Array) -> Array:
+    xp = array_namespace(lines)
+    return xp.clip(lines, min=_FAINT * float(xp.max(lines)) or 1.0)
+
+
+def _total_counts(part: Likelihood, x: Array) -> Any:
+    """The counts of each item, (..., 1, 1, 1), or the number of events."""
+    if isinstance(part, ListmodeLikelihood):
+        return part.model.projector.out_shape[0]
+    y, axes = part._data_like(x), tuple(range(-len(part.model.projector.out_shape), 0))
+    xp = array_namespace(y)
+    return xp.reshape(xp.sum(y, axis=axes, dtype=xp.float64), (*y.shape[: axes[0]], 1, 1, 1))
+
+
+def _poisson_prox(a: Array, b: Array) -> Array:
+    """(a - sqrt(a^2 + 4 b)) / 2, without cancellation: the dual of -y log(ybar), with a = p + S ybar and b = S y."""
+    xp = array_namespace(a)
+    root = xp.sqrt(a * a + 4 * b)
+    whole = xp.where(a > 0, a + root, xp.ones_like(a))
+    return xp.where(a > 0, -2 * b / whole, (a - root) / 2)
+
+
+def _counts(likelihood: Likelihood, ybar: Array) -> Array:
+    """The counts of each bin, 1 of each event."""
+    if isinstance(likelihood, ListmodeLikelihood):
+        return array_namespace(ybar).ones_like(ybar)
+    return likelihood._data_like(ybar)
+
+
+def _dual_of(prior: Any, shape: tuple[int, ...]) -> Any:
+    weight = 1.0
+    while isinstance(prior, ScaledProximable):
+        weight, prior = weight * prior.beta, prior.prior
+    if prior is None or weight == 0:
+        return None
+    if isinstance(prior, DualBallPrior):
+        return _Ball(prior, weight, shape)
+    if isinstance(prior, ProximablePrior):
+        return _Identity(prior, weight)
+    advice = "it has a gradient: use an algorithm for smooth priors" if isinstance(prior, SmoothPrior) else ""
+    raise TypeError(f"pdhg and spdhg take a ProximablePrior or None, got {prior!r}; {advice}".rstrip("; "))
+
+
+def _sum(x: Array) -> Array:
+    xp = array_namespace(x)
+    return xp.sum(x, axis=(-3, -2, -1), dtype=xp.float64, keepdims=True)
+
+
+def _cast(values: Array, x: Array) -> Array:
+    return array_namespace(x).astype(values, x.dtype)

@@ -1,0 +1,108 @@
+"""How well an image explains single events: value, gradient, curvature and sensitivity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from emrecon.projectors import AcquisitionModel
+from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, as_real, like, require_array, to_numpy
+
+
+@dataclass(frozen=True, eq=False)
+class ListmodeLikelihood:
+    """The negative Poisson log-likelihood of single events, f(x) = sum(s x) - sum over events of log(ybar_e).
+
+        ybar_e = factors_e * (A x)_e + background_e
+
+    model : an `AcquisitionModel` around a `ListmodeProjector`; factors and background of every event, as they are in
+        the event's bin. (Only background / factors matters for the steps; both are counts per bin.)
+    sensitivity : A'factors over all bins that could have been hit, not only those that were, (*image); for example
+        `PETProjector(grid, sinogram).T(factors)`. With it, f equals the `PoissonLikelihood` of the sinogram of the same
+        events, up to a constant.
+    `subset(k, n)` takes the events k, k + n, ... and 1 / n of the sensitivity. For subsets by views give `osem` a list
+    of likelihoods, each with the events and the sensitivity of its views.
+    Raises ValueError for a sensitivity that does not fit or is negative, and, when it meets an image, where an event is
+    not expected at all (usual cause: an image that ends inside the object, with background 0).
+    Source: Barrett, White & Parra 1997; Parra & Barrett 1998.
+    """
+
+    model: AcquisitionModel
+    sensitivity: Array
+    _plans: PlanCache = field(default_factory=PlanCache, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        require_array(self.sensitivity, "ListmodeLikelihood sensitivity")
+        shape = self.model.projector.in_shape
+        if tuple(self.sensitivity.shape) != shape:
+            given = tuple(self.sensitivity.shape)
+            raise ValueError(f"ListmodeLikelihood sensitivity of shape {given} does not fit images of {shape}")
+        host = to_numpy(self.sensitivity)
+        if not (np.isfinite(host).all() and host.min() >= 0):
+            raise ValueError("ListmodeLikelihood sensitivity must be finite and not negative")
+
+    def ones_image(self) -> Array:
+        """Return an image of ones where something can be seen, like the sensitivity; 0 elsewhere."""
+        sensitivity = as_real(self.sensitivity)
+        xp = array_namespace(sensitivity)
+        return xp.where(sensitivity > 0, xp.ones_like(sensitivity), xp.zeros_like(sensitivity))
+
+    def value(self, x: Array) -> Any:
+        """Return f(x), summed in float64: one number for each item of a batch."""
+        return self._value(x, self._expected(x))
+
+    def ratio(self, x: Array) -> Array:
+        """Return 1 / ybar for every event."""
+        return 1 / self._expected(x)
+
+    def ratio_and_slope(self, x: Array) -> tuple[Array, Array]:
+        """Return 1 / ybar and 1 / ybar^2 for every event."""
+        ratio = self.ratio(x)
+        return ratio, ratio**2
+
+    @property
+    def sensitivity_has_factors(self) -> bool:
+        """Whether the sensitivity is that of the model's factors: no, it is given."""
+        return False
+
+    def value_and_gradient(self, x: Array) -> tuple[Any, Array]:
+        """Return f(x) and its gradient, with one projection forth and back."""
+        ybar = self._expected(x)
+        return self._value(x, ybar), self.sensitivity_like(x) - self.model.adjoint(1 / ybar)
+
+    def gradient(self, x: Array) -> Array:
+        """Return s - A'(1 / ybar), of the shape of x."""
+        return self.sensitivity_like(x) - self.model.adjoint(self.ratio(x))
+
+    def sensitivity_like(self, x: Array) -> Array:
+        """Return the sensitivity in the library, device and precision of x."""
+        return self._plans.get(x, lambda: like(self.sensitivity, x))
+
+    def hessian_vector(self, x: Array, v: Array) -> Array:
+        """Return the Hessian at x applied to v, A'( A v / ybar^2 )."""
+        return self.model.adjoint(self.model.linear(v) * self.ratio(x) ** 2)
+
+    def subset(self, k: int, n: int) -> ListmodeLikelihood:
+        """Return the likelihood of the events k, k + n, ..."""
+        return ListmodeLikelihood(self.model.subset(k, n), self.sensitivity / n)
+
+    def _value(self, x: Array, ybar: Array) -> Any:
+        xp = array_namespace(ybar)
+        image = tuple(range(-len(self.model.projector.in_shape), 0))
+        explained = xp.sum(xp.log(ybar), axis=-1, dtype=xp.float64)
+        return xp.sum(self.sensitivity_like(x) * x, axis=image, dtype=xp.float64) - explained
+
+    def _expected(self, x: Array) -> Array:
+        ybar = self.model(x)
+        xp = array_namespace(ybar)
+        if bool(xp.all((ybar > 0) & (ybar < float("inf")))):
+            return ybar
+        host = to_numpy(ybar)
+        if not (np.isfinite(host).all() and host.min() >= 0):
+            raise ValueError("expected counts are negative, NaN or infinite: does the image hold such values?")
+        raise ValueError(
+            f"{int((host == 0).sum())} of {host.size} events are not expected at all: usual causes are an image that "
+            "ends inside the object, background=0, or events of other bins than the sensitivity's"
+        )

@@ -1,0 +1,137 @@
+"""How well an image explains Poisson counts: value, gradient, curvature and sensitivity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from emrecon.projectors import AcquisitionModel, Scan, ScanSeries
+from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, as_real, like, require_array, to_numpy
+from emrecon.projectors.scan.acquisition import take_views
+from emrecon.projectors.scan.scan import check_counts
+
+
+@dataclass(frozen=True, eq=False)
+class PoissonLikelihood:
+    """The negative Poisson log-likelihood of counts y under a model, f(x) = sum(ybar - y log ybar), ybar = model(x).
+
+    data : counts (..., views, bins, rows), or a scan; any array library, leading axes are a batch.
+    model : what is expected, an `AcquisitionModel`.
+    A bin with y = 0 contributes ybar, also where ybar = 0. Data and sensitivity follow the images they meet.
+    Raises ValueError for negative or non-finite counts and shapes that do not fit, and, when it meets an image, where
+    counts were measured but none are expected (usual causes: background = 0 outside the object, an image with zeros, a
+    mu map or geometry that does not belong to the data).
+    """
+
+    data: Array
+    model: AcquisitionModel
+    _plans: dict[str, PlanCache] = field(
+        default_factory=lambda: {"data": PlanCache(), "sensitivity": PlanCache()}, init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, (Scan, ScanSeries)):
+            object.__setattr__(self, "data", self.data.counts)
+        require_array(self.data, "PoissonLikelihood data")
+        views = self.model.projector.out_shape
+        if tuple(self.data.shape[-len(views) :]) != views:
+            raise ValueError(
+                f"PoissonLikelihood data of shape {tuple(self.data.shape)} do not fit {self.model.projector!r}"
+            )
+        check_counts(self.data, "PoissonLikelihood")
+
+    def ones_image(self) -> Array:
+        """Return an image of ones that suits the data: library, device and batch; float32 unless they are float64."""
+        y, projector = as_real(self.data), self.model.projector
+        batch = y.shape[: y.ndim - len(projector.out_shape)]
+        return array_namespace(y).ones((*batch, *projector.in_shape), dtype=y.dtype, device=y.device)
+
+    def value(self, x: Array) -> Any:
+        """Return f(x), summed in float64: one number for each item of a batch."""
+        y, ybar, safe = self._explained(x)
+        return self._total(ybar - y * array_namespace(ybar).log(safe))
+
+    def ratio(self, x: Array) -> Array:
+        """Return y / ybar, 0 where nothing is measured or expected."""
+        y, _, safe = self._explained(x)
+        return y / safe
+
+    def ratio_and_slope(self, x: Array) -> tuple[Array, Array]:
+        """Return y / ybar and y / ybar^2, its derivative by -ybar."""
+        y, _, safe = self._explained(x)
+        return y / safe, y / safe**2
+
+    @property
+    def sensitivity_has_factors(self) -> bool:
+        """Whether the sensitivity is that of the model's factors: A'1 with them."""
+        return True
+
+    def gradient(self, x: Array) -> Array:
+        """Return A'(1 - y / ybar), of the shape of x."""
+        return self.sensitivity_like(x) - self.model.adjoint(self.ratio(x))
+
+    def value_and_gradient(self, x: Array) -> tuple[Any, Array]:
+        """Return f(x) and its gradient, with one projection forth and back."""
+        y, ybar, safe = self._explained(x)
+        value = self._total(ybar - y * array_namespace(ybar).log(safe))
+        return value, self.sensitivity_like(x) - self.model.adjoint(y / safe)
+
+    @property
+    def sensitivity(self) -> Array:
+        """The sensitivity image A'1, in the library and on the device of the data; made once."""
+        return self.sensitivity_like(as_real(self.data))
+
+    def sensitivity_like(self, x: Array) -> Array:
+        """Return A'1 in the library, device and precision of x; made once for each. (*image), or (B, *image)."""
+        if any(getattr(values, "requires_grad", False) for values in (self.model.factors, self.model.scale)):
+            return self._make_sensitivity(x)  # it is a part of this graph and of no other
+        return self._plans["sensitivity"].get(x, lambda: self._make_sensitivity(x))
+
+    def hessian_vector(self, x: Array, v: Array) -> Array:
+        """Return the Hessian at x applied to v, A'( y / ybar^2 * A v )."""
+        y, _, safe = self._explained(x)
+        return self.model.adjoint(y / safe**2 * self.model.linear(v))
+
+    def subset(self, k: int, n: int) -> PoissonLikelihood:
+        """Return the likelihood of the views k, k + n, ..."""
+        axis = -len(self.model.projector.out_shape)
+        return PoissonLikelihood(take_views(self.data, k, n, axis), self.model.subset(k, n))
+
+    def _explained(self, x: Array) -> tuple[Array, Array, Array]:
+        """Return y, ybar, and ybar with 1 where nothing is expected, so that one may divide by it."""
+        ybar = self.model(x)
+        xp, y = array_namespace(ybar), self._data_like(ybar)
+        self._require_expected(y, ybar)
+        return y, ybar, xp.where(ybar > 0, ybar, xp.ones_like(ybar))
+
+    def _total(self, terms: Array) -> Any:
+        """Sum over the bins of each item, in float64."""
+        xp = array_namespace(terms)
+        return xp.sum(terms, axis=tuple(range(-len(self.model.projector.out_shape), 0)), dtype=xp.float64)
+
+    def _data_like(self, ybar: Array) -> Array:
+        return self._plans["data"].get(ybar, lambda: like(self.data, ybar))
+
+    def _make_sensitivity(self, x: Array) -> Array:
+        projector = self.model.projector
+        shape = projector.out_shape if projector.n_items is None else (projector.n_items, *projector.out_shape)
+        return self.model.adjoint(array_namespace(x).ones(shape, dtype=x.dtype, device=x.device))
+
+    def _require_expected(self, y: Array, ybar: Array) -> None:
+        xp = array_namespace(ybar)
+        expected = (ybar > 0) & (ybar < float("inf"))
+        if bool(xp.all(expected | ((ybar == 0) & (y <= 0)))):
+            return
+        host = to_numpy(ybar)
+        if not (np.isfinite(host).all() and host.min() >= 0):
+            raise ValueError(
+                f"expected counts are negative, NaN or infinite in {int((~((host >= 0) & (host < np.inf))).sum())} of "
+                f"{host.size} bins: does the image hold such values?"
+            )
+        raise ValueError(
+            f"counts were measured in {int(to_numpy((y > 0) & (ybar <= 0)).sum())} of {host.size} bins where none are "
+            "expected: usual causes are background=0 outside the object (give the model a little), zeros in the image, "
+            "or a mu map or geometry that does not belong to the data"
+        )

@@ -1,0 +1,152 @@
+"""How well an attenuation map explains a transmission scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from emrecon.projectors import Projector
+from emrecon.projectors.core.arrays import (
+    Array,
+    PlanCache,
+    array_namespace,
+    is_torch,
+    like,
+    require_array,
+    to_numpy,
+)
+from emrecon.projectors.core.operator import broadcasts_to
+from emrecon.projectors.scan.acquisition import take_views
+from emrecon.projectors.scan.scan import check_counts
+
+_THIN = 1e-3  # depths below this have the curvature at 0
+
+
+@dataclass(frozen=True, eq=False)
+class TransmissionLikelihood:
+    """The negative log-likelihood of a transmission scan, f(mu) = sum(ybar - y log ybar).
+
+        ybar = blank * exp(-A mu / 10) + background
+
+    data : counts y, (..., views, bins, planes); any array library, leading axes are a batch.
+    blank : expected counts without an object, scaled to the time of the scan; a number or an array like the data. Bins
+        of blank = 0 count for nothing.
+    projector : A, line integrals in mm, such as a `ParallelBeamProjector`.
+    background : expected scatter, randoms and emission; counts, a number or an array.
+    mu is in 1/cm, (..., nx, ny, nz).
+    Raises ValueError for negative or non-finite values, shapes that do not fit, and bins with counts that have neither
+    blank nor background (usual causes: detectors that were dead in the blank scan, blank and data exchanged).
+    Source: Lange & Carson 1984; Erdogan & Fessler 1999, Phys Med Biol 44:2835.
+    """
+
+    data: Array
+    blank: Any
+    projector: Projector
+    background: Any = 0.0
+    _plans: dict[str, PlanCache] = field(
+        default_factory=lambda: {name: PlanCache() for name in ("data", "blank", "background")}, init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        require_array(self.data, "TransmissionLikelihood data")
+        views = self.projector.out_shape
+        if tuple(self.data.shape[-len(views) :]) != views:
+            raise ValueError(
+                f"TransmissionLikelihood data of shape {tuple(self.data.shape)} do not fit {self.projector!r}"
+            )
+        check_counts(self.data, "TransmissionLikelihood")
+        blank, background = (_checked(getattr(self, name), name, self.data) for name in ("blank", "background"))
+        missing = int(np.sum((to_numpy(self.data) > 0) & (blank == 0) & (background == 0)))
+        if missing:
+            raise ValueError(
+                f"TransmissionLikelihood: {missing} bins have counts but no blank and no background: usual causes are "
+                "detectors that were dead in the blank scan (set their counts to 0), or blank and data exchanged"
+            )
+
+    def depth(self, mu: Array) -> Array:
+        """Return l = A mu / 10, without unit: exp(-l) is the transmission."""
+        return self.projector(mu) / 10
+
+    def expected(self, mu: Array) -> Array:
+        """Return ybar."""
+        depth = self.depth(mu)
+        return self._through(depth) + self._match("background", depth)
+
+    def value(self, mu: Array) -> Any:
+        """Return f(mu), summed in float64: one number for each item of a batch."""
+        ybar = self.expected(mu)
+        xp, y = array_namespace(ybar), self._match("data", ybar)
+        terms = ybar - y * xp.log(xp.where(ybar > 0, ybar, xp.finfo(ybar.dtype).tiny * xp.ones_like(ybar)))
+        return xp.sum(terms, axis=tuple(range(-len(self.projector.out_shape), 0)), dtype=xp.float64)
+
+    def gradient(self, mu: Array) -> Array:
+        """Return A'((y / ybar - 1) blank exp(-A mu / 10)) / 10, of the shape of mu."""
+        return self._back(self._slope(self.depth(mu)))
+
+    def subset(self, k: int, n: int) -> TransmissionLikelihood:
+        """Return the likelihood of the views k, k + n, ..."""
+        axis = -len(self.projector.out_shape)
+        data, blank, background = (
+            take_views(values, k, n, axis) for values in (self.data, self.blank, self.background)
+        )
+        return TransmissionLikelihood(data, blank, self.projector.subset(k, n), background)
+
+    # ---- one bin as a function of its depth l: h(l) = ybar - y log ybar ---------------------------------------------
+
+    def _through(self, depth: Array) -> Array:
+        return self._match("blank", depth) * array_namespace(depth).exp(-depth)
+
+    def _slope(self, depth: Array) -> Array:
+        """h'(l) = (y / ybar - 1) blank exp(-l)."""
+        xp, through = array_namespace(depth), self._through(depth)
+        ybar = through + self._match("background", depth)
+        share = xp.where(ybar > 0, through / xp.where(ybar > 0, ybar, xp.ones_like(ybar)), xp.ones_like(ybar))
+        return self._match("data", depth) * share - through
+
+    def _least_curvature(self, depth: Array) -> Array:
+        """The least curvature of a parabola that touches h at l and lies above it wherever l >= 0; float64.
+
+        2 (h(0) - h(l) + l h'(l)) / l^2, and h''(0) for l = 0; 0 where that is negative.
+        Source: Erdogan & Fessler 1999, IEEE Trans Med Imaging 18:801 (optimal curvature).
+        """
+        xp = array_namespace(depth)
+        depth = xp.astype(depth, xp.float64)  # differences of large numbers
+        y, blank, background = (self._match(name, depth) for name in ("data", "blank", "background"))
+        one = xp.ones_like(depth)
+        without = (blank + background) * one  # ybar without an object
+        dead = without == 0
+        without, ybar = xp.where(dead, one, without), xp.where(dead, one, self._through(depth) + background)
+        drop = without - ybar - y * xp.log(without / ybar)
+        thin = depth < _THIN
+        steep = 2 * (drop + depth * self._slope(depth)) / xp.where(thin, one, depth) ** 2
+        at_zero = blank * (1 - y * background / without**2)
+        return xp.maximum(xp.where(thin, at_zero, steep), 0 * one)
+
+    def _curvature_at_minimum(self, depth: Array) -> Array:
+        """(y - background)^2 / y, the curvature of h where its slope is 0; 0 where it has no minimum."""
+        xp, y = array_namespace(depth), self._match("data", depth)
+        net = y - self._match("background", depth)
+        return xp.where(net > 0, net**2 / xp.where(net > 0, y, xp.ones_like(y)), xp.zeros_like(y))
+
+    def _back(self, y: Array) -> Array:
+        return self.projector.T(y) / 10
+
+    def _match(self, name: str, y: Array) -> Any:
+        values = getattr(self, name)
+        if isinstance(values, (int, float)):
+            return float(values)
+        return like(values, y) if is_torch(values) else self._plans[name].get(y, lambda: like(values, y))
+
+
+def _checked(values: Any, name: str, data: Array) -> np.ndarray:
+    who = f"TransmissionLikelihood {name}"
+    if not hasattr(values, "shape") and not isinstance(values, (int, float)):
+        raise TypeError(f"{who} must be a number or an array, got {type(values).__name__}")
+    host = np.asarray(to_numpy(values))
+    if not broadcasts_to(host.shape, tuple(data.shape)):
+        raise ValueError(f"{who} of shape {host.shape} does not broadcast to data of {tuple(data.shape)}")
+    if not (np.isfinite(host).all() and (host >= 0).all()):
+        raise ValueError(f"{who} must be finite and not negative everywhere")
+    return host

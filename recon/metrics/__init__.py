@@ -1,0 +1,46 @@
+"""How good an image is: regions, measures, NEMA image quality."""
+
+from .image_quality import ImageQuality, ImageQualityLayout, SphereQuality, nema_image_quality
+from .measures import (
+    Ensemble,
+    background_variability,
+    coefficient_of_variation,
+    contrast_recovery,
+    contrast_to_noise,
+    ensemble_statistics,
+    nrmse,
+    psnr,
+    recovery_coefficient,
+    ssim,
+    ssim_map,
+    suv_max,
+    suv_mean,
+    suv_peak,
+)
+from .regions import RegionOfInterest, Sphere, region_means, region_of, regions_of
+
+__all__ = [
+    "Ensemble",
+    "ImageQuality",
+    "ImageQualityLayout",
+    "RegionOfInterest",
+    "Sphere",
+    "SphereQuality",
+    "background_variability",
+    "coefficient_of_variation",
+    "contrast_recovery",
+    "contrast_to_noise",
+    "ensemble_statistics",
+    "nema_image_quality",
+    "nrmse",
+    "psnr",
+    "recovery_coefficient",
+    "region_means",
+    "region_of",
+    "regions_of",
+    "ssim",
+    "ssim_map",
+    "suv_max",
+    "suv_mean",
+    "suv_peak",
+]

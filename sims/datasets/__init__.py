@@ -1,0 +1,17 @@
+"""Training sets: written in shards, read in batches."""
+
+from .ranks import rank_and_size
+from .reading import Batches, Dataset, Field, SimulatedDataset, Source, loader
+from .writing import Written, write_dataset
+
+__all__ = [
+    "Batches",
+    "Dataset",
+    "Field",
+    "SimulatedDataset",
+    "Source",
+    "Written",
+    "loader",
+    "rank_and_size",
+    "write_dataset",
+]

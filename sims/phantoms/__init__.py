@@ -1,0 +1,64 @@
+"""Phantoms: solids, and the bodies, brains, hearts and test objects made of them."""
+
+from .bodies import Lesion, random_torso, torso, with_lesions
+from .brain import Brain, BrainImages, GuideRecipe, LesionRecipe, Mismatches, random_folded_brain
+from .cardiac import SEGMENTS, Defect, LeftVentricle, bullseye, cardiac_torso, random_cardiac_torso
+from .ellipses import EllipseRanges, random_brain, random_ellipses, shepp_logan
+from .folds import Folded
+from .label_map import LabelMap, Tissue, VoxelPhantom, brainweb_labels, read_label_map, read_tissues, xcat_labels
+from .nema import NEMA_SPHERES, nema_iec_body, nema_layout
+from .phantom import Phantom, Region, uniform_cylinder
+from .quality import JASZCZAK_MODELS, defrise, derenzo, jaszczak, spect_cylinder
+from .shapes import Box, Cylinder, Ellipsoid, HalfSpace, Intersection, Oriented, Solid, rotation_to
+from .torso_parts import Build
+
+__all__ = [
+    "Box",
+    "Brain",
+    "BrainImages",
+    "Build",
+    "Cylinder",
+    "Defect",
+    "EllipseRanges",
+    "Ellipsoid",
+    "Folded",
+    "GuideRecipe",
+    "HalfSpace",
+    "Intersection",
+    "JASZCZAK_MODELS",
+    "LabelMap",
+    "LeftVentricle",
+    "Lesion",
+    "LesionRecipe",
+    "Mismatches",
+    "NEMA_SPHERES",
+    "Oriented",
+    "Phantom",
+    "Region",
+    "SEGMENTS",
+    "Solid",
+    "Tissue",
+    "VoxelPhantom",
+    "brainweb_labels",
+    "bullseye",
+    "cardiac_torso",
+    "defrise",
+    "derenzo",
+    "jaszczak",
+    "nema_iec_body",
+    "nema_layout",
+    "random_brain",
+    "random_cardiac_torso",
+    "random_ellipses",
+    "random_folded_brain",
+    "random_torso",
+    "read_label_map",
+    "read_tissues",
+    "rotation_to",
+    "shepp_logan",
+    "spect_cylinder",
+    "torso",
+    "uniform_cylinder",
+    "with_lesions",
+    "xcat_labels",
+]

@@ -1,0 +1,563 @@
+"""Recipes of training data: typed descriptions of phantoms, scanner, counts and outputs, and the samples they make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field as Limit
+
+from emrecon.projectors import (
+    DeadTime,
+    EffectiveSource,
+    ImageGrid,
+    LinearResponse,
+    PETScanner,
+    PETSinogram,
+    SPECTGeometry,
+    collimator,
+    isotope,
+)
+from emrecon.projectors.spect.collimation import Response
+
+from ..datasets.reading import Field
+from ..noise import generator
+from ..simulators.pet import ConvolutionScatter, PETSimulator, Randoms, SingleScatter, random_normalisation
+from ..simulators.simulator import Expectation, Mismatch, Simulation, Simulator, item_seed, shortened
+from ..simulators.spect import SPECTSimulator
+from .random_bodies import Drawn, PhantomTable
+from .recipe_file import RecipeError, Table, complain, decode
+
+Positive = Annotated[float, Limit(gt=0)]
+Fraction = Annotated[float, Limit(ge=0, lt=1)]
+Count = Annotated[int, Limit(ge=1, le=10**9)]
+Whole = Annotated[int, Limit(ge=0)]
+Total = Annotated[float, Limit(gt=0, le=1e12)]
+FractionRange = Fraction | tuple[Fraction, Fraction]
+
+OUTPUTS = {
+    "counts": "measured counts, one array for each level",
+    "expected": "expected counts of level 1, trues + scatter + randoms",
+    "background": "expected scatter and randoms that a reconstruction is given",
+    "factors": "calibration, time, decay, attenuation and efficiencies that a reconstruction is given",
+    "truth": "mean activity concentration of every voxel at the start of the scan",
+    "mu": "the attenuation map that a reconstruction is given",
+    "ct": "CT numbers, 1000 (mu / mu_water - 1) at 70 keV",
+    "guide": "an MR-like image",
+    "labels": "the number of the region at every voxel's centre",
+    "lesions": "the part of every voxel that lesions fill",
+    "reconstruction": "images of every level",
+}
+
+Reconstruct = Callable[[Sequence[Simulation], "ReconstructionTable"], np.ndarray]
+
+_MOST_VALUES = 2**31  # of an image or of the data of one sample: 8 GiB each
+
+
+class GridTable(Table):
+    """The voxels of truth and reconstruction, centred on the scanner's axis; one slice makes a recipe 2-D."""
+
+    shape: tuple[Count, Count, Count]
+    voxel_size: tuple[Positive, Positive, Positive]
+
+
+class SPECTTable(Table):
+    """A SPECT camera with its protocol; see `SPECTSimulator` and `SPECTGeometry.circular`."""
+
+    views: Count
+    bins: tuple[Count, Count]
+    pixel_size: tuple[Positive, Positive]
+    radius: Positive
+    start: float = 0.0
+    extent: float = 360.0
+    direction: str = "ccw"
+    collimator: str | None = None
+    response: tuple[float, float] | None = None  # slope, intercept of sigma in mm
+    intrinsic_fwhm: Positive | None = None
+    radionuclide: str = "Tc-99m"
+    energy_window: tuple[float, float] | None = None
+    scatter: bool = False
+    sensitivity: Positive = 90.0
+    duration: Positive = 20.0
+    room: Annotated[float, Limit(ge=0)] = 0.0
+    dead_time: Positive | None = None
+
+
+class RingTable(Table):
+    """A scanner of one's own; see `PETScanner.polygon`."""
+
+    sides: Count
+    crystals_per_side: Count
+    radius: Positive
+    rings: Count
+    ring_pitch: Positive
+    crystal_pitch: Positive | None = None
+    energy_resolution: Fraction | None = None
+
+
+class PETTable(Table):
+    """A PET scanner with its protocol; see `PETSimulator` and `PETSinogram`."""
+
+    scanner: str | None = None
+    ring: RingTable | None = None
+    rings: Count | None = None
+    n_radial: Count | None = None
+    span: Count = 1
+    max_ring_difference: Whole | None = None
+    mashing: Count = 1
+    tof: bool = False
+    tof_mashing: Count = 1
+    radionuclide: str = "F-18"
+    sensitivity: Positive = 7.4
+    duration: Positive = 180.0
+    resolution: Annotated[float, Limit(ge=0)] = 4.8
+    scatter: Literal["convolution", "single", "none"] = "convolution"
+    scatter_fraction: FractionRange | None = 0.25
+    randoms: Literal["uniform", "object"] = "uniform"
+    randoms_fraction: FractionRange = 0.08
+    crystal_spread: Annotated[float, Limit(ge=0)] = 0.0
+    normalisation_error: Annotated[float, Limit(ge=0)] = 0.0
+    dead_time: Positive | None = None
+
+
+class CountsTable(Table):
+    """How many counts are expected in all: one number, or the ends of a range that is drawn from evenly in its log.
+
+    total : None takes the phantoms' activity as kBq/mL.  levels : fractions of the counts, each a part of the higher
+    ones.  noise : False keeps expected counts instead of Poisson counts.
+    """
+
+    total: Total | tuple[Total, Total] | None = None
+    levels: tuple[Annotated[float, Limit(gt=0, le=1)], ...] = Limit(default=(1.0,), min_length=1)
+    noise: bool = True
+
+
+class MismatchTable(Table):
+    """See `Mismatch`."""
+
+    refine: Annotated[int, Limit(ge=1, le=8)] = 2
+    attenuation: Positive = 0.98
+    shift: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    response: Positive = 1.03
+    background: Positive = 1.0
+
+
+class ReconstructionTable(Table):
+    """Images that go with every level: MLEM or OSEM of the model that is given, from ones.
+
+    subsets : 1 is MLEM.  filter_fwhm : mm of a Gaussian afterwards, 0 for none.  response : whether the resolution is
+    modelled.
+    """
+
+    iterations: Count = 10
+    subsets: Count = 1
+    filter_fwhm: Annotated[float, Limit(ge=0)] = 0.0
+    response: bool = True
+
+
+class Recipe(Table):
+    """A set of simulated scans; one sample is one phantom.
+
+    n : how many by default.  split : shares of the samples, in this order.  outputs : names out of `OUTPUTS`.
+    batch : samples that are simulated together (default: 64 of one slice, 1 volume).
+    """
+
+    name: str
+    description: str = ""
+    n: Count = 1000
+    seed: Whole = 0
+    split: dict[str, Positive] = Limit(default={"train": 0.8, "validation": 0.1, "test": 0.1})
+    outputs: tuple[str, ...] = ("counts", "mu", "truth")
+    batch: Count | None = None
+    grid: GridTable
+    phantom: PhantomTable
+    spect: SPECTTable | None = None
+    pet: PETTable | None = None
+    counts: CountsTable = CountsTable()
+    mismatch: MismatchTable | None = MismatchTable()
+    reconstruction: ReconstructionTable | None = None
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Return the names of the recipes that come with the library."""
+    found = (entry.name for entry in files(__package__).iterdir() if entry.name.endswith(".toml"))
+    return tuple(sorted(name.removesuffix(".toml").replace("recipe_", "") for name in found))
+
+
+def load_recipe(recipe: str | Path) -> Recipe:
+    """Return a recipe by name, one of `recipe_names()`, or from a TOML file.
+
+    Raises RecipeError, naming the line, for what is not a recipe or cannot be simulated; FileNotFoundError.
+    """
+    if str(recipe) in recipe_names():
+        name, text = f"{recipe}.toml", (files(__package__) / f"recipe_{recipe}.toml").read_text("utf-8")
+    else:
+        path = Path(recipe)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no recipe {str(recipe)!r}: not a file, and not one of {', '.join(recipe_names())}"
+            )
+        try:
+            name, text = str(path), path.read_text("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{path}: not TOML: {error}; is it text in UTF-8?") from None
+    return parse_recipe(text, name)
+
+
+def parse_recipe(text: str, name: str = "recipe") -> Recipe:
+    """Return the recipe that a TOML text describes; raises RecipeError as `load_recipe` does."""
+    made = decode(text, Recipe, name)
+    for keys, build in _checks(made):
+        try:
+            build()
+        except (ValueError, TypeError, KeyError, OSError, OverflowError, MemoryError) as error:
+            raise complain(name, text, keys, error) from error
+    return made
+
+
+def _checks(recipe: Recipe) -> list[tuple[list[str], Callable[[], Any]]]:
+    """What has to work before anything is simulated, with the table to blame."""
+    scanner = "spect" if recipe.spect is not None else "pet"
+    return [
+        ([scanner], lambda: _one_scanner(recipe)),
+        (["outputs"], lambda: _known_outputs(recipe)),
+        (["split"], lambda: split_of(recipe, recipe.n)),
+        (["counts", "total"], lambda: _rising(recipe.counts.total)),
+        (["pet", "scatter_fraction"], lambda: _rising(recipe.pet and recipe.pet.scatter_fraction)),
+        (["pet", "randoms_fraction"], lambda: _rising(recipe.pet and recipe.pet.randoms_fraction)),
+        (["grid"], lambda: _affordable_grid(recipe)),
+        (["spect"], lambda: _affordable_views(recipe.spect)),
+        (["pet", "ring"], lambda: _affordable_ring(recipe.pet.ring if recipe.pet else None)),
+        (["phantom"], lambda: recipe.phantom.check(recipe.grid.shape[2] == 1)),
+        ([scanner], lambda: simulator_of(recipe)),
+        ([scanner], lambda: simulator_of(recipe).check(recipe.phantom.draw(0, recipe.grid.shape[2] == 1).phantom)),
+        (["phantom"], lambda: _visible(recipe)),
+        (["reconstruction"], lambda: _enough_views(recipe)),
+    ]
+
+
+def _one_scanner(recipe: Recipe) -> None:
+    if (recipe.spect is None) == (recipe.pet is None):
+        raise ValueError("a recipe has one scanner, a table [spect] or [pet]")
+
+
+def _known_outputs(recipe: Recipe) -> None:
+    unknown = [name for name in recipe.outputs if name not in OUTPUTS]
+    if unknown or not recipe.outputs:
+        raise ValueError(f"unknown output {unknown}; there are {', '.join(OUTPUTS)}")
+    if "reconstruction" in recipe.outputs and recipe.reconstruction is None:
+        raise ValueError('the output "reconstruction" needs a table [reconstruction]')
+    if "guide" in recipe.outputs and not recipe.phantom.has_guide:
+        raise ValueError(f"phantoms of kind {recipe.phantom.kind!r} have no guide")
+
+
+def _affordable_grid(recipe: Recipe) -> None:
+    refine = 1 if recipe.mismatch is None else recipe.mismatch.refine
+    n = math.prod(recipe.grid.shape) * refine ** (2 if recipe.grid.shape[2] == 1 else 3)
+    if n > _MOST_VALUES:
+        raise ValueError(f"shape {list(recipe.grid.shape)} simulates {n:.3g} voxels, more than fit in memory")
+
+
+def _affordable_views(table: SPECTTable | None) -> None:
+    if table is not None and table.views * math.prod(table.bins) > _MOST_VALUES:
+        raise ValueError(f"{table.views} views of {list(table.bins)} bins are more than fit in memory")
+
+
+def _affordable_ring(table: RingTable | None) -> None:
+    if table is not None and (table.sides * table.crystals_per_side) ** 2 * table.rings > _MOST_VALUES:
+        raise ValueError(f"{table.sides} sides of {table.crystals_per_side} crystals: more pairs than fit in memory")
+
+
+def _visible(recipe: Recipe) -> None:
+    grid = simulator_of(recipe).grid
+    coarse = ImageGrid(
+        tuple(-(-n // 4) for n in grid.shape),  # type: ignore[arg-type]
+        tuple(d * n / -(-n // 4) for n, d in zip(grid.shape, grid.voxel_size)),  # type: ignore[arg-type]
+        tuple(o + (n / -(-n // 4) - 1) / 2 * d for n, d, o in zip(grid.shape, grid.voxel_size, grid.origin)),  # type: ignore[arg-type]
+    )
+    if not recipe.phantom.draw(0, grid.shape[2] == 1).phantom.activity(coarse).any():
+        raise ValueError("there is no activity in the grid; is it too small, or are the slices beside the phantom?")
+
+
+def _enough_views(recipe: Recipe) -> None:
+    n_views = simulator_of(recipe).geometry.n_views
+    if recipe.reconstruction is not None and recipe.reconstruction.subsets > n_views:
+        raise ValueError(f"{recipe.reconstruction.subsets} subsets of {n_views} views; take no more subsets than views")
+
+
+def _rising(values: Any) -> None:
+    if isinstance(values, tuple) and values[0] > values[1]:
+        raise ValueError(f"a range runs from low to high, got {list(values)}")
+
+
+def split_of(recipe: Recipe, n: int) -> dict[str, int]:
+    """Return how many of n samples each part of the split has: shares of the whole, the rest to the largest part."""
+    total = sum(recipe.split.values())
+    if not recipe.split or abs(total - 1) > 1e-6:
+        raise ValueError(f"the shares of the split must add up to 1, got {total:g}")
+    parts = {name: int(share * n + 1e-9) for name, share in recipe.split.items()}
+    parts[max(recipe.split, key=recipe.split.__getitem__)] += n - sum(parts.values())
+    return parts
+
+
+def simulator_of(recipe: Recipe) -> Simulator:
+    """Return the scanner of a recipe; raises ValueError where it is impossible."""
+    shape, size = recipe.grid.shape, recipe.grid.voxel_size
+    mismatch = Mismatch.none() if recipe.mismatch is None else Mismatch(**dict(recipe.mismatch))
+    centred = tuple(-(n - 1) / 2 * d for n, d in zip(shape, size))
+    if recipe.spect is not None:
+        return _spect(recipe.spect, ImageGrid(shape, size, centred), mismatch)  # type: ignore[arg-type]
+    assert recipe.pet is not None
+    return _pet(recipe.pet, recipe, mismatch)
+
+
+def _spect(table: SPECTTable, grid: ImageGrid, mismatch: Mismatch) -> SPECTSimulator:
+    geometry = SPECTGeometry.circular(
+        table.views,
+        table.radius,
+        table.bins,
+        table.pixel_size,
+        start=table.start,
+        direction=table.direction,
+        extent=table.extent,
+    )
+    window = table.energy_window
+    if table.scatter and window is None:
+        raise ValueError("scatter needs an energy_window in keV")
+    energy = isotope(table.radionuclide).main_energy
+    return SPECTSimulator(
+        grid,
+        geometry,
+        _response(table),
+        table.sensitivity,
+        table.duration,
+        table.radionuclide,
+        EffectiveSource(window, energy) if table.scatter and window else None,
+        room=table.room,
+        dead_time=table.dead_time and DeadTime(table.dead_time),  # type: ignore[arg-type]
+        mismatch=mismatch,
+    )
+
+
+def _response(table: SPECTTable) -> Response | None:
+    if table.collimator and table.response:
+        raise ValueError("give a collimator or a response, not both")
+    if table.response:
+        return LinearResponse(*table.response)
+    energy = isotope(table.radionuclide).main_energy
+    return collimator(table.collimator).response(energy, table.intrinsic_fwhm) if table.collimator else None
+
+
+def _pet(table: PETTable, recipe: Recipe, mismatch: Mismatch) -> PETSimulator:
+    scanner = _scanner(table)
+    if table.tof and scanner.time_of_flight is None:
+        raise ValueError(f"tof: {scanner} has no time of flight")
+    tof = scanner.time_of_flight.mashed(table.tof_mashing) if table.tof and scanner.time_of_flight else None
+    sinogram = PETSinogram(
+        scanner,
+        table.max_ring_difference,  # type: ignore[arg-type]
+        table.span,
+        n_radial=table.n_radial,  # type: ignore[arg-type]
+        mashing=table.mashing,
+        tof=tof,
+    )
+    shape, size = recipe.grid.shape, recipe.grid.voxel_size
+    middle = float(scanner.rings.mean())
+    origin = (-(shape[0] - 1) / 2 * size[0], -(shape[1] - 1) / 2 * size[1], middle - (shape[2] - 1) / 2 * size[2])
+    fraction = table.scatter_fraction
+    scatter: ConvolutionScatter | SingleScatter | None = None
+    if table.scatter == "convolution":
+        if fraction is None:
+            raise ValueError('scatter = "convolution" needs a scatter_fraction')
+        scatter = ConvolutionScatter(_highest(fraction))
+    elif table.scatter == "single":
+        scatter = SingleScatter(None if fraction is None else _highest(fraction))
+    elif isinstance(fraction, tuple):
+        raise ValueError(f'scatter = "none" leaves nothing to scale to a scatter_fraction of {list(fraction)}')
+    true = random_normalisation(scanner, recipe.seed, table.crystal_spread) if table.crystal_spread else None
+    seed = item_seed(recipe.seed, 0, "normalisation error")
+    given = random_normalisation(scanner, seed, table.normalisation_error, true) if table.normalisation_error else None
+    return PETSimulator(
+        ImageGrid(shape, size, origin),
+        sinogram,
+        table.sensitivity,
+        table.duration,
+        table.radionuclide,
+        table.resolution,
+        scatter,
+        Randoms(_highest(table.randoms_fraction), table.randoms) if _highest(table.randoms_fraction) else None,
+        true,
+        given,
+        table.dead_time and DeadTime(table.dead_time),  # type: ignore[arg-type]
+        mismatch,
+    )
+
+
+def _scanner(table: PETTable) -> PETScanner:
+    if (table.scanner is None) == (table.ring is None):
+        raise ValueError("give a scanner by name, or a table [pet.ring], and not both")
+    if table.ring is not None:
+        given = {name: value for name, value in dict(table.ring).items() if value is not None}
+        return PETScanner.polygon(**given)
+    scanner = PETScanner.named(table.scanner)  # type: ignore[arg-type]
+    if table.rings is None:
+        return scanner
+    if table.rings > scanner.n_rings:
+        raise ValueError(f"{scanner} has no {table.rings} rings, but {scanner.n_rings}")
+    some = slice((scanner.n_rings - table.rings) // 2, (scanner.n_rings + table.rings) // 2)
+    return replace(scanner, crystals=scanner.crystals[some], virtual=scanner.virtual[some])
+
+
+def _highest(value: Any) -> float:
+    """A fraction, or the end of its range: what is simulated before it is scaled."""
+    return float(value[1] if isinstance(value, tuple) else value)
+
+
+def _thin(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:-1] if shape[-1] == 1 else shape
+
+
+@dataclass(frozen=True, eq=False)
+class RecipeSource:
+    """The samples of a recipe, by index: a `Source` of `write_dataset` and `SimulatedDataset`.
+
+    recipe : what to simulate.  n : how many samples (default: the recipe's).
+    reconstruct : makes the images (levels, nx, ny, nz) of the output "reconstruction" from the scans of all levels;
+        `emrecon simulate` brings one.
+    Sample i depends on the recipe, its seed and i alone: on no other sample, batch, worker or rank.
+    Raises ValueError where the recipe wants reconstructions and nothing makes them.
+    """
+
+    recipe: Recipe
+    n: int = 0
+    reconstruct: Reconstruct | None = None
+    samples_per_phantom: int = field(default=1, init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", self.n or self.recipe.n)
+        if "reconstruction" in self.recipe.outputs and self.reconstruct is None:
+            raise ValueError(
+                f"recipe {self.recipe.name!r} wants reconstructions: give reconstruct, or use `emrecon simulate`"
+            )
+
+    @property
+    def split(self) -> Mapping[str, int]:
+        """How many consecutive samples each part has."""
+        return split_of(self.recipe, self.n)
+
+    @property
+    def batch(self) -> int:
+        """How many samples are simulated together."""
+        return self.recipe.batch or (64 if self.is_flat else 1)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether images have one slice."""
+        return self.recipe.grid.shape[2] == 1
+
+    @cached_property
+    def simulator(self) -> Simulator:
+        """The scanner."""
+        return simulator_of(self.recipe)
+
+    def describe(self) -> dict[str, Any]:
+        """Return every parameter and seed, for JSON."""
+        made, digest = self.recipe.model_dump(mode="json"), self.recipe.phantom.digest()
+        if digest is not None:  # or a set could go on with another file of the same name
+            made["phantom"]["sha256"] = digest
+        return {**made, "n": self.n}
+
+    @cached_property
+    def fields(self) -> Mapping[str, Field]:
+        """Shape, type and unit of every output; one slice or one plane has no axis, and neither has one level."""
+        image, data = (_thin(shape) for shape in (self.recipe.grid.shape, self.simulator.geometry.shape))
+        levels = (len(self._levels),) if len(self._levels) > 1 else ()
+        counts = "uint32" if self.recipe.counts.noise else "float32"
+        kinds = {
+            "counts": ((*levels, *data), counts, "counts"),
+            "expected": (data, "float32", "counts"),
+            "background": (data, "float32", "counts"),
+            "factors": (data, "float32", "counts / (kBq/mL) of a projection"),
+            "truth": (image, "float32", "kBq/mL"),
+            "mu": (image, "float32", "1/cm"),
+            "ct": (image, "int16", "HU"),
+            "guide": (image, "float32", ""),
+            "labels": (image, "int16", ""),
+            "lesions": (image, "float32", ""),
+            "reconstruction": ((*levels, *image), "float32", "kBq/mL"),
+        }
+        made = {name: Field(*kinds[name], OUTPUTS[name]) for name in self.recipe.outputs}
+        return made | {
+            "level_counts": Field((len(self._levels),), "float32", "counts", "expected counts of each level")
+        }
+
+    def samples(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+        """Return the samples of some indices, each field (len(indices), *shape)."""
+        drawn = [self.draw(int(i)) for i in indices]
+        expected = self._expected([d.phantom for d in drawn], indices)
+        results = [self._sample(int(i), d, expected[k]) for k, (i, d) in enumerate(zip(indices, drawn))]
+        return {name: np.stack([result[name] for result in results]) for name in self.fields}
+
+    def draw(self, index: int) -> Drawn:
+        """Return the phantom of a sample."""
+        return self.recipe.phantom.draw(item_seed(self.recipe.seed, index, "phantom"), self.is_flat)
+
+    def simulations(self, index: int) -> tuple[Simulation, ...]:
+        """Return the scans of a sample, one for each level."""
+        return self._simulations(index, self._expected([self.draw(index).phantom], [index])[0])
+
+    @property
+    def _levels(self) -> tuple[float, ...]:
+        return self.recipe.counts.levels
+
+    def _expected(self, phantoms: list[Any], indices: Sequence[int]) -> Expectation:
+        expected, table = self.simulator.expect(phantoms), self.recipe.pet
+        if table is not None:
+            fractions = {"scatter": table.scatter_fraction, "randoms": table.randoms_fraction}
+            ranges = {
+                name: self._drawn(value, name, indices) for name, value in fractions.items() if isinstance(value, tuple)
+            }
+            expected = expected.with_fractions(**ranges) if ranges else expected
+        total = self.recipe.counts.total
+        return expected if total is None else expected.with_counts(self._drawn(total, "counts", indices, math.log))
+
+    def _drawn(self, value: Any, purpose: str, indices: Sequence[int], scale: Any = None) -> np.ndarray:
+        """One number for each sample, even in a range (in its log for counts)."""
+        low, high = value if isinstance(value, tuple) else (value, value)
+        u = np.array([generator(item_seed(self.recipe.seed, int(i), purpose)).uniform() for i in indices])
+        return low * (high / low) ** u if scale is math.log else low + (high - low) * u
+
+    def _simulations(self, index: int, expected: Expectation) -> tuple[Simulation, ...]:
+        seed = item_seed(self.recipe.seed, index, "noise")
+        if not self.recipe.counts.noise:
+            clean = replace(self.simulator._scan(expected, seed), counts=expected.total)
+            return tuple(Simulation(shortened(clean, f), expected.shorter(f)) for f in self._levels)
+        return Simulation(self.simulator._scan(expected, seed), expected).levels(self._levels, seed)
+
+    def _sample(self, index: int, drawn: Drawn, expected: Expectation) -> dict[str, np.ndarray]:
+        wanted = self.recipe.outputs
+        out: dict[str, Any] = {"level_counts": float(expected.total.sum(dtype=float)) * np.array(self._levels)}
+        if {"counts", "reconstruction"} & set(wanted):
+            scans = self._simulations(index, expected)
+            if "counts" in wanted:
+                out["counts"] = np.stack([s.scan.counts for s in scans])
+            if "reconstruction" in wanted:
+                out["reconstruction"] = self.reconstruct(scans, self.recipe.reconstruction)  # type: ignore[misc, arg-type]
+        out |= {"expected": expected.total, "background": expected.background, "factors": expected.factors}
+        out |= {"truth": expected.truth, "mu": expected.mu}
+        for name in {"ct", "guide", "labels", "lesions"} & set(wanted):
+            out[name] = drawn.image(name, self.simulator.grid)
+        return {name: self._shaped(name, out[name]) for name in self.fields}
+
+    def _shaped(self, name: str, values: Any) -> np.ndarray:
+        field_ = self.fields[name]
+        values = np.asarray(values)
+        if name == "factors":
+            values = np.broadcast_to(values, self.simulator.geometry.shape)
+        return np.ascontiguousarray(values.reshape(field_.shape).astype(field_.dtype, copy=False))

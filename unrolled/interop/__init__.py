@@ -1,0 +1,3 @@
+"""Other libraries' operators and networks as ours, and ours as theirs."""
+
+__all__ = []

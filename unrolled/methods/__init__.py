@@ -1,0 +1,62 @@
+"""Reconstructions with networks inside: unrolled EM, plug-and-play, deep image priors, presets."""
+
+from .denoising_priors import LearnedGradient, RegularisationByDenoising
+from .dip import DIPRecon, Fit, NetworkWeights, dip_chain, fixed_noise
+from .iterative_network import IterativeNetwork, NetworkInput
+from .local_linear import DnCNNWithLocalLinearFitting, LocalLinearFitting, kim_llf, local_linear_fit
+from .neural_kernel import NeuralKEM, deep_kernel, dip_ot, with_kernel
+from .plug_and_play import (
+    Growing,
+    PlugAndPlayEM,
+    ProximalDenoiser,
+    activity_scale,
+    coupling_unit,
+    matched_sigma,
+    pnp_em,
+)
+from .presets import bcd_net, em_net, fbsem_net, learned_primal_dual, mapem_net, osem_varnet, transem
+from .primal_dual_network import PrimalDualNetwork
+from .stopping import HeldOut, WindowedVariance, hold_out
+from .unrolled_em import Denoiser, UnrolledEM, em_update, fixed_point
+
+__all__ = [
+    "DIPRecon",
+    "Denoiser",
+    "DnCNNWithLocalLinearFitting",
+    "Fit",
+    "Growing",
+    "HeldOut",
+    "IterativeNetwork",
+    "LearnedGradient",
+    "PrimalDualNetwork",
+    "LocalLinearFitting",
+    "NetworkInput",
+    "NetworkWeights",
+    "NeuralKEM",
+    "PlugAndPlayEM",
+    "ProximalDenoiser",
+    "RegularisationByDenoising",
+    "UnrolledEM",
+    "WindowedVariance",
+    "activity_scale",
+    "bcd_net",
+    "coupling_unit",
+    "deep_kernel",
+    "dip_chain",
+    "dip_ot",
+    "em_net",
+    "em_update",
+    "fbsem_net",
+    "fixed_noise",
+    "fixed_point",
+    "hold_out",
+    "kim_llf",
+    "learned_primal_dual",
+    "local_linear_fit",
+    "mapem_net",
+    "matched_sigma",
+    "osem_varnet",
+    "pnp_em",
+    "transem",
+    "with_kernel",
+]

@@ -1,0 +1,156 @@
+"""Denoisers as smooth priors: regularisation by denoising, and networks that stand for a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from emrecon.projectors.core.arrays import Array, array_namespace, is_torch
+from emrecon.recon import SmoothPrior
+
+from .plug_and_play import _IMAGE, _check_weight, _name, denoised
+
+
+@dataclass(frozen=True, eq=False)
+class RegularisationByDenoising(SmoothPrior):
+    """Regularisation by denoising (RED): images that the denoiser leaves alone.
+
+        gradient = beta (x - D(x))
+
+    The gradient needs no derivative of D. It is that of a function,
+
+        U(x) = beta / 2 <x, x - D(x)>,
+
+    only where D has a symmetric Jacobian and is homogeneous, D(c x) = c D(x): say so by `conservative`, and there are a
+    `value` and, on tensors, the Hessian beta (v - J'v). Otherwise these raise NotImplementedError.
+
+    Engines: `osl`, `bsrem` and, by the curvature, `map_em` need no value; `svrg`, `saga` and `lbfgsb` do.
+
+    denoiser : any map of images (B, x, y, z); see `pnp_em`.
+    beta : the weight, in units of s / x (`coupling_unit`).
+    sigma, guide : what the denoiser is told besides.
+    lipschitz : L, by which you vouch for |D(x) - D(y)| <= L |x - y|. The curvature is beta (1 + L), whose parabolas lie
+        above U; with a D that is too steep `map_em` may rise. The same number stands for the diagonal of the Hessian,
+        by which `bsrem` and `svrg` shorten their steps. A conservative D that is a proximal map has 0 <= J <= 1, so
+        that L = 0 is right for it.
+    conservative : D is homogeneous with a symmetric Jacobian.
+    Source: Romano, Elad & Milanfar 2017; Reehorst & Schniter 2019 (when it is the gradient of a function).
+    """
+
+    denoiser: Any
+    beta: float = 1.0
+    sigma: Any = None
+    guide: Any = None
+    lipschitz: float = 1.0
+    conservative: bool = False
+
+    def __post_init__(self) -> None:
+        _check_weight(self, "beta", "lipschitz")
+
+    def _gradient(self, x: Array) -> Array:
+        return self.beta * (x - denoised(self.denoiser, x, self.sigma, self.guide))
+
+    def _value(self, x: Array) -> Array:
+        self._require_conservative("value")
+        xp = array_namespace(x)
+        return xp.sum(x * self._gradient(x), axis=_IMAGE, dtype=xp.float64) / 2
+
+    def _hessian_vector(self, x: Array, v: Array) -> Array:
+        self._require_conservative("Hessian")
+        return self.beta * (v - transposed_jacobian(self.denoiser, x, v, self.sigma, self.guide))
+
+    def _curvature(self, x: Array) -> Array:
+        return self.beta * (1 + self.lipschitz) * array_namespace(x).ones_like(x)
+
+    def _curvature_transposed(self, x: Array, v: Array) -> Array:
+        return 0 * v
+
+    def _hessian_diagonal(self, x: Array) -> Array:
+        return self._curvature(x)
+
+    def _require_conservative(self, what: str) -> None:
+        if not self.conservative:
+            raise NotImplementedError(
+                f"{self!r} has a gradient but no {what}, unless its denoiser is homogeneous with a symmetric Jacobian "
+                "(conservative=True); use osl, bsrem or map_em"
+            )
+
+    def __repr__(self) -> str:
+        return f"RegularisationByDenoising({_name(self.denoiser)}, beta={self.beta:g})"
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedGradient(SmoothPrior):
+    """A network in the place of a prior's gradient: gradient = beta N(x).
+
+    Engines: `osl` needs the gradient alone; with `lipschitz` also `bsrem` (with `EMPreconditioner()` without it) and
+    `map_em`; `svrg`, `saga` and `lbfgsb` need `potential` besides.
+
+    network : any map of images (B, x, y, z), called like a denoiser.
+    beta : the weight; beta N(x) has the unit of the sensitivity s.
+    guide : what the network is told besides.
+    lipschitz : L with |N(x) - N(y)| <= L |x - y|, in units of N / x, or None where it is not known; the curvature, and
+        what stands for the diagonal of the Hessian, is beta L.
+    potential : the function of which N is the gradient, images (B, x, y, z) -> (B,), where there is one.
+    Source: the prior of EMnet, Gong et al. 2019 (SPIE 10948), trained apart.
+    """
+
+    network: Any
+    beta: float = 1.0
+    guide: Any = None
+    lipschitz: float | None = None
+    potential: Callable[[Array], Array] | None = None
+
+    def __post_init__(self) -> None:
+        _check_weight(self, "beta", *([] if self.lipschitz is None else ["lipschitz"]))
+
+    def _gradient(self, x: Array) -> Array:
+        return self.beta * denoised(self.network, x, None, self.guide)
+
+    def _value(self, x: Array) -> Array:
+        if self.potential is None:
+            raise NotImplementedError(f"{self!r} has a gradient but no value; give its potential, or use osl or bsrem")
+        xp = array_namespace(x)
+        with torch.no_grad():
+            values = self.beta * self.potential(x)
+        return values.to(xp.float64) if is_torch(values) else xp.astype(values, xp.float64)
+
+    def _hessian_vector(self, x: Array, v: Array) -> Array:
+        if self.potential is None:
+            raise NotImplementedError(f"{self!r} is not known to be the gradient of a function: it has no Hessian")
+        return self.beta * transposed_jacobian(self.network, x, v, None, self.guide)
+
+    def _curvature(self, x: Array) -> Array:
+        if self.lipschitz is None:
+            raise NotImplementedError(
+                f"{self!r} has no curvature without a lipschitz constant; use osl, or bsrem with EMPreconditioner()"
+            )
+        return self.beta * self.lipschitz * array_namespace(x).ones_like(x)
+
+    def _curvature_transposed(self, x: Array, v: Array) -> Array:
+        return 0 * v
+
+    def _hessian_diagonal(self, x: Array) -> Array:
+        return self._curvature(x)
+
+    def __repr__(self) -> str:
+        return f"LearnedGradient({_name(self.network)}, beta={self.beta:g})"
+
+
+def transposed_jacobian(denoiser: Any, x: Array, v: Array, sigma: Any = None, guide: Any = None) -> torch.Tensor:
+    """Return J'v, J the derivative of a denoiser at x, of the shape of x; torch only.
+
+    Raises NotImplementedError for other arrays, and ValueError where autograd does not see the denoiser.
+    """
+    if not is_torch(x):
+        raise NotImplementedError(f"the derivative of {_name(denoiser)} needs torch tensors")
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        z = denoised(denoiser, leaf, sigma, guide)
+        if not z.requires_grad:
+            raise ValueError(f"the denoiser {_name(denoiser)} lets no gradient through: does it leave torch?")
+        (product,) = torch.autograd.grad(z, leaf, v.detach().clone())
+    return product

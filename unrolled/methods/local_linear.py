@@ -1,0 +1,218 @@
+"""Local linear fitting: an image tied to a denoised one by lines in small windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, like
+from emrecon.recon import Iterate, PoissonLikelihood, osem, sequential
+from emrecon.recon.engines.schedules import Order
+
+from .denoising_priors import transposed_jacobian
+from .plug_and_play import _IMAGE, _begin, _check_counts, _check_weight, _last, _resumed, denoised
+
+Fit = Literal["slope first", "least squares"]
+
+
+@dataclass(frozen=True)
+class LocalLinearFitting:
+    """How strongly, and how, `kim_llf` draws the image to the denoised one; both weights are relative to the data's.
+
+    beta : of |x - q x_D - b|^2, the local linear fit.  gamma : of |x_D - f(x) - eta|^2, the network.
+    alpha : times gamma, what the network adds to the denominator.
+    window : voxels of the fit along each axis, odd.
+    fit : "slope first", q = sum x x_D / sum x_D^2 and then b = mean x - q mean x_D (as in the authors' programme); or
+        "least squares" in both, q = cov(x, x_D) / var(x_D).
+    network_gradient : the term -gamma J'(x_D - f(x) - eta) of the network's derivative, which is small; torch only.
+    least : counts that a bin has at least in the curvature of the data.
+    """
+
+    beta: float = 0.04
+    gamma: float = 0.1
+    alpha: float = 1.0
+    window: int = 5
+    fit: Fit = "slope first"
+    network_gradient: bool = False
+    least: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_weight(self, "beta", "gamma", "alpha", "least")
+        if not (self.gamma > 0 and self.least > 0):
+            raise ValueError("LocalLinearFitting gamma and least must be positive")
+        if self.window < 1 or self.window % 2 == 0:
+            raise ValueError(f"LocalLinearFitting window must be odd and positive, got {self.window}")
+        if self.fit not in ("slope first", "least squares"):
+            raise ValueError(f'LocalLinearFitting fit must be "slope first" or "least squares", got {self.fit!r}')
+
+
+def local_linear_fit(x: Array, guide: Array, window: int = 5, fit: Fit = "slope first") -> tuple[Array, Array]:
+    """Return q and b, of the shape of x, with x nearly q guide + b around each voxel; see `LocalLinearFitting`.
+
+    Where the guide does not tell the slope it is 1. At the borders the window holds the voxels inside.
+    """
+    xp = array_namespace(x)
+    n = _box(xp.ones_like(x), window)
+    mean_x, mean_p = _box(x, window) / n, _box(guide, window) / n
+    both, square = _box(x * guide, window) / n, _box(guide * guide, window) / n
+    if fit == "slope first":
+        top, bottom, known = both, square, square > 0
+    else:
+        top, bottom = both - mean_x * mean_p, square - mean_p * mean_p
+        known = bottom > 10 * float(xp.finfo(x.dtype).eps) * square  # below, it is rounding
+    q = xp.where(known, top / xp.where(known, bottom, xp.ones_like(bottom)), xp.ones_like(x))
+    return q, mean_x - q * mean_p
+
+
+def kim_llf(
+    likelihood: PoissonLikelihood | Sequence[PoissonLikelihood],
+    denoiser: Any,
+    start: Array | Iterate | None = None,
+    n_subsets: int = 16,
+    *,
+    fitting: LocalLinearFitting = LocalLinearFitting(),
+    order: Order = sequential,
+    guide: Any = None,
+    iteration: int = 0,
+) -> Iterator[Iterate]:
+    """Yield an `Iterate` after each pass of separable quadratic surrogates with a network and local linear fits.
+
+    For every subset k, with f the denoiser, kept above 0, from q = 1 and b = eta = 0 at the start:
+
+        x_D <- (beta q (x - b) + gamma (f(x) + eta)) / (beta q^2 + gamma)
+        z   <- x + q x_D + b
+        q, b <- the local linear fit of x by x_D
+        x   <- max(x - (g / h + beta (2 x - z) - gamma J'(x_D - f(x) - eta)) / (1 + 2 beta + alpha gamma), 0)
+        eta <- eta - (x_D - f(x))
+
+    g = A_k'(1 - y / ybar) is the gradient of the subset and h = A_k'(A_k 1 / max(y, least)) its curvature, so that
+    g / h is an image and beta and gamma have no unit. Through the fit the level and the contrast of a network may be
+    wrong, locally. h is one image for each subset, kept. Subsets do not converge, they circle; nor is it monotone.
+    denoiser, guide : as in `pnp_em`; the authors' DnCNN saw 5 slices.
+    start, n_subsets, order, iteration : as in `osem`; begin with an OSEM image.
+    An iterate remembers q ("slope"), b ("offset") and eta ("dual"); handed back as `start` it goes on exactly.
+    Raises TypeError for list-mode likelihoods, and what `denoised` raises.
+    Source: Kim et al. 2018, IEEE Trans Med Imaging 37:1478, and its programme.
+    """
+    at, parts = _begin(likelihood, start, n_subsets, iteration)
+    if not all(isinstance(part, PoissonLikelihood) for part in parts):
+        raise TypeError("kim_llf needs counts in bins, for the curvature of the data; list-mode has none")
+    return _llf(at, parts, denoiser, fitting, order, guide)
+
+
+@dataclass(frozen=True, eq=False)
+class DnCNNWithLocalLinearFitting:
+    """Reconstruction with a denoising network and local linear fits, as a method with settings; see `kim_llf`.
+
+    denoiser : a network such as DnCNN, or any map of images.
+    fitting : weights and window.  n_iterations, n_subsets, order : of `kim_llf`.
+    initial : passes of OSEM with the same subsets where no start is given.
+    `iterates` is the loop of it. An Iterate as start goes on exactly, up to n_iterations in all.
+    """
+
+    denoiser: Any
+    fitting: LocalLinearFitting = LocalLinearFitting()
+    n_iterations: int = 4
+    n_subsets: int = 16
+    initial: int = 2
+    order: Order = sequential
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "n_iterations", "n_subsets", "initial")
+
+    def __call__(
+        self,
+        likelihood: PoissonLikelihood | Sequence[PoissonLikelihood],
+        start: Array | Iterate | None = None,
+        *,
+        guide: Any = None,
+    ) -> Array:
+        return _last(self.iterates(likelihood, start, guide=guide), start, self.n_iterations)
+
+    def iterates(
+        self,
+        likelihood: PoissonLikelihood | Sequence[PoissonLikelihood],
+        start: Array | Iterate | None = None,
+        *,
+        guide: Any = None,
+    ) -> Iterator[Iterate]:
+        """Yield an `Iterate` after each pass, for ever."""
+        at, parts = _begin(likelihood, _resumed(start), self.n_subsets, 0)
+        if start is None:
+            with torch.no_grad():
+                at = at._replace(image=_last(osem(parts, at.image), None, self.initial))
+        return kim_llf(parts, self.denoiser, at, fitting=self.fitting, order=self.order, guide=guide)
+
+
+@dataclass(frozen=True, eq=False)
+class _Curvatures:
+    """h of each subset, made when it is first met."""
+
+    parts: list[Any]
+    least: float
+    _plans: dict[int, PlanCache] = field(default_factory=dict, init=False)
+
+    def __call__(self, k: int, x: Array) -> Array:
+        return self._plans.setdefault(k, PlanCache()).get(x, lambda: self._make(self.parts[k], x))
+
+    def _make(self, part: Any, x: Array) -> Array:
+        xp, y = array_namespace(x), like(part.data, x)
+        return part.model.adjoint(part.model.linear(xp.ones_like(x)) / xp.clip(y, self.least, None))
+
+
+def _llf(
+    at: Iterate, parts: list[Any], denoiser: Any, fitting: LocalLinearFitting, order: Order, guide: Any
+) -> Iterator[Iterate]:
+    iteration, x, curvature = at.iteration, at.image, _Curvatures(parts, fitting.least)
+    xp = array_namespace(x)
+    blank = {"slope": xp.ones_like(x), "offset": xp.zeros_like(x), "dual": xp.zeros_like(x)}
+    q, b, eta = (like(at.state.get(name, value), x) for name, value in blank.items())
+    while True:
+        with torch.no_grad():
+            for k in order(iteration, len(parts)):
+                x, q, b, eta = _llf_step((x, q, b, eta), parts[k], curvature(k, x), denoiser, fitting, guide)
+        iteration += 1
+        yield Iterate(iteration, x, {"slope": q, "offset": b, "dual": eta})
+
+
+def _llf_step(
+    state: tuple[Array, Array, Array, Array],
+    part: Any,
+    h: Array,
+    denoiser: Any,
+    fitting: LocalLinearFitting,
+    guide: Any,
+) -> tuple[Array, Array, Array, Array]:
+    x, q, b, eta = state
+    beta, gamma, xp = fitting.beta, fitting.gamma, array_namespace(x)
+
+    def network(image: Array, sigma: Any = None, *, guide: Any = None) -> Array:
+        return xp.clip(denoised(denoiser, image, sigma, guide), 0.0, None)
+
+    cleaned = network(x, guide=guide)
+    drawn = (beta * q * (x - b) + gamma * (cleaned + eta)) / (beta * q * q + gamma)
+    z = x + q * drawn + b
+    q, b = local_linear_fit(x, drawn, fitting.window, fitting.fit)
+    seen = h > 0
+    step = xp.where(seen, part.gradient(x) / xp.where(seen, h, xp.ones_like(h)), xp.zeros_like(x))
+    step = step + beta * (2 * x - z)
+    if fitting.network_gradient:
+        step = step - gamma * transposed_jacobian(network, x, drawn - cleaned - eta, None, guide)
+    moved = xp.clip(x - step / (1 + 2 * beta + fitting.alpha * gamma), 0.0, None)
+    return moved, q, b, eta - (drawn - cleaned)
+
+
+def _box(x: Array, window: int) -> Array:
+    """Return the sum over a window around each voxel, of the voxels inside the image."""
+    for axis in _IMAGE:
+        n, total = x.shape[axis], x + 0
+        for d in range(1, min(window // 2, n - 1) + 1):
+            lower = (..., slice(None, n - d), *[slice(None)] * (-axis - 1))
+            upper = (..., slice(d, None), *[slice(None)] * (-axis - 1))
+            total[lower] += x[upper]
+            total[upper] += x[lower]
+        x = total
+    return x

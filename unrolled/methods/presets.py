@@ -1,0 +1,130 @@
+"""The published unrolled networks, as arguments of `UnrolledEM`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..networks.blocks import ConvolutionalAutoencoder, NetworkDenoiser, ResidualUnit, SmallCNN
+from ..networks.transformer import SwinRegulariser
+from ..networks.unet import UNet
+from .primal_dual_network import PrimalDualNetwork
+from .unrolled_em import UnrolledEM
+
+
+def mapem_net(
+    dimensions: int = 2,
+    n_modules: int = 6,
+    guide_channels: int = 0,
+    *,
+    tied: bool = True,
+    width: int = 16,
+    norm: str = "batch",
+    **options: Any,
+) -> UnrolledEM:
+    """Return MAPEM-Net: U-Nets as the prior of ADMM with two EM steps in a module and a dual variable.
+
+    tied : one network for all modules.  width, norm : of the U-Net; "instance" is the same in training and use, while
+    the running means of "batch" mix those of all modules that share the network.  options : of `UnrolledEM`.
+    The number of modules is not published; 6 is ours.
+    Source: Gong et al. 2019, Proc. SPIE 11072.
+    """
+    networks = [_unet(dimensions, guide_channels, width, norm) for _ in range(1 if tied else n_modules)]
+    given: Any = networks[0] if tied else networks
+    return UnrolledEM(given, n_modules, **{"em_steps": 2, "dual": True, **options})
+
+
+def fbsem_net(
+    dimensions: int = 2,
+    n_modules: int = 8,
+    guide_channels: int = 0,
+    *,
+    subsets: int | None = 6,
+    norm: str = "batch",
+    **options: Any,
+) -> UnrolledEM:
+    """Return FBSEM-Net: one residual unit before every subset's EM step, its strength learned.
+
+    28,612 parameters in 2-D, 28,900 with a guide. n_modules : passes over the data.  norm : as in `mapem_net`, where
+    the source has "batch".  options : of `UnrolledEM`.
+    grad="detach" is how the released code trains it: nothing passes through the projector.
+    Source: Mehranian & Reader 2021, IEEE Trans Radiat Plasma Med Sci 5:54.
+    """
+    network = NetworkDenoiser(ResidualUnit(dimensions, 1 + guide_channels, norm=norm), dimensions, guide_channels)
+    return UnrolledEM(network, n_modules, subsets=subsets, per_subset=True, **options)
+
+
+def bcd_net(
+    dimensions: int = 3,
+    n_modules: int = 30,
+    guide_channels: int = 0,
+    *,
+    channels: int = 78,
+    alpha: float | Sequence[float] = -15.0,
+    **options: Any,
+) -> UnrolledEM:
+    """Return BCD-Net: a convolutional autoencoder with soft thresholds of its own in every module, one EM step each.
+
+    128,700 parameters in 3-D. The source trains it layer by layer, see `train_layers`, and has no guide.
+    channels, alpha : of `ConvolutionalAutoencoder`; for a short training spread the thresholds, alpha=(-2.3, 0).
+    options : of `UnrolledEM`. The strength stays at `initial_beta`, as published (there in other units).
+    Source: Lim, Chun, Dewaraja & Fessler 2020, IEEE Trans Med Imaging 39:3512.
+    """
+    bodies = [
+        ConvolutionalAutoencoder(dimensions, 1 + guide_channels, channels=channels, alpha=alpha)
+        for _ in range(n_modules)
+    ]
+    layers = [NetworkDenoiser(body, dimensions, guide_channels) for body in bodies]
+    return UnrolledEM(layers, n_modules, **{"beta": "keep", "initial_beta": 1.0, **options})
+
+
+def em_net(
+    dimensions: int = 2,
+    n_modules: int = 6,
+    guide_channels: int = 0,
+    *,
+    width: int = 16,
+    norm: str = "batch",
+    **options: Any,
+) -> UnrolledEM:
+    """Return EMnet: the network stands for the gradient of the prior in an EM-preconditioned step.
+
+    width, norm : as in `mapem_net`.  options : of `UnrolledEM`.
+    Source: Gong et al. 2019, Proc. SPIE 10948; the exact form is our reading.
+    """
+    network = _unet(dimensions, guide_channels, width, norm, non_negative=False)
+    return UnrolledEM(network, n_modules, form="gradient", **options)
+
+
+def osem_varnet(
+    dimensions: int = 2, n_modules: int = 2, guide_channels: int = 0, *, subsets: int | None = 6, **options: Any
+) -> UnrolledEM:
+    """Return OSEM-VarNet: a pass of OSEM and a small shared network that is added with a weight of each module's own.
+
+    options : of `UnrolledEM`.  Source: SIRF-Exercises (Schramm).
+    """
+    body = SmallCNN(dimensions, 1 + guide_channels, widths=(16, 16, 16))
+    network = NetworkDenoiser(body, dimensions, guide_channels)
+    return UnrolledEM(network, n_modules, subsets=subsets, form="residual", beta_of_each=True, **options)
+
+
+def transem(
+    dimensions: int = 2, n_modules: int = 8, guide_channels: int = 0, *, subsets: int | None = 6, **options: Any
+) -> UnrolledEM:
+    """Return TransEM: FBSEM-Net with a Swin transformer block instead of the residual unit (extra `monai`).
+
+    options : of `UnrolledEM`.  Source: Hu & Liu 2022, MICCAI.
+    """
+    body = SwinRegulariser(dimensions, 1 + guide_channels, non_negative=True)
+    network = NetworkDenoiser(body, dimensions, guide_channels)
+    return UnrolledEM(network, n_modules, subsets=subsets, per_subset=True, **options)
+
+
+def learned_primal_dual(dimensions: int = 2, **options: Any) -> PrimalDualNetwork:
+    """Return learned primal-dual with 10 iterations of 5 primal and 5 dual channels; see `PrimalDualNetwork`."""
+    return PrimalDualNetwork(dimensions, **options)
+
+
+def _unet(dimensions: int, guide_channels: int, width: int, norm: str, non_negative: bool = True) -> NetworkDenoiser:
+    body = UNet(dimensions, 1 + guide_channels, width=width, norm=norm, non_negative=non_negative)
+    return NetworkDenoiser(body, dimensions, guide_channels)

@@ -1,0 +1,103 @@
+"""Learned primal-dual: networks in the image and in the data take turns, without any EM."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from emrecon.recon import ListmodeLikelihood, PoissonLikelihood
+
+from ..networks.blocks import convolution
+from ..networks.scaling import count_scale
+
+
+class PrimalDualNetwork(nn.Module):
+    """Unrolled primal-dual iterations whose two proximal maps are networks.
+
+        h <- h + G_n(h, A f_2 / d, (y - r) / d),      f <- f + F_n(f, A'h d / s_mean, guides)
+
+    f holds `n_primal` images and h `n_dual` data, both in units of the item's scale c and of the mean d of A c: counts
+    and background doubled give the image doubled. The first of f is the result, without what is negative.
+    dimensions : 2 for images of one slice and data (views, bins, 1); 3 for volumes. TOF bins are items of a batch.
+    n_iterations, n_primal, n_dual, width : of the networks, each of four convolutions with PReLU between them.
+    guide_channels : images beside f, as for `NetworkDenoiser`.
+    Raises ValueError for list-mode data, which have no grid to convolve on, and guides that are missing.
+    Source: Adler & Oktem 2018, IEEE Trans Med Imaging 37:1322; PET: Guazzo & Colarieti-Tosti 2021.
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        n_iterations: int = 10,
+        n_primal: int = 5,
+        n_dual: int = 5,
+        width: int = 32,
+        guide_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        if min(n_iterations, n_primal, n_dual, width) < 1 or n_primal < 2:
+            raise ValueError("PrimalDualNetwork needs an iteration, two primal images, a dual and a channel at least")
+        self.dimensions, self.n_primal, self.n_dual = dimensions, n_primal, n_dual
+        self.guide_channels = guide_channels
+        self.duals = nn.ModuleList(_chain(dimensions, n_dual + 2, width, n_dual) for _ in range(n_iterations))
+        primal = n_primal + 1 + guide_channels
+        self.primals = nn.ModuleList(_chain(dimensions, primal, width, n_primal) for _ in range(n_iterations))
+
+    def forward(
+        self, likelihood: PoissonLikelihood, start: torch.Tensor | None = None, *, guide: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the image of each item, (..., x, y, z); start fills the first primal images (default: the scale)."""
+        if isinstance(likelihood, ListmodeLikelihood):
+            raise ValueError("PrimalDualNetwork convolves sinograms; histogram the events first")
+        if (guide is None) != (self.guide_channels == 0):
+            raise ValueError(f"PrimalDualNetwork was built for {self.guide_channels} guide channels")
+        model, ones = likelihood.model, likelihood.ones_image()
+        c = count_scale(likelihood)
+        s = likelihood.sensitivity_like(ones).mean((-3, -2, -1), keepdim=True)
+        n_axes = len(model.projector.out_shape)
+        unit = model.linear(c * ones)
+        d = unit.mean(tuple(range(-n_axes, 0)), keepdim=True)
+        y = torch.as_tensor(likelihood.data).to(unit)
+        measured = (y - model.background_like(unit)) / d
+        image = ones if start is None else start / c
+        f, h = (
+            torch.stack([image] * self.n_primal, -4),
+            torch.stack([torch.zeros_like(measured)] * self.n_dual, -n_axes - 1),
+        )
+        guides = [] if guide is None else [self._channels(guide, image)]
+        for dual, primal in zip(self.duals, self.primals):
+            seen = model.linear(c * f.select(-4, 1)) / d
+            beside = torch.stack([seen, measured], -n_axes - 1)
+            h = h + self._convolved(dual, torch.cat([h, beside], -n_axes - 1), n_axes)
+            back = model.adjoint(h.select(-n_axes - 1, 0)) / s
+            f = f + self._convolved(primal, torch.cat([f, back.unsqueeze(-4), *guides], -4), 3)
+        return c * torch.relu(f.select(-4, 0))
+
+    def _channels(self, guide: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        several = self.guide_channels > 1 or guide.ndim == image.ndim + 1
+        guide = guide if several else guide.unsqueeze(-4)
+        if guide.ndim < 4 or tuple(guide.shape[-4:]) != (self.guide_channels, *image.shape[-3:]):
+            raise ValueError(
+                f"PrimalDualNetwork: a guide of {tuple(guide.shape)} is not {self.guide_channels} x "
+                f"{tuple(image.shape[-3:])}"
+            )
+        return guide.to(image).expand(*image.shape[:-3], self.guide_channels, *image.shape[-3:])
+
+    def _convolved(self, network: nn.Module, values: torch.Tensor, n_axes: int) -> torch.Tensor:
+        """Apply a network to (..., channels, *axes), folding all but the convolved axes into items."""
+        x = values.movedim(-2, 0) if n_axes == 4 else values  # TOF bins are items
+        x = x.movedim(-1, 0) if self.dimensions == 2 else x  # and so are slices and planes
+        lead, kept = x.shape[: -1 - self.dimensions], x.shape[-1 - self.dimensions :]
+        out = network(x.reshape(-1, *kept))
+        out = out.reshape(*lead, *out.shape[1:])
+        out = out.movedim(0, -1) if self.dimensions == 2 else out
+        return out.movedim(0, -2) if n_axes == 4 else out
+
+
+def _chain(dimensions: int, n: int, width: int, m: int) -> nn.Sequential:
+    return nn.Sequential(
+        convolution(dimensions, n, width),
+        nn.PReLU(width),
+        *(layer for _ in range(2) for layer in (convolution(dimensions, width, width), nn.PReLU(width))),
+        convolution(dimensions, width, m),
+    )

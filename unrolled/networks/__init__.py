@@ -1,0 +1,35 @@
+"""Architectures alone: blocks, U-Nets, a transformer, and how they follow the scale of counts."""
+
+from .blocks import (
+    ConvolutionalAutoencoder,
+    DnCNN,
+    NetworkDenoiser,
+    ResidualUnit,
+    SmallCNN,
+    SoftThreshold,
+    initial_thresholds,
+    seeded,
+)
+from .scaling import ScaleEquivariant, count_scale, mean_scale, normalised_guide
+from .transformer import SwinRegulariser
+from .unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm
+
+__all__ = [
+    "ConvolutionalAutoencoder",
+    "DEEP_IMAGE_PRIOR",
+    "DnCNN",
+    "ITERATIVE_CNN",
+    "NetworkDenoiser",
+    "ResidualUnit",
+    "ScaleEquivariant",
+    "SmallCNN",
+    "SoftThreshold",
+    "SwinRegulariser",
+    "UNet",
+    "UNetForm",
+    "count_scale",
+    "initial_thresholds",
+    "mean_scale",
+    "normalised_guide",
+    "seeded",
+]

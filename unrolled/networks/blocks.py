@@ -1,0 +1,360 @@
+"""Small networks that map an image to an image, and the denoiser that folds images and guides into them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from emrecon.projectors.core.arrays import dtype_name
+
+_CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
+_NORMS = {
+    "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
+    "instance": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
+}
+
+
+class NetworkDenoiser(nn.Module):
+    """A denoiser made of a channels-first network, `denoiser(x, sigma=None, guide=None)`: images in, images out.
+
+    body : a module (N, 1 + guide_channels, ...) -> (N, 1, ...), such as those of this file; the image is channel 0.
+    dimensions : 2, slices z are items of a batch, (..., x, y, z) -> (N, channels, x, y); or 3, (N, channels, x, y, z).
+    guide_channels : how many images (MR, CT, mu) go in beside the image: guide is (..., x, y, z) for one channel, or
+        (..., guide_channels, x, y, z). A guide without the batch axes of the image serves all items.
+    sigma is taken and not used: such a network knows the noise it was trained with.
+    Raises ValueError for a body of other channels or dimensions, images and guides that do not fit, and a guide that is
+    missing or not expected; TypeError for an image of another precision than the weights.
+    """
+
+    def __init__(self, body: nn.Module, dimensions: int, guide_channels: int = 0) -> None:
+        super().__init__()
+        _require_dimensions(dimensions, "NetworkDenoiser")
+        self.body, self.dimensions, self.guide_channels = body, dimensions, guide_channels
+        channels = getattr(body, "in_channels", 1 + guide_channels)
+        if channels != 1 + guide_channels:
+            raise ValueError(
+                f"{self._name}: the body takes {channels} channels, the image and {guide_channels} guides are "
+                f"{1 + guide_channels}; build it with in_channels={1 + guide_channels}, or set guide_channels"
+            )
+        if getattr(body, "dimensions", dimensions) != dimensions:
+            raise ValueError(f"{self._name}: the body is {body.dimensions}-D, not {dimensions}-D")
+
+    def forward(self, x: Tensor, sigma: Any = None, *, guide: Tensor | None = None) -> Tensor:
+        """Return the denoised image, of the shape of x, (..., x, y, z)."""
+        self._check(x)
+        channels = x.unsqueeze(-4)
+        guides = self._guides(x, guide)
+        if guides is not None:
+            channels = torch.cat([channels, guides], -4)
+        folded = self._fold(channels)
+        output = self.body(folded)
+        if output.shape != (len(folded), 1, *folded.shape[2:]):
+            raise ValueError(
+                f"{self._name}: the body made {tuple(output.shape)} of {tuple(folded.shape)}; it must return one "
+                "channel of the same size"
+            )
+        return self._unfold(output, x).to(x.dtype)  # automatic mixed precision ends here
+
+    @property
+    def _name(self) -> str:
+        return f"NetworkDenoiser({type(self.body).__name__})"
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim < 3:
+            raise ValueError(
+                f"{self._name} expects images (..., x, y, z), got {tuple(x.shape)}; a slice has z = 1: x[..., None]?"
+            )
+        weight = next(self.body.parameters(), x)
+        if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(
+                f"{self._name} holds {dtype_name(weight)} weights, got a {dtype_name(x)} image; "
+                "convert one of them, such as network.to(image.dtype)"
+            )
+
+    def _guides(self, x: Tensor, guide: Tensor | None) -> Tensor | None:
+        """The guides as (..., channels, x, y, z), with the batch axes of x."""
+        if guide is None and not self.guide_channels:
+            return None
+        if guide is None:
+            raise ValueError(f"{self._name} was built for {self.guide_channels} guide channels; pass guide=...")
+        if not self.guide_channels:
+            raise ValueError(f"{self._name} takes no guide; build it (and the body) with guide_channels")
+        channels = guide if self.guide_channels > 1 or guide.ndim == x.ndim + 1 else guide.unsqueeze(-4)
+        wanted = (*x.shape[:-3], self.guide_channels, *x.shape[-3:])
+        fits = channels.shape[-4:] == wanted[-4:] and channels.ndim <= len(wanted)
+        if not fits or any(n not in (1, m) for n, m in zip(channels.shape[:-4][::-1], wanted[:-4][::-1])):
+            axes = "(..., x, y, z)" if self.guide_channels == 1 else f"(..., {self.guide_channels}, x, y, z)"
+            raise ValueError(
+                f"{self._name}: a guide of {tuple(guide.shape)} does not fit an image of {tuple(x.shape)}; "
+                f"it must be {axes}, on the grid of the image"
+            )
+        return channels.to(device=x.device, dtype=x.dtype).expand(wanted)
+
+    def _fold(self, channels: Tensor) -> Tensor:
+        if self.dimensions == 2:
+            channels = channels.movedim(-1, -4)  # slices beside the items
+        return channels.reshape(-1, *channels.shape[-1 - self.dimensions :])
+
+    def _unfold(self, output: Tensor, x: Tensor) -> Tensor:
+        if self.dimensions == 3:
+            return output.reshape(x.shape)
+        *batch, nx, ny, nz = x.shape
+        return output.reshape(*batch, nz, nx, ny).movedim(-3, -1)
+
+
+class ResidualUnit(nn.Module):
+    """The residual unit of FBSEM-Net, relu(x + CNN([x, guides])).
+
+    CNN: conv3 -> width, norm, ReLU; depth - 2 times conv3, norm, ReLU; conv3 -> 1, norm. Depth 5 and width 32 give
+    28,611 parameters in 2-D and 28,899 with a guide; FBSEM-Net counts one more, the weight of its prior.
+    non_negative : whether the last ReLU is there.
+    norm : "batch", "instance", "group" or "none".
+    Source: Mehranian & Reader 2021, IEEE Trans Radiat Plasma Med Sci 5:54, and their public code.
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        in_channels: int = 1,
+        *,
+        depth: int = 5,
+        width: int = 32,
+        norm: str = "batch",
+        non_negative: bool = True,
+    ) -> None:
+        super().__init__()
+        _require_depth(depth, "ResidualUnit")
+        self.dimensions, self.in_channels, self.non_negative = dimensions, in_channels, non_negative
+        inner = [unit(dimensions, width, width, norm=norm) for _ in range(depth - 2)]
+        last = unit(dimensions, width, 1, norm=norm, slope=None)
+        self.layers = nn.Sequential(unit(dimensions, in_channels, width, norm=norm), *inner, last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, ...) -> (N, 1, ...)."""
+        return positive(x[:, :1] + self.layers(x), self.non_negative)
+
+
+class DnCNN(nn.Module):
+    """A network that predicts the noise, x - CNN([x, guides]).
+
+    CNN: conv3 -> width, ReLU; depth - 2 times conv3, norm, ReLU; conv3 -> 1.
+    Depth 17 and width 64 are those of the source; 8 layers are enough for most emission images.
+    norm : "batch", "instance", "group" or "none". non_negative : whether a ReLU ends it.
+    Source: Zhang et al. 2017, IEEE Trans Image Process 26:3142.
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        in_channels: int = 1,
+        *,
+        depth: int = 17,
+        width: int = 64,
+        norm: str = "batch",
+        non_negative: bool = False,
+    ) -> None:
+        super().__init__()
+        _require_depth(depth, "DnCNN")
+        self.dimensions, self.in_channels, self.non_negative = dimensions, in_channels, non_negative
+        first = unit(dimensions, in_channels, width, norm="none")
+        inner = [unit(dimensions, width, width, norm=norm) for _ in range(depth - 2)]
+        self.layers = nn.Sequential(first, *inner, convolution(dimensions, width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, ...) -> (N, 1, ...)."""
+        return positive(x[:, :1] - self.layers(x), self.non_negative)
+
+
+class SmallCNN(nn.Module):
+    """A plain chain of convolutions with ReLU between them, 1 -> 4 -> 4 -> 1: 657 parameters in 3-D, 225 in 2-D.
+
+    widths : channels between the convolutions. residual : whether the image is added to the result.
+    norm : "batch", "instance", "group" or "none", before each ReLU; with "group" a deep image prior is fitted in a
+        third of the steps.
+    Source: the deep-learning example of SPECTrecon.jl (3-D, not residual).
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        in_channels: int = 1,
+        *,
+        widths: Sequence[int] = (4, 4),
+        norm: str = "none",
+        residual: bool = False,
+        non_negative: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dimensions, self.in_channels = dimensions, in_channels
+        self.residual, self.non_negative = residual, non_negative
+        units = [unit(dimensions, n, m, norm=norm) for n, m in zip((in_channels, *widths), widths)]
+        last = widths[-1] if widths else in_channels
+        self.layers = nn.Sequential(
+            *units, image_convolution(dimensions, last, non_negative=non_negative and not residual)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, ...) -> (N, 1, ...)."""
+        output = self.layers(x)
+        return positive(x[:, :1] + output if self.residual else output, self.non_negative)
+
+
+class SoftThreshold(nn.Module):
+    """Shrink every channel towards zero by its own threshold, sign(x) * max(|x| - exp(alpha), 0).
+
+    alpha : log of the first threshold, in the units of the input; one learnable number for each channel. A pair is
+        spread over the channels in equal steps.
+    """
+
+    def __init__(self, channels: int, alpha: float | Sequence[float] = -15.0) -> None:
+        super().__init__()
+        first, last = alpha if isinstance(alpha, Sequence) else (alpha, alpha)
+        self.alpha = nn.Parameter(torch.linspace(float(first), float(last), channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, ...) -> the same shape."""
+        threshold = self.alpha.exp().reshape(-1, *[1] * (x.ndim - 2))
+        return x.sign() * (x.abs() - threshold).relu()
+
+
+class ConvolutionalAutoencoder(nn.Module):
+    """The image mapping of BCD-Net: decoder * softthreshold(encoder * x, exp(alpha)).
+
+    Encoder and decoder are one convolution each, without bias. 78 channels and 3 x 3 x 3 voxels give 4,290 parameters.
+    alpha : log of the first thresholds, or of the least and the greatest; see `initial_thresholds`. The default hardly
+        thresholds at all, and learns to very slowly: then the mapping is linear.
+    non_negative : whether a ReLU ends it; BCD-Net has none.
+    Source: Lim, Chun, Dewaraja & Fessler 2020, IEEE Trans Med Imaging 39:3512, and their public code.
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        in_channels: int = 1,
+        *,
+        channels: int = 78,
+        alpha: float | Sequence[float] = -15.0,
+        non_negative: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dimensions, self.in_channels, self.non_negative = dimensions, in_channels, non_negative
+        self.encoder = convolution(dimensions, in_channels, channels, bias=False)
+        self.threshold = SoftThreshold(channels, alpha)
+        self.decoder = convolution(dimensions, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, ...) -> (N, 1, ...)."""
+        return positive(self.decoder(self.threshold(self.encoder(x))), self.non_negative)
+
+
+def initial_thresholds(images: Tensor, top: float = 0.1) -> float:
+    """Return the log of the intensity that a fraction `top` of the voxels reach: BCD-Net's first alpha.
+
+    images : (..., x, y, z), in the units that the network sees; the mean over the leading axes counts.
+    Raises ValueError for a `top` outside (0, 1] and where that intensity is not positive.
+    Source: the public code of Lim et al. 2020.
+    """
+    if not 0 < top <= 1:
+        raise ValueError(f"top must be a fraction in (0, 1], got {top}")
+    voxels = images.detach().reshape(-1, *images.shape[-3:]).mean(0).flatten()
+    rank = max(round(top * voxels.numel()), 1)
+    level = float(voxels.kthvalue(voxels.numel() - rank + 1).values)
+    if not 0 < level < math.inf:
+        raise ValueError(
+            f"initial_thresholds: the brightest {100 * top:g} % of the voxels go down to {level:g}, which has no "
+            "logarithm; does the object fill so little of the image? give a smaller top"
+        )
+    return math.log(level)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Initialise what is built inside by a seed, and leave torch's own random numbers as they were.
+
+    `with seeded(0): body = ResidualUnit(2)` gives the same weights every time.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def convolution(
+    dimensions: int, in_channels: int, out_channels: int, kernel: int = 3, *, stride: Any = 1, bias: bool = True
+) -> nn.Module:
+    """Return a 2-D or 3-D convolution that keeps the size, where the stride is 1."""
+    _require_dimensions(dimensions, "convolution")
+    layer: nn.Module = _CONVOLUTIONS[dimensions](
+        in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias
+    )
+    return layer
+
+
+def image_convolution(dimensions: int, in_channels: int, kernel: int = 3, *, non_negative: bool) -> nn.Module:
+    """Return the convolution that makes an image of scale 1 from features alone.
+
+    non_negative : whether a ReLU follows. It then begins about the uniform image 1: weights that happen to be negative
+    would make zeros everywhere, pass no gradient, and never learn.
+    """
+    layer = convolution(dimensions, in_channels, 1, kernel)
+    if non_negative:
+        nn.init.ones_(cast(Tensor, layer.bias))
+    return layer
+
+
+def normalisation(norm: str, dimensions: int, channels: int, *, affine: bool = True) -> nn.Module:
+    """Return a layer that makes mean 0 and variance 1, times and plus what it learns, or does nothing ("none").
+
+    norm : over which values: of a channel in the whole batch ("batch"), of a channel in an item ("instance"), or of
+        gcd(4, channels) neighbouring channels in an item ("group").
+    Source: Ioffe & Szegedy 2015; Ulyanov, Vedaldi & Lempitsky 2016; Wu & He 2018.
+    """
+    if norm == "none":
+        return nn.Identity()
+    if norm == "group":
+        return nn.GroupNorm(channels // math.gcd(4, channels), channels, affine=affine)
+    if norm not in _NORMS:
+        raise ValueError(f"norm must be one of {[*_NORMS, 'group', 'none']}, got {norm!r}")
+    layer: nn.Module = _NORMS[norm][dimensions](channels, affine=affine)
+    return layer
+
+
+def unit(
+    dimensions: int,
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 3,
+    *,
+    norm: str,
+    stride: Any = 1,
+    affine: bool = True,
+    slope: float | None = 0.0,
+) -> nn.Sequential:
+    """Return convolution, normalisation and (leaky) ReLU in a row; `slope` is that below zero, None for no ReLU."""
+    layers = [
+        convolution(dimensions, in_channels, out_channels, kernel, stride=stride),
+        normalisation(norm, dimensions, out_channels, affine=affine),
+    ]
+    if slope is not None:
+        # in place: neither normalisation nor convolution needs its own result again, and training keeps one array less
+        layers.append(nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def positive(x: Tensor, wanted: bool = True) -> Tensor:
+    """Return max(x, 0), or x where that is not wanted."""
+    return x.relu() if wanted else x
+
+
+def _require_dimensions(dimensions: int, who: str) -> None:
+    if dimensions not in _CONVOLUTIONS:
+        raise ValueError(f"{who}: dimensions must be 2 or 3, got {dimensions!r}")
+
+
+def _require_depth(depth: int, who: str) -> None:
+    if depth < 2:
+        raise ValueError(f"{who} needs a depth of at least 2, got {depth}")

@@ -1,0 +1,113 @@
+"""Networks that know no units: the scale of an image, of its guide and of the counts, and denoisers that follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emrecon.projectors.core.arrays import Array, array_namespace, like
+from emrecon.recon import ListmodeLikelihood, PoissonLikelihood
+
+Likelihood = PoissonLikelihood | ListmodeLikelihood
+
+_IMAGE = (-3, -2, -1)
+_OBJECT = 0.1  # voxels below this fraction of the mean are air
+
+
+class ScaleEquivariant(nn.Module):
+    """A denoiser that follows the scale of its image, x -> c * denoiser(x / c): twice the image, twice the result.
+
+    denoiser : any `denoiser(x, sigma=None, guide=None)`.
+    scale : c as a function of the images, (..., x, y, z) -> (..., 1, 1, 1), with scale(2 x) = 2 scale(x); default
+        `mean_scale`.
+    A call may bring its own c, such as the `count_scale` of the data. sigma has the units of the image and is divided,
+    too; guides are not, see `normalised_guide`. Where c is 0 the result is 0: an image of zeros stays one.
+    Gradients pass through c.
+    """
+
+    def __init__(self, denoiser: Callable[..., Tensor], scale: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.denoiser, self.scale = denoiser, mean_scale if scale is None else scale
+
+    def forward(self, x: Tensor, sigma: Any = None, *, guide: Tensor | None = None, scale: Any = None) -> Tensor:
+        """Return the denoised image, of the shape of x.
+
+        scale : c, a number or (..., 1, 1, 1) (default: the scale of the image). sigma : a number, or one for each item.
+        Raises ValueError for a scale of another shape.
+        """
+        c = self.scale(x) if scale is None else torch.as_tensor(scale, dtype=x.dtype, device=x.device)
+        if c.ndim and (c.ndim > x.ndim or any(n not in (1, m) for n, m in zip(c.shape[::-1], _one_each(x)[::-1]))):
+            raise ValueError(
+                f"ScaleEquivariant: a scale of {tuple(c.shape)} is not one number for each image of {tuple(x.shape)}; "
+                f"it must be {_one_each(x)}"
+            )
+        safe = torch.where(c > 0, c, torch.ones_like(c))
+        return c * self.denoiser(x / safe, _divided(sigma, safe), guide=guide)
+
+
+def mean_scale(x: Tensor) -> Tensor:
+    """Return the mean of |x| over the object: over voxels where it is above a tenth of the mean of all voxels.
+
+    x : (..., x, y, z) -> (..., 1, 1, 1). 0 for an image of zeros. The air around the object hardly changes it.
+    """
+    size = x.abs()
+    seen = size > _OBJECT * size.mean(_IMAGE, keepdim=True)
+    return (size * seen).sum(_IMAGE, keepdim=True) / seen.sum(_IMAGE, keepdim=True).clamp(min=1)
+
+
+def normalised_guide(guide: Tensor, by: str = "max") -> Tensor:
+    """Return a guide (..., x, y, z) without units, each image by itself.
+
+    by : "max", 5 * guide / max |guide|, as FBSEM-Net has it; "mean", guide / `mean_scale`. Zeros stay zeros.
+    Raises ValueError for another choice.
+    """
+    if by not in ("max", "mean"):
+        raise ValueError(f'normalised_guide: by must be "max" or "mean", got {by!r}')
+    scale = guide.abs().amax(_IMAGE, keepdim=True) / 5 if by == "max" else mean_scale(guide)
+    return guide / torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def count_scale(likelihood: Likelihood, steps: int = 16) -> Array:
+    """Return the activity of the uniform image that explains the counts best, for each item: (..., 1, 1, 1).
+
+    EM for an image of one number c, started from all counts, so that c stays positive and the background is heeded:
+
+        c <- c / sum_j(s_j) * sum_i( y_i a_i / (c a_i + r_i) ),    a = A 1,  s = A'1
+
+    The right-hand side is the mean, weighted with s, of the EM update of the uniform image; without background one
+    step is exact, c = sum(y) / sum(s). Counts and background doubled give c doubled.
+    Never below a hundredth of where it starts, also where all counts are background; 1 where nothing was counted.
+    Takes one projection and the sensitivity that EM needs anyway, and keeps no gradient.
+    """
+    with torch.no_grad():
+        model, ones = likelihood.model, likelihood.ones_image()
+        a = model.linear(ones)
+        xp, background = array_namespace(a), like(model.background, a)
+        y = like(likelihood.data, a) if isinstance(likelihood, PoissonLikelihood) else xp.ones_like(a)
+        bins, image = (tuple(range(-len(shape), 0)) for shape in (model.projector.out_shape, model.projector.in_shape))
+        total = xp.sum(likelihood.sensitivity_like(ones) * ones, axis=image)
+        counts = xp.sum(y, axis=bins)
+        if not bool(xp.all(total > 0)):
+            raise ValueError("count_scale: the sensitivity is 0 everywhere; nothing of the image is seen")
+        c = start = xp.where(counts > 0, counts / total, xp.ones_like(counts / total))
+        for _ in range(steps):
+            expected = c[(..., *[None] * len(bins))] * a + background
+            ratio = y * a / xp.where(expected > 0, expected, xp.ones_like(expected))
+            c = c * xp.sum(ratio, axis=bins) / total
+        least = xp.where(counts > 0, start / 100, start)
+        return xp.where(c > least, c, least)[..., None, None, None]
+
+
+def _one_each(x: Tensor) -> tuple[int, ...]:
+    return (*x.shape[:-3], 1, 1, 1)
+
+
+def _divided(sigma: Any, scale: Tensor) -> Any:
+    """sigma / scale, for a number, one for each item (...), or (..., 1, 1, 1)."""
+    if sigma is None:
+        return None
+    sigma = torch.as_tensor(sigma, dtype=scale.dtype, device=scale.device)
+    return (sigma[..., None, None, None] if 0 < sigma.ndim < 3 else sigma) / scale

@@ -1,0 +1,61 @@
+"""How networks are trained: the loop, losses, weights, several processes, module by module."""
+
+from .distributed import ShardedProjector, process_group, shared_count_scale, view_sharded
+from .layerwise import LayerRecord, first_thresholds, train_layers
+from .loop import Record, Settings, Validation, best_weights, by_epoch, plot_log, warmup_cosine, warmup_steps
+from .losses import (
+    Noise2Void,
+    Supervised,
+    ThinnedNoise2Noise,
+    WeightedSum,
+    equivariant,
+    l1,
+    lesion_weight,
+    measurement_splitting,
+    mse,
+    poisson_loss,
+    relative_mse,
+    ssim_loss,
+    thinned,
+)
+from .shipped import pretrained, pretrained_names, pretrained_path
+from .weights import Card, load_network, load_weights, read_card, save_weights
+
+__all__ = [
+    "Card",
+    "LayerRecord",
+    "Noise2Void",
+    "Record",
+    "Settings",
+    "Supervised",
+    "ThinnedNoise2Noise",
+    "Validation",
+    "ShardedProjector",
+    "WeightedSum",
+    "best_weights",
+    "by_epoch",
+    "equivariant",
+    "first_thresholds",
+    "l1",
+    "lesion_weight",
+    "load_network",
+    "load_weights",
+    "measurement_splitting",
+    "mse",
+    "plot_log",
+    "poisson_loss",
+    "pretrained",
+    "pretrained_names",
+    "pretrained_path",
+    "process_group",
+    "read_card",
+    "relative_mse",
+    "save_weights",
+    "shared_count_scale",
+    "ssim_loss",
+    "thinned",
+    "train_layers",
+    "view_sharded",
+    "warmup_cosine",
+    "warmup_steps",
+]

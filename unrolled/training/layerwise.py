@@ -1,0 +1,341 @@
+"""Greedy training of unrolled networks: one module after the other, without the projector in the loop."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from emrecon import recon
+
+from ..methods.unrolled_em import UnrolledEM, ones_of
+from ..networks.blocks import SoftThreshold, initial_thresholds
+from .distributed import rank_and_size
+from .loop import Objective, Settings, Validation, Weights, _read, best_weights, train
+from .losses import applied
+
+Cases = Sequence[Any] | Callable[[], Iterable[Any]]
+
+
+class LayerRecord(NamedTuple):
+    """What one module became.
+
+    layer : n, from 0.  loss : the mean over the last steps of its training, since the record before.
+    training_nrmse, nrmse : mean over items of the NRMSE of x^(n+1), the images after this module, of the training and
+        of the validation cases (None without those).
+    images : x^(n+1) of every batch of training cases, on the CPU; they belong to the training until the next record.
+    seconds : of this call for this module: training and MAP-EM steps.
+    """
+
+    layer: int
+    loss: float
+    training_nrmse: float
+    nrmse: float | None
+    images: tuple[torch.Tensor, ...]
+    seconds: float
+
+
+def train_layers(
+    model: UnrolledEM,
+    cases: Cases,
+    loss: Objective,
+    optimiser_of: Callable[[Any], torch.optim.Optimizer],
+    settings: Settings,
+    *,
+    batch_size: int = 1,
+    schedule_of: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+    validation: Cases | None = None,
+    warm: bool = False,
+    prepare: Callable[[Any, Sequence[torch.Tensor]], None] | None = None,
+    keep: Literal["last", "best"] = "last",
+) -> Iterator[LayerRecord]:
+    """Train the denoisers of an unrolled network one after the other, in place, and yield a `LayerRecord` after each.
+
+        D_n = argmin over D of the mean over cases of loss( D(x^(n) / c), target / c ),     c the unit of each case
+        x^(n+1) = module n of x^(n):  em_fuse(EM(x^(n)), c D_n(x^(n) / c), s, beta)
+
+    D_n learns from images alone, by `train`; every case is projected once in each module, when D_n is ready.
+
+    model : form="fuse", a denoiser of its own in every module, one call of it in a module, no dual variable. beta stays
+        as it is, also where it could be learned. In eval mode whenever a record is yielded.
+    cases : batches (arguments, target) or (arguments, target, weight) as `Supervised` takes them, a sequence or a
+        function that returns them; the arguments are those of the model, such as {"likelihood": f, "guide": mr}. Gone
+        through once before the first module and once after each, and must be the same every time. They start
+        as the model says, or from a "start" of their own: an EM image (`initial` of the model), since a uniform one
+        gives the first denoiser nothing to learn from.
+    loss : (denoiser, batch, generator) -> one number, such as `Supervised(l1)`, of images divided by c.
+    optimiser_of, schedule_of : denoiser -> optimiser, optimiser -> schedule, made anew for every module.
+    settings : of the training of each module (`steps` in every one). Module n has the folder layer-00n in the folder,
+        and random numbers of its own.
+    batch_size : images in a step, from any of the cases. Their order is a function of (seed, module, epoch).
+    validation : held-out cases. Within a module the denoiser alone is validated with their x^(n), so that `watch`,
+        `patience` and the curves mean something.
+    warm : every denoiser after the first starts from the weights of the one before, instead of its own.
+    prepare : called as prepare(denoiser, images) before a module is trained, with the items of x^(n) / c, such as
+        `first_thresholds`; after the warm start.
+    keep : the weights that a module goes on with: the last ones or those of the best record (`settings.watch`);
+        averaged ones with `settings.ema`.
+
+    Memory: image, target, guide and weight of every training and validation case, on the CPU in their own precision, as
+    long as the training lasts. float32: 64 kB for 128 x 128 pixels, 8 MB for 128^3 voxels each. Likelihoods are not
+    kept. Minibatches go to the device of the denoiser, images to that of the likelihood. Images on different grids need
+    batch_size=1.
+
+    A run that was killed, at any moment, ends with the same weights when the same lines run again, on the conditions of
+    `train`: the modules that were finished are read, their images made again (one pass each), and the next one goes
+    on from its checkpoint. A checkpoint of a module that followed other weights is refused.
+
+    Raises ValueError for other networks (dual, other forms, per_subset, shared weights, nothing to train), cases that
+    are empty, become fewer or do not fit together, torch.distributed with several ranks, and as `train` does.
+    Source: Lim, Chun, Dewaraja & Fessler 2020, IEEE Trans Med Imaging 39:3512, and their public code: loss L1, batches
+        of one, 500 epochs, Adam with rates 1e-2, 1e-3 and 1e-1 for encoder, decoder and thresholds.
+    """
+    _check(model, batch_size, keep)
+    known = _before_first(model, cases, "cases")
+    held_out = [] if validation is None else _before_first(model, validation, "validation")
+    for n, denoiser in enumerate(model.denoisers):
+        started = time.perf_counter()
+        if warm and n > 0:
+            denoiser.load_state_dict(model.denoisers[n - 1].state_dict())
+        items = [item for batch in known for item in batch.items()]
+        if prepare is not None:
+            prepare(denoiser, [item[0] / item[1] for item in items])
+        optimiser = optimiser_of(denoiser)
+        run = train(
+            _Layer(denoiser),
+            _Shuffled(items, batch_size, (settings.seed, n), _device(denoiser)),
+            loss,
+            optimiser,
+            _settings_of(settings, model, n, f"{len(items)} images in batches of {batch_size}, warm={warm}"),
+            schedule=None if schedule_of is None else schedule_of(optimiser),
+            validate=_validation(held_out, batch_size, _device(denoiser)),
+        )
+        last = _trained(run, denoiser, _folder(settings, n), keep)
+        model.eval()
+        _apply(model, n, known, cases, "cases")
+        if validation is not None:
+            _apply(model, n, held_out, validation, "validation")
+        images = tuple(batch.image for batch in known)
+        nrmse = _nrmse(held_out) if held_out else None
+        yield LayerRecord(n, last, _nrmse(known), nrmse, images, time.perf_counter() - started)
+
+
+def first_thresholds(denoiser: nn.Module, images: Sequence[torch.Tensor], top: float = 0.1) -> None:
+    """Set all soft thresholds of a denoiser to the intensity that a part `top` of the voxels of the mean image reach.
+
+    BCD-Net's choice, for `prepare` of `train_layers`; see `initial_thresholds`.
+    images : (x, y, z) each, on one grid, in the unit of the denoiser.
+    Raises ValueError for a denoiser without `SoftThreshold`, and as `initial_thresholds` does.
+    """
+    thresholds = [part for part in denoiser.modules() if isinstance(part, SoftThreshold)]
+    if not thresholds:
+        raise ValueError(f"first_thresholds: {type(denoiser).__name__} has no SoftThreshold whose alpha could be set")
+    alpha = initial_thresholds(sum(images[1:], images[0]) / len(images), top)
+    with torch.no_grad():
+        for part in thresholds:
+            part.alpha.fill_(alpha)
+
+
+# ---- one module ------------------------------------------------------------------------------------------------------
+
+
+class _Layer(nn.Module):
+    """A denoiser as `train` wants it: called with what a minibatch names, and listed for its precision."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoisers = nn.ModuleList([denoiser])
+
+    def forward(self, x: torch.Tensor, guide: torch.Tensor | None = None) -> torch.Tensor:
+        image: torch.Tensor = self.denoisers[0](x, guide=guide)
+        return image
+
+
+def _settings_of(settings: Settings, model: UnrolledEM, n: int, data: str) -> Settings:
+    """The settings of a module; its checkpoint belongs to the weights of those before it."""
+    before = hashlib.sha256()
+    for w in model.denoisers[:n].state_dict().values():
+        before.update(w.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    text = f"module {n} after {before.hexdigest()[:12]}: {data}; {settings.signature}"
+    seed = int(np.random.SeedSequence((settings.seed, n)).generate_state(1)[0])
+    return replace(settings, folder=_folder(settings, n), seed=seed, signature=text)
+
+
+def _folder(settings: Settings, n: int) -> Path | None:
+    return None if settings.folder is None else Path(settings.folder) / f"layer-{n:03d}"
+
+
+def _trained(run: Iterator[Any], denoiser: nn.Module, folder: Path | None, keep: str) -> float:
+    """Train a denoiser, give it the weights to keep, and return the last loss."""
+    weights: Weights = {}
+    last = 0.0
+    for record in run:
+        last = record.loss
+        weights = record.weights if keep == "last" or record.improved else weights
+    if folder is not None:  # all or the best of its records may be of an earlier call
+        state = _read(folder / "checkpoint.pt")
+        last = state["rows"][-1]["loss"]
+        weights = best_weights(folder) if keep == "best" else state["average"] or state["model"]
+    _Layer(denoiser).load_state_dict(weights)
+    return last
+
+
+@torch.no_grad()
+def _apply(model: UnrolledEM, n: int, batches: list[_Batch], cases: Cases, name: str) -> None:
+    """Replace x^(n) by x^(n+1), batch by batch."""
+    passed = iter(_passed(cases))
+    for batch in batches:
+        arguments, *_ = next(passed, (None,))
+        if arguments is None:
+            raise ValueError(f"train_layers: {name} gave {len(batches)} batches at first and fewer after module {n}")
+        likelihood, _, guide = applied(_arguments, arguments)
+        x, unit = batch.image.to(batch.device), batch.unit.to(batch.device)
+        no_dual = torch.zeros_like(x)
+        weight = model._weight(n, x)
+        x, _ = model._module(x, no_dual, model.denoisers[n], model._parts(likelihood), unit, guide, weight)
+        batch.image = x.cpu()
+
+
+def _nrmse(batches: Iterable[_Batch]) -> float:
+    values = [recon.nrmse(batch.image, batch.target, dimensions=3).reshape(-1) for batch in batches]
+    return float(torch.cat(values).mean())
+
+
+def _validation(batches: Sequence[_Batch], size: int, device: torch.device) -> Validation | None:
+    items = [item for batch in batches for item in batch.items()]
+    chunks = [items[first : first + size] for first in range(0, len(items), size)]
+    return Validation(lambda: (_minibatch(chunk, device) for chunk in chunks)) if items else None
+
+
+# ---- the images ------------------------------------------------------------------------------------------------------
+
+_Item = tuple[Any, ...]  # image, unit, guide or None, target and perhaps weight, without batch axes
+
+
+@dataclass
+class _Batch:
+    """What stays in memory of a batch of cases: on the CPU, with its batch axes."""
+
+    image: torch.Tensor
+    unit: torch.Tensor
+    guide: torch.Tensor | None
+    rest: tuple[torch.Tensor, ...]
+    device: torch.device
+
+    @property
+    def target(self) -> torch.Tensor:
+        return self.rest[0]
+
+    def items(self) -> Iterator[_Item]:
+        n = self.image.ndim - 3
+        parts = (self.image, self.unit, self.guide, *self.rest)
+        flat = [None if part is None else part.reshape(-1, *part.shape[n:]) for part in parts]
+        for i in range(len(flat[0])):  # type: ignore[arg-type]
+            yield tuple(None if part is None else part[i] for part in flat)
+
+
+@dataclass(frozen=True)
+class _Shuffled:
+    """epoch -> minibatches of all items, in an order of (seed, module, epoch)."""
+
+    items: Sequence[_Item]
+    size: int
+    seed: tuple[int, int]
+    device: torch.device
+
+    def __call__(self, epoch: int) -> Iterator[Any]:
+        order = np.random.default_rng((*self.seed, epoch)).permutation(len(self.items))
+        for first in range(0, len(order), self.size):
+            yield _minibatch([self.items[i] for i in order[first : first + self.size]], self.device)
+
+
+def _minibatch(items: Sequence[_Item], device: torch.device) -> tuple[Any, ...]:
+    """(arguments of a denoiser, target[, weight]), image and target divided by the unit."""
+    shapes = {item[0].shape for item in items}
+    if len(shapes) > 1:
+        raise ValueError(f"train_layers: images of {shapes} do not fit into one minibatch; use batch_size=1")
+    parts: list[Any] = [None if part[0] is None else torch.stack(part).to(device) for part in zip(*items)]
+    x, unit, guide, target, *weight = parts
+    return {"x": x / unit, "guide": guide}, target / unit, *weight
+
+
+@torch.no_grad()
+def _before_first(model: UnrolledEM, cases: Cases, name: str) -> list[_Batch]:
+    batches = [_batch(model, case) for case in _passed(cases)]
+    if not batches:
+        raise ValueError(f"train_layers: {name} is empty; is it a generator that has been used up?")
+    if len({(batch.guide is None, len(batch.rest)) for batch in batches}) > 1:
+        raise ValueError(f"train_layers: some of {name} have a guide or a weight and others none")
+    return batches
+
+
+def _batch(model: UnrolledEM, case: Any) -> _Batch:
+    if not isinstance(case, (tuple, list)) or len(case) not in (2, 3):
+        raise ValueError("train_layers takes cases (arguments, target) or (arguments, target, weight)")
+    likelihood, start, guide = applied(_arguments, case[0])
+    unit = model._unit(likelihood, start)
+    image = model._start(likelihood, unit * ones_of(model._parts(likelihood))) if start is None else start
+    target, *weight = case[1:]
+    if target.shape != image.shape:
+        raise ValueError(
+            f"train_layers: a target of {tuple(target.shape)} does not fit the images {tuple(image.shape)} of its "
+            "likelihood"
+        )
+    return _Batch(
+        image.cpu(),
+        unit.cpu().expand(*image.shape[:-3], 1, 1, 1),
+        None if guide is None else _expanded(guide, image, model.denoisers[0]).cpu(),
+        (target.cpu(), *(w.expand(image.shape).cpu() for w in weight)),
+        image.device,
+    )
+
+
+def _expanded(guide: torch.Tensor, image: torch.Tensor, denoiser: nn.Module) -> torch.Tensor:
+    """A guide with all batch axes of its image, (..., x, y, z) or (..., channels, x, y, z) as it was."""
+    channels = max((getattr(part, "guide_channels", 1) for part in denoiser.modules()), default=1)
+    own = guide.shape[-4:] if channels > 1 or guide.ndim > image.ndim else guide.shape[-3:]
+    return guide.expand(*image.shape[:-3], *own)
+
+
+def _arguments(likelihood: Any, start: Any = None, *, guide: Any = None) -> tuple[Any, Any, Any]:
+    return likelihood, start, guide
+
+
+def _passed(cases: Cases) -> Iterable[Any]:
+    return cases() if callable(cases) else cases
+
+
+# ---- what cannot be trained so ---------------------------------------------------------------------------------------
+
+
+def _check(model: UnrolledEM, batch_size: int, keep: str) -> None:
+    if model.form != "fuse" or model.dual or model.per_subset:
+        has = "a dual variable" if model.dual else "per_subset" if model.per_subset else f"form={model.form!r}"
+        raise ValueError(
+            f"train_layers: this network has {has}; module by module only form='fuse' without dual and per_subset "
+            "can be trained, others end to end with `train`"
+        )
+    weights = [id(p) for denoiser in model.denoisers for p in denoiser.parameters()]
+    if len(model.denoisers) != model.n_modules or len(set(weights)) != len(weights):
+        raise ValueError("train_layers: modules share weights; give the network a denoiser of its own for every module")
+    for n, denoiser in enumerate(model.denoisers):
+        if not any(p.requires_grad for p in denoiser.parameters()):
+            raise ValueError(f"train_layers: the denoiser of module {n} has no weights to train")
+    if batch_size < 1:
+        raise ValueError(f"train_layers: batch_size must be at least 1, got {batch_size}")
+    if keep not in ("last", "best"):
+        raise ValueError(f'train_layers: keep is "last" or "best", got {keep!r}')
+    if rank_and_size()[1] > 1:
+        raise ValueError("train_layers works in one process; torch.distributed has several ranks")
+
+
+def _device(denoiser: nn.Module) -> torch.device:
+    return next(denoiser.parameters()).device

@@ -1,0 +1,547 @@
+"""The training loop: one function to read, with checkpoints that resume exactly, validation, averaging and logs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from emrecon import recon
+from emrecon.projectors.core.files import atomic_path
+
+from .distributed import average_gradients, broadcast_weights, of_first_rank, rank_and_size
+from .losses import applied
+
+Batches = Callable[[int], Iterable[Any]]
+Objective = Callable[[nn.Module, Any, torch.Generator], torch.Tensor]
+Validate = Callable[[nn.Module], Mapping[str, float]]
+Weights = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run does, apart from model, data, loss, optimiser and schedule.
+
+    steps : of the optimiser, in all.  validate_every : steps between records.
+    clip : largest norm of all gradients together; None for no limit.
+    ema : decay d of the averaged weights e <- d_t e + (1 - d_t) w with d_t = min(d, (1 + t) / (10 + t)) after step t;
+        validated and kept in the place of the weights. None for no average.
+    precision : torch.bfloat16 or torch.float16 inside the networks; None for that of the weights.
+    watch : the metric that says which weights are best; "loss" for that of the training.  maximise : larger is better.
+    patience : stop after so many validations in a row without a better one.
+    seed : of the random numbers of every step.
+    folder : where checkpoint.pt, best.pt, log.csv, log.json and curves.png go; None writes nothing. A folder with a
+        checkpoint is resumed.
+    save_seconds : so often the checkpoint is written between records.
+    signature : any text that must be the same when resuming, such as the fingerprint of the data.
+    Raises ValueError for numbers out of range.
+    """
+
+    steps: int
+    validate_every: int = 500
+    clip: float | None = None
+    ema: float | None = None
+    precision: torch.dtype | None = None
+    watch: str = "nrmse"
+    maximise: bool = False
+    patience: int | None = None
+    seed: int = 0
+    folder: str | os.PathLike[str] | None = None
+    save_seconds: float = 60.0
+    signature: str = ""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.validate_every < 1 or (self.patience is not None and self.patience < 1):
+            raise ValueError("Settings: steps, validate_every and patience must be at least 1")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"Settings: clip must be positive, got {self.clip}")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"Settings: ema must be at least 0 and below 1, got {self.ema}")
+        if self.precision not in (None, torch.bfloat16, torch.float16):
+            raise ValueError(f"Settings: precision is torch.bfloat16, torch.float16 or None, got {self.precision}")
+        if self.seed < 0:
+            raise ValueError(f"Settings: a seed is a non-negative integer, got {self.seed}")
+
+
+class Record(NamedTuple):
+    """Where a training stands: means since the last record, the metrics, and the weights that have them."""
+
+    step: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+    metrics: Mapping[str, float]
+    improved: bool
+    weights: Weights
+
+
+def train(
+    model: nn.Module,
+    batches: Batches,
+    loss: Objective,
+    optimiser: torch.optim.Optimizer,
+    settings: Settings,
+    *,
+    schedule: LRScheduler | None = None,
+    validate: Validate | None = None,
+    networks: Sequence[nn.Module] | None = None,
+) -> Iterator[Record]:
+    """Train a model in place and yield a `Record` every `validate_every` steps and at the last one.
+
+    batches : epoch -> the batches of that epoch, a pure function of the epoch (`by_epoch` makes one of a loader).
+    loss : (model, batch, generator) -> one number, such as `Supervised(mse)`; the mean over the items of the batch.
+    schedule : stepped after every step, such as `warmup_cosine`.
+    validate : model -> metrics, such as `Validation(pairs)`; run without gradients and in eval mode.
+    networks : the modules that `precision` is for (default: model.denoisers). Everything else, projections and EM steps
+        among it, stays in the precision of the images.
+
+    A run that was killed, at any moment, ends with the same weights bit for bit when the same lines run again (on one
+    kind of machine, with the same number of threads and deterministic kernels): data follow the epoch, random numbers
+    (seed, step, rank), and the rest is in the checkpoint. torch's global random state is as before outside of the
+    steps. Leaving the loop, or Ctrl-C, leaves the last checkpoint valid.
+    Under torch.distributed every rank calls this with its own batches: gradients are averaged, buffers (the running
+    means of batch normalisation) are those of the first rank, all ranks validate, the first one's metrics count, and it
+    writes the files, in a folder that all of them see.
+    Raises FloatingPointError for a loss or gradient that is not finite, and ValueError for an epoch without batches, a
+    metric to watch that is not there, and a checkpoint that is damaged or of another run.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(f"train: {type(model).__name__} has no parameters that require gradients")
+    buffers = [w for w in model.state_dict(keep_vars=True).values() if not isinstance(w, nn.Parameter)]
+    device = parameters[0].device
+    rank, n_ranks = rank_and_size()
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == torch.float16)
+    inner = _networks(model, networks) if settings.precision else []
+    run = _Run(model, optimiser, schedule, scaler, settings, n_ranks)
+    run.resume()
+    broadcast_weights(model.state_dict().values())
+    try:
+        while not run.finished:
+            for batch in islice(batches(run.epoch), run.batch, None):
+                started = time.perf_counter()
+                model.train()
+                optimiser.zero_grad(set_to_none=True)
+                randomness = random_step(settings.seed, run.step, rank, device)
+                with randomness as generator, mixed_precision(inner, settings.precision):
+                    value = loss(model, batch, generator)
+                    scaler.scale(value).backward()
+                average_gradients(parameters)
+                broadcast_weights(buffers)
+                scaler.unscale_(optimiser)
+                norm = nn.utils.clip_grad_norm_(parameters, settings.clip or math.inf)
+                run.require_finite(value, norm)
+                scaler.step(optimiser)
+                before = scaler.get_scale()
+                scaler.update()
+                if schedule is not None and scaler.get_scale() >= before:  # or float16 has skipped this step
+                    schedule.step()
+                run.after_step(value, norm, time.perf_counter() - started)
+
+                if run.step % settings.validate_every == 0 or run.step == settings.steps:
+                    metrics = {}
+                    with weights_in(model, run.average), torch.no_grad():
+                        if validate is not None:
+                            model.eval()
+                            metrics = of_first_rank({name: float(m) for name, m in validate(model).items()})
+                        record = run.record(metrics)
+                    if rank == 0:
+                        run.save()
+                    yield record
+                    if run.finished:
+                        return
+                elif rank == 0 and run.is_due:
+                    run.save()
+            run.next_epoch()
+    finally:
+        if rank == 0:
+            run.draw()
+
+
+@dataclass
+class _Run:
+    """All that changes during a training, and how it goes to the checkpoint and back."""
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    schedule: LRScheduler | None
+    scaler: torch.amp.GradScaler
+    settings: Settings
+    n_ranks: int
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # losses, norms, how many since the last record
+    seconds: float = 0.0
+    best: float | None = None
+    waited: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    average: Weights | None = None
+    saved: float = field(default_factory=time.perf_counter)
+
+    _COUNTED = ("step", "epoch", "batch", "sums", "seconds", "best", "waited", "rows")
+
+    def __post_init__(self) -> None:
+        if self.settings.ema is not None:
+            self.average = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
+
+    @property
+    def finished(self) -> bool:
+        patience = self.settings.patience
+        return self.step >= self.settings.steps or (patience is not None and self.waited >= patience)
+
+    @property
+    def is_due(self) -> bool:
+        return time.perf_counter() - self.saved >= self.settings.save_seconds
+
+    @property
+    def folder(self) -> Path | None:
+        return None if self.settings.folder is None else Path(self.settings.folder)
+
+    def require_finite(self, value: torch.Tensor, norm: torch.Tensor) -> None:
+        loss, size = float(value.detach()), float(norm)
+        # infinite scaled gradients are how float16's scaler finds its scale
+        if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(size)):
+            raise FloatingPointError(
+                f"step {self.step + 1}: loss {loss:g}, gradient norm {size:g}: the training diverged; a "
+                "smaller learning rate, a warm-up or clip= may help, and the weights are those before this step"
+            )
+
+    def after_step(self, value: torch.Tensor, norm: torch.Tensor, seconds: float) -> None:
+        self.step += 1
+        self.batch += 1
+        self.seconds += seconds
+        self.sums = [a + b for a, b in zip(self.sums, (float(value.detach()), float(norm), 1.0))]
+        if self.average is not None:
+            assert self.settings.ema is not None
+            update_average(self.average, self.model, self.settings.ema, self.step)
+
+    def next_epoch(self) -> None:
+        if self.batch == 0:
+            raise ValueError(f"batches({self.epoch}) is empty: is it a generator that has been used up?")
+        self.epoch, self.batch = self.epoch + 1, 0
+
+    def record(self, metrics: Mapping[str, float]) -> Record:
+        settings = self.settings
+        losses, norms, n = self.sums
+        loss = of_first_rank(losses / n)
+        seen = {"loss": loss, **metrics}
+        watch = settings.watch if metrics else "loss"
+        if watch not in seen:
+            raise ValueError(f"Settings.watch is {watch!r}, but validation gives {', '.join(sorted(metrics))}")
+        sign = -1 if settings.maximise and watch != "loss" else 1
+        last = self.best
+        improved = last is None or math.isnan(last) or sign * seen[watch] < sign * last
+        self.best, self.waited = (seen[watch], 0) if improved else (self.best, self.waited + 1)
+        self.sums = [0.0, 0.0, 0.0]
+        weights = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
+        rate = float(self.optimiser.param_groups[0]["lr"])
+        record = Record(self.step, self.epoch, loss, rate, norms / n, self.seconds, metrics, improved, weights)
+        row = {name: getattr(record, name) for name in Record._fields[:6]}
+        self.rows.append(row | dict(metrics) | {"improved": improved})
+        if improved and self.folder is not None and rank_and_size()[0] == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(self.folder / "best.pt", weights)
+        return record
+
+    def save(self) -> None:
+        self.saved = time.perf_counter()
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        parts = {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.scaler}
+        state = {name: part.state_dict() for name, part in parts.items() if part is not None}
+        counted = {name: getattr(self, name) for name in self._COUNTED}
+        _write(
+            self.folder / "checkpoint.pt", state | counted | {"average": self.average, "signature": self._signature()}
+        )
+        if self.rows:
+            _write_log(self.folder, self.rows)
+
+    def resume(self) -> None:
+        if self.folder is None or not (self.folder / "checkpoint.pt").exists():
+            return
+        path = self.folder / "checkpoint.pt"
+        state = _read(path)
+        expected = self._signature()
+        if state.get("signature") != expected:
+            raise ValueError(
+                f"{path} belongs to another run ({_difference(state.get('signature'), expected)}); use another folder"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average = {name: state["average"][name].to(old.device) for name, old in self.average.items()}
+        for name in self._COUNTED:
+            setattr(self, name, state[name])
+
+    def draw(self) -> None:
+        if self.folder is not None and self.rows:
+            plot_log(self.folder)
+
+    def _signature(self) -> dict[str, str]:
+        settings = self.settings
+        shapes = {name: (str(w.dtype), tuple(w.shape)) for name, w in self.model.state_dict().items()}
+        same = ("validate_every", "clip", "ema", "precision", "watch", "maximise", "seed", "signature")
+        return {name: repr(getattr(settings, name)) for name in same} | {
+            "model": repr(shapes),
+            "optimiser": type(self.optimiser).__name__,
+            "schedule": type(self.schedule).__name__,
+            "ranks": str(self.n_ranks),
+        }
+
+
+# ---- schedules -------------------------------------------------------------------------------------------------------
+
+
+def warmup_cosine(optimiser: torch.optim.Optimizer, steps: int, warmup: int = 0, floor: float = 0.0) -> LambdaLR:
+    """Return the schedule that rises over `warmup` steps and falls to `floor` times the learning rate like a cosine.
+
+        (t + 1) / warmup                                for t < warmup
+        floor + (1 - floor) (1 + cos(pi u)) / 2         from there on, u = (t - warmup) / (steps - warmup)
+
+    Source: Loshchilov & Hutter 2017, without restarts.
+    """
+    if not 0 <= warmup < steps or not 0 <= floor <= 1:
+        raise ValueError(
+            f"warmup_cosine needs 0 <= warmup < steps and a floor from 0 to 1, got {warmup}, {steps}, {floor}"
+        )
+
+    def factor(t: int) -> float:
+        if t < warmup:
+            return (t + 1) / warmup
+        turn = math.pi * min(1.0, (t - warmup) / (steps - warmup))
+        return floor + (1 - floor) * (1 + math.cos(turn)) / 2
+
+    return LambdaLR(optimiser, factor)
+
+
+def warmup_steps(
+    optimiser: torch.optim.Optimizer, milestones: Sequence[int], factor: float = 0.1, warmup: int = 0
+) -> LambdaLR:
+    """Return the schedule that rises over `warmup` steps and multiplies the learning rate by `factor` at milestones."""
+    if warmup < 0 or not factor > 0 or list(milestones) != sorted(milestones):
+        raise ValueError("warmup_steps needs warmup >= 0, a positive factor and rising milestones")
+    return LambdaLR(
+        optimiser, lambda t: (t + 1) / warmup if t < warmup else factor ** sum(t >= step for step in milestones)
+    )
+
+
+# ---- data and validation ---------------------------------------------------------------------------------------------
+
+
+def by_epoch(loader: Any, prepare: Callable[[Any], Any] = lambda batch: batch) -> Batches:
+    """Return epoch -> batches of a loader with `loader.batch_sampler.set_epoch` (or of its sampler).
+
+    prepare : makes of each batch what the loss takes, such as a likelihood and a target.
+    Raises TypeError for a loader whose order is not a function of the epoch: its runs could not be resumed exactly.
+    """
+    samplers: list[Any] = [getattr(loader, name, None) for name in ("batch_sampler", "sampler")]
+    set_epoch = next((sampler.set_epoch for sampler in samplers if hasattr(sampler, "set_epoch")), None)
+    if set_epoch is None:
+        raise TypeError(f"by_epoch needs a sampler with set_epoch(epoch), which {type(loader).__name__} has not")
+
+    def batches(epoch: int) -> Iterator[Any]:
+        set_epoch(epoch)
+        return map(prepare, loader)
+
+    return batches
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Means over items of NRMSE, PSNR (dB) and SSIM of what a model makes of held-out data.
+
+    pairs : (arguments, target) batches as `Supervised` takes them, a sequence or a function that returns them.
+    dimensions : how many trailing axes make one image.
+    Peak and range are those of each target; see `recon.nrmse`, `recon.psnr`, `recon.ssim`.
+    """
+
+    pairs: Sequence[Any] | Callable[[], Iterable[Any]]
+    dimensions: int = 3
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        values: dict[str, list[Any]] = {"nrmse": [], "psnr": [], "ssim": []}
+        for arguments, target, *_ in self.pairs() if callable(self.pairs) else self.pairs:
+            image = applied(model, arguments)
+            for name, metric in (("nrmse", recon.nrmse), ("psnr", recon.psnr), ("ssim", recon.ssim)):
+                values[name].append(metric(image, target, dimensions=self.dimensions).reshape(-1))
+        if not values["nrmse"]:
+            raise ValueError(
+                "Validation has no pairs; is it a generator that has been used up? Give a list or a function"
+            )
+        return {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
+
+
+# ---- parts of the loop, each usable by itself ------------------------------------------------------------------------
+
+
+@contextmanager
+def random_step(seed: int, step: int, rank: int, device: torch.device) -> Iterator[torch.Generator]:
+    """Within: torch's global random numbers, and the generator given, are those of (seed, step, rank); then as before.
+
+    So dropout and losses that draw need no saved state to be resumed.
+    """
+    here, own = (int(word) for word in np.random.SeedSequence((seed, step, rank)).generate_state(2, np.uint64))
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(here)
+        for gpu in devices:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(here)
+        yield torch.Generator().manual_seed(own)
+
+
+@contextmanager
+def mixed_precision(networks: Iterable[nn.Module], precision: torch.dtype | None) -> Iterator[None]:
+    """Within: these modules compute under autocast and return float32; nothing around them does.
+
+    Sums over a whole scan or image lose counts in 8 or 11 bits, so projections are never part of it.
+    """
+    with ExitStack() as stack:
+        for network in {id(network): network for network in networks}.values() if precision else ():
+            own, replaced = network.forward, "forward" in vars(network)
+            network.forward = _under_autocast(own, precision)
+            if replaced:  # by whoever compiled or wrapped it
+                stack.callback(setattr, network, "forward", own)
+            else:
+                stack.callback(delattr, network, "forward")
+        yield
+
+
+def _under_autocast(forward: Callable[..., Any], precision: torch.dtype | None) -> Callable[..., Any]:
+    def run(x: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        with torch.autocast(x.device.type, dtype=precision):
+            image = forward(x, *arguments, **named)
+        return image.to(x.dtype)
+
+    return run
+
+
+def _networks(model: nn.Module, networks: Sequence[nn.Module] | None) -> list[nn.Module]:
+    if networks is None and not hasattr(model, "denoisers"):
+        raise ValueError(
+            f"precision is for the networks inside {type(model).__name__}, which has no .denoisers; pass networks=[...]"
+            ", or networks=[model] where the model is a network as a whole"
+        )
+    return list(model.denoisers if networks is None else networks)
+
+
+@torch.no_grad()
+def update_average(average: Weights, model: nn.Module, decay: float, step: int) -> None:
+    """Move averaged weights towards those after step t: e <- d e + (1 - d) w with d = min(decay, (1 + t) / (10 + t)).
+
+    Integer buffers are copied.
+    """
+    d = min(decay, (1 + step) / (10 + step))
+    for name, w in model.state_dict().items():
+        if w.is_floating_point():
+            average[name].lerp_(w, 1 - d)
+        else:
+            average[name].copy_(w)
+
+
+@contextmanager
+def weights_in(model: nn.Module, weights: Weights | None) -> Iterator[None]:
+    """Within: the model has these weights; afterwards its own again. None changes nothing."""
+    if weights is None:
+        yield
+        return
+    own = {name: w.detach().clone() for name, w in model.state_dict().items()}
+    model.load_state_dict(weights)
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)
+
+
+def best_weights(folder: str | os.PathLike[str]) -> Weights:
+    """Return the weights of the best validation of a run, for `model.load_state_dict`.
+
+    Raises FileNotFoundError where there is none yet, ValueError for a damaged file. Nothing is unpickled.
+    """
+    return _read(Path(folder) / "best.pt")
+
+
+def plot_log(folder: str | os.PathLike[str]) -> Any:
+    """Draw log.json of a run to curves.png next to it, and return the matplotlib figure: loss, rate, metrics by step.
+
+    Raises FileNotFoundError where there is no log, ValueError for a damaged one.
+    """
+    from matplotlib.figure import Figure
+
+    path = Path(folder) / "log.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        steps = [int(row["step"]) for row in rows]
+        names = [name for name in rows[0] if name not in ("step", "epoch", "seconds", "improved")]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} is not the log of a training: {error}") from error
+    figure = Figure(figsize=(3 * len(names), 2.8))
+    margins = {"left": 0.2 / len(names), "right": 1 - 0.05 / len(names), "bottom": 0.18, "top": 0.88, "wspace": 0.35}
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names), gridspec_kw=margins)), names):
+        values = [row[name] for row in rows]
+        axes.plot(steps, values, ".-", label=name)
+        if name in ("loss", "learning_rate", "gradient_norm") and min(values) > 0:
+            axes.set_yscale("log")
+        axes.set(xlabel="step", title=name.replace("_", " "))
+    with atomic_path(path.with_name("curves.png")) as temporary:
+        figure.savefig(temporary, dpi=100)
+    return figure
+
+
+def _write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
+    with atomic_path(folder / "log.json") as path:
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    with atomic_path(folder / "log.csv") as path, path.open("w", newline="", encoding="utf-8") as stream:
+        names = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(stream, list(names), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write(path: Path, state: Any) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _read(path: Path) -> Any:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, ValueError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a checkpoint of a training, or is damaged: {error}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is not a checkpoint of a training: it holds a {type(state).__name__}")
+    return state
+
+
+def _difference(found: Any, expected: Mapping[str, str]) -> str:
+    if not isinstance(found, dict):
+        return "it has no signature"
+    names = [name for name in expected if found.get(name) != expected[name]]
+    return "; ".join(f"{name}: {_short(found.get(name))} there, {_short(expected[name])} here" for name in names)
+
+
+def _short(text: Any) -> str:
+    return str(text) if len(str(text)) <= 80 else f"{str(text)[:77]}..."

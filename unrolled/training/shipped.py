@@ -1,0 +1,45 @@
+"""Networks that come with the library, trained: small files of weights, by name."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from torch import nn
+
+from ..methods.presets import fbsem_net, mapem_net
+from .weights import Card, Registry, load_network
+
+_PREFIX, _SUFFIX = "pretrained_", ".safetensors"
+_REGISTRY: Registry = {"mapem-net": mapem_net, "fbsem-net": fbsem_net}
+
+
+def pretrained_names() -> tuple[str, ...]:
+    """Return the names of the trained networks: ARCHITECTURE-RECIPE, the recipe being that of the training data."""
+    found = (entry.name for entry in files(__package__).iterdir())
+    return tuple(
+        sorted(n[len(_PREFIX) : -len(_SUFFIX)] for n in found if n.startswith(_PREFIX) and n.endswith(_SUFFIX))
+    )
+
+
+def pretrained_path(name: str) -> Path:
+    """Return the file of weights of a name out of `pretrained_names()`; its card is beside it.
+
+    Raises ValueError for another name.
+    """
+    if name not in pretrained_names():
+        raise ValueError(f"no trained network {name!r}; there are {', '.join(pretrained_names())}")
+    return Path(str(files(__package__) / f"{_PREFIX}{name}{_SUFFIX}"))
+
+
+def pretrained(name: str) -> tuple[nn.Module, Card]:
+    """Return a trained network in eval mode on the CPU, and its card, which says how and on what it was trained.
+
+        network, card = pretrained("mapem-net-brain-pet")
+        image = network(likelihood, guide=normalised_guide(mr))
+
+    These are networks of slices with voxels of 3.6 mm, for low counts, with an MR image as a guide; other scans are
+    other networks. Raises ValueError for a name that is none of `pretrained_names()`, ImportError that names the extra
+    where safetensors is missing.
+    """
+    return load_network(pretrained_path(name), _REGISTRY)
