@@ -9,7 +9,14 @@ import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 
-from emrecon.projectors import LinearOperator, Projector
+from emrecon.projectors import DenseOperator, LinearOperator, Projector
+
+
+class MatrixProjector(DenseOperator, Projector):
+    """A matrix where a projector is wanted; it has no subsets."""
+
+    def subset(self, k, n):
+        raise NotImplementedError
 
 
 def dense(operator: LinearOperator) -> np.ndarray:

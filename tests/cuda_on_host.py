@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
+import pytest
 import scipy.fft
 
 _SHIM = """
@@ -56,6 +57,16 @@ static void run(void (*kernel)(P...), const int* grid, const int* block, void** 
 def compiler() -> str | None:
     """The C++ compiler, or None where there is none."""
     return shutil.which("g++") or shutil.which("clang++")
+
+
+def cupy_or_skip():
+    """CuPy, or skip the test where CuPy or a GPU is missing."""
+    cupy = pytest.importorskip("cupy")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError:
+        pytest.skip("no CUDA device")
+    return cupy
 
 
 class HostEngine:

@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from emrecon.projectors import ImageGrid, ListmodeProjector, PETProjector, PETScanner, PETSinogram, TimeOfFlight
+from emrecon.projectors import (
+    AcquisitionModel,
+    ImageGrid,
+    ListmodeProjector,
+    PETProjector,
+    PETScanner,
+    PETSinogram,
+    TimeOfFlight,
+)
+from emrecon.recon import ListmodeLikelihood, PoissonLikelihood
 
 SCANNER = PETScanner.polygon(
     sides=6,
@@ -50,3 +59,20 @@ def listmode(timed, n=200, seed=0):
     events = events_of_every_bin(sinogram)
     chosen = np.random.default_rng(seed).integers(0, len(events), n)
     return ListmodeProjector(GRID, SCANNER, events[chosen], tof=sinogram.tof)
+
+
+def likelihoods_of_one_scan(timed, seed=0):
+    """(sinogram likelihood, list-mode likelihood, events, sinogram) of the same counts."""
+    sinogram, rng = PETSinogram(SCANNER, tof=TOF if timed else None), np.random.default_rng(seed)
+    A = PETProjector(GRID, sinogram)
+    factors = rng.uniform(0.5, 1.5, A.out_shape)
+    randoms = rng.uniform(0.1, 0.3, A.out_shape)
+    model = AcquisitionModel(A, factors, randoms)
+    counts = rng.poisson(model(rng.uniform(0, 0.1, GRID.shape)))
+    bins = np.repeat(np.arange(counts.size), counts.ravel())
+    events = events_of_every_bin(sinogram)[bins]
+    own = AcquisitionModel(
+        ListmodeProjector(GRID, SCANNER, events, tof=sinogram.tof), factors.ravel()[bins], randoms.ravel()[bins]
+    )
+    binned = PoissonLikelihood(counts.astype(float), model)
+    return binned, ListmodeLikelihood(own, A.T(factors)), events, sinogram

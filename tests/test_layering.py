@@ -1,4 +1,4 @@
-"""Who imports whom: the sources are parsed, and imports must point downwards, keep private names and have no circles."""
+"""Who imports whom: imports must point downwards, keep private names in their room, and have no circles."""
 
 import ast
 import importlib

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from network_cases import BODIES, SHAPE, build, guide_for, images
 from pet_cases import GRID as PET_GRID
 from pet_cases import SCANNER, events_of_every_bin
 from spect_cases import projector
-from test_blocks import BODIES, SHAPE, build, guide_for, images
 
 from emrecon.projectors import (
     AcquisitionModel,

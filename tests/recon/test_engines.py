@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from battery import relative_error
+from cuda_on_host import cupy_or_skip
+from pet_cases import likelihoods_of_one_scan
 from pet_cases import projector as pet_projector
 from spect_cases import projector
-from test_cuda import cupy_or_skip
-from test_listmode_likelihood import pair
 
 from emrecon.projectors import AcquisitionModel
 from emrecon.recon import (
@@ -168,7 +168,7 @@ def test_pet_and_time_of_flight(engine, case):
 @pytest.mark.parametrize("timed", [False, True])
 @pytest.mark.parametrize("engine", [svrg, saga, bsrem, map_em, osl])
 def test_list_mode_equals_the_sinogram(engine, timed):
-    sinogram, events, _, _ = pair(timed)
+    sinogram, events, _, _ = likelihoods_of_one_scan(timed)
     x = np.ones(sinogram.model.projector.in_shape)
     by_events, by_bins = (last(engine(f, 0.2 * PRIOR, x, 1), 5).image for f in (events, sinogram))
     np.testing.assert_allclose(by_events, by_bins, rtol=1e-6, atol=1e-9)

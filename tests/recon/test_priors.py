@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from battery import check_smooth, relative_error
-from cuda_on_host import HostEngine, compiler
-from test_cuda import cupy_or_skip
+from battery import MatrixProjector, check_smooth, relative_error
+from cuda_on_host import HostEngine, compiler, cupy_or_skip
 
-from emrecon.projectors import AcquisitionModel, DenseOperator, Projector
+from emrecon.projectors import AcquisitionModel
 from emrecon.recon import (
     BowsherWeights,
     Huber,
@@ -249,13 +248,8 @@ def test_algebra():
         Quadratic(kappa=KAPPA) + Quadratic(kappa=np.ones((2, 2, 2)))
 
 
-class Views(DenseOperator, Projector):
-    def subset(self, k, n):
-        raise NotImplementedError
-
-
 def small_likelihood():
-    A = Views(RNG.uniform(0, 1, (40, X.size)), SHAPE, (5, 8))
+    A = MatrixProjector(RNG.uniform(0, 1, (40, X.size)), SHAPE, (5, 8))
     model = AcquisitionModel(A, background=1.0)
     return PoissonLikelihood(RNG.poisson(model(X)).astype(float), model)
 

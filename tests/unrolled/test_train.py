@@ -493,7 +493,8 @@ TWO = """
 from emrecon import projectors, recon
 from emrecon.projectors import AcquisitionModel, SPECTProjector
 from emrecon.recon import PoissonLikelihood, em_step, em_fuse, mlem, osem
-from emrecon.unrolled.training.distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
+from emrecon.unrolled.training.distributed import ShardedProjector, process_group, shared_count_scale
+from emrecon.unrolled.training.distributed import sum_over_ranks, view_sharded
 from emrecon.unrolled import UnrolledEM, count_scale
 from itertools import islice
 

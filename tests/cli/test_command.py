@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from cli_cases import emrecon
 
 from emrecon import formats
 from emrecon.cli import demo as demo_command
@@ -20,15 +21,6 @@ from emrecon.sims import poisson, uniform_cylinder
 GRID = ImageGrid((24, 24, 8), 4.0)
 CAMERA = SPECTGeometry.circular(16, 80, (24, 8), 4.0, direction="cw")
 PHANTOM = uniform_cylinder(radius=35, height=28)
-
-
-def emrecon(*arguments, check=None, **options):
-    """Run the command; `check` is the exit code it must have."""
-    command = [sys.executable, "-m", "emrecon.cli.main", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=options.pop("cwd", "/"), **options)
-    if check is not None:
-        assert done.returncode == check, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 from battery import mismatch, relative_error
-from cuda_on_host import HostEngine, compiler
+from cuda_on_host import HostEngine, compiler, cupy_or_skip
 from pet_cases import SINOGRAMS, events_of_every_bin, listmode, projector
-from test_cuda import cupy_or_skip
 
 from emrecon.projectors import ImageGrid, ListmodeProjector, PETProjector, PETScanner, PETSinogram
 from emrecon.projectors.pet import launches as _pet_gpu

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_recipes import SMALL_PET, SMALL_SPECT
+from recipe_cases import SMALL_PET, SMALL_SPECT
 from typer.testing import CliRunner
 
 from emrecon.cli.main import app

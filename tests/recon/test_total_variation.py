@@ -10,7 +10,7 @@ import torch
 from battery import check_operator, check_prox, check_smooth, relative_error
 from scipy.optimize import minimize
 
-from emrecon.recon.priors import total_variation
+from emrecon.recon.priors import image_gradient, smoothed_variation, total_variation
 from emrecon.recon.priors.image_gradient import ImageGradient
 from emrecon.recon.priors.smoothed_variation import (
     ParallelLevelSets,
@@ -36,11 +36,17 @@ PROXIMABLE = {
 }
 
 
+def without_kernels(patch):
+    """From here on the array code runs, as it does on CUDA arrays."""
+    for module in (image_gradient, smoothed_variation, total_variation):
+        patch.setattr(module, "_on_host", lambda x: False)
+
+
 @pytest.fixture(params=["kernels", "arrays"])
 def way(request, monkeypatch):
     """Everything on the compiled kernels, and again on the array code that CUDA arrays run on."""
     if request.param == "arrays":
-        monkeypatch.setattr(total_variation, "_on_host", lambda x: False)
+        without_kernels(monkeypatch)
     return request.param
 
 
@@ -98,7 +104,7 @@ def test_flat_images(monkeypatch, shape):
     results = []
     for arrays in (False, True):
         if arrays:
-            monkeypatch.setattr(total_variation, "_on_host", lambda x: False)
+            without_kernels(monkeypatch)
         for prior in (SmoothedTotalVariation(0.1, SIZE), ParallelLevelSets(guide[0], 0.1, 0.3, SIZE)):
             results.append((prior.value(x), prior.gradient(x), prior.hessian_vector(x, v), prior.curvature(x)))
         results.append((TotalVariation(SIZE).value(x), TotalVariation(SIZE).prox(x, 0.3)))
@@ -229,7 +235,7 @@ def test_batches_of_the_prox_and_guides_of_torch():
 
 
 def test_strict_arrays_follow(monkeypatch):
-    monkeypatch.setattr(total_variation, "_on_host", lambda x: False)
+    without_kernels(monkeypatch)
     x, D = array_api_strict.asarray(X), ImageGradient(X.shape, SIZE)
     np.testing.assert_array_equal(np.asarray(D.T(D(x))), D.T(D(X)))
     prior = DirectionalTotalVariation(GUIDE, tolerance=1e-2)
@@ -323,7 +329,7 @@ def test_threads_do_not_change_the_prox(monkeypatch):
 def _both_ways(monkeypatch, prior, x, step):
     one = prior.prox(x, step)
     with monkeypatch.context() as patch:
-        patch.setattr(total_variation, "_on_host", lambda x: False)
+        without_kernels(patch)
         return one, prior.prox(x, step)
 
 

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_cli import emrecon
-from test_petlink import event, time_tag, write
+from cli_cases import PHANTOM, RING, emrecon, listmode, measured
 
 from emrecon import formats
 from emrecon.projectors import (
@@ -20,23 +19,6 @@ from emrecon.projectors import (
     attenuation_factors,
 )
 from emrecon.recon import PoissonLikelihood, nrmse, osem, run
-from emrecon.sims import poisson, uniform_cylinder
-
-RING = PETScanner.polygon(sides=16, crystals_per_side=4, radius=80, rings=3, ring_pitch=6, name="small", n_radial=41)
-PHANTOM = uniform_cylinder(radius=40, height=20)
-
-
-def measured(tof=None):
-    """A scan of a water cylinder with factors and background."""
-    sinogram = PETSinogram(RING, tof=tof)
-    A = PETProjector(sinogram.default_grid(), sinogram)
-    grid = sinogram.default_grid()
-    mu = PHANTOM.attenuation(grid, 511)
-    plain = sinogram.without_tof()
-    factors = attenuation_factors(PETProjector(grid, plain), mu)
-    model = AcquisitionModel(A, factors if tof is None else factors[:, :, None], 0.5)
-    counts = poisson(model(PHANTOM.activity(grid)), seed=0)
-    return Scan(counts, sinogram, background=0.5, duration=60.0, radionuclide="F-18", description="cylinder"), mu, grid
 
 
 @pytest.mark.parametrize("tof", [None, TimeOfFlight(5, 40.0, 60.0)])
@@ -72,16 +54,6 @@ def test_interfile_sinograms_and_checkpoints(tmp_path):
     info = emrecon("info", tmp_path / "scan.hs", check=0).stdout
     assert "radial bins" in info
     assert "32" in info
-
-
-def listmode(folder, n=4000):
-    """Events of lines through the middle of the mMR, and some delays."""
-    rng = np.random.default_rng(0)
-    words = [time_tag(0)]
-    for prompt in rng.random(n) < 0.9:
-        plane, view, radial = rng.integers(0, 64), rng.integers(0, 252), rng.integers(160, 185)
-        words.append(event(int(plane), int(view), int(radial), bool(prompt)))
-    return write(folder, [*words, time_tag(600)])
 
 
 def test_listmode_is_reconstructed(tmp_path):

@@ -370,7 +370,7 @@ def test_sources_that_contradict_themselves(tmp_path):
 
 
 def test_a_disk_that_is_too_small_fails_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(OSError, match=r"60 samples.*need about.*uncompressed.*are free"):
         write_dataset(Toy(), tmp_path, shard_size=8)
     assert list(contents(tmp_path)) == ["manifest.json"]

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from network_cases import BODIES, SHAPE, build, guide_for, images, skip_without_monai
 from torch import nn
 
 from emrecon.unrolled.networks.blocks import (
@@ -23,50 +24,9 @@ from emrecon.unrolled.networks.blocks import (
 from emrecon.unrolled.networks.transformer import SwinRegulariser
 from emrecon.unrolled.networks.unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm, pad_to_multiple
 
-BODIES = {
-    "residual unit": partial(ResidualUnit, width=6),
-    "residual unit, signed": partial(ResidualUnit, width=6, non_negative=False, norm="instance"),
-    "dncnn": partial(DnCNN, depth=4, width=6),
-    "dncnn, not negative": partial(DnCNN, depth=4, width=6, norm="none", non_negative=True),
-    "autoencoder": partial(ConvolutionalAutoencoder, channels=7, alpha=-3.0),
-    "small": SmallCNN,
-    "small, groups": partial(SmallCNN, widths=(8, 6), norm="group"),
-    "small, residual": partial(SmallCNN, widths=(3,), residual=True, non_negative=True),
-    "deep image prior": partial(UNet, width=4, levels=3),
-    "iterative cnn": partial(UNet, width=4, levels=3, form=ITERATIVE_CNN, norm="instance"),
-    "one level": partial(UNet, width=4, levels=1, norm="none", non_negative=False),
-    "swin": partial(SwinRegulariser, width=8, heads=2, depth=2),
-}
 EVERY = pytest.mark.parametrize("kind", BODIES)
 DIMENSIONS = pytest.mark.parametrize("dimensions", [2, 3])
 GUIDES = pytest.mark.parametrize("guides", [0, 2])
-SHAPE = (9, 6, 5)  # nothing that a U-Net or a window divides
-
-
-def build(kind, dimensions, guides=0, dtype=torch.float64):
-    """A denoiser with batch statistics of its own, in eval mode."""
-    if kind == "swin":
-        skip_without_monai()
-    with seeded(3):
-        network = NetworkDenoiser(BODIES[kind](dimensions, 1 + guides), dimensions, guides).to(dtype)
-        network.train()
-        for _ in range(3):
-            network(torch.rand(2, *SHAPE, dtype=dtype), guide=guide_for(guides, 2, dtype))
-    return network.eval()
-
-
-def skip_without_monai():
-    pytest.importorskip("monai")
-    pytest.importorskip("einops")
-
-
-def guide_for(guides, batch=2, dtype=torch.float64, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(batch, guides, *SHAPE, dtype=dtype, generator=generator) if guides else None
-
-
-def images(batch=2, dtype=torch.float64, seed=0):
-    return 3 * torch.rand(batch, *SHAPE, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def parameters(module):

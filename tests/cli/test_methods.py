@@ -5,11 +5,12 @@ import sys
 import numpy as np
 import pytest
 import typer
-from test_cli_pet import listmode, measured
+from cli_cases import emrecon_or_raise as emrecon
+from cli_cases import listmode, measured
 
 from emrecon import formats, recon
 from emrecon.cli import methods, reconstruct
-from emrecon.cli.main import app, main
+from emrecon.cli.main import main
 from emrecon.projectors import (
     AcquisitionModel,
     DynamicScan,
@@ -29,11 +30,6 @@ CAMERA = SPECTGeometry.circular(12, 70, (16, 6), 5.0)
 PHANTOM = uniform_cylinder(radius=28, height=24)
 RESPONSE = LinearResponse(0.03, 2.0)
 COMMON = ("--response", "0.03,2", "--subsets", "4")
-
-
-def emrecon(*arguments):
-    """Run the command in this process; errors come as they are."""
-    app([str(argument) for argument in arguments], standalone_mode=False)
 
 
 @pytest.fixture(scope="module")

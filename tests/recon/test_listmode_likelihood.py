@@ -3,32 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from pet_cases import GRID, SCANNER, TOF, events_of_every_bin
+from pet_cases import GRID, SCANNER, likelihoods_of_one_scan
 
-from emrecon.projectors import AcquisitionModel, ListmodeProjector, PETProjector, PETSinogram
-from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_step, mlem, osem, run
-
-
-def pair(timed, seed=0):
-    """(sinogram likelihood, list-mode likelihood, events, sinogram) of the same counts."""
-    sinogram, rng = PETSinogram(SCANNER, tof=TOF if timed else None), np.random.default_rng(seed)
-    A = PETProjector(GRID, sinogram)
-    factors = rng.uniform(0.5, 1.5, A.out_shape)
-    randoms = rng.uniform(0.1, 0.3, A.out_shape)
-    model = AcquisitionModel(A, factors, randoms)
-    counts = rng.poisson(model(rng.uniform(0, 0.1, GRID.shape)))
-    bins = np.repeat(np.arange(counts.size), counts.ravel())
-    events = events_of_every_bin(sinogram)[bins]
-    own = AcquisitionModel(
-        ListmodeProjector(GRID, SCANNER, events, tof=sinogram.tof), factors.ravel()[bins], randoms.ravel()[bins]
-    )
-    binned = PoissonLikelihood(counts.astype(float), model)
-    return binned, ListmodeLikelihood(own, A.T(factors)), events, sinogram
+from emrecon.projectors import AcquisitionModel, ListmodeProjector
+from emrecon.recon import ListmodeLikelihood, em_step, mlem, osem, run
 
 
 @pytest.mark.parametrize("timed", [False, True])
 def test_equals_the_likelihood_of_the_sinogram(timed):
-    binned, listed, _, _ = pair(timed)
+    binned, listed, _, _ = likelihoods_of_one_scan(timed)
     rng = np.random.default_rng(1)
     x, z, v = rng.uniform(0.05, 0.2, (3, *GRID.shape))
     assert listed.value(x) - listed.value(z) == pytest.approx(binned.value(x) - binned.value(z), rel=1e-10)
@@ -38,7 +21,7 @@ def test_equals_the_likelihood_of_the_sinogram(timed):
 
 
 def test_mlem_of_events_equals_mlem_of_the_sinogram_and_climbs():
-    binned, listed, _, _ = pair(True)
+    binned, listed, _, _ = likelihoods_of_one_scan(True)
     images = [run(mlem(f, np.ones(GRID.shape)), 5) for f in (binned, listed)]
     np.testing.assert_allclose(images[1], images[0], rtol=1e-9)
     values = [listed.value(it.image) for it, _ in zip(mlem(listed), range(6))]
@@ -46,7 +29,7 @@ def test_mlem_of_events_equals_mlem_of_the_sinogram_and_climbs():
 
 
 def test_subsets_by_views_equal_those_of_the_sinogram():
-    binned, listed, events, sinogram = pair(False)
+    binned, listed, events, sinogram = likelihoods_of_one_scan(False)
     view, n = sinogram.bins_of(events)[:, 0], 3
     parts = []
     for k in range(n):
@@ -61,7 +44,7 @@ def test_subsets_by_views_equal_those_of_the_sinogram():
 
 
 def test_subsets_of_events_add_up():
-    _, listed, _, _ = pair(True)
+    _, listed, _, _ = likelihoods_of_one_scan(True)
     parts = [listed.subset(k, 4) for k in range(4)]
     x = np.full(GRID.shape, 0.1)
     assert sum(part.value(x) for part in parts) == pytest.approx(listed.value(x), rel=1e-12)
@@ -70,7 +53,7 @@ def test_subsets_of_events_add_up():
 
 
 def test_tensors_and_batches():
-    _, listed, _, _ = pair(True)
+    _, listed, _, _ = likelihoods_of_one_scan(True)
     x = np.full((2, *GRID.shape), 0.1)
     x[1] *= 2
     both = listed.value(x)
@@ -82,7 +65,7 @@ def test_tensors_and_batches():
 
 
 def test_what_cannot_be_is_explained():
-    _, listed, _, _ = pair(False)
+    _, listed, _, _ = likelihoods_of_one_scan(False)
     with pytest.raises(ValueError, match="does not fit images"):
         ListmodeLikelihood(listed.model, np.ones((3, 3, 3)))
     with pytest.raises(ValueError, match="not negative"):
@@ -97,7 +80,7 @@ def test_what_cannot_be_is_explained():
 
 
 def test_lists_are_subsets_and_none_is_empty():
-    binned, listed, events, _ = pair(False)
+    binned, listed, events, _ = likelihoods_of_one_scan(False)
     start = np.ones(GRID.shape)
     np.testing.assert_array_equal(run(osem([binned], start), 1), run(mlem(binned, start), 1))
     empty = ListmodeLikelihood(AcquisitionModel(ListmodeProjector(GRID, SCANNER, events[:0])), listed.sensitivity)

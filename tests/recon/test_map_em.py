@@ -5,11 +5,10 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from battery import relative_error
+from battery import MatrixProjector, relative_error
 from pet_cases import projector as pet_projector
 from scipy.optimize import brentq
 from spect_cases import projector
-from test_priors import Views
 
 from emrecon.projectors import AcquisitionModel
 from emrecon.recon import (
@@ -239,7 +238,7 @@ def test_a_subset_gets_its_share_of_the_prior():
 def test_voxels_that_nothing_is_known_of_keep_their_value():
     matrix = RNG.uniform(0, 1, (6, 8))
     matrix[:, 3] = 0
-    system = Views(matrix, (2, 2, 2), (2, 3))
+    system = MatrixProjector(matrix, (2, 2, 2), (2, 3))
     f = PoissonLikelihood(np.full((2, 3), 4.0), AcquisitionModel(system, 1.0, 0.1))
     kappa, x = np.ones((2, 2, 2)), np.full((2, 2, 2), 2.0)
     kappa.ravel()[3] = 0

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 import typer
-from test_cli_pet import listmode
+from cli_cases import emrecon_or_raise as emrecon
+from cli_cases import listmode
 
 from emrecon import formats, recon, unrolled
 from emrecon.cli import demo_brain, learned, methods
-from emrecon.cli.main import app
 from emrecon.cli.options import guide as guide_on
 from emrecon.projectors import (
     AcquisitionModel,
@@ -33,11 +33,6 @@ RESPONSE = LinearResponse(0.03, 2.0)
 SMALL = {"mapem-net": {"n_modules": 2, "width": 2}, "fbsem-net": {"n_modules": 1, "subsets": 3, "initial": [2, 4]}}
 SMALL |= {"bcd-net": {"n_modules": 2, "channels": 3}, "em-net": {"n_modules": 2, "width": 2}}
 SMALL |= {"osem-varnet": {"subsets": 2}, "lpd": {"n_iterations": 2, "width": 4}}
-
-
-def emrecon(*arguments):
-    """Run the command in this process; errors come as they are."""
-    app([str(argument) for argument in arguments], standalone_mode=False)
 
 
 def camera(grid):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from battery import mismatch, relative_error
-from cuda_on_host import HostEngine, compiler
+from cuda_on_host import HostEngine, compiler, cupy_or_skip
 from spect_cases import OPTIONS, SHAPES, projector
 
 from emrecon.projectors import ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
@@ -22,15 +22,6 @@ SOURCES = (
     "recon/priors/pairs.cu",
 )
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run the kernels on the host")
-
-
-def cupy_or_skip():
-    cupy = pytest.importorskip("cupy")
-    try:
-        cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError:
-        pytest.skip("no CUDA device")
-    return cupy
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")

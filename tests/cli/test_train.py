@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_recipes import SMALL_PET, SMALL_SPECT
+from cli_cases import emrecon_or_raise as emrecon
+from recipe_cases import SMALL_PET, SMALL_SPECT
 
 from emrecon.cli import train_recipe
 from emrecon.cli.main import app
@@ -43,11 +44,6 @@ n_validation = 1
 ema = 0.5
 """
 GUIDED = TRAINING.replace("spect.toml", "pet.toml").replace("batch_size = 2", 'batch_size = 2\nn = 12\nguide = "guide"')
-
-
-def emrecon(*arguments):
-    """Run the command in this process; errors come as they are."""
-    app([str(argument) for argument in arguments], standalone_mode=False)
 
 
 @pytest.fixture
