@@ -1,4 +1,4 @@
-"""What a scan is: counts with their geometry and conditions, frames, gates and energy windows, and the model of them."""
+"""What a scan is: counts with their geometry and conditions, frames, gates and energy windows, and their model."""
 
 from .acquisition import AcquisitionModel
 from .counting import DeadTime, RecoveryTable, planar_sensitivity, scan_seconds, spect_calibration, view_decay

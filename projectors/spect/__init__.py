@@ -14,12 +14,12 @@ from .effective_source import EffectiveSource, SPECTScatterProjector
 from .projector import SPECTProjector
 
 __all__ = [
-    "ParallelHoleCollimator",
     "CollimatorResponse",
     "EffectiveSource",
     "GaussianResponse",
     "LinearResponse",
     "MeasuredResponse",
+    "ParallelHoleCollimator",
     "SPECTGeometry",
     "SPECTProjector",
     "SPECTScatterProjector",

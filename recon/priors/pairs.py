@@ -106,9 +106,8 @@ class PairPrior(SmoothPrior):
                 f"got {self.neighbours}"
             )
         if self.anatomy is not None and not isinstance(self.anatomy, (Similarity, BowsherWeights)):
-            raise TypeError(
-                f"{type(self).__name__} anatomy must be a Similarity or a BowsherWeights, got {type(self.anatomy).__name__}"
-            )
+            got = type(self.anatomy).__name__
+            raise TypeError(f"{type(self).__name__} anatomy must be a Similarity or a BowsherWeights, got {got}")
         size = tuple(float(s) for s in self.voxel_size)
         if len(size) != 3 or not all(0 < s < math.inf for s in size):
             raise ValueError(f"{type(self).__name__} voxel_size must be three positive numbers (mm), got {size}")
@@ -271,7 +270,7 @@ class RelativeDifference(PairPrior):
 
 
 def bowsher(guide: Array, n_chosen: int = 7, *, symmetric: bool = False, **options: Any) -> Quadratic:
-    """Return the quadratic prior on the neighbours that look most alike in a guide; see `BowsherWeights` and `PairPrior`.
+    """Return the quadratic prior on the neighbours that look most alike in a guide: `BowsherWeights`, `PairPrior`.
 
     Any other potential: `RelativeDifference(epsilon=..., anatomy=BowsherWeights(guide))`.
     """

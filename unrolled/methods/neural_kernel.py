@@ -31,8 +31,8 @@ class NeuralKEM(DeepImagePrior):
         alpha_EM = alpha / (K's) * K'A'(y / ybar),   alpha = f(theta | z),   ybar = A K alpha + r
         theta <- lower sum_j (K's)_j (alpha_j - alpha_EM,j log alpha_j) by `fit`, from the weights as they are
 
-    kernel : K, an operator of images such as a `recon.KernelOperator`; None for the identity, a deep image prior without
-        a rho.
+    kernel : K, an operator of images such as a `recon.KernelOperator`; None for the identity, a deep image prior
+        without a rho.
     fit : of the weights in an iteration. It never raises the sum, which lies above the negative log-likelihood and
         touches it at the present image; so with one subset the likelihood is monotone, in exact arithmetic.
     The others are those of `DeepImagePrior`; with a kernel, EM, start and first fit are of the coefficients alpha.

@@ -15,10 +15,10 @@ from .transformer import SwinRegulariser
 from .unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm
 
 __all__ = [
-    "ConvolutionalAutoencoder",
     "DEEP_IMAGE_PRIOR",
-    "DnCNN",
     "ITERATIVE_CNN",
+    "ConvolutionalAutoencoder",
+    "DnCNN",
     "NetworkDenoiser",
     "ResidualUnit",
     "ScaleEquivariant",
