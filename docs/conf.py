@@ -1,23 +1,60 @@
-"""Sphinx settings: Markdown pages and the reference from the docstrings (`sphinx-build docs build/docs`)."""
+"""Sphinx settings: Markdown pages, and the reference from the docstrings (`sphinx-build -W docs build/docs`)."""
 
-import re
+import importlib
+import inspect
+import pkgutil
 from importlib import metadata
 
 project = "emrecon"
+author = "The emrecon authors"
 release = metadata.version("emrecon")
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx_design"]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
 html_theme = "furo"
+html_title = f"emrecon {release}"
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+default_role = "py:obj"  # `SPECTProjector` in a docstring is a link where the name is known
+add_module_names = False
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"
-exclude_patterns = ["_build"]
-myst_heading_anchors = 2
+autodoc_class_signature = "mixed"
+autodoc_default_options = {"show-inheritance": True}
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 100
+napoleon_numpy_docstring = False
 
 
-def _as_written(app, what, name, obj, options, lines):
-    """Docstrings are plain text, formulas and tables of arguments among them: show them line by line."""
-    lines[:] = ["| " + re.sub(r"([\\*`|_])", r"\\\1", line) if line else "" for line in lines]
+def public_names(module):
+    """The names that a module exports, or the classes and functions that it defines."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    return getattr(module, "__all__", [name for name in own if name[0] != "_" and inspect.getdoc(getattr(module, name))])
 
 
-def setup(app):
-    """Register the hook."""
-    app.connect("autodoc-process-docstring", _as_written)
+def kind(value):
+    """In which list of a module's page a value stands."""
+    return "classes" if inspect.isclass(value) else "functions" if inspect.isroutine(value) else "constants"
+
+
+def contents(package):
+    """{page: {kind: names}} of a package and its modules; what the package exports is named as users import it."""
+    whole = importlib.import_module(package)
+    modules = [module.name for module in pkgutil.iter_modules(whole.__path__) if module.name[0] != "_"]
+    pages = {package: {"modules": modules}}
+    for inner in modules:
+        module = importlib.import_module(f"{package}.{inner}")
+        page = pages[f"{package}.{inner}"] = {"classes": [], "functions": [], "constants": []}
+        for name in sorted(public_names(module), key=str.lower):
+            page[kind(getattr(module, name))].append(name if name in whole.__all__ else f"{inner}.{name}")
+    return pages
+
+
+# The templates of the reference read this: a page for each module of each package, and one for each class.
+autosummary_context = {
+    "contents": {
+        page: names
+        for package in ("projectors", "recon", "unrolled", "sims", "formats")
+        for page, names in contents(f"emrecon.{package}").items()
+    }
+}
