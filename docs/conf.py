@@ -29,12 +29,9 @@ napoleon_numpy_docstring = False
 def public_names(module):
     """The names that a module exports, or the classes and functions that it defines."""
     own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-    return getattr(module, "__all__", [name for name in own if name[0] != "_" and inspect.getdoc(getattr(module, name))])
-
-
-def kind(value):
-    """In which list of a module's page a value stands."""
-    return "classes" if inspect.isclass(value) else "functions" if inspect.isroutine(value) else "constants"
+    return getattr(
+        module, "__all__", [name for name in own if name[0] != "_" and inspect.getdoc(getattr(module, name))]
+    )
 
 
 def contents(package):
@@ -44,9 +41,11 @@ def contents(package):
     pages = {package: {"modules": modules}}
     for inner in modules:
         module = importlib.import_module(f"{package}.{inner}")
-        page = pages[f"{package}.{inner}"] = {"classes": [], "functions": [], "constants": []}
+        page = pages[f"{package}.{inner}"] = {"classes": [], "functions": []}
         for name in sorted(public_names(module), key=str.lower):
-            page[kind(getattr(module, name))].append(name if name in whole.__all__ else f"{inner}.{name}")
+            value = getattr(module, name)
+            kind = "classes" if inspect.isclass(value) else "functions" if inspect.isroutine(value) else None
+            page.get(kind, []).append(name if name in whole.__all__ else f"{inner}.{name}")
     return pages
 
 
