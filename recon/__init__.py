@@ -45,7 +45,7 @@ from .engines import (
 )
 from .filtered import FilteredBackprojection, Window, angular_weights, fbp, ramp_kernel
 from .kernels import KernelOperator, SpatioTemporalKernel, hybrid_kernel, hypr_kernel, kernel_matrix, temporal_kernel
-from .likelihoods import ListmodeLikelihood, PoissonLikelihood, TransmissionLikelihood
+from .likelihoods import CountsLikelihood, Likelihood, ListmodeLikelihood, PoissonLikelihood, TransmissionLikelihood
 from .metrics import (
     Ensemble,
     ImageQuality,
@@ -122,6 +122,8 @@ __all__ = [
     "KKTRule",
     "KernelCoefficients",
     "KernelOperator",
+    "CountsLikelihood",
+    "Likelihood",
     "ListmodeLikelihood",
     "Log",
     "LogCosh",

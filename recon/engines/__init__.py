@@ -1,8 +1,9 @@
 """The steps that improve an image, and the loops that repeat them."""
 
-from .em import Iterate, em_step, mlem, osem
+from .em import em_step, mlem, osem
 from .gradient import bsrem, gradient_step, saga, svrg
 from .kernel_em import kem, kem_step
+from .loop import Iterate, State, begin, constant, repeat, taken_apart
 from .parameterised import KernelCoefficients, Parameterisation, ParameterisedIterate, parameterised_em, surrogate
 from .penalised_em import em_fuse, map_em, map_em_step, osl, osl_step, positive_root
 from .primal_dual import pdhg, spdhg
@@ -26,6 +27,11 @@ __all__ = [
     "Constant",
     "EMPreconditioner",
     "Iterate",
+    "State",
+    "begin",
+    "constant",
+    "repeat",
+    "taken_apart",
     "KernelCoefficients",
     "Parameterisation",
     "ParameterisedIterate",

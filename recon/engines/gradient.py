@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, like
+from emrecon.projectors.core.arrays import Array, array_namespace, like
 
-from ..priors.prior import SmoothPrior
-from .em import Iterate, Likelihood, begin
+from ..likelihoods.protocol import Likelihood, sensitivity_like, value_and_gradient
+from ..priors.prior import Objective, SmoothPrior
+from .loop import Iterate, State, begin, constant, require_smooth, taken_apart
 from .schedules import (
     BarzilaiBorwein,
     Order,
@@ -27,6 +28,30 @@ _NOISE = 1e-7  # of the objective: what float32 cannot tell
 _SHORTEST = 1e-3  # of the steps: where even shorter ones explain nothing, they are not to blame
 
 
+@dataclass(frozen=True, eq=False)
+class Relaxed(State):
+    """What BSREM remembers: the number of the pass at which its steps began to shrink."""
+
+    begun: int
+
+
+@dataclass(frozen=True, eq=False)
+class Anchored(State):
+    """What SVRG and SAGA remember.
+
+    begun : the pass from which steps are counted.  phase : passes since the anchor.  anchor : its image.
+    length : by what all steps are multiplied, (..., 1, 1, 1).  found : the step from the last two anchors, where the
+    rule finds steps.  table : SAGA's gradients of the subsets.
+    """
+
+    begun: int
+    phase: int
+    anchor: Array
+    length: Array
+    found: Array | None = None
+    table: Sequence[Array] | None = None
+
+
 def gradient_step(x: Array, gradient: Array, diagonal: Array, step: Any = 1.0, upper: float | None = None) -> Array:
     """Return x - step D g, kept between 0 and `upper`.
 
@@ -36,7 +61,7 @@ def gradient_step(x: Array, gradient: Array, diagonal: Array, step: Any = 1.0, u
 
 
 def bsrem(
-    likelihood: Likelihood | Sequence[Likelihood],
+    likelihood: Likelihood | Objective | Sequence[Likelihood],
     prior: SmoothPrior | None = None,
     start: Array | Iterate | None = None,
     n_subsets: int = 8,
@@ -53,28 +78,30 @@ def bsrem(
 
     P keeps x between 0 and `upper`. With relaxed steps a it converges to the minimum of f + U. The classical D = x / s
     is `preconditioner=EMPreconditioner()`; with strong priors its steps are too long.
-    prior : U, smooth, or None.  start, n_subsets, order, iteration : as in `osem`.
+    likelihood, prior : f and U, smooth, or None; or `f + U` alone.  start, n_subsets, order, iteration : as in `osem`.
     step, preconditioner : rules of `recon.schedules`, or a number for the step.
     Source: De Pierro & Yamagishi 2001; Ahn & Fessler 2003.
     """
-    at, parts = begin(likelihood, start, n_subsets, iteration)
+    f, prior = taken_apart(likelihood, prior)
+    at, parts = begin(f, start, n_subsets, iteration)
     problem = _Problem(parts, prior, preconditioner, upper)
     return _bsrem(constant(at), problem, as_step(step), order)
 
 
 def _bsrem(at: Iterate, problem: _Problem, step: StepSize, order: Order) -> Iterator[Iterate]:
     iteration, x, n = at.iteration, at.image, len(problem.parts)
-    begun = int(at.state.get("begun", iteration))
+    state = Relaxed.of(at) or Relaxed(iteration)
+    begun = int(state.begun)
     while True:
         for i, k in enumerate(order(iteration, n)):
             slope = n * problem.parts[k].gradient(x) + problem.prior_gradient(x)
             x = gradient_step(x, slope, problem.diagonal(x), step(iteration - begun + i / n), problem.upper)
         iteration += 1
-        yield Iterate(iteration, x, {"begun": begun})
+        yield Iterate(iteration, x, state)
 
 
 def svrg(
-    likelihood: Likelihood | Sequence[Likelihood],
+    likelihood: Likelihood | Objective | Sequence[Likelihood],
     prior: SmoothPrior | None = None,
     start: Array | Iterate | None = None,
     n_subsets: int = 25,
@@ -94,7 +121,7 @@ def svrg(
     The anchor t is the image before every `anchor_every` passes. Its gradients take a pass of their own, which counts,
     is yielded too, and ends with one step by the full gradient; D is that of the anchor. Near the solution the noise
     of the subsets vanishes, so that steps need not shrink.
-    prior : U, smooth, or None.  start, n_subsets, order, iteration : as in `osem`. A start from one or two passes of
+    likelihood, prior : f and U, smooth, or None; or `f + U` alone.  start, n_subsets, order, iteration : as in `osem`. A start from one or two passes of
         `osem` saves time.
     step, preconditioner : rules of `recon.schedules`; `BarzilaiBorwein()` finds the steps itself. Where the objective
         at an anchor is higher than at the one before, the engine goes back there, and halves all steps from then on.
@@ -107,13 +134,14 @@ def svrg(
     """
     if anchor_every < 1:
         raise ValueError(f"svrg anchor_every must be at least 1, got {anchor_every}")
-    at, parts = begin(likelihood, start, n_subsets, iteration)
+    f, prior = taken_apart(likelihood, prior)
+    at, parts = begin(f, start, n_subsets, iteration)
     problem = _Problem(parts, prior, preconditioner, upper)
     return _variance_reduced(constant(at), problem, as_step(step), order, anchor_every, _Svrg(problem, keep))
 
 
 def saga(
-    likelihood: Likelihood | Sequence[Likelihood],
+    likelihood: Likelihood | Objective | Sequence[Likelihood],
     prior: SmoothPrior | None = None,
     start: Array | Iterate | None = None,
     n_subsets: int = 25,
@@ -137,7 +165,8 @@ def saga(
     """
     if anchor_every < 1:
         raise ValueError(f"saga anchor_every must be at least 1, got {anchor_every}")
-    at, parts = begin(likelihood, start, n_subsets, iteration)
+    f, prior = taken_apart(likelihood, prior)
+    at, parts = begin(f, start, n_subsets, iteration)
     problem = _Problem(parts, prior, preconditioner, upper)
     return _variance_reduced(constant(at), problem, as_step(step), order, anchor_every, _Saga(problem))
 
@@ -163,7 +192,7 @@ class _Svrg:
         value: Any = self.problem.prior_value(x)
         total: Any = 0.0
         for part in self.problem.parts:
-            of_part, slope = part.value_and_gradient(x)
+            of_part, slope = value_and_gradient(part, x)
             value, total = value + of_part, total + slope
             if self.keep:
                 self.table.append(slope)
@@ -179,12 +208,12 @@ class _Svrg:
         known = self.table[k] if self.keep else parts[k].gradient(self.at)
         return len(parts) * (parts[k].gradient(x) - known) + self.total + self.problem.prior_gradient(x)
 
-    def state(self) -> dict[str, Any]:
-        """Return what cannot be computed again from the anchor's image."""
-        return {}
+    def kept(self) -> Sequence[Array] | None:
+        """Return the gradients that cannot be computed again from the anchor's image."""
+        return None
 
-    def restore(self, state: Mapping[str, Any], x: Array) -> None:
-        """Go on from `state`, after `fill`."""
+    def restore(self, table: Sequence[Array] | None, x: Array) -> None:
+        """Go on with the gradients that were kept, after `fill`."""
 
 
 class _Saga(_Svrg):
@@ -205,15 +234,15 @@ class _Saga(_Svrg):
         self.table[k], self.total = fresh, self.total + change
         return slope
 
-    def state(self) -> dict[str, Any]:
+    def kept(self) -> Sequence[Array] | None:
         """Return the table."""
-        return {"table": tuple(self.table)}
+        return tuple(self.table)
 
-    def restore(self, state: Mapping[str, Any], x: Array) -> None:
-        """Go on with the table of `state`."""
-        table = state.get("table", ())
-        if len(table) != len(self.table):
-            raise ValueError(f"saga goes on with the subsets it had, {len(table)}, not with {len(self.table)}")
+    def restore(self, table: Sequence[Array] | None, x: Array) -> None:
+        """Go on with the table that was kept."""
+        n = 0 if table is None else len(table)
+        if table is None or n != len(self.table):
+            raise ValueError(f"saga goes on with the subsets it had, {n}, not with {len(self.table)}")
         self.table = [like(part, x) for part in table]
 
 
@@ -221,13 +250,14 @@ def _variance_reduced(
     at: Iterate, problem: _Problem, step: StepSize, order: Order, anchor_every: int, known: _Svrg
 ) -> Iterator[Iterate]:
     iteration, x, n, xp = at.iteration, at.image, len(problem.parts), array_namespace(at.image)
-    begun, phase = int(at.state.get("begun", iteration)), int(at.state.get("phase", 0))
+    begun, phase, found, anchor = iteration, 0, None, None
     length = xp.ones_like(x[..., :1, :1, :1])  # of all steps, halved where the objective rose
-    length = like(at.state["length"], x) if "length" in at.state else length
-    found: Any = like(at.state["found"], x) if "found" in at.state else None  # the step between the last two anchors
-    anchor = known.fill(like(at.state["anchor"], x)) if "anchor" in at.state else None
-    if anchor is not None:
-        known.restore(at.state, x)
+    state = Anchored.of(at)
+    if state is not None:
+        begun, phase, length = int(state.begun), int(state.phase), like(state.length, x)
+        found = None if state.found is None else like(state.found, x)  # the step between the last two anchors
+        anchor = known.fill(like(state.anchor, x))
+        known.restore(state.table, x)
     while True:
         if phase == 0 or anchor is None:
             before, anchor = anchor, known.fill(x)
@@ -250,8 +280,7 @@ def _variance_reduced(
                     raise
                 x, length, found, phase = anchor.image, length / 4, None, anchor_every
         iteration, phase = iteration + 1, (phase + 1) % (anchor_every + 1)
-        state = {"begun": begun, "phase": phase, "anchor": anchor.image, "length": length, **known.state()}
-        yield Iterate(iteration, x, state if found is None else {**state, "found": found})
+        yield Iterate(iteration, x, Anchored(begun, phase, anchor.image, length, found, known.kept()))
 
 
 def _between(step: StepSize, before: _Anchor, now: _Anchor, diagonal: Array) -> Any:
@@ -281,7 +310,7 @@ class _Problem:
             raise ValueError(f"upper must be positive, got {self.upper}")
 
     def diagonal(self, x: Array) -> Array:
-        return self.preconditioner(x, sum(part.sensitivity_like(x) for part in self.parts), self.prior)
+        return self.preconditioner(x, sum(sensitivity_like(part, x) for part in self.parts), self.prior)
 
     def prior_gradient(self, x: Array) -> Any:
         return 0.0 if self.prior is None else self.prior.gradient(x)
@@ -289,14 +318,3 @@ class _Problem:
     def prior_value(self, x: Array) -> Any:
         xp = array_namespace(x)
         return xp.sum(0 * x, axis=(-3, -2, -1), dtype=xp.float64) if self.prior is None else self.prior.value(x)
-
-
-def constant(at: Iterate) -> Iterate:
-    """Return the iterate with its image cut off from autograd: these engines are no layers of a network."""
-    return at._replace(image=at.image.detach()) if is_torch(at.image) else at
-
-
-def require_smooth(prior: Any) -> None:
-    """Raise TypeError for what is not a smooth prior."""
-    if prior is not None and not isinstance(prior, SmoothPrior):
-        raise TypeError(f"this engine needs a smooth prior, and {type(prior).__name__} is none; use spdhg or pdhg?")

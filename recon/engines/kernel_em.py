@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,11 +18,19 @@ from emrecon.projectors.core.arrays import (
 )
 
 from ..kernels.matrix import SpatioTemporalKernel
-from .em import Iterate, Likelihood, begin
+from ..likelihoods.protocol import CountsLikelihood, image_shape, require_counts
+from .loop import Iterate, State, begin, repeat
 from .schedules import Order, sequential
 
 
-def kem_step(coefficients: Array, likelihood: Likelihood, kernel: LinearOperator) -> Array:
+@dataclass(frozen=True, eq=False)
+class Coefficients(State):
+    """What kernel EM remembers: alpha, of which the image is K alpha."""
+
+    coefficients: Array
+
+
+def kem_step(coefficients: Array, likelihood: CountsLikelihood, kernel: LinearOperator) -> Array:
     """Return one EM update of the coefficients, alpha * K'A'(y / ybar) / K'A'1 with ybar = model(K alpha).
 
     coefficients : (..., *kernel.in_shape) >= 0.  Returns the same shape; coefficients that nothing is known about,
@@ -32,7 +43,7 @@ def kem_step(coefficients: Array, likelihood: Likelihood, kernel: LinearOperator
 
 
 def kem(
-    likelihood: Likelihood | Sequence[Likelihood],
+    likelihood: CountsLikelihood | Sequence[CountsLikelihood],
     kernel: LinearOperator,
     start: Array | Iterate | None = None,
     n_subsets: int = 1,
@@ -56,30 +67,50 @@ def kem(
     Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61.
     """
     if isinstance(start, Iterate):
-        if "coefficients" not in start.state:
-            raise ValueError("kem goes on from its own iterates, which hold coefficients; this is another engine's")
-        iteration, start = start.iteration, like(start.state["coefficients"], start.image)
+        known = Coefficients.of(start)
+        if known is None:
+            raise ValueError(
+                "kem goes on from its own iterates, which hold coefficients; this one holds an image alone"
+            )
+        iteration, start = start.iteration, like(known.coefficients, start.image)
     at, parts = begin(likelihood, start, n_subsets, iteration)
-    shape = parts[0].model.projector.in_shape
+    for part in parts:
+        require_counts(part, "kem")
+    shape = image_shape(parts[0])
     if kernel.in_shape != kernel.out_shape or kernel.out_shape[-len(shape) :] != shape:
         raise ValueError(f"{kernel!r} does not fit images of {shape}")
     _check_coefficients(at.image, kernel)
-    return _repeat(at, parts, kernel, order)
+    first = _Point(at.image, kernel(at.image))
+    prepared = [_Part(part, _kernel_sensitivity(first.image, part, kernel)) for part in parts]
+    return repeat((at.iteration, first), prepared, order, partial(_step, kernel=kernel), _iterate)
 
 
-def _repeat(at: Iterate, parts: list[Likelihood], kernel: LinearOperator, order: Order) -> Iterator[Iterate]:
-    iteration, alpha, _ = at
-    image = kernel(alpha)
-    sensitivities = [_kernel_sensitivity(image, part, kernel) for part in parts]
-    while True:
-        for k in order(iteration, len(parts)):
-            alpha = _updated(alpha, image, parts[k], kernel, sensitivities[k])
-            image = kernel(alpha)
-        iteration += 1
-        yield Iterate(iteration, image, {"coefficients": alpha})
+def _iterate(iteration: int, at: _Point) -> Iterate:
+    return Iterate(iteration, at.image, Coefficients(at.alpha))
 
 
-def _updated(alpha: Array, image: Array, likelihood: Likelihood, kernel: LinearOperator, sensitivity: Array) -> Array:
+class _Part(NamedTuple):
+    """A subset of the data, and K'A'1 of it."""
+
+    likelihood: CountsLikelihood
+    sensitivity: Array
+
+
+class _Point(NamedTuple):
+    """Coefficients and the image that they make."""
+
+    alpha: Array
+    image: Array
+
+
+def _step(at: _Point, part: _Part, kernel: LinearOperator) -> _Point:
+    alpha = _updated(at.alpha, at.image, part.likelihood, kernel, part.sensitivity)
+    return _Point(alpha, kernel(alpha))
+
+
+def _updated(
+    alpha: Array, image: Array, likelihood: CountsLikelihood, kernel: LinearOperator, sensitivity: Array
+) -> Array:
     xp = array_namespace(alpha)
     seen = sensitivity > 0
     back = kernel.T(likelihood.model.adjoint(likelihood.ratio(image)))
@@ -87,7 +118,7 @@ def _updated(alpha: Array, image: Array, likelihood: Likelihood, kernel: LinearO
     return alpha * xp.where(seen, update, xp.ones_like(update))
 
 
-def _kernel_sensitivity(image: Array, likelihood: Likelihood, kernel: LinearOperator) -> Array:
+def _kernel_sensitivity(image: Array, likelihood: CountsLikelihood, kernel: LinearOperator) -> Array:
     """K'A'1; what is one sensitivity for all frames is that of each of them."""
     sensitivity = likelihood.sensitivity_like(image)
     shape = np.broadcast_shapes(tuple(sensitivity.shape), kernel.out_shape)

@@ -9,8 +9,11 @@ from typing import Any, NamedTuple, Protocol, Self
 from emrecon.projectors import LinearOperator
 from emrecon.projectors.core.arrays import Array, array_namespace, as_real, is_torch, like
 
-from .em import Likelihood, begin, em_step
+from ..likelihoods.protocol import Likelihood, sensitivity_like
+from .em import em_step
 from .kernel_em import _check_coefficients
+from .loop import begin, repeat
+from .schedules import sequential
 
 
 class Parameterisation(Protocol):
@@ -73,18 +76,15 @@ def parameterised_em(
     if steps < 1:
         raise ValueError(f"parameterised_em steps must be at least 1, got {steps}")
     _, parts = begin(likelihood, parameterisation.image(), n_subsets)
-    return _repeat(parts, parameterisation, steps, iteration)
 
+    def step(latent: Parameterisation, part: Likelihood) -> Parameterisation:
+        x = _detached(latent.image())
+        return latent.fit(em_step(x, part), sensitivity_like(part, x), steps)
 
-def _repeat(
-    parts: list[Likelihood], latent: Parameterisation, steps: int, iteration: int
-) -> Iterator[ParameterisedIterate]:
-    while True:
-        for part in parts:
-            x = _detached(latent.image())
-            latent = latent.fit(em_step(x, part), part.sensitivity_like(x), steps)
-        iteration += 1
-        yield ParameterisedIterate(iteration, _detached(latent.image()), latent)
+    def show(n: int, latent: Parameterisation) -> ParameterisedIterate:
+        return ParameterisedIterate(n, _detached(latent.image()), latent)
+
+    return repeat((iteration, parameterisation), parts, sequential, step, show)
 
 
 def _detached(x: Array) -> Array:

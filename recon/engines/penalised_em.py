@@ -7,8 +7,10 @@ from typing import Any, Protocol
 
 from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, require_array
 
-from ..priors.prior import SmoothPrior
-from .em import Iterate, Likelihood, begin, em_step
+from ..likelihoods.protocol import Likelihood, sensitivity_like
+from ..priors.prior import Objective, SmoothPrior
+from .em import em_step
+from .loop import Iterate, begin, repeat, taken_apart
 from .plain_steps import positive_root
 from .schedules import Order, sequential
 
@@ -58,7 +60,7 @@ def map_em_step(x: Array, likelihood: Likelihood, prior: SmoothPrior, share: flo
     Raises NotImplementedError for priors without a curvature.
     Source: De Pierro 1995.
     """
-    sensitivity = likelihood.sensitivity_like(x)
+    sensitivity = sensitivity_like(likelihood, x)
     slope, curvature = share * prior.gradient(x), share * prior.curvature(x)
     root = positive_root(curvature, sensitivity + slope - curvature * x, sensitivity * em_step(x, likelihood))
     return array_namespace(x).where((sensitivity > 0) | (curvature > 0), root, x)
@@ -70,7 +72,7 @@ def osl_step(x: Array, likelihood: Likelihood, prior: Gradient, share: float = 1
     The denominator is kept above a tenth of s. Not monotone, and a large prior may make it swing.
     Source: Green 1990.
     """
-    sensitivity = likelihood.sensitivity_like(x)
+    sensitivity = sensitivity_like(likelihood, x)
     xp = array_namespace(x)
     denominator = xp.maximum(sensitivity + share * prior.gradient(x), _LEAST * sensitivity)
     seen = sensitivity > 0
@@ -79,8 +81,8 @@ def osl_step(x: Array, likelihood: Likelihood, prior: Gradient, share: float = 1
 
 
 def map_em(
-    likelihood: Likelihood | Sequence[Likelihood],
-    prior: SmoothPrior,
+    likelihood: Likelihood | Objective | Sequence[Likelihood],
+    prior: SmoothPrior | None = None,
     start: Array | Iterate | None = None,
     n_subsets: int = 1,
     *,
@@ -91,16 +93,16 @@ def map_em(
 
     With one subset the penalised objective falls at every iteration, to its minimum. Subsets are faster at first and
     then circle around it.
-    prior : any with a curvature, such as `beta * Huber(delta)`.
+    likelihood, prior : f and U, U with a curvature, such as `beta * Huber(delta)`; or `f + U` alone.
     start, order, iteration : as in `osem`.
     Source: De Pierro 1995.
     """
-    return _repeat(likelihood, prior, start, n_subsets, order, iteration, map_em_step)
+    return _penalised(likelihood, prior, start, n_subsets, order, iteration, map_em_step)
 
 
 def osl(
-    likelihood: Likelihood | Sequence[Likelihood],
-    prior: Gradient,
+    likelihood: Likelihood | Objective | Sequence[Likelihood],
+    prior: Gradient | None = None,
     start: Array | Iterate | None = None,
     n_subsets: int = 1,
     *,
@@ -109,33 +111,26 @@ def osl(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each pass of the one-step-late algorithm, for ever; stop by leaving the loop.
 
-    prior : anything with a gradient, such as `beta * RelativeDifference(...)` or a median root prior.
+    likelihood, prior : f and U, U anything with a gradient, such as `beta * RelativeDifference(...)` or a median root
+        prior; or `f + U` alone.
     start, order, iteration : as in `osem`. It need not converge; see `osl_step`.
     Source: Green 1990.
     """
-    return _repeat(likelihood, prior, start, n_subsets, order, iteration, osl_step)
+    return _penalised(likelihood, prior, start, n_subsets, order, iteration, osl_step)
 
 
-def _repeat(
-    likelihood: Likelihood | Sequence[Likelihood],
-    prior: Any,
+def _penalised(
+    likelihood: Likelihood | Objective | Sequence[Likelihood],
+    prior: Gradient | None,
     start: Array | Iterate | None,
     n_subsets: int,
     order: Order,
     iteration: int,
-    step: Callable[..., Array],
+    step: Callable[[Array, Likelihood, Any, float], Array],
 ) -> Iterator[Iterate]:
+    f, prior = taken_apart(likelihood, prior)
     if not hasattr(prior, "gradient"):
         raise TypeError(f"this engine needs a prior with a gradient, and {type(prior).__name__} has none")
-    return _passes(*begin(likelihood, start, n_subsets, iteration), prior, order, step)
-
-
-def _passes(
-    at: Iterate, parts: list[Likelihood], prior: Any, order: Order, step: Callable[..., Array]
-) -> Iterator[Iterate]:
-    iteration, x, _ = at
-    while True:
-        for k in order(iteration, len(parts)):
-            x = step(x, parts[k], prior, 1 / len(parts))
-        iteration += 1
-        yield Iterate(iteration, x)
+    at, parts = begin(f, start, n_subsets, iteration)
+    share = 1 / len(parts)
+    return repeat((at.iteration, at.image), parts, order, lambda x, part: step(x, part, prior, share))

@@ -6,12 +6,17 @@ from typing import Any
 
 from emrecon.projectors.core.arrays import Array, array_namespace
 
+from ..likelihoods.protocol import Likelihood, knows_counts, sensitivity_like
 
-def plain_step(x: Array, likelihood: Any) -> Array:
+
+def plain_step(x: Array, likelihood: Likelihood) -> Array:
     """Return `em_step` by plain operations on arrays."""
-    sensitivity = likelihood.sensitivity_like(x)
+    sensitivity = sensitivity_like(likelihood, x)
     xp = array_namespace(x)
     seen = sensitivity > 0
+    if not knows_counts(likelihood):
+        scale = x / xp.where(seen, sensitivity, xp.ones_like(sensitivity))
+        return xp.where(seen, xp.clip(x - scale * likelihood.gradient(x), min=0.0), x)
     update = likelihood.model.adjoint(likelihood.ratio(x)) / xp.where(seen, sensitivity, xp.ones_like(sensitivity))
     return x * xp.where(seen, update, xp.ones_like(update))
 

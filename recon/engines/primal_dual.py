@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, like, to_numpy
+from emrecon.projectors.core.arrays import Array, array_namespace, like, to_numpy
 
-from ..likelihoods.listmode import ListmodeLikelihood
-from ..priors.prior import ProximablePrior, ScaledProximable, SmoothPrior
+from ..likelihoods.protocol import CountsLikelihood, image_shape, require_counts, start_image
+from ..priors.prior import Objective, ProximablePrior, ScaledProximable, SmoothPrior
 from ..priors.total_variation import DualBallPrior
-from .em import Iterate, Likelihood, begin
+from .loop import Iterate, State, begin, constant, taken_apart
 
 _SAFETY = 0.999  # rho: the products of step sizes stay below what convergence needs by this factor
 _FAINT = 1e-6  # lines with less of the image than this fraction of the longest take its steps: no overflow
@@ -21,7 +22,7 @@ _UNSEEN = 1e-3  # voxels with less sensitivity than this fraction of the highest
 
 
 def pdhg(
-    likelihood: Likelihood | Sequence[Likelihood],
+    likelihood: CountsLikelihood | Objective | Sequence[CountsLikelihood],
     prior: ProximablePrior | None = None,
     start: Array | Iterate | None = None,
     *,
@@ -34,7 +35,7 @@ def pdhg(
         p <- prox of S f*(p + S A x),   q <- prox of S0 U*(q + S0 K x)
         z_ahead <- 2 z - z before,      z = s + A'p + K'q
 
-    likelihood : a `PoissonLikelihood` or a `ListmodeLikelihood`, or a list of them, which are added up.
+    likelihood : a `PoissonLikelihood` or a `ListmodeLikelihood`, or a list of them, which are added up; or `f + U`.
     prior : U, any `ProximablePrior` such as `beta * TotalVariation()`, or None. Those on gradients are treated exactly,
         by the ball of their dual; any other one by its proximal map.
     start : first image, not negative (default: one EM step from a uniform image), or an `Iterate` of the same problem,
@@ -52,7 +53,7 @@ def pdhg(
 
 
 def spdhg(
-    likelihood: Likelihood | Sequence[Likelihood],
+    likelihood: CountsLikelihood | Objective | Sequence[CountsLikelihood],
     prior: ProximablePrior | None = None,
     start: Array | Iterate | None = None,
     n_subsets: int = 8,
@@ -82,19 +83,48 @@ def spdhg(
     return _begin(likelihood, prior, n_subsets, start, iteration, gamma, seed)
 
 
-class _State(NamedTuple):
-    """The duals of each data subset and of the prior; z = s + A'p + K'q, and the same extrapolated."""
+@dataclass(frozen=True, eq=False)
+class Duals(State):
+    """The duals of each data subset and of the prior; z = s + A'p + K'q, and the same extrapolated.
+
+    In checkpoints the duals of the data are "data_0", "data_1", ...
+    """
 
     data: tuple[Array, ...]
-    prior: Any
+    prior: Array | None
     gradient: Array
     ahead: Array
+
+    def named(self) -> dict[str, Any]:
+        """Return the arrays by name."""
+        duals = {f"data_{k}": p for k, p in enumerate(self.data)}
+        return (
+            duals
+            | ({} if self.prior is None else {"prior": self.prior})
+            | {
+                "gradient": self.gradient,
+                "ahead": self.ahead,
+            }
+        )
+
+    @classmethod
+    def of(cls, at: Iterate) -> Duals | None:
+        """Return what an iterate of this engine, or a checkpoint of one, remembers; None for an image alone."""
+        if not at.state:
+            return None
+        if "ahead" not in at.state or "gradient" not in at.state:
+            raise ValueError(
+                f"start is an iterate of another engine: it remembers {', '.join(at.state)}; to begin anew from its "
+                "image pass start.image"
+            )
+        data = tuple(at.state[f"data_{k}"] for k in range(sum(name.startswith("data_") for name in at.state)))
+        return cls(data, at.state.get("prior"), at.state["gradient"], at.state["ahead"])
 
 
 class _Problem(NamedTuple):
     """The blocks of f(x) + U(x): subsets of the data, and perhaps a prior; `stochastic` where they take turns."""
 
-    parts: Sequence[Likelihood]
+    parts: Sequence[CountsLikelihood]
     dual: Any
     stochastic: bool
 
@@ -110,17 +140,21 @@ class _Problem(NamedTuple):
 def _begin(
     likelihood: Any, prior: Any, n_subsets: int, start: Any, iteration: int, gamma: Any, seed: int | None
 ) -> Iterator[Iterate]:
-    at, parts = begin(likelihood, start, n_subsets, iteration)
-    x = at.image.detach() if is_torch(at.image) else at.image
-    problem = _Problem(parts, _dual_of(prior, parts[0].model.projector.in_shape), seed is not None)
+    f, prior = taken_apart(likelihood, prior)
+    at, parts = begin(f, start, n_subsets, iteration)
+    for part in parts:
+        require_counts(part, "pdhg" if seed is None else "spdhg")
+    at = constant(at)
+    x, known = at.image, Duals.of(at)
+    problem = _Problem(parts, _dual_of(prior, image_shape(parts[0])), seed is not None)
     steps, sensitivity, em_image = _prepare(problem, x, gamma)
     x = em_image if start is None else x
-    state = _resumed(problem, at.state, x) if "ahead" in at.state else _first_state(problem, x, sensitivity)
+    state = _first_state(problem, x, sensitivity) if known is None else _resumed(problem, known, x)
     return _epochs(problem, steps, x, state, at.iteration, seed)
 
 
 def _epochs(
-    problem: _Problem, steps: _Steps, x: Array, state: _State, iteration: int, seed: int | None
+    problem: _Problem, steps: _Steps, x: Array, state: Duals, iteration: int, seed: int | None
 ) -> Iterator[Iterate]:
     while True:
         if seed is None:
@@ -128,12 +162,10 @@ def _epochs(
         else:
             x, state = _in_turns(problem, steps, x, state, np.random.default_rng((seed, iteration)))
         iteration += 1
-        duals = {f"data_{k}": p for k, p in enumerate(state.data)}
-        own = {} if state.prior is None else {"prior": state.prior}
-        yield Iterate(iteration, x, duals | own | {"gradient": state.gradient, "ahead": state.ahead})
+        yield Iterate(iteration, x, state)
 
 
-def _together(problem: _Problem, steps: _Steps, x: Array, state: _State) -> tuple[Array, _State]:
+def _together(problem: _Problem, steps: _Steps, x: Array, state: Duals) -> tuple[Array, Duals]:
     """One step of all blocks."""
     x = _descend(x, steps.image, state.ahead)
     updates = [_update_data(*block, x) for block in zip(problem.parts, state.data, steps.data, strict=True)]
@@ -142,15 +174,15 @@ def _together(problem: _Problem, steps: _Steps, x: Array, state: _State) -> tupl
         q, more = problem.dual.update(q, steps.prior, x)
         change = change + more
     gradient = state.gradient + change
-    return x, _State(tuple(p for p, _ in updates), q, gradient, gradient + change)
+    return x, Duals(tuple(p for p, _ in updates), q, gradient, gradient + change)
 
 
 def _in_turns(
-    problem: _Problem, steps: _Steps, x: Array, state: _State, rng: np.random.Generator
-) -> tuple[Array, _State]:
+    problem: _Problem, steps: _Steps, x: Array, state: Duals, rng: np.random.Generator
+) -> tuple[Array, Duals]:
     """As many steps of random blocks as visit all data once on average."""
-    (data, q, gradient, ahead), n = state, len(problem.parts)
-    duals, blocks = list(data), n if problem.dual is None else 2 * n
+    q, gradient, ahead, n = state.prior, state.gradient, state.ahead, len(problem.parts)
+    duals, blocks = list(state.data), n if problem.dual is None else 2 * n
     for block in rng.integers(blocks, size=blocks):
         x = _descend(x, steps.image, ahead)
         if block < n:
@@ -159,44 +191,43 @@ def _in_turns(
             q, change = problem.dual.update(q, steps.prior, x)
         gradient = gradient + change
         ahead = gradient + change / (problem.data_chance if block < n else problem.prior_chance)
-    return x, _State(tuple(duals), q, gradient, ahead)
+    return x, Duals(tuple(duals), q, gradient, ahead)
 
 
 def _descend(x: Array, step: Array, gradient: Array) -> Array:
     return array_namespace(x).clip(x - step * gradient, min=0)
 
 
-def _update_data(part: Likelihood, p: Array, step: Array, x: Array) -> tuple[Array, Array]:
+def _update_data(part: CountsLikelihood, p: Array, step: Array, x: Array) -> tuple[Array, Array]:
     """The new dual of a subset, and the change of A'p."""
     ybar = part.model(x)
-    new = _poisson_prox(p + step * ybar, step * _counts(part, ybar))
+    new = _poisson_prox(p + step * ybar, step * part.counts_like(ybar))
     return new, part.model.adjoint(new - p)
 
 
-def _first_state(problem: _Problem, x: Array, sensitivity: Array) -> _State:
+def _first_state(problem: _Problem, x: Array, sensitivity: Array) -> Duals:
     """The duals -y / ybar of an image, but no lower than -2, and 0 for the prior."""
     xp, data = array_namespace(x), []
     gradient = sensitivity + xp.zeros_like(x)
     for part in problem.parts:
         ybar = part.model(x)
-        y = _counts(part, ybar)
+        y = part.counts_like(ybar)
         p = -xp.clip(y / xp.where(ybar > 0, ybar, y / 2 + (y <= 0)), max=2)
         gradient = gradient + part.model.adjoint(p)
         data.append(p)
-    return _State(tuple(data), None if problem.dual is None else problem.dual.first(x), gradient, gradient)
+    return Duals(tuple(data), None if problem.dual is None else problem.dual.first(x), gradient, gradient)
 
 
-def _resumed(problem: _Problem, saved: Any, x: Array) -> _State:
-    """The state of an iterate; ValueError where it belongs to a problem with other blocks."""
-    n, mine = sum(name.startswith("data_") for name in saved), len(problem.parts)
-    if n != mine or ("prior" in saved) != (problem.dual is not None):
+def _resumed(problem: _Problem, known: Duals, x: Array) -> Duals:
+    """The state of an iterate, like x; ValueError where it belongs to a problem with other blocks."""
+    n, mine = len(known.data), len(problem.parts)
+    if n != mine or (known.prior is not None) != (problem.dual is not None):
         raise ValueError(
-            f"start has the duals of {n} subsets and {'a' if 'prior' in saved else 'no'} prior, this problem has "
+            f"start has the duals of {n} subsets and {'no' if known.prior is None else 'a'} prior, this problem has "
             f"{mine} and {'no' if problem.dual is None else 'a'} prior; to start anew from its image pass start.image"
         )
-    own = like(saved["prior"], x) if problem.dual is not None else None
-    data = tuple(like(saved[f"data_{k}"], x) for k in range(n))
-    return _State(data, own, like(saved["gradient"], x), like(saved["ahead"], x))
+    own = None if known.prior is None else like(known.prior, x)
+    return Duals(tuple(like(p, x) for p in known.data), own, like(known.gradient, x), like(known.ahead, x))
 
 
 class _Ball:
@@ -244,12 +275,11 @@ class _Steps(NamedTuple):
 def _prepare(problem: _Problem, x: Array, given: Any) -> tuple[_Steps, Array, Array]:
     """The step sizes, the sensitivity and one EM step from a uniform image with the total of the counts."""
     xp, parts, safety = array_namespace(x), problem.parts, _SAFETY
-    ones = xp.ones_like(like(parts[0].ones_image(), x))
+    ones = xp.ones_like(like(start_image(parts[0]), x))
     lines = [part.model.linear(ones) for part in parts]
     seen = [part.model.adjoint(xp.ones_like(values)) for part, values in zip(parts, lines, strict=True)]
     sensitivity = sum(
-        part.sensitivity_like(x) if isinstance(part, ListmodeLikelihood) else own
-        for part, own in zip(parts, seen, strict=True)
+        own if part.sensitivity_has_factors else part.sensitivity_like(x) for part, own in zip(parts, seen, strict=True)
     )
     em_image = _one_em_step(parts, ones, sensitivity)
     gamma = _gamma(em_image, given)
@@ -265,12 +295,12 @@ def _prepare(problem: _Problem, x: Array, given: Any) -> tuple[_Steps, Array, Ar
     return _Steps(1 / xp.maximum(inverse, _UNSEEN * highest), data, own), sensitivity, em_image
 
 
-def _one_em_step(parts: Sequence[Likelihood], ones: Array, sensitivity: Array) -> Array:
+def _one_em_step(parts: Sequence[CountsLikelihood], ones: Array, sensitivity: Array) -> Array:
     """One EM step of all data; also the check that all counts can be explained."""
     xp, total = array_namespace(ones), _sum(sensitivity)
     if not bool(xp.all(total > 0)):
         raise ValueError("no voxel is seen: the sensitivity is 0 everywhere")
-    x = _cast(sum(_total_counts(part, ones) for part in parts) / total * ones, ones)
+    x = _cast(sum(part.total_counts(ones) for part in parts) / total * ones, ones)
     back, seen = sum(part.model.adjoint(part.ratio(x)) for part in parts), sensitivity > 0
     return x * xp.where(seen, back / xp.where(seen, sensitivity, xp.ones_like(sensitivity)), xp.ones_like(back))
 
@@ -287,7 +317,7 @@ def _gamma(x: Array, given: Any) -> Array:
     return like(np.asarray(to_numpy(given))[..., None, None, None], x)
 
 
-def _for_data(gamma: Array, part: Likelihood) -> Array:
+def _for_data(gamma: Array, part: CountsLikelihood) -> Array:
     """gamma with as many axes as the data of a part."""
     shape = (*gamma.shape[:-3], *[1] * len(part.model.projector.out_shape))
     return array_namespace(gamma).reshape(gamma, shape)
@@ -298,28 +328,12 @@ def _not_faint(lines: Array) -> Array:
     return xp.clip(lines, min=_FAINT * float(xp.max(lines)) or 1.0)
 
 
-def _total_counts(part: Likelihood, x: Array) -> Any:
-    """The counts of each item, (..., 1, 1, 1), or the number of events."""
-    if isinstance(part, ListmodeLikelihood):
-        return part.model.projector.out_shape[0]
-    y, axes = part._data_like(x), tuple(range(-len(part.model.projector.out_shape), 0))
-    xp = array_namespace(y)
-    return xp.reshape(xp.sum(y, axis=axes, dtype=xp.float64), (*y.shape[: axes[0]], 1, 1, 1))
-
-
 def _poisson_prox(a: Array, b: Array) -> Array:
     """(a - sqrt(a^2 + 4 b)) / 2, without cancellation: the dual of -y log(ybar), with a = p + S ybar and b = S y."""
     xp = array_namespace(a)
     root = xp.sqrt(a * a + 4 * b)
     whole = xp.where(a > 0, a + root, xp.ones_like(a))
     return xp.where(a > 0, -2 * b / whole, (a - root) / 2)
-
-
-def _counts(likelihood: Likelihood, ybar: Array) -> Array:
-    """The counts of each bin, 1 of each event."""
-    if isinstance(likelihood, ListmodeLikelihood):
-        return array_namespace(ybar).ones_like(ybar)
-    return likelihood._data_like(ybar)
 
 
 def _dual_of(prior: Any, shape: tuple[int, ...]) -> Any:

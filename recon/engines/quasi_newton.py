@@ -11,17 +11,26 @@ import scipy.optimize
 
 from emrecon.projectors.core.arrays import Array, array_namespace, like, to_numpy
 
-from ..priors.prior import SmoothPrior
-from .em import Iterate, Likelihood, begin
-from .gradient import constant, require_smooth
+from ..likelihoods.protocol import Likelihood, image_shape, sensitivity_like, value_and_gradient
+from ..priors.prior import Objective, SmoothPrior
+from .loop import Iterate, State, begin, constant, require_smooth, taken_apart
 from .schedules import Preconditioner, PriorAware
 
 _SUFFICIENT = 1e-4  # of the fall that the slope promises (Armijo)
 _SHORTER = 20  # how often a step is halved before the engine gives up
 
 
+@dataclass(frozen=True, eq=False)
+class Curved(State):
+    """What L-BFGS remembers: the root of the preconditioner, and the last changes of image and gradient."""
+
+    root: Array
+    moves: Sequence[Array]
+    turns: Sequence[Array]
+
+
 def lbfgsb(
-    likelihood: Likelihood | Sequence[Likelihood],
+    likelihood: Likelihood | Objective | Sequence[Likelihood],
     prior: SmoothPrior | None = None,
     start: Array | Iterate | None = None,
     *,
@@ -31,7 +40,7 @@ def lbfgsb(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each step of a projected, preconditioned L-BFGS, for ever; stop by leaving the loop.
 
-    Minimises f + U over x >= 0, on any array library. Voxels that are 0 and would go below stay; the others take the
+    Minimises f + U over x >= 0 (f and U, or `f + U` alone), on any array library. Voxels that are 0 and would go below stay; the others take the
     step  -D^1/2 H D^1/2 g, H from the last `memory` changes of image and gradient in the variables x / sqrt(D), halved
     until the objective falls (every try costs a pass over the data). D is that of the start.
     Every item of a batch goes its own way. Where no step helps any more (float32 has no more digits) the image stays.
@@ -40,12 +49,13 @@ def lbfgsb(
     """
     if memory < 1 or memory != int(memory):
         raise ValueError(f"lbfgsb memory must be a whole number, at least 1, got {memory}")
-    at, parts = begin(likelihood, start, 1, iteration)
+    f, prior = taken_apart(likelihood, prior)
+    at, parts = begin(f, start, 1, iteration)
     return _lbfgsb(constant(at), _Smooth(parts, prior), memory, preconditioner)
 
 
 def lbfgsb_scipy(
-    likelihood: Likelihood | Sequence[Likelihood],
+    likelihood: Likelihood | Objective | Sequence[Likelihood],
     prior: SmoothPrior | None = None,
     start: Array | Iterate | None = None,
     *,
@@ -60,9 +70,10 @@ def lbfgsb_scipy(
     Raises RuntimeError where SciPy gives up.
     Source: Byrd, Lu, Nocedal & Zhu 1995.
     """
-    at, parts = begin(likelihood, start)
+    f, prior = taken_apart(likelihood, prior)
+    at, parts = begin(f, start)
     problem = _Smooth(parts, prior)
-    if at.image.ndim > len(parts[0].model.projector.in_shape):
+    if at.image.ndim > len(image_shape(parts[0])):
         raise ValueError(f"lbfgsb_scipy finds one image, not a batch of shape {tuple(at.image.shape)}; loop over it")
     x = to_numpy(at.image).astype(np.float64)
     root = np.sqrt(np.maximum(problem.diagonal(x, preconditioner), 1e-30))
@@ -93,22 +104,23 @@ class _Smooth:
         require_smooth(self.prior)
 
     def value_and_gradient(self, x: Array) -> tuple[Any, Array]:
-        values, gradients = zip(*(part.value_and_gradient(x) for part in self.parts), strict=True)
+        values, gradients = zip(*(value_and_gradient(part, x) for part in self.parts), strict=True)
         value, gradient = sum(values), sum(gradients)
         if self.prior is None:
             return value, gradient
         return value + self.prior.value(x), gradient + self.prior.gradient(x)
 
     def diagonal(self, x: Array, preconditioner: Preconditioner) -> Array:
-        return preconditioner(x, sum(part.sensitivity_like(x) for part in self.parts), self.prior)
+        return preconditioner(x, sum(sensitivity_like(part, x) for part in self.parts), self.prior)
 
 
 def _lbfgsb(at: Iterate, problem: _Smooth, memory: int, preconditioner: Preconditioner) -> Iterator[Iterate]:
     iteration, x = at.iteration, at.image
     xp = array_namespace(x)
-    root = like(at.state["root"], x) if "root" in at.state else xp.sqrt(problem.diagonal(x, preconditioner))
-    moves = [like(s, x) for s in at.state.get("moves", ())]
-    turns = [like(t, x) for t in at.state.get("turns", ())]
+    state = Curved.of(at)
+    root = xp.sqrt(problem.diagonal(x, preconditioner)) if state is None else like(state.root, x)
+    moves = [like(s, x) for s in ([] if state is None else state.moves)]
+    turns = [like(t, x) for t in ([] if state is None else state.turns)]
     value, slope = problem.value_and_gradient(x)
     while True:
         bound = (x <= 0) & (slope > 0)
@@ -121,7 +133,7 @@ def _lbfgsb(at: Iterate, problem: _Smooth, memory: int, preconditioner: Precondi
         turns = [*turns, (there[2] - slope) * root][-memory:]
         x, value, slope = there
         iteration += 1
-        yield Iterate(iteration, x, {"root": root, "moves": tuple(moves), "turns": tuple(turns)})
+        yield Iterate(iteration, x, Curved(root, tuple(moves), tuple(turns)))
 
 
 def _inverse(slope: Array, moves: list[Array], turns: list[Array]) -> Array:

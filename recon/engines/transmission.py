@@ -14,8 +14,9 @@ from emrecon.projectors.core.arrays import (
 )
 
 from ..likelihoods.transmission import TransmissionLikelihood
-from ..priors.prior import SmoothPrior
-from .em import Iterate
+from ..priors.prior import Objective, SmoothPrior
+from .loop import Iterate, repeat, taken_apart
+from .schedules import sequential
 
 
 class _Part(NamedTuple):
@@ -27,8 +28,8 @@ class _Part(NamedTuple):
 
 
 def ostr(
-    likelihood: TransmissionLikelihood,
-    start: Array | None = None,
+    likelihood: TransmissionLikelihood | Objective,
+    start: Array | Iterate | None = None,
     n_subsets: int = 1,
     *,
     penalty: SmoothPrior | None = None,
@@ -37,7 +38,7 @@ def ostr(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each pass over `n_subsets` subsets of the views, for ever; stop by leaving the loop.
 
-    Minimises f(mu) + U(mu) over mu >= 0 by separable parabolas that touch the objective at the current map:
+    Minimises f(mu) + U(mu) over mu >= 0 (given as f and `penalty`, or as `f + U`) by separable parabolas that touch the objective at the current map:
 
         mu <- max(0, mu - (n grad f_k + grad U) / (n A_k'(c a) / 100 + curvature of U)),   a = A_k 1
 
@@ -58,18 +59,14 @@ def ostr(
         raise ValueError(f"n_subsets must be at least 1, got {n_subsets}")
     if curvature not in ("optimal", "precomputed"):
         raise ValueError(f'curvature must be "optimal" or "precomputed", got {curvature!r}')
-    mu = _zeros(likelihood) if start is None else as_real(start)
-    _check_start(mu, likelihood)
-    parts = [likelihood] if n_subsets == 1 else [likelihood.subset(k, n_subsets) for k in range(n_subsets)]
-    return _repeat(mu, [_prepared(part, mu, curvature) for part in parts], penalty, iteration)
-
-
-def _repeat(mu: Array, parts: list[_Part], penalty: SmoothPrior | None, iteration: int) -> Iterator[Iterate]:
-    while True:
-        for part in parts:
-            mu = _step(mu, part, len(parts), penalty)
-        iteration += 1
-        yield Iterate(iteration, mu)
+    f, penalty = taken_apart(likelihood, penalty)
+    if isinstance(start, Iterate):
+        iteration, start = start.iteration, start.image
+    mu = _zeros(f) if start is None else as_real(start)
+    _check_start(mu, f)
+    parts = [f] if n_subsets == 1 else [f.subset(k, n_subsets) for k in range(n_subsets)]
+    prepared = [_prepared(part, mu, curvature) for part in parts]
+    return repeat((iteration, mu), prepared, sequential, lambda mu, part: _step(mu, part, len(prepared), penalty))
 
 
 def _step(mu: Array, part: _Part, n: int, penalty: SmoothPrior | None) -> Array:

@@ -2,10 +2,30 @@
 
 from .listmode import ListmodeLikelihood
 from .poisson import PoissonLikelihood
+from .protocol import (
+    CountsLikelihood,
+    Likelihood,
+    image_shape,
+    knows_counts,
+    require_counts,
+    require_likelihood,
+    sensitivity_like,
+    start_image,
+    value_and_gradient,
+)
 from .transmission import TransmissionLikelihood
 
 __all__ = [
+    "CountsLikelihood",
+    "Likelihood",
     "ListmodeLikelihood",
     "PoissonLikelihood",
     "TransmissionLikelihood",
+    "image_shape",
+    "knows_counts",
+    "require_counts",
+    "require_likelihood",
+    "sensitivity_like",
+    "start_image",
+    "value_and_gradient",
 ]

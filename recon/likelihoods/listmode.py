@@ -43,6 +43,16 @@ class ListmodeLikelihood:
         if not (np.isfinite(host).all() and host.min() >= 0):
             raise ValueError("ListmodeLikelihood sensitivity must be finite and not negative")
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of an image, (x, y, z)."""
+        return self.model.projector.in_shape
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no events."""
+        return not self.model.projector.out_shape[0]
+
     def ones_image(self) -> Array:
         """Return an image of ones where something can be seen, like the sensitivity; 0 elsewhere."""
         sensitivity = as_real(self.sensitivity)
@@ -83,6 +93,14 @@ class ListmodeLikelihood:
     def hessian_vector(self, x: Array, v: Array) -> Array:
         """Return the Hessian at x applied to v, A'( A v / ybar^2 )."""
         return self.model.adjoint(self.model.linear(v) * self.ratio(x) ** 2)
+
+    def counts_like(self, ybar: Array) -> Array:
+        """Return 1 for every event, like ybar."""
+        return array_namespace(ybar).ones_like(ybar)
+
+    def total_counts(self, x: Array) -> int:
+        """Return the number of events."""
+        return self.model.projector.out_shape[0]
 
     def subset(self, k: int, n: int) -> ListmodeLikelihood:
         """Return the likelihood of the events k, k + n, ..."""

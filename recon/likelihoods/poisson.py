@@ -42,6 +42,11 @@ class PoissonLikelihood:
             )
         check_counts(self.data, "PoissonLikelihood")
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of an image, (x, y, z)."""
+        return self.model.projector.in_shape
+
     def ones_image(self) -> Array:
         """Return an image of ones that suits the data: library, device and batch; float32 unless they are float64."""
         y, projector = as_real(self.data), self.model.projector
@@ -102,17 +107,24 @@ class PoissonLikelihood:
     def _explained(self, x: Array) -> tuple[Array, Array, Array]:
         """Return y, ybar, and ybar with 1 where nothing is expected, so that one may divide by it."""
         ybar = self.model(x)
-        xp, y = array_namespace(ybar), self._data_like(ybar)
+        xp, y = array_namespace(ybar), self.counts_like(ybar)
         self._require_expected(y, ybar)
         return y, ybar, xp.where(ybar > 0, ybar, xp.ones_like(ybar))
+
+    def counts_like(self, ybar: Array) -> Array:
+        """Return the counts in the library, device and precision of ybar; made once for each."""
+        return self._plans["data"].get(ybar, lambda: like(self.data, ybar))
+
+    def total_counts(self, x: Array) -> Array:
+        """Return the sum of the counts of each item, (..., 1, 1, 1) in float64, in the library and on the device of x."""
+        y, axes = self.counts_like(x), tuple(range(-len(self.model.projector.out_shape), 0))
+        xp = array_namespace(y)
+        return xp.reshape(xp.sum(y, axis=axes, dtype=xp.float64), (*y.shape[: axes[0]], 1, 1, 1))
 
     def _total(self, terms: Array) -> Any:
         """Sum over the bins of each item, in float64."""
         xp = array_namespace(terms)
         return xp.sum(terms, axis=tuple(range(-len(self.model.projector.out_shape), 0)), dtype=xp.float64)
-
-    def _data_like(self, ybar: Array) -> Array:
-        return self._plans["data"].get(ybar, lambda: like(self.data, ybar))
 
     def _make_sensitivity(self, x: Array) -> Array:
         projector = self.model.projector

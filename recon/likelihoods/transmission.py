@@ -12,6 +12,8 @@ from emrecon.projectors.core.arrays import (
     Array,
     PlanCache,
     array_namespace,
+    as_real,
+    device,
     is_torch,
     like,
     require_array,
@@ -21,6 +23,7 @@ from emrecon.projectors.core.operator import broadcasts_to
 from emrecon.projectors.scan.acquisition import take_views
 from emrecon.projectors.scan.scan import check_counts
 
+_WATER = 0.1  # 1/cm: what `sensitivity` takes for a typical value
 _THIN = 1e-3  # depths below this have the curvature at 0
 
 
@@ -46,7 +49,9 @@ class TransmissionLikelihood:
     projector: Projector
     background: Any = 0.0
     _plans: dict[str, PlanCache] = field(
-        default_factory=lambda: {name: PlanCache() for name in ("data", "blank", "background")}, init=False, repr=False
+        default_factory=lambda: {name: PlanCache() for name in ("data", "blank", "background", "sensitivity")},
+        init=False,
+        repr=False,
     )
 
     def __post_init__(self) -> None:
@@ -84,6 +89,46 @@ class TransmissionLikelihood:
     def gradient(self, mu: Array) -> Array:
         """Return A'((y / ybar - 1) blank exp(-A mu / 10)) / 10, of the shape of mu."""
         return self._back(self._slope(self.depth(mu)))
+
+    def value_and_gradient(self, mu: Array) -> tuple[Any, Array]:
+        """Return f(mu) and its gradient."""
+        return self.value(mu), self.gradient(mu)
+
+    def hessian_vector(self, mu: Array, v: Array) -> Array:
+        """Return the Hessian at mu applied to v, A'(h'' A v) / 100 with h'' = through (1 - y background / ybar^2)."""
+        depth = self.depth(mu)
+        xp, through = array_namespace(depth), self._through(depth)
+        background = self._match("background", depth)
+        ybar = through + background
+        seen = ybar > 0
+        share = self._match("data", depth) * background / xp.where(seen, ybar, xp.ones_like(ybar)) ** 2
+        return self._back(through * (1 - share) * self.depth(v))
+
+    @property
+    def sensitivity(self) -> Array:
+        """See `sensitivity_like`; in the library and on the device of the data."""
+        return self.sensitivity_like(as_real(self.data))
+
+    def sensitivity_like(self, mu: Array) -> Array:
+        """Return s = 0.1 A'(c A 1) / 100 with the curvatures c = (y - background)^2 / y, like mu; made once for each.
+
+        It gives engines that scale a gradient by mu / s the length of a Newton step where mu is near that of water,
+        0.1 /cm.
+        """
+        return self._plans["sensitivity"].get(mu, lambda: self._make_sensitivity(mu))
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of a map, (x, y, z)."""
+        return self.projector.in_shape
+
+    def start_image(self) -> Array:
+        """Return a thin uniform map that suits the data, 0.01 /cm where a line crosses, for engines that need a start."""
+        sensitivity = self.sensitivity
+        xp = array_namespace(sensitivity)
+        y, shape = self.data, self.projector.out_shape
+        seen = xp.where(sensitivity > 0, 0.01 * xp.ones_like(sensitivity), xp.zeros_like(sensitivity))
+        return xp.broadcast_to(seen, (*y.shape[: y.ndim - len(shape)], *self.projector.in_shape)) + 0.0
 
     def subset(self, k: int, n: int) -> TransmissionLikelihood:
         """Return the likelihood of the views k, k + n, ..."""
@@ -129,6 +174,11 @@ class TransmissionLikelihood:
         xp, y = array_namespace(depth), self._match("data", depth)
         net = y - self._match("background", depth)
         return xp.where(net > 0, net**2 / xp.where(net > 0, y, xp.ones_like(y)), xp.zeros_like(y))
+
+    def _make_sensitivity(self, mu: Array) -> Array:
+        xp = array_namespace(mu)
+        lengths = self.depth(xp.ones(self.projector.in_shape, dtype=mu.dtype, device=device(mu)))
+        return _WATER * self._back(self._curvature_at_minimum(lengths) * lengths)
 
     def _back(self, y: Array) -> Array:
         return self.projector.T(y) / 10

@@ -103,9 +103,7 @@ class SmoothPrior(ABC):
         return _Sum(self, other) if isinstance(other, SmoothPrior) else NotImplemented
 
     def __radd__(self, other: Any) -> Objective:
-        if not all(hasattr(other, name) for name in ("value", "gradient", "hessian_vector")):
-            return NotImplemented
-        return Objective(other, self)
+        return Objective(other, self) if _is_likelihood(other) else NotImplemented
 
     def _shape(self) -> tuple[int, ...] | None:
         """The shape of the images where it is fixed, by weights or by a guide."""
@@ -145,13 +143,19 @@ class ProximablePrior(ABC):
 
     __rmul__ = __mul__
 
+    def __radd__(self, other: Any) -> Objective:
+        return Objective(other, self) if _is_likelihood(other) else NotImplemented
+
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """What an engine minimises, f(x) + U(x): a likelihood and a prior; `likelihood + prior` makes one."""
+    """What an engine minimises, f(x) + U(x): a likelihood and a prior; `likelihood + prior` makes one.
+
+    Every engine with a prior takes one in place of the two. Gradients need a smooth prior.
+    """
 
     likelihood: Any
-    prior: SmoothPrior
+    prior: Any
 
     def value(self, x: Array) -> Any:
         """Return f(x) + U(x): one number for each item of a batch."""
@@ -251,6 +255,10 @@ def _weight(beta: float, prior: Any) -> float:
     if not 0 <= beta < math.inf:
         raise ValueError(f"the weight of {prior!r} must be finite and not negative, got {beta}")
     return float(beta)
+
+
+def _is_likelihood(other: Any) -> bool:
+    return hasattr(other, "value") and hasattr(other, "gradient")
 
 
 def _plain(x: Array) -> Array:

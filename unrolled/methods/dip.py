@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from emrecon.projectors.core.arrays import to_numpy
 from emrecon.recon import Iterate, ListmodeLikelihood, PoissonLikelihood, ProgressBar, em_fuse, em_step, run, surrogate
-from emrecon.recon.engines.em import begin
+from emrecon.recon.engines.loop import begin
 
 from ..networks.scaling import count_scale
 

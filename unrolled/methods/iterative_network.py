@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 
 from emrecon.recon import Iterate, ParameterisedIterate, mlem, parameterised_em, sequential
-from emrecon.recon.engines.em import Likelihood, begin
-from emrecon.recon.engines.gradient import constant
+from emrecon.recon.engines.loop import begin, constant
 from emrecon.recon.engines.schedules import Order
+from emrecon.recon.likelihoods import Likelihood
 
 from .plug_and_play import activity_scale, coupling_unit, denoised, em_towards
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, like, to_numpy
 from emrecon.recon import Iterate, PoissonLikelihood, ProximablePrior, em_fuse, em_step, sequential
-from emrecon.recon.engines.em import Likelihood, begin
-from emrecon.recon.engines.gradient import constant
+from emrecon.recon.engines.loop import begin, constant
 from emrecon.recon.engines.schedules import Order
+from emrecon.recon.likelihoods import Likelihood, sensitivity_like
 
 _IMAGE = (-3, -2, -1)
 
@@ -231,7 +231,7 @@ def em_towards(
     """
     for _ in range(em_steps):
         for k in order:
-            x = em_fuse(em_step(x, parts[k]), target, parts[k].sensitivity_like(x), rho / len(parts))
+            x = em_fuse(em_step(x, parts[k]), target, sensitivity_like(parts[k], x), rho / len(parts))
     return x
 
 

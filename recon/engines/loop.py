@@ -1,0 +1,170 @@
+"""The loop that engines share: where one stands, how it begins, what it remembers, and passes over subsets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, NamedTuple, Self, TypeVar
+
+from emrecon.projectors.core.arrays import Array, array_namespace, as_real, is_torch, to_numpy
+
+from ..likelihoods.protocol import Likelihood, image_shape, require_likelihood, start_image
+from ..priors.prior import Objective, SmoothPrior
+from .schedules import Order
+
+Part = TypeVar("Part")
+Carried = TypeVar("Carried")
+Shown = TypeVar("Shown")
+
+
+@dataclass(frozen=True, eq=False)
+class State(Mapping[str, Any]):
+    """What an engine remembers besides the image: an engine's own class adds typed fields.
+
+    The fields that are set can also be read by name, `state["anchor"]`: these are the names in checkpoints.
+    """
+
+    def named(self) -> dict[str, Any]:
+        """Return the fields that are set, by name."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in own.items() if value is not None}
+
+    @classmethod
+    def of(cls, at: Iterate) -> Self | None:
+        """Return what an iterate of this engine, or a checkpoint of one, remembers; None for an image alone.
+
+        Raises ValueError for the iterate of another engine.
+        """
+        if not at.state:
+            return None
+        names = {field.name: field.default is MISSING for field in fields(cls)}
+        missing = [name for name, needed in names.items() if needed and name not in at.state]
+        if missing or not set(at.state) <= set(names):
+            raise ValueError(
+                f"start is an iterate of another engine: it remembers {', '.join(at.state)}, and this one "
+                f"{', '.join(names)}; to begin anew from its image pass start.image"
+            )
+        return cls(**{name: value for name, value in at.state.items()})
+
+    def __getitem__(self, name: str) -> Any:
+        return self.named()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.named())
+
+    def __len__(self) -> int:
+        return len(self.named())
+
+
+class Iterate(NamedTuple):
+    """Where an algorithm stands: the number of passes over the data, the image, and whatever else it remembers.
+
+    Handing an iterate back as `start` goes on exactly.
+    """
+
+    iteration: int
+    image: Any
+    state: Mapping[str, Any] = State()
+
+
+def repeat(
+    at: tuple[int, Carried],
+    parts: Sequence[Part],
+    order: Order,
+    step: Callable[[Carried, Part], Carried],
+    show: Callable[[int, Carried], Shown] = Iterate,  # type: ignore[assignment]
+) -> Iterator[Shown]:
+    """Yield after each pass over the parts, for ever: `x = step(x, parts[k])` for k in the order of the pass.
+
+    at : passes done, and what is carried from step to step, an image or more.
+    show : makes of both what is yielded.
+    """
+    iteration, carried = at
+    while True:
+        for k in order(iteration, len(parts)):
+            carried = step(carried, parts[k])
+        iteration += 1
+        yield show(iteration, carried)
+
+
+def begin(
+    likelihood: Likelihood | Sequence[Likelihood],
+    start: Array | Iterate | None,
+    n_subsets: int = 1,
+    iteration: int = 0,
+) -> tuple[Iterate, list[Any]]:
+    """Return where an engine starts and the likelihoods of its subsets, for the arguments that all engines share.
+
+    A given list of likelihoods is taken as it is. The start is an image, an iterate to go on from, or the likelihood's
+    own start image: ones where anything is seen.
+    Raises ValueError for an image that does not fit, holds negative, NaN or infinite values or nothing but zeros, more
+    subsets than views, and subsets without events; TypeError for what is not a likelihood or not an array.
+    """
+    if n_subsets < 1:
+        raise ValueError(f"n_subsets must be at least 1, got {n_subsets}")
+    given: list[Any] = list(likelihood) if isinstance(likelihood, Sequence) else [likelihood]
+    if not given:
+        raise ValueError("got an empty list of likelihoods")
+    for part in given:
+        if isinstance(part, Objective):
+            raise TypeError(
+                "this engine has no place for the prior of an Objective; give it objective.likelihood, or use an engine "
+                "with a prior, such as map_em, bsrem, svrg or lbfgsb"
+            )
+        require_likelihood(part)
+    if isinstance(start, (list, tuple)) and not isinstance(start, Iterate):
+        raise TypeError("start must be an array, or an iterate to go on from; use numpy.asarray(...)?")
+    if isinstance(start, Iterate):
+        at = start._replace(image=as_real(start.image))
+    else:
+        at = Iterate(iteration, _first_image(given) if start is None else as_real(start))
+    _check_start(at.image, given[0])
+    whole = isinstance(likelihood, Sequence) or n_subsets == 1
+    parts = given if whole else [given[0].subset(k, n_subsets) for k in range(n_subsets)]
+    if any(getattr(part, "is_empty", False) for part in parts):
+        raise ValueError("a subset holds no events, and would erase the image; use fewer subsets")
+    return at, parts
+
+
+def taken_apart(likelihood: Any, prior: Any) -> tuple[Any, Any]:
+    """Return the likelihood and the prior of what an engine is given: f and U, or `f + U` as one `Objective`.
+
+    A prior beside an objective is added to the objective's own.
+    """
+    if not isinstance(likelihood, Objective):
+        return likelihood, prior
+    return likelihood.likelihood, likelihood.prior if prior is None else likelihood.prior + prior
+
+
+def constant(at: Iterate) -> Iterate:
+    """Return the iterate with its image cut off from autograd: no gradients pass through the engines that use it."""
+    return at._replace(image=at.image.detach()) if is_torch(at.image) else at
+
+
+def require_smooth(prior: Any) -> None:
+    """Raise TypeError for what is not a smooth prior."""
+    if prior is not None and not isinstance(prior, SmoothPrior):
+        raise TypeError(
+            f"this engine needs a prior with a gradient (a SmoothPrior), got {type(prior).__name__}; "
+            "for priors with a proximal map use pdhg or spdhg"
+        )
+
+
+def _first_image(parts: Sequence[Likelihood]) -> Array:
+    """The start image, where any of the parts sees something."""
+    image = start_image(parts[0])
+    xp = array_namespace(image)
+    for part in parts[1:]:
+        image = xp.maximum(image, start_image(part))
+    return image
+
+
+def _check_start(x: Array, likelihood: Likelihood) -> None:
+    shape = image_shape(likelihood)
+    if tuple(x.shape[-len(shape) :]) != shape:
+        raise ValueError(f"start of shape {tuple(x.shape)} does not fit images of {shape}")
+    host = to_numpy(x)
+    if not (host >= 0).all() or not (host < float("inf")).all():
+        raise ValueError("start must be finite and not negative: EM keeps signs and zeros")
+    if host.size and not host.any():
+        raise ValueError("start is zero everywhere, and would stay so")
