@@ -308,14 +308,14 @@ def test_errors(call, message):
 
 def test_priors_that_are_not_smooth_are_refused():
     for engine in (svrg, saga, bsrem, lbfgsb):
-        with pytest.raises(TypeError, match="needs a smooth prior"):
+        with pytest.raises(TypeError, match="needs a prior with a gradient"):
             engine(F, object(), START, **({} if engine is lbfgsb else {"n_subsets": 3}))
 
 
 def test_misuse_is_explained():
-    with pytest.raises(TypeError, match="prior apart; got Objective"):
-        svrg(F + PRIOR, None, START, 3)
-    with pytest.raises(TypeError, match="needs a smooth prior, and Objective"):
+    with pytest.raises(TypeError, match="no place for the prior of an Objective"):
+        osem(F + PRIOR, START, 3)
+    with pytest.raises(TypeError, match="needs a prior with a gradient .*got Objective"):
         svrg(F, F + PRIOR, START, 3)
     with pytest.raises(TypeError, match="start must be an array"):
         osem(F, [1.0, 2.0], 3)
