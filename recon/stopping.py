@@ -37,8 +37,8 @@ class PetricRule:
         |mean of a region - that of the reference| <= region_tolerance x b,  for every region
 
     reference : (..., x, y, z), the converged image; of a batch the largest error of its items counts.
-    object_mask, background_mask, regions : `RegionOfInterest`, or booleans or parts of voxels (x, y, z); there may be no
-        regions.
+    object_mask, background_mask, regions : `RegionOfInterest`, or booleans or parts of voxels (x, y, z);
+        there may be no regions.
     n_in_row : evaluations within the thresholds that end the run.
     `history` holds the errors of every iterate seen, so a rule serves one run; NaN is beyond all thresholds.
     Raises ValueError for tolerances that are not positive, shapes that do not fit, a background without activity, and a

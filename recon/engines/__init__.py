@@ -3,7 +3,7 @@
 from .em import em_step, mlem, osem
 from .gradient import bsrem, gradient_step, saga, svrg
 from .kernel_em import kem, kem_step
-from .loop import Iterate, State, begin, constant, repeat, taken_apart
+from .loop import Iterate, State, begin, detached, repeat, taken_apart
 from .parameterised import KernelCoefficients, Parameterisation, ParameterisedIterate, parameterised_em, surrogate
 from .penalised_em import em_fuse, map_em, map_em_step, osl, osl_step, positive_root
 from .primal_dual import pdhg, spdhg
@@ -27,20 +27,18 @@ __all__ = [
     "Constant",
     "EMPreconditioner",
     "Iterate",
-    "State",
-    "begin",
-    "constant",
-    "repeat",
-    "taken_apart",
     "KernelCoefficients",
     "Parameterisation",
     "ParameterisedIterate",
     "PriorAware",
     "RandomOrder",
     "Relaxation",
+    "State",
     "StepDown",
+    "begin",
     "bsrem",
     "cofactor",
+    "detached",
     "em_fuse",
     "em_step",
     "gradient_step",
@@ -59,9 +57,11 @@ __all__ = [
     "parameterised_em",
     "pdhg",
     "positive_root",
+    "repeat",
     "saga",
     "sequential",
     "spdhg",
     "surrogate",
     "svrg",
+    "taken_apart",
 ]

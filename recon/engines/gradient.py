@@ -10,7 +10,7 @@ from emrecon.projectors.core.arrays import Array, array_namespace, like
 
 from ..likelihoods.protocol import Likelihood, sensitivity_like, value_and_gradient
 from ..priors.prior import Objective, SmoothPrior
-from .loop import Iterate, State, begin, constant, require_smooth, taken_apart
+from .loop import Iterate, State, begin, detached, require_smooth, taken_apart
 from .schedules import (
     BarzilaiBorwein,
     Order,
@@ -85,7 +85,7 @@ def bsrem(
     f, prior = taken_apart(likelihood, prior)
     at, parts = begin(f, start, n_subsets, iteration)
     problem = _Problem(parts, prior, preconditioner, upper)
-    return _bsrem(constant(at), problem, as_step(step), order)
+    return _bsrem(detached(at), problem, as_step(step), order)
 
 
 def _bsrem(at: Iterate, problem: _Problem, step: StepSize, order: Order) -> Iterator[Iterate]:
@@ -121,8 +121,8 @@ def svrg(
     The anchor t is the image before every `anchor_every` passes. Its gradients take a pass of their own, which counts,
     is yielded too, and ends with one step by the full gradient; D is that of the anchor. Near the solution the noise
     of the subsets vanishes, so that steps need not shrink.
-    likelihood, prior : f and U, smooth, or None; or `f + U` alone.  start, n_subsets, order, iteration : as in `osem`. A start from one or two passes of
-        `osem` saves time.
+    likelihood, prior : f and U, smooth, or None; or `f + U` alone.
+    start, n_subsets, order, iteration : as in `osem`. A start from one or two passes of `osem` saves time.
     step, preconditioner : rules of `recon.schedules`; `BarzilaiBorwein()` finds the steps itself. Where the objective
         at an anchor is higher than at the one before, the engine goes back there, and halves all steps from then on.
     keep : hold the n gradients of the anchor in memory (n images); otherwise they are computed again, and every
@@ -137,7 +137,7 @@ def svrg(
     f, prior = taken_apart(likelihood, prior)
     at, parts = begin(f, start, n_subsets, iteration)
     problem = _Problem(parts, prior, preconditioner, upper)
-    return _variance_reduced(constant(at), problem, as_step(step), order, anchor_every, _Svrg(problem, keep))
+    return _variance_reduced(detached(at), problem, as_step(step), order, anchor_every, _Svrg(problem, keep))
 
 
 def saga(
@@ -168,7 +168,7 @@ def saga(
     f, prior = taken_apart(likelihood, prior)
     at, parts = begin(f, start, n_subsets, iteration)
     problem = _Problem(parts, prior, preconditioner, upper)
-    return _variance_reduced(constant(at), problem, as_step(step), order, anchor_every, _Saga(problem))
+    return _variance_reduced(detached(at), problem, as_step(step), order, anchor_every, _Saga(problem))
 
 
 class _Anchor(NamedTuple):

@@ -44,7 +44,7 @@ class State(Mapping[str, Any]):
                 f"start is an iterate of another engine: it remembers {', '.join(at.state)}, and this one "
                 f"{', '.join(names)}; to begin anew from its image pass start.image"
             )
-        return cls(**{name: value for name, value in at.state.items()})
+        return cls(**at.state)
 
     def __getitem__(self, name: str) -> Any:
         return self.named()[name]
@@ -108,8 +108,8 @@ def begin(
     for part in given:
         if isinstance(part, Objective):
             raise TypeError(
-                "this engine has no place for the prior of an Objective; give it objective.likelihood, or use an engine "
-                "with a prior, such as map_em, bsrem, svrg or lbfgsb"
+                "this engine has no place for the prior of an Objective; give it objective.likelihood, or use an "
+                "engine with a prior, such as map_em, bsrem, svrg or lbfgsb"
             )
         require_likelihood(part)
     if isinstance(start, (list, tuple)) and not isinstance(start, Iterate):
@@ -136,7 +136,7 @@ def taken_apart(likelihood: Any, prior: Any) -> tuple[Any, Any]:
     return likelihood.likelihood, likelihood.prior if prior is None else likelihood.prior + prior
 
 
-def constant(at: Iterate) -> Iterate:
+def detached(at: Iterate) -> Iterate:
     """Return the iterate with its image cut off from autograd: no gradients pass through the engines that use it."""
     return at._replace(image=at.image.detach()) if is_torch(at.image) else at
 

@@ -14,7 +14,7 @@ from emrecon.projectors.core.arrays import Array, array_namespace, like, to_nump
 from ..likelihoods.protocol import CountsLikelihood, image_shape, require_counts, start_image
 from ..priors.prior import Objective, ProximablePrior, ScaledProximable, SmoothPrior
 from ..priors.total_variation import DualBallPrior
-from .loop import Iterate, State, begin, constant, taken_apart
+from .loop import Iterate, State, begin, detached, taken_apart
 
 _SAFETY = 0.999  # rho: the products of step sizes stay below what convergence needs by this factor
 _FAINT = 1e-6  # lines with less of the image than this fraction of the longest take its steps: no overflow
@@ -144,7 +144,7 @@ def _begin(
     at, parts = begin(f, start, n_subsets, iteration)
     for part in parts:
         require_counts(part, "pdhg" if seed is None else "spdhg")
-    at = constant(at)
+    at = detached(at)
     x, known = at.image, Duals.of(at)
     problem = _Problem(parts, _dual_of(prior, image_shape(parts[0])), seed is not None)
     steps, sensitivity, em_image = _prepare(problem, x, gamma)

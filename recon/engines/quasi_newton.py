@@ -13,7 +13,7 @@ from emrecon.projectors.core.arrays import Array, array_namespace, like, to_nump
 
 from ..likelihoods.protocol import Likelihood, image_shape, sensitivity_like, value_and_gradient
 from ..priors.prior import Objective, SmoothPrior
-from .loop import Iterate, State, begin, constant, require_smooth, taken_apart
+from .loop import Iterate, State, begin, detached, require_smooth, taken_apart
 from .schedules import Preconditioner, PriorAware
 
 _SUFFICIENT = 1e-4  # of the fall that the slope promises (Armijo)
@@ -40,7 +40,8 @@ def lbfgsb(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each step of a projected, preconditioned L-BFGS, for ever; stop by leaving the loop.
 
-    Minimises f + U over x >= 0 (f and U, or `f + U` alone), on any array library. Voxels that are 0 and would go below stay; the others take the
+    likelihood, prior : f and U, smooth, or None; or `f + U` alone.
+    Minimises f + U over x >= 0, on any array library. Voxels that are 0 and would go below stay; the others take the
     step  -D^1/2 H D^1/2 g, H from the last `memory` changes of image and gradient in the variables x / sqrt(D), halved
     until the objective falls (every try costs a pass over the data). D is that of the start.
     Every item of a batch goes its own way. Where no step helps any more (float32 has no more digits) the image stays.
@@ -51,7 +52,7 @@ def lbfgsb(
         raise ValueError(f"lbfgsb memory must be a whole number, at least 1, got {memory}")
     f, prior = taken_apart(likelihood, prior)
     at, parts = begin(f, start, 1, iteration)
-    return _lbfgsb(constant(at), _Smooth(parts, prior), memory, preconditioner)
+    return _lbfgsb(detached(at), _Smooth(parts, prior), memory, preconditioner)
 
 
 def lbfgsb_scipy(

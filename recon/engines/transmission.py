@@ -38,7 +38,8 @@ def ostr(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each pass over `n_subsets` subsets of the views, for ever; stop by leaving the loop.
 
-    Minimises f(mu) + U(mu) over mu >= 0 (given as f and `penalty`, or as `f + U`) by separable parabolas that touch the objective at the current map:
+    likelihood : f, or `f + U`, whose prior is then the penalty.
+    Minimises f(mu) + U(mu) over mu >= 0 by separable parabolas that touch the objective at the current map:
 
         mu <- max(0, mu - (n grad f_k + grad U) / (n A_k'(c a) / 100 + curvature of U)),   a = A_k 1
 

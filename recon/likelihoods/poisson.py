@@ -116,7 +116,7 @@ class PoissonLikelihood:
         return self._plans["data"].get(ybar, lambda: like(self.data, ybar))
 
     def total_counts(self, x: Array) -> Array:
-        """Return the sum of the counts of each item, (..., 1, 1, 1) in float64, in the library and on the device of x."""
+        """Return the sum of the counts of each item, (..., 1, 1, 1) in float64, in the library of x."""
         y, axes = self.counts_like(x), tuple(range(-len(self.model.projector.out_shape), 0))
         xp = array_namespace(y)
         return xp.reshape(xp.sum(y, axis=axes, dtype=xp.float64), (*y.shape[: axes[0]], 1, 1, 1))

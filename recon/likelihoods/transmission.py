@@ -123,7 +123,7 @@ class TransmissionLikelihood:
         return self.projector.in_shape
 
     def start_image(self) -> Array:
-        """Return a thin uniform map that suits the data, 0.01 /cm where a line crosses, for engines that need a start."""
+        """Return the default start of engines: 0.01 /cm where a line crosses, in the library of the data."""
         sensitivity = self.sensitivity
         xp = array_namespace(sensitivity)
         y, shape = self.data, self.projector.out_shape

@@ -315,7 +315,7 @@ def test_priors_that_are_not_smooth_are_refused():
 def test_misuse_is_explained():
     with pytest.raises(TypeError, match="no place for the prior of an Objective"):
         osem(F + PRIOR, START, 3)
-    with pytest.raises(TypeError, match="needs a prior with a gradient .*got Objective"):
+    with pytest.raises(TypeError, match=r"needs a prior with a gradient .*got Objective"):
         svrg(F, F + PRIOR, START, 3)
     with pytest.raises(TypeError, match="start must be an array"):
         osem(F, [1.0, 2.0], 3)

@@ -15,7 +15,7 @@ from torch import nn
 
 from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, like, to_numpy
 from emrecon.recon import Iterate, PoissonLikelihood, ProximablePrior, em_fuse, em_step, sequential
-from emrecon.recon.engines.loop import begin, constant
+from emrecon.recon.engines.loop import begin, detached
 from emrecon.recon.engines.schedules import Order
 from emrecon.recon.likelihoods import Likelihood, sensitivity_like
 
@@ -308,7 +308,7 @@ def _begin(likelihood: Any, start: Array | Iterate | None, n_subsets: int, itera
     if start is None:
         with torch.no_grad():
             at = at._replace(image=at.image * activity_scale(parts, at.image))
-    return constant(at), parts
+    return detached(at), parts
 
 
 def _last(iterates: Iterator[Any], start: Any, n_iterations: int) -> Array:
