@@ -250,8 +250,8 @@ def contrast_recovery(
         hot    (m_H / m_B - 1) / (a_H / a_B - 1)
         cold   1 - m_C / m_B,  which is the same with a_C = 0
 
-    image : (..., x, y, z).  region, background : `RegionOfInterest`, or booleans or parts of voxels
-        of the image's shape; m are their means.  ratio : the true activity of the region over that of the background; 0 for a cold one.
+    image : (..., x, y, z).  ratio : the true activity of the region over that of the background; 0 for a cold one.
+    region, background : `RegionOfInterest`, or booleans or parts of voxels of the image's shape; m are their means.
     Raises ValueError for a ratio that is negative or 1, a background without activity, and NaN.
     """
     if not 0 <= ratio < math.inf or ratio == 1:
