@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emrecon.projectors import ImageGrid
-from emrecon.projectors.core.arrays import to_numpy
+from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.core.errors import FormatError, check_size, naming, require_file
 from emrecon.projectors.core.files import atomic_path
+
+if TYPE_CHECKING:
+    from nibabel import Nifti1Image
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
@@ -20,7 +23,7 @@ _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 _OBLIQUE = 1e-3
 
 
-def write_nifti(path: str | os.PathLike[str], image: Any, grid: ImageGrid) -> None:
+def write_nifti(path: str | os.PathLike[str], image: Array, grid: ImageGrid) -> None:
     """Write an image (x, y, z) on `grid` as NIfTI-1 float32, `.nii` or `.nii.gz`, atomically.
 
     The values keep their order; the affine says that x runs to the left and y to the back (NIfTI itself counts to the
@@ -35,7 +38,7 @@ def write_nifti(path: str | os.PathLike[str], image: Any, grid: ImageGrid) -> No
         raise ValueError(f"write_nifti: {path} must end in .nii or .nii.gz")
     if values.shape != grid.shape:
         raise ValueError(
-            f"write_nifti: an image of shape {values.shape} does not fit a grid of {grid.shape}; one image per file"
+            f"write_nifti: an image of shape {values.shape} does not fit a grid of {grid.shape}; a file holds one image"
         )
     if values.dtype.kind not in "buif":
         raise ValueError(f"write_nifti: a NIfTI image holds real numbers, got {values.dtype}")
@@ -65,13 +68,13 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
     check_size(path, volume.shape, "the voxels")
     shape = _volume_shape(path, volume.shape)
     if volume.get_data_dtype().kind not in "buif":
-        raise FormatError(f"{path} holds {volume.get_data_dtype()} voxels; only real numbers are read")
+        raise FormatError(f"{path} holds {volume.get_data_dtype()} voxels; only real numbers are supported")
     affine = _clean(volume.affine) * _unit(volume)
     _check_affine(path, affine)
     return _to_lps(path, _values(path, volume).reshape(shape), affine)
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> Nifti1Image:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
@@ -79,11 +82,11 @@ def _load(path: Path) -> Any:
     try:
         volume = nibabel.load(path)
     except (ImageFileError, HeaderDataError) as error:
-        raise FormatError(f"{path} is not a NIfTI file nibabel can read ({error}); wrong suffix?") from error
+        raise FormatError(f"{path} is not a NIfTI file that nibabel can read ({error}); wrong suffix?") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise FormatError(f"{path}: the NIfTI header cannot be read ({error}); truncated or damaged?") from error
     if not isinstance(volume, (nibabel.Nifti1Image, nibabel.Nifti1Pair)):
-        raise FormatError(f"{path} is {type(volume).__name__}, not NIfTI; convert it first")
+        raise FormatError(f"{path} is a {type(volume).__name__}, not NIfTI; convert it first")
     return volume
 
 
@@ -91,11 +94,11 @@ def _volume_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) < 2 or min(shape) < 1:
         raise FormatError(f"{path} has shape {shape}; expected (x, y, z)")
     if any(n != 1 for n in shape[3:]):
-        raise FormatError(f"{path} has shape {shape}, several volumes; save one of them as its own file")
+        raise FormatError(f"{path} holds several volumes, shape {shape}; save one of them as its own file")
     return (*shape[:3], 1)[:3]
 
 
-def _values(path: Path, volume: Any) -> np.ndarray:
+def _values(path: Path, volume: Nifti1Image) -> np.ndarray:
     double = volume.get_data_dtype() == np.float64
     try:
         return np.asarray(volume.get_fdata(dtype=np.float64 if double else np.float32, caching="unchanged"))
@@ -108,7 +111,7 @@ def _clean(affine: np.ndarray) -> np.ndarray:
     return np.array([[float(str(np.float32(value))) for value in row] for row in affine])
 
 
-def _unit(volume: Any) -> np.ndarray:
+def _unit(volume: Nifti1Image) -> np.ndarray:
     try:
         factor = _MILLIMETRES[volume.header.get_xyzt_units()[0]]
     except KeyError:

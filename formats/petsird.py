@@ -11,12 +11,17 @@ from importlib import import_module
 from itertools import pairwise
 from math import pi
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from emrecon.projectors import PETScanner, TimeOfFlight
 from emrecon.projectors.core.errors import FormatError, require_file
+
+if TYPE_CHECKING:
+    import petsird
 
 __all__ = [
     "PETSIRDBlock",
@@ -57,10 +62,10 @@ class PETSIRDEfficiencies:
     groups: Mapping[Pair, np.ndarray]
     pair: Mapping[Pair, np.ndarray]
 
-    def of(self, events: Any) -> np.ndarray:
+    def of(self, events: ArrayLike) -> np.ndarray:
         """Return the efficiency of every event, (n,) float64.
 
-        events : (n, 2 or more) crystal numbers of both ends in either order; further columns are left unread.
+        events : (n, 2 or more) crystal numbers of both ends in either order; further columns are ignored.
         """
         ends = self.elements[np.asarray(events)[:, :2]]
         first, second = ends[:, 0], ends[:, 1]
@@ -182,7 +187,7 @@ def read_petsird(
     TOF bins of PETSIRD are (arrival at the first end - arrival at the second) c / 2, which is positive towards the
     second end, as here: they stay as they are.
     Raises ImportError without the package petsird; FileNotFoundError; FormatError (a ValueError) that names the file
-    where it is truncated, damaged, no PETSIRD or of another version, for TOF bins that are not even or differ between
+    where it is truncated, damaged, not PETSIRD or of another version, for TOF bins that are not even or differ between
     module types, for a gantry that moves and, here only, for a bed that does.
     """
     with _opened(path, tof, energy_window, module_types) as (header, blocks):
@@ -223,7 +228,7 @@ def petsird_blocks(
 ) -> Iterator[PETSIRDBlock]:
     """Yield the time blocks with events of a PETSIRD file, one at a time in memory.
 
-    Arguments and errors are those of `read_petsird`; damage is met where it lies, after the blocks before it.
+    Arguments and errors are those of `read_petsird`; a damaged file raises after the whole blocks before the damage.
     """
     with _opened(path, tof, energy_window, module_types) as (_, blocks):
         yield from blocks
@@ -246,7 +251,7 @@ def _opened(
         yield header, _blocks(package, reader, layout, numbers, header.tof)
 
 
-def _package() -> Any:
+def _package() -> ModuleType:
     try:
         return import_module("petsird")
     except ImportError as error:
@@ -264,7 +269,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise FormatError(f"{path} ends too early for a PETSIRD file; was the copy interrupted?") from error
     except RuntimeError as error:
         raise FormatError(
-            f"{path} is no binary PETSIRD file of the version that the installed petsird reads ({error})"
+            f"{path} is not a binary PETSIRD file of the version that the installed package petsird reads ({error})"
         ) from error
     except _DAMAGES as error:
         raise FormatError(f"{path} is damaged: {error}") from error
@@ -289,13 +294,15 @@ class _Layout:
     window: Mapping[int, np.ndarray]
 
     @classmethod
-    def of(cls, scanner: Any, energy_window: tuple[float, float] | None, module_types: Pair | None) -> _Layout:
+    def of(
+        cls, scanner: petsird.ScannerInformation, energy_window: tuple[float, float] | None, module_types: Pair | None
+    ) -> _Layout:
         n_types = len(scanner.scanner_geometry.replicated_modules)
         pairs = tuple((a, b) for a in range(n_types) for b in range(a + 1))
         if module_types is not None:
             chosen = (max(module_types), min(module_types))
             if chosen not in pairs:
-                raise FormatError(f"the module types are 0 to {n_types - 1}, there is no pair {module_types}")
+                raise FormatError(f"the module types are 0 to {n_types - 1}, so there is no pair {module_types}")
             pairs = (chosen,)
         shape, first, window, total = {}, {}, {}, 0
         for kind in sorted({kind for pair in pairs for kind in pair}):
@@ -331,7 +338,7 @@ def _within(edges: np.ndarray, energy_window: tuple[float, float] | None, kind: 
 # ---- the header -----------------------------------------------------------------------------------------------------
 
 
-def _header(scanner: Any, layout: _Layout, tof: bool) -> tuple[PETSIRDHeader, np.ndarray]:
+def _header(scanner: petsird.ScannerInformation, layout: _Layout, tof: bool) -> tuple[PETSIRDHeader, np.ndarray]:
     """Return (header, our number of every crystal in the file's order)."""
     if int(scanner.prompt_event_policy.value) == 0:
         raise FormatError("the file holds no coincidences (its prompt event policy is NONE)")
@@ -357,7 +364,7 @@ def _header(scanner: Any, layout: _Layout, tof: bool) -> tuple[PETSIRDHeader, np
     return header, numbers
 
 
-def _positions(scanner: Any, kind: int) -> np.ndarray:
+def _positions(scanner: petsird.ScannerInformation, kind: int) -> np.ndarray:
     """The middle of every crystal of a module type in mm, (modules * elements, 3)."""
     modules = scanner.scanner_geometry.replicated_modules[kind]
     crystals = modules.object.detecting_elements
@@ -366,7 +373,7 @@ def _positions(scanner: Any, kind: int) -> np.ndarray:
     return _moved(_matrices(modules.transforms), within).reshape(-1, 3)
 
 
-def _matrices(transforms: Iterable[Any]) -> np.ndarray:
+def _matrices(transforms: Iterable[petsird.RigidTransformation]) -> np.ndarray:
     return np.array([transform.matrix for transform in transforms], float).reshape(-1, 3, 4)
 
 
@@ -412,37 +419,39 @@ def _deviation(ring: np.ndarray) -> np.ndarray:
     return turned - 2 * pi * np.floor(turned.mean() / (2 * pi) + 0.5)
 
 
-def _time_of_flight(scanner: Any, layout: _Layout) -> TimeOfFlight | None:
+def _time_of_flight(scanner: petsird.ScannerInformation, layout: _Layout) -> TimeOfFlight | None:
     """The TOF bins that all pairs of module types share; None for one bin, the coincidence window."""
     bins = {(a, b): _tof_of(scanner, a, b) for a, b in layout.pairs}
     if len(set(bins.values())) > 1:
         listed = "; ".join(f"{pair}: {value or 'none'}" for pair, value in bins.items())
         raise FormatError(
-            f"TOF bins differ between module types ({listed}); read one pair with module_types=, or without, tof=False"
+            f"TOF bins differ between module types ({listed}); choose one pair with module_types=, or pass tof=False"
         )
     return bins[layout.pairs[0]]
 
 
-def _tof_of(scanner: Any, a: int, b: int) -> TimeOfFlight | None:
+def _tof_of(scanner: petsird.ScannerInformation, a: int, b: int) -> TimeOfFlight | None:
     edges = np.asarray(scanner.tof_bin_edges[a][b].edges, float)
     if edges.size <= 2:
         return None
     width = (edges[-1] - edges[0]) / (edges.size - 1)
     even = edges[0] + width * np.arange(edges.size)
     if not width > 0 or not np.abs(edges - even).max() <= _EVEN * width:
-        raise FormatError(f"module types {(a, b)} have TOF bins of different widths; read them with tof=False")
+        raise FormatError(f"module types {(a, b)} have TOF bins of different widths; pass tof=False")
     if abs(edges[0] + edges[-1]) > _EVEN * width:
         raise FormatError(
             f"module types {(a, b)} have TOF bins from {edges[0]:g} to {edges[-1]:g} mm, not centred on the line; "
-            "read them with tof=False"
+            "pass tof=False"
         )
     resolution = float(scanner.tof_resolution[a][b])
     if not resolution > 0:
-        raise FormatError(f"module types {(a, b)} have a TOF resolution of {resolution:g} mm; read with tof=False")
+        raise FormatError(f"module types {(a, b)} have a TOF resolution of {resolution:g} mm; pass tof=False")
     return TimeOfFlight(edges.size - 1, float(width), resolution)
 
 
-def _efficiencies(scanner: Any, layout: _Layout, elements: np.ndarray) -> PETSIRDEfficiencies | None:
+def _efficiencies(
+    scanner: petsird.ScannerInformation, layout: _Layout, elements: np.ndarray
+) -> PETSIRDEfficiencies | None:
     """Return the efficiencies of the energy bins that are read; what the file leaves out is 1."""
     stored = scanner.detection_efficiencies
     singles, groups, pairs = (
@@ -472,7 +481,7 @@ def _group_table(rows: list[list[int]], layout: _Layout, a: int, b: int) -> np.n
     return table
 
 
-def _pair_table(groups: list[Any], layout: _Layout, a: int, b: int) -> np.ndarray:
+def _pair_table(groups: list[petsird.ModulePairEfficiencies], layout: _Layout, a: int, b: int) -> np.ndarray:
     (_, elements1, energies1), (_, elements2, energies2) = layout.shape[a], layout.shape[b]
     shape = (len(groups), elements1, energies1, elements2, energies2)
     return np.array([group.values for group in groups], np.float32).reshape(shape)
@@ -482,7 +491,11 @@ def _pair_table(groups: list[Any], layout: _Layout, a: int, b: int) -> np.ndarra
 
 
 def _blocks(
-    package: Any, reader: Any, layout: _Layout, numbers: np.ndarray, tof: TimeOfFlight | None
+    package: ModuleType,
+    reader: petsird.BinaryPETSIRDReader,
+    layout: _Layout,
+    numbers: np.ndarray,
+    tof: TimeOfFlight | None,
 ) -> Iterator[PETSIRDBlock]:
     kinds, bed = package.TimeBlock, None
     for block in reader.read_time_blocks():
@@ -501,15 +514,17 @@ def _blocks(
             yield PETSIRDBlock(start, stop, _events(events.prompt_events, layout, numbers, tof), delayed, bed)
 
 
-def _events(lists: list[list[list[Any]]], layout: _Layout, numbers: np.ndarray, tof: TimeOfFlight | None) -> np.ndarray:
+def _events(
+    lists: list[list[list[petsird.CoincidenceEvent]]], layout: _Layout, numbers: np.ndarray, tof: TimeOfFlight | None
+) -> np.ndarray:
     """The coincidences of all pairs of module types, (n, 2 or 3)."""
     width = 2 if tof is None else 3
-    # rows beyond the module types are left unread, as by petsird's own analysis
+    # rows beyond the module types are ignored, as by petsird's own analysis
     return _joined([_of_pair(lists[a][b], layout, (a, b), numbers, tof) for a, b in layout.pairs if lists], width)
 
 
 def _of_pair(
-    events: list[Any], layout: _Layout, pair: Pair, numbers: np.ndarray, tof: TimeOfFlight | None
+    events: list[petsird.CoincidenceEvent], layout: _Layout, pair: Pair, numbers: np.ndarray, tof: TimeOfFlight | None
 ) -> np.ndarray:
     values = np.array([(*event.detection_bins, event.tof_idx) for event in events], np.int64).reshape(-1, 3)
     keep = np.ones(len(values), bool)

@@ -6,20 +6,29 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from emrecon.projectors import ImageGrid, PETSinogram, Scan
-from emrecon.projectors.core.arrays import to_numpy
+from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.core.errors import FormatError, naming, require_file
 
-from . import nifti
-from .hdf5 import dynamic, files, windows
-from .interfile import pet, pet_writing, spect
+from .hdf5 import files as native
+from .hdf5.dynamic import describe_dynamic
+from .hdf5.windows import describe_windowed_scan
+from .interfile import (
+    PETSinogramFacts,
+    read_interfile,
+    read_interfile_image,
+    read_interfile_pet,
+    write_interfile,
+    write_interfile_image,
+    write_interfile_pet,
+)
 from .interfile.header import load_header
-from .siemens import petlink
+from .nifti import read_nifti, write_nifti
+from .siemens import PETLink, is_petlink, read_petlink
 from .summary import image_summary, scan_summary, sinogram_facts
 
 _PATTERNS = {
@@ -31,7 +40,7 @@ _PATTERNS = {
 _KNOWN = ".h5 .hdf5 (emrecon), .nii .nii.gz (NIfTI), .hs .hv .h33 .h00 (Interfile)"
 
 
-def read_scan(path: str | os.PathLike[str], **overrides: Any) -> Scan:
+def read_scan(path: str | os.PathLike[str], **overrides: object) -> Scan:
     """Return the scan in an emrecon HDF5 file or an Interfile header.
 
     overrides : values that replace those of an Interfile header, see `read_interfile` and `read_interfile_pet`.
@@ -40,80 +49,81 @@ def read_scan(path: str | os.PathLike[str], **overrides: Any) -> Scan:
     """
     kind = _kind_of(path)
     if kind == "interfile":
-        return _read_pet(path, **overrides) if _is_pet(path) else spect.read_interfile(path, **overrides)
+        return _read_pet(path, **overrides) if _is_pet(path) else read_interfile(path, **overrides)
     if kind == "nifti":
-        raise FormatError(f"{path} is a NIfTI image, which cannot hold a scan; use read_image?")
+        raise FormatError(f"{path} is a NIfTI image, which cannot hold a scan; did you mean read_image?")
     if overrides:
         raise TypeError(
-            f"an HDF5 scan takes no overrides, got {', '.join(overrides)}; use dataclasses.replace on the scan"
+            f"values of an HDF5 scan cannot be replaced while reading, got {', '.join(overrides)}; use "
+            "dataclasses.replace on the scan"
         )
-    return files.read_scan(path)
+    return native.read_scan(path)
 
 
 def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
     """Write a scan as HDF5 (.h5, .hdf5: everything is kept) or Interfile (.hs: counts and geometry)."""
     kind = _kind_by_name(path)
     if kind not in ("hdf5", "interfile"):
-        raise ValueError(f"{path}: scans are written as .h5, .hdf5 (HDF5) or .hs (Interfile)")
+        raise ValueError(f"{path}: a scan is written as .h5, .hdf5 (HDF5) or .hs (Interfile)")
     if kind == "hdf5":
-        files.write_scan(path, scan)
+        native.write_scan(path, scan)
     elif isinstance(scan.geometry, PETSinogram):
         if np.any(to_numpy(scan.background) != 0) or np.any(to_numpy(scan.factors) != 1):
-            raise ValueError(f"{path}: Interfile holds counts only; background and factors need HDF5 or own files")
-        facts = pet.PETSinogramFacts(
+            raise ValueError(f"{path}: Interfile holds counts only; write HDF5 to keep background and factors")
+        facts = PETSinogramFacts(
             duration=scan.duration,
             radionuclide=scan.radionuclide,
             energy_window=scan.energy_window,
             description=scan.description,
         )
-        pet_writing.write_interfile_pet(path, scan.counts, scan.geometry, facts)
+        write_interfile_pet(path, scan.counts, scan.geometry, facts)
     else:
-        spect.write_interfile(path, scan)
+        write_interfile(path, scan)
 
 
 def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
     """Return (image, grid) from an emrecon HDF5 file, a NIfTI file or an Interfile header.
 
-    Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files.
+    Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged native.
     """
     readers: dict[str, Callable[..., tuple[np.ndarray, ImageGrid]]] = {
-        "hdf5": files.read_image,
-        "nifti": nifti.read_nifti,
-        "interfile": spect.read_interfile_image,
+        "hdf5": native.read_image,
+        "nifti": read_nifti,
+        "interfile": read_interfile_image,
     }
     return readers[_kind_of(path)](path)
 
 
-def write_image(path: str | os.PathLike[str], image: Any, grid: ImageGrid) -> None:
+def write_image(path: str | os.PathLike[str], image: Array, grid: ImageGrid) -> None:
     """Write an image on its grid as HDF5 (.h5, .hdf5), NIfTI (.nii, .nii.gz) or Interfile (.hv, .h33)."""
     kind = image_kind(path)
     writers: dict[str, Callable[..., None]] = {
-        "hdf5": files.write_image,
-        "nifti": nifti.write_nifti,
-        "interfile": spect.write_interfile_image,
+        "hdf5": native.write_image,
+        "nifti": write_nifti,
+        "interfile": write_interfile_image,
     }
     writers[kind](path, image, grid)
 
 
-def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+def describe(path: str | os.PathLike[str]) -> dict[str, object]:
     """Return what a file holds as names and plain values, for `emrecon info`; the file is read and checked in full."""
     kind = _kind_of(path)
     if kind == "hdf5":
         describers = {
-            "dynamic": dynamic.describe_dynamic,
-            "gated": dynamic.describe_dynamic,
-            "windowed-scan": windows.describe_windowed_scan,
+            "dynamic": describe_dynamic,
+            "gated": describe_dynamic,
+            "windowed-scan": describe_windowed_scan,
         }
-        return describers.get(files.kind_of(path), files.describe)(path)
+        return describers.get(native.kind_of(path), native.describe)(path)
     if kind == "nifti":
-        return {"format": "NIfTI"} | image_summary(*nifti.read_nifti(path))
-    if petlink.is_petlink(path):
-        return _petlink_summary(petlink.read_petlink(path))
+        return {"format": "NIfTI"} | image_summary(*read_nifti(path))
+    if is_petlink(path):
+        return _petlink_summary(read_petlink(path))
     if _is_pet(path):
         return {"format": "Interfile"} | scan_summary(_read_pet(path))
     if "number of projections" in load_header(path, {}, ()).keys:
-        return {"format": "Interfile"} | scan_summary(spect.read_interfile(path))
-    return {"format": "Interfile"} | image_summary(*spect.read_interfile_image(path))
+        return {"format": "Interfile"} | scan_summary(read_interfile(path))
+    return {"format": "Interfile"} | image_summary(*read_interfile_image(path))
 
 
 def _is_pet(path: str | os.PathLike[str]) -> bool:
@@ -122,14 +132,20 @@ def _is_pet(path: str | os.PathLike[str]) -> bool:
     return header.plain("type of data") == "pet" and header.plain("pet data type") != "image"
 
 
-def _read_pet(path: str | os.PathLike[str], **overrides: Any) -> Scan:
-    counts, sinogram, facts = pet.read_interfile_pet(path, **overrides)
-    more = {name: getattr(facts, name) for name in ("duration", "radionuclide", "energy_window", "description")}
+def _read_pet(path: str | os.PathLike[str], **overrides: object) -> Scan:
+    counts, sinogram, facts = read_interfile_pet(path, **overrides)
     with naming(Path(path)):
-        return Scan(counts, sinogram, **more)
+        return Scan(
+            counts,
+            sinogram,
+            duration=facts.duration,
+            radionuclide=facts.radionuclide,
+            energy_window=facts.energy_window,
+            description=facts.description,
+        )
 
 
-def _petlink_summary(scan: petlink.PETLink) -> dict[str, Any]:
+def _petlink_summary(scan: PETLink) -> dict[str, object]:
     prompts = delays = 0
     for chunk in scan.chunks():
         prompts, delays = prompts + len(chunk.prompts), delays + len(chunk.delays)
@@ -153,7 +169,7 @@ def image_kind(path: str | os.PathLike[str]) -> str:
     """
     kind = _kind_by_name(path)
     if kind is None:
-        raise ValueError(f"{path}: no format has this suffix; known: {_KNOWN}")
+        raise ValueError(f"{path}: unknown suffix; choose from {_KNOWN}")
     return kind
 
 
@@ -172,4 +188,4 @@ def _kind_of(path: str | os.PathLike[str]) -> str:
         return "hdf5"
     if re.search(rb"^\s*!?\s*INTERFILE\s*:=", start, re.IGNORECASE | re.MULTILINE):
         return "interfile"
-    raise FormatError(f"{path}: neither the suffix nor the content belongs to a known format; known: {_KNOWN}")
+    raise FormatError(f"{path}: neither the suffix nor the content is of a known format; known are {_KNOWN}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from emrecon.projectors import ImageGrid, PETSinogram, Scan, SPECTGeometry
+from emrecon.projectors.core.arrays import Array
 
 
-def scan_summary(scan: Scan) -> dict[str, Any]:
+def scan_summary(scan: Scan) -> dict[str, object]:
     """Return the facts about a scan, ready to print; what is unknown is left out."""
     geometry, counts = scan.geometry, np.asarray(scan.counts)
     where = sinogram_facts(geometry) if isinstance(geometry, PETSinogram) else _camera_facts(geometry)
@@ -29,7 +28,7 @@ def scan_summary(scan: Scan) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def _camera_facts(geometry: SPECTGeometry) -> dict[str, Any]:
+def _camera_facts(geometry: SPECTGeometry) -> dict[str, object]:
     return {
         "views": geometry.n_views,
         "bins": geometry.n_bins,
@@ -42,7 +41,7 @@ def _camera_facts(geometry: SPECTGeometry) -> dict[str, Any]:
     }
 
 
-def sinogram_facts(sinogram: PETSinogram) -> dict[str, Any]:
+def sinogram_facts(sinogram: PETSinogram) -> dict[str, object]:
     """Return the facts about a PET sinogram's bins."""
     tof = sinogram.tof
     timing = None if tof is None else f"{tof.n_bins} of {tof.bin_width:.4g} mm, resolution {tof.fwhm:.4g} mm"
@@ -58,7 +57,7 @@ def sinogram_facts(sinogram: PETSinogram) -> dict[str, Any]:
     }
 
 
-def image_summary(image: np.ndarray, grid: ImageGrid) -> dict[str, Any]:
+def image_summary(image: np.ndarray, grid: ImageGrid) -> dict[str, object]:
     """Return the facts about an image, ready to print."""
     return {
         "holds": "image",
@@ -76,6 +75,6 @@ def _range(values: np.ndarray) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _value(values: Any) -> str:
+def _value(values: Array | float) -> str:
     array = np.asarray(values)
     return f"{array:g}" if array.ndim == 0 else f"{_range(array)}, {' x '.join(map(str, array.shape))} {array.dtype}"

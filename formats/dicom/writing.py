@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from emrecon import __version__
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import to_numpy
 
@@ -86,7 +86,7 @@ def _series_attributes(facts: PETFacts) -> dict[str, Any]:
     return {
         "Modality": "PT",
         "Manufacturer": "emrecon",
-        "SoftwareVersions": _version(),
+        "SoftwareVersions": __version__,
         "SeriesInstanceUID": generate_uid(None),
         "SeriesNumber": (facts.series_number or 0) + 1000,  # beside the series it comes from
         "SeriesDescription": (facts.series_description or "")[:64],
@@ -234,13 +234,6 @@ def _patient_orientation(position: str | None) -> dict[str, Any]:
         "PatientOrientationCodeSequence": [recumbent],
         "PatientGantryRelationshipCodeSequence": [_code_item(first)],
     }
-
-
-def _version() -> str:
-    try:
-        return version("emrecon")
-    except PackageNotFoundError:
-        return "of unknown version"
 
 
 @contextmanager

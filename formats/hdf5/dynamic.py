@@ -8,17 +8,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import h5py
 import numpy as np
 
-from emrecon.projectors import PETSinogram, Scan
+from emrecon.projectors import PETSinogram, Scan, SPECTGeometry
 from emrecon.projectors.core.errors import FormatError, check_size
 from emrecon.projectors.scan.dynamic import DynamicScan, Frames, GatedScan, ScanSeries
 
 from ..summary import scan_summary
-from . import files
+from .files import kind_of
+from .geometry import load_geometry, put_geometry
+from .storage import (
+    creating,
+    dataset_of,
+    energy_window_of,
+    load,
+    number_of,
+    opened,
+    optional_put,
+    optional_text,
+    original_dtype,
+    plain,
+    put,
+    store,
+    text_of,
+)
 
 SCHEMA_VERSION = 1
 """The version of the schemas "dynamic" and "gated" that is written."""
@@ -35,15 +51,15 @@ def write_dynamic(path: str | os.PathLike[str], scan: DynamicScan | GatedScan) -
         raise TypeError(f"write_dynamic expects a DynamicScan or a GatedScan, got {type(scan).__name__}; write_scan?")
     if len(scan) > _MOST:
         raise ValueError(f"write_dynamic writes up to {_MOST} frames or gates, got {len(scan)}; join some")
-    with files._creating(path, "dynamic" if isinstance(scan, DynamicScan) else "gated", SCHEMA_VERSION) as file:
+    with creating(path, "dynamic" if isinstance(scan, DynamicScan) else "gated", SCHEMA_VERSION) as file:
         if isinstance(scan, DynamicScan):
-            files._put(file, "frames/starts", scan.frames.starts, "s")
-            files._put(file, "frames/durations", scan.frames.durations, "s")
-            files._put(file, "frames/schedule", scan.schedule, "1")
-            files._put(file, "frames/reference", scan.reference, "s")
+            put(file, "frames/starts", scan.frames.starts, "s")
+            put(file, "frames/durations", scan.frames.durations, "s")
+            put(file, "frames/schedule", scan.schedule, "1")
+            put(file, "frames/reference", scan.reference, "s")
         else:
-            files._put(file, "gates/durations", scan.durations, "s")
-            files._put(file, "gates/cyclic", scan.cyclic, "1")
+            put(file, "gates/durations", scan.durations, "s")
+            put(file, "gates/cyclic", scan.cyclic, "1")
         _put_series(file, scan)
 
 
@@ -53,28 +69,28 @@ def read_dynamic(path: str | os.PathLike[str]) -> DynamicScan:
     Raises FileNotFoundError where there is no file; FormatError, which names the file and the likely cause, where it is
     not HDF5, truncated, of another kind, of a newer schema, incomplete, of absurd size, or fails a checksum.
     """
-    with files._opened(path, "dynamic") as file:
+    with opened(path, "dynamic") as file:
         starts, durations, schedule, reference = (
-            files._load(file, f"frames/{name}") for name in ("starts", "durations", "schedule", "reference")
+            load(file, f"frames/{name}") for name in ("starts", "durations", "schedule", "reference")
         )
         frames = Frames(starts, durations)
-        more: dict[str, Any] = {"reference": files._number(reference, "frames/reference"), "schedule": schedule}
-        values = _load_series(file, len(frames))
-        return DynamicScan(values.pop("counts"), values.pop("geometry"), frames, **values, **more)
+        fields = _load_series(file, len(frames))
+        return DynamicScan(
+            frames=frames, reference=number_of(reference, "frames/reference"), schedule=schedule, **fields
+        )
 
 
 def read_gated(path: str | os.PathLike[str]) -> GatedScan:
     """Return the gated scan of a file that `write_dynamic` wrote; raises as `read_dynamic` does."""
-    with files._opened(path, "gated") as file:
-        durations = files._load(file, "gates/durations")
-        cyclic = bool(files._number(files._load(file, "gates/cyclic"), "gates/cyclic"))
-        values = _load_series(file, len(np.atleast_1d(durations)))
-        return GatedScan(values.pop("counts"), values.pop("geometry"), durations, **values, cyclic=cyclic)
+    with opened(path, "gated") as file:
+        durations = load(file, "gates/durations")
+        cyclic = bool(number_of(load(file, "gates/cyclic"), "gates/cyclic"))
+        return GatedScan(durations=durations, cyclic=cyclic, **_load_series(file, len(np.atleast_1d(durations))))
 
 
-def describe_dynamic(path: str | os.PathLike[str]) -> dict[str, Any]:
+def describe_dynamic(path: str | os.PathLike[str]) -> dict[str, object]:
     """Return what a file of a dynamic or gated scan holds as names and plain values, after verifying all of it."""
-    kind = files.kind_of(path)
+    kind = kind_of(path)
     scan = read_dynamic(path) if kind == "dynamic" else read_gated(path)
     facts = scan_summary(Scan(scan.counts, scan.geometry, scan.background, scan.factors))
     low, high = scan.seconds.min(), scan.seconds.max()
@@ -95,39 +111,44 @@ def _put_series(file: h5py.File, scan: ScanSeries) -> None:
         values = getattr(scan, name)
         if getattr(values, "ndim", 0) > len(scan.geometry.shape) and values.shape[0] == len(scan):
             for i in range(len(scan)):
-                files._store(file, _name(name, i), values[i, ...], units)
+                store(file, _name(name, i), values[i, ...], units)
         else:
-            files._store(file, name, values, units)
-    if scan.energy_window is not None:
-        files._put(file, "energy_window", scan.energy_window, "keV")
-    if scan.radionuclide is not None:
-        files._put(file, "radionuclide", scan.radionuclide, "")
-    files._put(file, "description", scan.description, "")
-    if isinstance(scan.geometry, PETSinogram):
-        files._put_sinogram(file, scan.geometry)
-    else:
-        for name, units in files._GEOMETRY_UNITS.items():
-            files._put(file, f"geometry/{name}", getattr(scan.geometry, name), units)
+            store(file, name, values, units)
+    optional_put(file, "energy_window", scan.energy_window, "keV")
+    optional_put(file, "radionuclide", scan.radionuclide, "")
+    put(file, "description", scan.description, "")
+    put_geometry(file, scan.geometry)
 
 
-def _load_series(file: h5py.File, n: int) -> dict[str, Any]:
-    """The fields that both kinds share; n is checked before anything is read."""
+class _Fields(TypedDict):
+    """The fields that dynamic and gated scans share."""
+
+    counts: np.ndarray
+    geometry: SPECTGeometry | PETSinogram
+    background: np.ndarray | float
+    factors: np.ndarray | float
+    radionuclide: str | None
+    energy_window: tuple[float, float] | None
+    description: str
+
+
+def _load_series(file: h5py.File, n: int) -> _Fields:
+    """The shared fields of n frames or gates; n is checked before anything is read."""
     if n > _MOST:
         raise FormatError(f"{file.filename} announces {n} frames, more than {_MOST}; edited by hand?")
-    window = files._energy_window(file)
     return {
         "counts": _load_parts(file, "counts", n),
-        "geometry": files._load_sinogram(file) if "geometry/scanner" in file else files._load_camera(file),
+        "geometry": load_geometry(file),
         "background": _load_values(file, "background", n),
         "factors": _load_values(file, "factors", n),
-        "radionuclide": files._text(file, "radionuclide") if "radionuclide" in file else None,
-        "energy_window": window,
-        "description": files._text(file, "description"),
+        "radionuclide": optional_text(file, "radionuclide"),
+        "energy_window": energy_window_of(file),
+        "description": text_of(file, "description"),
     }
 
 
-def _load_values(file: h5py.File, name: str, n: int) -> Any:
-    return _load_parts(file, name, n) if _name(name, 0) in file else files._plain(files._load(file, name))
+def _load_values(file: h5py.File, name: str, n: int) -> np.ndarray | float:
+    return _load_parts(file, name, n) if _name(name, 0) in file else plain(load(file, name))
 
 
 def _load_parts(file: h5py.File, name: str, n: int) -> np.ndarray:
@@ -143,13 +164,13 @@ def _load_parts(file: h5py.File, name: str, n: int) -> np.ndarray:
         raise FormatError(f"{file.filename}: several {name} are one and the same dataset; edited by hand?")
     values = np.empty((n, *shape), dtype)
     for i in range(n):
-        values[i] = files._load(file, _name(name, i))
+        values[i] = load(file, _name(name, i))
     return values
 
 
 def _kind(file: h5py.File, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    dataset = files._dataset(file, name)
-    return tuple(dataset.shape), files._original_dtype(file, dataset)
+    dataset = dataset_of(file, name)
+    return tuple(dataset.shape), original_dtype(file, dataset)
 
 
 def _name(name: str, i: int) -> str:

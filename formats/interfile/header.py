@@ -7,9 +7,9 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import TypeVar, overload
 
 import numpy as np
 
@@ -19,7 +19,7 @@ _LARGEST_HEADER = 2**20
 _BLOCK = 2048
 _LONGEST_NAME = 200
 _REQUIRED = object()
-_FORMATS = {
+_FORMATS: dict[str, tuple[str, tuple[int, ...], int | None]] = {
     "unsigned integer": ("u", (1, 2, 4, 8), None),
     "signed integer": ("i", (1, 2, 4, 8), None),
     "float": ("f", (4, 8), None),
@@ -29,6 +29,9 @@ _FORMATS = {
 _ORDERS = {"littleendian": "<", "bigendian": ">", "little": "<", "big": ">"}
 _MULTIPLES = ("number of energy windows", "number of time frames", "number of detector heads", "number of time slots")
 DATA_OVERRIDES = ("byte_order", "number_format", "bytes_per_pixel", "data_offset", "data_file", "scale", "window")
+
+T = TypeVar("T")
+D = TypeVar("D")
 
 
 def parse_header(text: str) -> dict[str, str | tuple[str, ...]]:
@@ -88,7 +91,7 @@ def _normal(name: str) -> str:
     return re.sub(r"\s*\[\s*(\d+)\s*\]", r" [\1]", name)
 
 
-def number(value: Any) -> float:
+def number(value: object) -> float:
     """Return a finite number; reads Fortran's `+2.000000+00` and `1.5D+02`."""
     if isinstance(value, str):
         text = value.strip().upper().replace("D", "E")
@@ -105,7 +108,7 @@ def number(value: Any) -> float:
     return result
 
 
-def positive(value: Any) -> float:
+def positive(value: object) -> float:
     """Return a number above zero."""
     result = number(value)
     if result <= 0:
@@ -113,7 +116,7 @@ def positive(value: Any) -> float:
     return result
 
 
-def whole(value: Any) -> int:
+def whole(value: object) -> int:
     """Return a whole number that is not negative."""
     result = number(value)
     if result < 0 or result != int(result):
@@ -121,12 +124,12 @@ def whole(value: Any) -> int:
     return int(result)
 
 
-def count(value: Any) -> int:
+def count(value: object) -> int:
     """Return a whole number above zero."""
     return whole(positive(value))
 
 
-def numbers(value: Any) -> np.ndarray:
+def numbers(value: object) -> np.ndarray:
     """Return one number or a list of numbers (`a, b` without braces is a list, too) as a vector."""
     entries = split_list(value) if isinstance(value, str) else np.ravel(np.asarray(value, object))
     if len(entries) == 0:
@@ -134,24 +137,24 @@ def numbers(value: Any) -> np.ndarray:
     return np.array([number(entry) for entry in entries])
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """Return a value as an error message shows it: hostile headers have long ones."""
     limits = reprlib.Repr()
     limits.maxstring = 60
     return limits.repr(value)
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """Return text; lists are refused."""
     if not isinstance(value, (str, os.PathLike)):
         raise ValueError("expected text")
     return os.fspath(value)
 
 
-def one_of(choices: Mapping[str, Any]) -> Callable[[Any], Any]:
+def one_of(choices: Mapping[str, T]) -> Callable[[object], T]:
     """Return a converter from the names of `choices`, in any case and spacing, to their values."""
 
-    def convert(value: Any) -> Any:
+    def convert(value: object) -> T:
         name = " ".join(text(value).lower().split())
         if name not in choices:
             raise ValueError(f"expected one of: {', '.join(choices)}")
@@ -166,12 +169,18 @@ class Header:
 
     path: Path
     keys: Mapping[str, str | tuple[str, ...]]
-    overrides: Mapping[str, Any]
+    overrides: Mapping[str, object]
 
-    def get(self, override: str, keys: Sequence[str], convert: Callable[[Any], Any], default: Any = _REQUIRED) -> Any:
+    @overload
+    def get(self, override: str, keys: Sequence[str], convert: Callable[[object], T]) -> T: ...
+    @overload
+    def get(self, override: str, keys: Sequence[str], convert: Callable[[object], T], default: D) -> T | D: ...
+    def get(
+        self, override: str, keys: Sequence[str], convert: Callable[[object], object], default: object = _REQUIRED
+    ) -> object:
         """Return the override, or the first of `keys` that has a value, converted; else the default.
 
-        An override of None counts where the default is None (unknown), and as not given elsewhere.
+        An override of None means "unknown" where the default is None, and "not given" elsewhere.
         Raises FormatError where a value cannot be converted, or is missing and has no default.
         """
         if override in self.overrides and (self.overrides[override] is not None or default is None):
@@ -182,12 +191,16 @@ class Header:
         if value is None and default is not _REQUIRED:
             return default
         if value is None:
-            raise FormatError(f"{self.path}: the key `{keys[0]}` is missing; give its value as {override}=...")
+            raise FormatError(f"{self.path}: the key `{keys[0]}` is missing; pass its value as {override}=...")
         try:
             return convert(value)
         except (ValueError, TypeError, OverflowError) as error:
-            advice = "" if source.endswith("=") else f"; give the right value as {override}=..."
+            advice = "" if source.endswith("=") else f"; pass the right value as {override}=..."
             raise FormatError(f"{self.path}: {source or keys[0]} is {short(value)}, {error}{advice}") from error
+
+    def as_written(self) -> Header:
+        """Return the header without the values that the caller gave."""
+        return replace(self, overrides={})
 
     def plain(self, key: str) -> str:
         """Return the value of a key in lower case, or "" where it is missing."""
@@ -195,13 +208,13 @@ class Header:
         return value.lower() if isinstance(value, str) else ""
 
 
-def load_header(path: str | os.PathLike[str], overrides: Mapping[str, Any], known: Collection[str]) -> Header:
+def load_header(path: str | os.PathLike[str], overrides: Mapping[str, object], known: Collection[str]) -> Header:
     """Read a header file; TypeError for overrides that do not exist, FormatError where it is not Interfile."""
     for name in overrides:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]}=?" if close else f"known: {', '.join(known)}"
-            raise TypeError(f"reading Interfile takes no value {name}=; {hint}")
+            raise TypeError(f"reading Interfile takes no argument {name}=; {hint}")
     path = require_file(path)
     with path.open("rb") as stream:
         raw = stream.read(_LARGEST_HEADER)
@@ -227,7 +240,7 @@ def read_values(header: Header, shape: tuple[int, ...]) -> np.ndarray:
     offset = _block_offset(header, path, n * dtype.itemsize)
     values = np.fromfile(path, dtype, n, offset=offset).astype(dtype.newbyteorder("="), copy=False)
     if values.size != n:
-        raise FormatError(f"{path}: {values.size} of {n} values could be read; changed while reading?")
+        raise FormatError(f"{path}: only {values.size} of {n} values could be read; did the file change meanwhile?")
     if dtype.kind == "f" and not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         raise FormatError(f"{path}: {bad} values are NaN or infinite; wrong byte order, number format or data offset?")
@@ -237,11 +250,13 @@ def read_values(header: Header, shape: tuple[int, ...]) -> np.ndarray:
 def _dtype(header: Header) -> np.dtype:
     # Interfile 3.3 and STIR agree on both defaults: unsigned integer, big endian
     kind, sizes, usual = header.get("number_format", ["number format"], one_of(_FORMATS), _FORMATS["unsigned integer"])
-    default = _REQUIRED if usual is None else usual
-    size = header.get("bytes_per_pixel", ["number of bytes per pixel"], count, default)
+    given = "bytes_per_pixel", ["number of bytes per pixel"], count
+    size = header.get(*given) if usual is None else header.get(*given, usual)
     if size not in sizes:
         name = header.overrides.get("number_format") or header.keys.get("number format", "unsigned integer")
-        raise FormatError(f"{header.path}: {size} bytes per pixel do not make a {name!r}; known: {sizes}")
+        raise FormatError(
+            f"{header.path}: number format {name!r} cannot have {size} bytes per pixel; choose from {sizes}"
+        )
     order = header.get("byte_order", ["imagedata byte order"], one_of(_ORDERS), ">")
     return np.dtype(f"{order}{kind}{size}")
 
@@ -252,22 +267,20 @@ def _data_path(header: Header) -> Path:
     name = header.get("data_file", ["name of data file"], text).strip("\"' ")
     parts = PureWindowsPath(name).parts
     if max(map(len, parts), default=0) > _LONGEST_NAME:
-        raise FormatError(f"{header.path}: the data file's name is {len(name)} letters long; damaged header?")
+        raise FormatError(f"{header.path}: the name of the data file has {len(name)} letters; damaged header?")
     if ".." in parts or "\0" in name:
-        raise FormatError(f"{header.path}: the data file {name!r} leaves the header's folder; give it as data_file=...")
+        raise FormatError(f"{header.path}: the data file {name!r} is outside the header's folder; pass data_file=...")
     if name.startswith(("/", "\\")) or PureWindowsPath(name).drive:
         parts = parts[-1:]  # from another computer: only ever look beside the header
     candidate = header.path.parent.joinpath(*parts)
     found = candidate if candidate.is_file() else _other_case(candidate)
     if found is None:
-        raise FileNotFoundError(
-            f"{header.path}: the data file {name!r} is not at {candidate}; give it as data_file=..."
-        )
+        raise FileNotFoundError(f"{header.path}: the data file {name!r} is not at {candidate}; pass data_file=...")
     return require_file(found)
 
 
 def _other_case(path: Path) -> Path | None:
-    """The only file of that name in another case; SIMIND's files come from file systems that do not care."""
+    """The only file whose name differs by case alone: SIMIND's files come from file systems that ignore case."""
     if not path.parent.is_dir():
         return None
     found = [other for other in path.parent.iterdir() if other.name.lower() == path.name.lower() and other.is_file()]
@@ -281,12 +294,12 @@ def _block_offset(header: Header, path: Path, size: int) -> int:
     blocks, rest = divmod(available, size)
     if available < size:
         raise FormatError(
-            f"{path}: {max(available, 0)} bytes after offset {offset}, the header announces {size}; "
-            "truncated, or wrong matrix size, number of projections or bytes per pixel?"
+            f"{path}: {max(available, 0)} bytes follow offset {offset}, but the header announces {size}; "
+            "is the file truncated, or a matrix size, number of projections or bytes per pixel wrong?"
         )
     if window is not None:
         if rest or window > blocks:
-            raise FormatError(f"{path} holds {available / size:g} blocks of {size} bytes, window={window} is not there")
+            raise FormatError(f"{path} holds {available / size:g} blocks of {size} bytes; there is no window={window}")
         return offset + (window - 1) * size
     if available > size:
         raise FormatError(f"{path}: {_too_long(header, available, size)}")
@@ -297,12 +310,12 @@ def _too_long(header: Header, available: int, size: int) -> str:
     blocks, rest = divmod(available, size)
     if rest:
         return (
-            f"{available - size} bytes more than the header announces; wrong matrix size or number format, "
-            f"or give data_offset={available - size} if they stand in front"
+            f"{available - size} bytes more than the header announces; is the matrix size or number format wrong? "
+            f"If the extra bytes come first, pass data_offset={available - size}"
         )
     several = [f"{name} := {header.keys[name]}" for name in _MULTIPLES if header.keys.get(name, "1") != "1"]
     because = f" ({', '.join(several)})" if several else ""
-    return f"{blocks} sets of projections or images{because}; choose one with window=1 to {blocks}, or give n_views=..."
+    return f"{blocks} sets of projections or images{because}; choose one with window=1 to {blocks}, or pass n_views=..."
 
 
 def _offset(header: Header) -> int:
@@ -313,7 +326,7 @@ def _offset(header: Header) -> int:
         return offset
     if offset and block and offset != block:
         raise FormatError(
-            f"{header.path}: data offset {offset} contradicts the data starting block; give data_offset=..."
+            f"{header.path}: data offset {offset} contradicts the data starting block; pass data_offset=..."
         )
     return offset or block
 
@@ -322,7 +335,7 @@ def _scaled(header: Header, values: np.ndarray) -> np.ndarray:
     keys = ["image scaling factor", "image scaling factor [1]", "quantification units"]
     factors = header.get("scale", keys, numbers, np.ones(1))
     if np.ptp(factors) or factors[0] == 0:
-        raise FormatError(f"{header.path}: image scaling factors {factors} differ or are zero; give one as scale=...")
+        raise FormatError(f"{header.path}: the image scaling factors {factors} differ or are zero; pass scale=...")
     if factors[0] == 1:
         return values
     dtype = values.dtype if values.dtype.kind == "f" else np.float32 if values.dtype.itemsize <= 2 else np.float64

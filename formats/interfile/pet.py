@@ -6,13 +6,13 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from emrecon.projectors import PETScanner, PETSinogram, isotope
 from emrecon.projectors.core.errors import FormatError, naming
 
+from .entries import axes_of, energy_window_of, radionuclide_of
 from .header import (
     DATA_OVERRIDES,
     Header,
@@ -26,8 +26,7 @@ from .header import (
     text,
     whole,
 )
-from .scanners import _bare, _scanner, _system_name, _tof
-from .spect import _axes, _energy_window, _radionuclide
+from .scanners import scanner_of, system_name, tof_of
 
 SINOGRAM_OVERRIDES = (
     *("n_views", "n_radial", "n_planes", "n_tof_bins", "min_ring_difference", "max_ring_difference", "span"),
@@ -50,7 +49,8 @@ _LABELS = {
     "number of sinograms": "plane",
 }
 
-_ARC_CORRECTED = ("arc correction", "arc corrected", "radial arc-correction")
+ARC_CORRECTED = ("arc correction", "arc corrected", "radial arc-correction")
+"""Corrections after which bins are no longer crystal pairs, as headers name them."""
 
 _UNSAID = " (as STIR takes it where the key `applied corrections` is missing)"
 
@@ -89,7 +89,7 @@ class PETSinogramFacts:
 
 
 def read_interfile_pet(
-    header_path: str | os.PathLike[str], **overrides: Any
+    header_path: str | os.PathLike[str], **overrides: object
 ) -> tuple[np.ndarray, PETSinogram, PETSinogramFacts]:
     """Return (counts, sinogram, facts) of an Interfile PET sinogram: STIR's `.hs` or Siemens' `.s.hdr`.
 
@@ -106,7 +106,7 @@ def read_interfile_pet(
     bytes_per_pixel, data_offset, data_file, scale; window (1, 2, ...) chooses a time frame, or Siemens' prompts (1) or
     randoms (2). segments : the outermost segment to keep (default: all).
     Raises FileNotFoundError for missing files, TypeError for unknown overrides, FormatError (a ValueError) that names
-    the file where keys are missing or contradict each other or the data, for arc-corrected data (bins that are no
+    the file where keys are missing or contradict each other or the data, for arc-corrected data (whose bins are not
     crystal pairs), and for segments of different span.
     Source: STIR's keys (Thielemans et al. 2012, Phys Med Biol 57:867).
     """
@@ -116,7 +116,7 @@ def read_interfile_pet(
         layout = _layout(header)
     values = read_values(header, (layout.size,))
     with naming(header.path):
-        scanner, source = _scanner(header)
+        scanner, source = scanner_of(header)
         sinogram = _sinogram(header, layout, scanner)
         counts = _ordered(values, layout, sinogram, _tof_order(header, layout.sizes.get("tof", 1)))
         return counts, sinogram, _facts(header, source)
@@ -163,7 +163,7 @@ def _refuse_others(header: Header) -> None:
     if _arc_corrected(header):
         raise FormatError(
             f"{header.path}: the data are arc corrected{'' if 'applied corrections' in header.keys else _UNSAID}: "
-            "their bins are equally spaced lines, no crystal pairs; use data before arc correction, or give "
+            "their bins are equally spaced lines instead of crystal pairs; use data before arc correction, or pass "
             "arc_corrected=False if the header is wrong"
         )
 
@@ -183,7 +183,7 @@ def _arc_corrected(header: Header) -> bool:
         return bool(header.overrides["arc_corrected"])
     if "applied corrections" not in header.keys:
         return not _siemens(header)
-    return any(entry.lower() in _ARC_CORRECTED for entry in _corrections(header))
+    return any(entry.lower() in ARC_CORRECTED for entry in _corrections(header))
 
 
 def _layout(header: Header) -> _Layout:
@@ -213,21 +213,21 @@ def _slowest_first(header: Header, axes: Sequence[str], n_segments: int) -> tupl
 
 def _file_axes(header: Header) -> tuple[str, ...]:
     if _siemens(header):
-        if _bare(header).get("n_tof_bins", ["%number of tof time bins"], whole, 1) > 1:
-            raise FormatError(f"{header.path}: Siemens sinograms with TOF bins are not read; convert them with STIR")
-        return _axes(header, ("radial", "view", "plane"), _LABELS)
+        if header.as_written().get("n_tof_bins", ["%number of tof time bins"], whole, 1) > 1:
+            raise FormatError(f"{header.path}: TOF sinograms of Siemens are not supported; convert them with STIR")
+        return axes_of(header, ("radial", "view", "plane"), _LABELS)
     timed = "matrix axis label [5]" in header.keys or header.plain("number of dimensions") == "5"
-    return _axes(header, ("radial", "axial", "view", "segment", *(["tof"] if timed else [])), _LABELS)
+    return axes_of(header, ("radial", "axial", "view", "segment", *(["tof"] if timed else [])), _LABELS)
 
 
-def _integers(value: Any) -> np.ndarray:
+def _integers(value: object) -> np.ndarray:
     values = numbers(value)
     if np.any(values % 1) or np.abs(values).max() > 2**31:
         raise ValueError("expected whole numbers")
     return values.astype(int)
 
 
-def _counts(value: Any) -> tuple[int, ...]:
+def _counts(value: object) -> tuple[int, ...]:
     values = _integers(value)
     if values.min() < 1:
         raise ValueError("expected whole numbers above zero")
@@ -239,10 +239,10 @@ def _stir_segments(header: Header, index: dict[str, int]) -> tuple[np.ndarray, n
     low = header.get("min_ring_difference", ["minimum ring difference per segment"], _integers)
     high = header.get("max_ring_difference", ["maximum ring difference per segment"], _integers)
     planes = header.get("n_planes", [f"matrix size [{index['axial']}]"], _counts)
-    n = _bare(header).get("n_planes", [f"matrix size [{index['segment']}]"], count, len(planes))
+    n = header.as_written().get("n_planes", [f"matrix size [{index['segment']}]"], count, len(planes))
     if len({len(low), len(high), len(planes), len(planes) if "n_planes" in header.overrides else n}) > 1:
         raise FormatError(
-            f"{header.path}: {n} segments, but {len(planes)} numbers of planes, {len(low)} minimum and {len(high)} "
+            f"{header.path} has {n} segments, but {len(planes)} numbers of planes, {len(low)} minimum and {len(high)} "
             "maximum ring differences"
         )
     return low, high, planes
@@ -250,7 +250,7 @@ def _stir_segments(header: Header, index: dict[str, int]) -> tuple[np.ndarray, n
 
 def _siemens_segments(header: Header, index: dict[str, int]) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     planes = header.get("n_planes", ["%segment table"], _counts)
-    announced = _bare(header).get("n_planes", [f"matrix size [{index['plane']}]"], count, sum(planes))
+    announced = header.as_written().get("n_planes", [f"matrix size [{index['plane']}]"], count, sum(planes))
     if sum(planes) != announced and "n_planes" not in header.overrides:
         raise FormatError(f"{header.path}: the segment table holds {sum(planes)} planes, matrix size {announced}")
     span = header.get("span", ["%axial compression"], count)
@@ -265,13 +265,16 @@ def _segments(header: Header, low: np.ndarray, high: np.ndarray) -> tuple[tuple[
     direct = np.flatnonzero(low + high == 0)
     if direct.size != 1 or high[direct[0]] < low[direct[0]]:
         raise FormatError(
-            f"{header.path}: ring differences {short(list(zip(low.tolist(), high.tolist())))} hold no single segment 0"
+            f"{header.path}: exactly one segment must be segment 0, with ring differences from -d to d; the header has "
+            f"{short(list(zip(low.tolist(), high.tolist())))}"
         )
     segments, span = rank - rank[direct[0]], int(high[direct[0]] - low[direct[0]] + 1)
     outermost = int(min(-segments.min(), segments.max()))
     keep = header.get("segments", [], whole, int(np.abs(segments).max()))
     if keep > outermost:
-        raise FormatError(f"{header.path}: segments {segments.min()} to {segments.max()}; segments={outermost}?")
+        raise FormatError(
+            f"{header.path} has segments {segments.min()} to {segments.max()}; pass segments={outermost}?"
+        )
     kept = np.abs(segments) <= keep
     wrong = kept & ((low != segments * span - span // 2) | (high != segments * span + span // 2))
     if wrong.any():
@@ -287,9 +290,11 @@ def _segments(header: Header, low: np.ndarray, high: np.ndarray) -> tuple[tuple[
 def _tof_order(header: Header, n: int) -> np.ndarray:
     """Where the TOF bins of `PETSinogram` are among the timing positions of the file."""
     first = -(n // 2)
-    order = _bare(header).get("n_tof_bins", ["tof bin order"], _integers, np.arange(first, first + n))
+    order = header.as_written().get("n_tof_bins", ["tof bin order"], _integers, np.arange(first, first + n))
     if sorted(order) != list(range(first, first + n)):
-        raise FormatError(f"{header.path}: TOF bin order {short(order.tolist())} is no order of {n} timing positions")
+        raise FormatError(
+            f"{header.path}: TOF bin order {short(order.tolist())} does not list {n} timing positions once each"
+        )
     # timing positions count towards the first end
     return np.argsort(-order)
 
@@ -299,13 +304,14 @@ def _sinogram(header: Header, layout: _Layout, scanner: PETScanner) -> PETSinogr
     mashing, rest = divmod(scanner.n_crystals // 2, views)
     if rest or not mashing:
         raise FormatError(
-            f"{header.path}: {views} views do not share the {scanner.n_crystals // 2} of {scanner}; give scanner=..."
+            f"{header.path}: {scanner} has {scanner.n_crystals // 2} views, which cannot be joined to {views}; pass "
+            "scanner=..."
         )
     sinogram = PETSinogram(
         scanner,
         layout.keep * layout.span + layout.span // 2,
         layout.span,
-        tof=_tof(header, scanner, layout.sizes.get("tof")),
+        tof=tof_of(header, scanner, layout.sizes.get("tof")),
         n_radial=layout.sizes["radial"],
         mashing=mashing,
     )
@@ -313,7 +319,7 @@ def _sinogram(header: Header, layout: _Layout, scanner: PETScanner) -> PETSinogr
         expected = int((sinogram.segments == segment).sum())
         if abs(segment) <= layout.keep and planes != expected:
             raise FormatError(
-                f"{header.path}: segment {segment} has {planes} planes, {expected} follow from {scanner.n_rings} rings"
+                f"{header.path}: segment {segment} has {planes} planes, but {scanner.n_rings} rings make {expected}"
             )
     return sinogram
 
@@ -334,18 +340,18 @@ def _ordered(values: np.ndarray, layout: _Layout, sinogram: PETSinogram, tof_ord
             block = values[..., stop - planes * per_plane : stop].reshape(shape).transpose(order)
             if "tof" in axes:
                 block = block[:, :, 0] if sinogram.tof is None else block[:, :, tof_order]
-            counts[..., _columns(sinogram, segment)] = block
+            counts[..., planes_of(sinogram, segment)] = block
     return counts
 
 
-def _columns(sinogram: PETSinogram, segment: int) -> slice:
-    """The planes of a segment, which follow each other."""
+def planes_of(sinogram: PETSinogram, segment: int) -> slice:
+    """Return where the planes of a segment are, which follow each other."""
     planes = np.flatnonzero(sinogram.segments == segment)
     return slice(int(planes[0]), int(planes[-1]) + 1)
 
 
 def _facts(header: Header, source: str) -> PETSinogramFacts:
-    written, window = _bare(header), header.get("window", [], count, 1)
+    written, window = header.as_written(), header.get("window", [], count, 1)
     frame = 1 if _siemens(header) else window
     start = [f"image relative start time (sec) [{frame}]", "image relative start time (sec)"]
     duration = [f"image duration (sec) [{frame}]", "image duration (sec)"]
@@ -353,7 +359,7 @@ def _facts(header: Header, source: str) -> PETSinogramFacts:
     horizontal, vertical = (written.get("description", [key], number, None) for key in beds)
     return PETSinogramFacts(
         scanner=source,
-        system=_system_name(header),
+        system=system_name(header),
         data_type=header.plain("pet data type") or "emission",
         corrections=_corrections(header),
         content=header.plain(f"scan data type description [{window}]"),
@@ -361,8 +367,8 @@ def _facts(header: Header, source: str) -> PETSinogramFacts:
         n_frames=written.get("window", ["number of time frames"], count, 1),
         duration=header.get("duration", duration, number, None) or None,
         start=written.get("duration", start, number, None),
-        radionuclide=isotope(name).name if (name := _radionuclide(header)) else None,
-        energy_window=_energy_window(replace(header, overrides={**header.overrides, "window": 1})),
+        radionuclide=isotope(name).name if (name := radionuclide_of(header)) else None,
+        energy_window=energy_window_of(replace(header, overrides={**header.overrides, "window": 1})),
         patient_orientation=header.plain("patient orientation") or header.plain("%patient orientation"),
         patient_rotation=header.plain("patient rotation"),
         bed_position=None if horizontal is None or vertical is None else (horizontal, vertical),

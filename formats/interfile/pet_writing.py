@@ -1,27 +1,27 @@
-"""Write PET sinograms as Interfile that STIR reads."""
+"""PET sinograms written as Interfile that STIR reads: the data, the header, and the scanner's block in it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from emrecon.projectors import PETScanner, PETSinogram, TimeOfFlight
-from emrecon.projectors.core.arrays import to_numpy
-from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.pet.tof import MM_PER_PS
 
-from .pet import _ARC_CORRECTED, PETSinogramFacts, _columns
-from .scanners import _SAME_PLACE, _SYSTEMS, _Circle, _turned
-from .spect import _data_name, _one_line, _stir_name, _writable
+from .entries import data_path_of, format_lines, one_line, stir_name, window_lines, writable, write_pair
+from .pet import ARC_CORRECTED, PETSinogramFacts, planes_of
+from .scanners import SYSTEMS, Circle, turned
+
+_SAME_PLACE = 1e-3  # mm
 
 
 def write_interfile_pet(
     header_path: str | os.PathLike[str],
-    counts: Any,
+    counts: Array,
     sinogram: PETSinogram,
     facts: PETSinogramFacts | None = None,
     *,
@@ -40,20 +40,15 @@ def write_interfile_pet(
     """
     facts = facts or PETSinogramFacts()
     values = _checked(counts, sinogram)
-    data_path = _data_name(Path(header_path))
+    data_path = data_path_of(Path(header_path))
     if data_path.suffix != ".s":
-        raise ValueError(f"{header_path}: a PET sinogram is written as .hs")
-    content = "\n".join([*_lines(data_path.name, values.dtype, sinogram, facts, approximate), ""])
-    # the inner file is moved first: a header never stands without its data
-    with atomic_path(header_path, overwrite) as header, atomic_path(data_path, overwrite) as data:
-        header.write_text(content, encoding="utf-8")
-        with data.open("wb") as stream:
-            for block in _blocks(values, sinogram):
-                np.ascontiguousarray(block).tofile(stream)
+        raise ValueError(f"{header_path}: the header of a PET sinogram must end in .hs")
+    lines = _lines(data_path.name, values.dtype, sinogram, facts, approximate)
+    write_pair(header_path, lines, _blocks(values, sinogram), overwrite)
 
 
-def _checked(counts: Any, sinogram: PETSinogram) -> np.ndarray:
-    """The values to write, once all that the format cannot say is refused."""
+def _checked(counts: Array, sinogram: PETSinogram) -> np.ndarray:
+    """The values to write; whatever the format cannot hold is refused."""
     values = np.asarray(to_numpy(counts))
     if values.shape != sinogram.shape:
         raise ValueError(f"write_interfile_pet: counts of shape {values.shape} for a sinogram of {sinogram.shape}")
@@ -64,7 +59,7 @@ def _checked(counts: Any, sinogram: PETSinogram) -> np.ndarray:
         raise ValueError("write_interfile_pet: the outermost segments must be full; see SinogramCompression")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ValueError(f"write_interfile_pet: {int((~np.isfinite(values)).sum())} counts are NaN or infinite")
-    return _writable(values)
+    return writable(values)
 
 
 def _blocks(values: np.ndarray, sinogram: PETSinogram) -> Iterator[np.ndarray]:
@@ -73,7 +68,7 @@ def _blocks(values: np.ndarray, sinogram: PETSinogram) -> Iterator[np.ndarray]:
     bins = [values] if sinogram.tof is None else [values[:, :, k] for k in reversed(range(sinogram.tof.n_bins))]
     for part in bins:
         for segment in _in_order(sinogram):
-            yield part[..., _columns(sinogram, segment)].transpose(0, 2, 1)
+            yield part[..., planes_of(sinogram, segment)].transpose(0, 2, 1)
 
 
 def _in_order(sinogram: PETSinogram) -> list[int]:
@@ -84,47 +79,43 @@ def _lines(
     data_name: str, dtype: np.dtype, sinogram: PETSinogram, facts: PETSinogramFacts, approximate: bool
 ) -> Iterator[str]:
     name, scanner_lines = _scanner_lines(sinogram, approximate)
-    if any(entry.lower() in _ARC_CORRECTED for entry in facts.corrections):
-        raise ValueError("write_interfile_pet: facts.corrections tells of an arc correction, bins are crystal pairs")
-    kind = {"f": "float", "u": "unsigned integer", "i": "signed integer"}[dtype.kind]
+    if any(entry.lower() in ARC_CORRECTED for entry in facts.corrections):
+        raise ValueError(
+            "write_interfile_pet: facts.corrections has an arc correction, but bins of a PETSinogram are crystal pairs"
+        )
     yield "!INTERFILE :="
     yield "!imaging modality := PT"
     yield f"name of data file := {data_name}"
     yield f"originating system := {name}"
     yield "!version of keys := STIR6.0"
     yield "!GENERAL DATA :="
-    yield from _said("data description", _one_line(facts.description))
+    yield from _said("data description", one_line(facts.description))
     yield from _said("patient orientation", facts.patient_orientation)
     yield from _said("patient rotation", facts.patient_rotation)
     if facts.radionuclide:
         yield "number of radionuclides := 1"
-        yield f"radionuclide name [1] := {_stir_name(facts.radionuclide)}"
+        yield f"radionuclide name [1] := {stir_name(facts.radionuclide)}"
     yield "!GENERAL IMAGE DATA :="
     yield "!type of data := PET"
     yield "imagedata byte order := LITTLEENDIAN"
     yield "!PET STUDY (General) :="
     yield f"!PET data type := {facts.data_type or 'emission'}"
     yield f"applied corrections := {{{', '.join(facts.corrections) or 'None'}}}"
-    yield f"!number format := {kind}"
-    yield f"!number of bytes per pixel := {dtype.itemsize}"
+    yield from format_lines(dtype)
     yield from _axis_lines(sinogram)
     yield from scanner_lines
     yield "number of time frames := 1"
     yield from _said("image duration (sec) [1]", facts.duration)
     yield from _said("image relative start time (sec) [1]", facts.start if facts.duration else None)
-    if facts.energy_window:
-        yield "number of energy windows := 1"
-        yield f"energy window lower level [1] := {float(facts.energy_window[0])!r}"
-        yield f"energy window upper level [1] := {float(facts.energy_window[1])!r}"
+    yield from window_lines(facts.energy_window)
     if facts.bed_position:
         yield f"start horizontal bed position (mm) := {float(facts.bed_position[0])!r}"
         yield f"start vertical bed position (mm) := {float(facts.bed_position[1])!r}"
-    yield "!END OF INTERFILE :="
 
 
 def _said(key: str, value: str | float | None) -> Iterator[str]:
     if value not in ("", None):
-        yield f"{key} := {_one_line(value) if isinstance(value, str) else repr(float(value))}"
+        yield f"{key} := {one_line(value) if isinstance(value, str) else repr(float(value))}"
 
 
 def _axis_lines(sinogram: PETSinogram) -> Iterator[str]:
@@ -201,24 +192,23 @@ def _centimetres(length: float) -> str:
     return repr(round(float(length) / 10, 12))
 
 
-def _described(scanner: PETScanner, approximate: bool) -> tuple[str, _Circle, float]:
+def _described(scanner: PETScanner, approximate: bool) -> tuple[str, Circle, float]:
     """The name, the circle and the depth of interaction that a header gives for a scanner."""
-    circle = _Circle.nearest(scanner)
-    for key, system in _SYSTEMS.items():
+    circle = Circle.nearest(scanner)
+    for key, system in SYSTEMS.items():
         if (system.rings, system.crystals) == (scanner.n_rings, scanner.n_crystals):
             known = PETScanner.named(key)
-            offset = round(circle.offset - _Circle.nearest(known).offset, 9) + 0.0
-            if _same(_turned(known, offset), scanner):
+            offset = round(circle.offset - Circle.nearest(known).offset, 9) + 0.0
+            if _same(turned(known, offset), scanner):
                 radius = system.inner_radius + system.depth
-                known_circle = _Circle(system.rings, system.crystals, radius, system.ring_pitch, offset)
+                known_circle = Circle(system.rings, system.crystals, radius, system.ring_pitch, offset)
                 return system.names[0], known_circle, system.depth
     if not approximate and not _same(PETScanner(circle.positions()), scanner):
         raise ValueError(
-            f"write_interfile_pet: the crystals of {scanner} are neither on a circle, all of them real and the rings "
-            "evenly spaced, nor those of a scanner in the library's table, and a header can say no more; "
-            "approximate=True writes the nearest circle"
+            "write_interfile_pet: a header can describe a scanner of the library's table, or evenly spaced rings of "
+            f"real crystals on a circle, but {scanner} is neither; approximate=True writes the nearest circle"
         )
-    return _one_line(scanner.name) or "unknown", circle, 0.0
+    return one_line(scanner.name) or "unknown", circle, 0.0
 
 
 def _same(scanner: PETScanner, other: PETScanner) -> bool:

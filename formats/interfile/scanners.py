@@ -1,4 +1,4 @@
-"""Which scanner an Interfile header of PET describes."""
+"""The scanner and TOF bins that an Interfile header of PET describes: of the library's table, or a circle."""
 
 from __future__ import annotations
 
@@ -9,29 +9,15 @@ import numpy as np
 from emrecon.projectors import PETScanner, TimeOfFlight
 from emrecon.projectors.core.errors import FormatError
 
-from .header import (
-    Header,
-    count,
-    number,
-    positive,
-    short,
-    whole,
-)
+from .header import Header, count, number, positive, short, whole
 
 _MOST_RINGS, _MOST_CRYSTALS = 2**11, 2**22  # what is more is a damaged or hostile header
 
 _SAME_SIZE = 0.01  # of a radius or a ring spacing
 
-_SAME_PLACE = 1e-3  # mm
-
-
-def _bare(header: Header) -> Header:
-    """The header as it was written, without the caller's values."""
-    return replace(header, overrides={})
-
 
 @dataclass(frozen=True)
-class _System:
+class System:
     """A scanner of the library's table as STIR's own table has it; lengths in mm."""
 
     names: tuple[str, ...]
@@ -42,18 +28,18 @@ class _System:
     ring_pitch: float
 
 
-_SYSTEMS = {
-    "mmr": _System(("Siemens mMR", "mMR", "2008"), 64, 504, 328.0, 7.0, 4.0625),
-    "mct": _System(("Siemens mCT", "mCT", "2011", "1104", "1094"), 55, 672, 421.0, 7.0, 4.054),
-    "vision600": _System(("Siemens Vision 600", "Vision 600"), 80, 798, 410.0, 7.0, 3.29114),
-    "dmi": _System(("GE Discovery MI 4 rings", "Discovery MI4"), 36, 544, 371.1, 9.4, 5.52296),
-    "d690": _System(("GE Discovery 690", "GE Discovery 710"), 24, 576, 405.1, 9.4, 6.54),
-    "signa": _System(("GE Signa PET/MR", "PET/MR Signa", "Signa PET/MR"), 45, 448, 311.8, 8.5, 5.56),
+SYSTEMS = {
+    "mmr": System(("Siemens mMR", "mMR", "2008"), 64, 504, 328.0, 7.0, 4.0625),
+    "mct": System(("Siemens mCT", "mCT", "2011", "1104", "1094"), 55, 672, 421.0, 7.0, 4.054),
+    "vision600": System(("Siemens Vision 600", "Vision 600"), 80, 798, 410.0, 7.0, 3.29114),
+    "dmi": System(("GE Discovery MI 4 rings", "Discovery MI4"), 36, 544, 371.1, 9.4, 5.52296),
+    "d690": System(("GE Discovery 690", "GE Discovery 710"), 24, 576, 405.1, 9.4, 6.54),
+    "signa": System(("GE Signa PET/MR", "PET/MR Signa", "Signa PET/MR"), 45, 448, 311.8, 8.5, 5.56),
 }
 
 
 @dataclass(frozen=True)
-class _Circle:
+class Circle:
     """Rings of crystals on a circle: crystal i of N at the angle 2 pi i / N + offset from the front to the left."""
 
     rings: int
@@ -63,7 +49,7 @@ class _Circle:
     offset: float
 
     def positions(self) -> np.ndarray:
-        """The crystals (rings, crystals, 3) in mm."""
+        """Return the crystals (rings, crystals, 3) in mm."""
         angle = np.deg2rad(self.offset) + 2 * np.pi / self.crystals * np.arange(self.crystals)
         positions = np.empty((self.rings, self.crystals, 3))
         positions[..., 0], positions[..., 1] = self.radius * np.sin(angle), -self.radius * np.cos(angle)
@@ -71,8 +57,8 @@ class _Circle:
         return positions
 
     @classmethod
-    def nearest(cls, scanner: PETScanner) -> _Circle:
-        """The circle nearest to a scanner's crystals."""
+    def nearest(cls, scanner: PETScanner) -> Circle:
+        """Return the circle nearest to a scanner's crystals."""
         n, xy, z = scanner.n_crystals, scanner.crystals[0, :, :2], scanner.rings
         ahead = (-xy[:, 1] + 1j * xy[:, 0]) * np.exp(-2j * np.pi / n * np.arange(n))
         offset = round(float(np.rad2deg(np.angle(ahead.mean()))), 9) + 0.0
@@ -80,28 +66,30 @@ class _Circle:
         return cls(scanner.n_rings, n, float(np.abs(ahead).mean()), pitch, offset)
 
 
-def _scanner(header: Header) -> tuple[PETScanner, str]:
+def scanner_of(header: Header) -> tuple[PETScanner, str]:
+    """Return the scanner and where it comes from: a name of the library's table, "header" or "caller"."""
     given = header.overrides.get("scanner")
     if isinstance(given, PETScanner):
         return given, "caller"
     if isinstance(given, str) and given != "header":
         return PETScanner.named(given), given
     if not (given is None or given == "header"):
-        raise FormatError(f"{header.path}: scanner= is {short(given)}, expected a PETScanner or the name of one")
-    header = _bare(header)
+        raise FormatError(f"{header.path}: scanner= is {short(given)}, expected a PETScanner or its name")
+    header = header.as_written()
     offset = header.get("scanner", ["view offset (degrees)"], number, 0.0)
-    name = next((name for name, system in _SYSTEMS.items() if _is(header, system)), None)
+    name = next((name for name, system in SYSTEMS.items() if _is(header, system)), None)
     if name is None or given == "header":
         return _circular(header, offset), "header"
-    return _turned(PETScanner.named(name), offset), name
+    return turned(PETScanner.named(name), offset), name
 
 
-def _system_name(header: Header) -> str:
+def system_name(header: Header) -> str:
+    """Return the scanner's name in the header, "" where it has none."""
     known = [header.keys.get(key, "") for key in ("scanner type", "originating system")]
     return next((name for name in known if isinstance(name, str) and name), "")
 
 
-def _is(header: Header, system: _System) -> bool:
+def _is(header: Header, system: System) -> bool:
     """Whether the header's numbers, or its name where it gives no numbers, are those of a scanner of the table."""
     rings = header.get("scanner", ["number of rings"], whole, None)
     crystals = header.get("scanner", ["number of detectors per ring"], whole, None)
@@ -129,8 +117,8 @@ def _ring_pitch(header: Header) -> float | None:
     return None if pitch is None or pitch <= 0 else 10 * pitch
 
 
-def _turned(scanner: PETScanner, degrees: float) -> PETScanner:
-    """The scanner turned from the front to the left."""
+def turned(scanner: PETScanner, degrees: float) -> PETScanner:
+    """Return the scanner turned from the front to the left."""
     if degrees == 0:
         return scanner
     cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
@@ -144,19 +132,19 @@ def _circular(header: Header, offset: float) -> PETScanner:
     if geometry != "cylindrical" or layers > 1:
         raise FormatError(
             f"{header.path}: a {geometry} scanner with {layers} layers of crystals cannot be built from the header; "
-            "give it as scanner=PETScanner(...)"
+            "pass scanner=PETScanner(...)"
         )
     rings = header.get("scanner", ["number of rings"], count)
     crystals = header.get("scanner", ["number of detectors per ring"], count)
     if rings > _MOST_RINGS or rings * crystals > _MOST_CRYSTALS:
-        raise FormatError(f"{header.path}: {rings} rings of {crystals} crystals; damaged header?")
+        raise FormatError(f"{header.path} announces {rings} rings of {crystals} crystals; damaged header?")
     header.get("scanner", ["inner ring diameter (cm)"], positive)
     header.get("scanner", ["distance between rings (cm)"], positive)
-    circle = _Circle(rings, crystals, _radius(header) or 0.0, _ring_pitch(header) or 0.0, offset)
+    circle = Circle(rings, crystals, _radius(header) or 0.0, _ring_pitch(header) or 0.0, offset)
     bins = header.get("scanner", ["maximum number of non-arc-corrected bins"], number, 0.0)
     bin_size = header.get("scanner", ["default bin size (cm)"], number, 0.0)
     resolution = header.get("scanner", ["energy resolution"], number, 0.0)
-    name = _system_name(header)
+    name = system_name(header)
     return PETScanner(
         circle.positions(),
         name="" if name.lower() in ("unknown", "userdefined") else name,
@@ -178,8 +166,8 @@ def _timing(header: Header) -> TimeOfFlight | None:
     return TimeOfFlight.from_ps(int(n), width, fwhm) if min(n, width, fwhm) > 0 else None
 
 
-def _tof(header: Header, scanner: PETScanner, n: int | None) -> TimeOfFlight | None:
-    """The TOF bins of data with `n` timing positions: the scanner's, joined by the mashing factor."""
+def tof_of(header: Header, scanner: PETScanner, n: int | None) -> TimeOfFlight | None:
+    """Return the TOF bins of data with `n` timing positions: the scanner's, joined by the mashing factor."""
     if n is None:
         return None
     given = header.overrides.get("tof")
@@ -187,7 +175,7 @@ def _tof(header: Header, scanner: PETScanner, n: int | None) -> TimeOfFlight | N
         if not isinstance(given, TimeOfFlight) or given.n_bins != n:
             raise FormatError(f"{header.path}: tof= is {short(given)}, expected a TimeOfFlight of {n} bins")
         return given
-    factor = _bare(header).get("tof", ["tof mashing factor", "%tof mashing factor"], count, 1)
+    factor = header.as_written().get("tof", ["tof mashing factor", "%tof mashing factor"], count, 1)
     fine = _timing(header) or scanner.time_of_flight
     if fine is not None and fine.n_bins // factor == n:
         return TimeOfFlight(n, fine.bin_width * factor, fine.fwhm)
@@ -196,4 +184,4 @@ def _tof(header: Header, scanner: PETScanner, n: int | None) -> TimeOfFlight | N
     if n == 1:
         return None
     has = f"{fine.n_bins} TOF bins, joined by {factor}" if fine else "no TOF bins"
-    raise FormatError(f"{header.path}: {n} TOF bins of a scanner with {has}; give tof=TimeOfFlight(...)")
+    raise FormatError(f"{header.path}: the data have {n} TOF bins, the scanner has {has}; pass tof=TimeOfFlight(...)")

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, cast
 
 import numpy as np
 
-from emrecon.projectors import ImageGrid, Scan, SPECTGeometry, isotope
-from emrecon.projectors.core.arrays import to_numpy
+from emrecon.projectors import ImageGrid, Scan, SPECTGeometry
+from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.core.errors import FormatError, naming
-from emrecon.projectors.core.files import atomic_path
 
+from .entries import (
+    axes_of,
+    data_path_of,
+    energy_window_of,
+    format_lines,
+    one_line,
+    radionuclide_of,
+    stir_name,
+    window_lines,
+    writable,
+    write_pair,
+)
 from .header import (
     DATA_OVERRIDES,
     Header,
@@ -26,7 +36,6 @@ from .header import (
     parse_header,
     positive,
     read_values,
-    short,
     text,
 )
 
@@ -40,6 +49,8 @@ SCAN_OVERRIDES = (
 )
 IMAGE_OVERRIDES = ("shape", "voxel_size", "origin", *DATA_OVERRIDES)
 
+T = TypeVar("T")
+
 _PROJECTION_AXES = ("bin", "axial", "view")
 _PROJECTION_LABELS = {
     "bin coordinate": "bin",
@@ -51,25 +62,9 @@ _PROJECTION_LABELS = {
 _IMAGE_AXES = ("x", "y", "z")
 _DIRECTIONS = {"ccw": 1, "cc": 1, "counter-clockwise": 1, "cw": -1, "clockwise": -1}
 _LARGEST_CENTIMETRES = 80.0
-_DATA_SUFFIXES = {".hs": ".s", ".hv": ".v", ".h33": ".i33", ".h00": ".a00"}
-_ELEMENTS = {
-    "technetium": "Tc",
-    "lutetium": "Lu",
-    "iodine": "I",
-    "indium": "In",
-    "thallium": "Tl",
-    "gallium": "Ga",
-    "fluorine": "F",
-    "carbon": "C",
-    "nitrogen": "N",
-    "oxygen": "O",
-    "copper": "Cu",
-    "germanium": "Ge",
-    "yttrium": "Y",
-}
 
 
-def read_interfile(header_path: str | os.PathLike[str], **overrides: Any) -> Scan:
+def read_interfile(header_path: str | os.PathLike[str], **overrides: object) -> Scan:
     """Return the scan that an Interfile SPECT header describes.
 
     counts : (views, bins, rows) in the file's own number format, contiguous; the file holds [view][axial][bin] unless
@@ -86,7 +81,7 @@ def read_interfile(header_path: str | os.PathLike[str], **overrides: Any) -> Sca
     """
     header = load_header(header_path, overrides, SCAN_OVERRIDES)
     _refuse_images(header)
-    axes = _axes(header, _PROJECTION_AXES, _PROJECTION_LABELS)
+    axes = axes_of(header, _PROJECTION_AXES, _PROJECTION_LABELS)
     sizes, pixel = _projection_sizes(header, axes)
     values = read_values(header, tuple(sizes[axis] for axis in reversed(axes)))
     order = [axes[::-1].index(axis) for axis in ("view", "bin", "axial")]
@@ -100,7 +95,7 @@ def read_interfile(header_path: str | os.PathLike[str], **overrides: Any) -> Sca
         return _scan(header, counts, pixel)
 
 
-def read_interfile_image(header_path: str | os.PathLike[str], **overrides: Any) -> tuple[np.ndarray, ImageGrid]:
+def read_interfile_image(header_path: str | os.PathLike[str], **overrides: object) -> tuple[np.ndarray, ImageGrid]:
     """Return (image (x, y, z), grid) of an Interfile image header such as .hv or .h33.
 
     Values keep their number format; the file holds [z][y][x] and no axis is turned. The grid is centred on the rotation
@@ -112,13 +107,13 @@ def read_interfile_image(header_path: str | os.PathLike[str], **overrides: Any) 
     header = load_header(header_path, overrides, IMAGE_OVERRIDES)
     if header.plain("process status") == "acquired" and "number of projections" in header.keys:
         raise FormatError(f"{header.path} describes projections, not an image; use read_scan or read_interfile")
-    axes = _axes(header, _IMAGE_AXES, {axis: axis for axis in _IMAGE_AXES})
+    axes = axes_of(header, _IMAGE_AXES, {axis: axis for axis in _IMAGE_AXES})
     shape = _image_shape(header, axes)
     values = read_values(header, tuple(shape[_IMAGE_AXES.index(axis)] for axis in reversed(axes)))
     image = np.ascontiguousarray(values.transpose([axes[::-1].index(axis) for axis in _IMAGE_AXES]))
     with naming(header.path):
         voxel_size = _voxel_size(header, axes)
-        return image, ImageGrid(shape, voxel_size, _origin(header, axes, shape, voxel_size))
+        return image, ImageGrid(shape, voxel_size, _origin(header, axes, shape, voxel_size))  # type: ignore[arg-type]
 
 
 def write_interfile(header_path: str | os.PathLike[str], scan: Scan, *, overwrite: bool = True) -> None:
@@ -129,12 +124,12 @@ def write_interfile(header_path: str | os.PathLike[str], scan: Scan, *, overwrit
     background and factors (write those as HDF5); OSError naming the file that cannot be written.
     """
     geometry = _camera_of(scan)
-    counts = _writable(np.asarray(to_numpy(scan.counts)))
+    counts = writable(np.asarray(to_numpy(scan.counts)))
     lines = [
         *_first_lines(Path(header_path), "Tomographic", counts.dtype),
-        f"data description := {_one_line(scan.description)}" if scan.description else "",
-        f"isotope name := {_stir_name(scan.radionuclide)}" if scan.radionuclide else "",
-        *_window_lines(scan.energy_window),
+        f"data description := {one_line(scan.description)}" if scan.description else "",
+        f"isotope name := {stir_name(scan.radionuclide)}" if scan.radionuclide else "",
+        *window_lines(scan.energy_window),
         "!SPECT STUDY (General) :=",
         *_axis_lines(("bin coordinate", "axial coordinate"), geometry.n_bins, geometry.pixel_size),
         f"!number of projections := {geometry.n_views}",
@@ -146,11 +141,11 @@ def write_interfile(header_path: str | os.PathLike[str], scan: Scan, *, overwrit
         f"start angle := {_interfile_angle(geometry.angles[0]):.10g}",
         *_orbit_lines(geometry.radius),
     ]
-    _write_pair(header_path, lines, _flip_bins(counts).transpose(0, 2, 1), overwrite)
+    write_pair(header_path, lines, [_flip_bins(counts).transpose(0, 2, 1)], overwrite)
 
 
 def write_interfile_image(
-    header_path: str | os.PathLike[str], image: Any, grid: ImageGrid, *, overwrite: bool = True
+    header_path: str | os.PathLike[str], image: Array, grid: ImageGrid, *, overwrite: bool = True
 ) -> None:
     """Write an image (x, y, z) on `grid` as a header `.hv` (data `.v`) or `.h33` (data `.i33`), [z][y][x], atomically.
 
@@ -159,7 +154,7 @@ def write_interfile_image(
     values = np.asarray(to_numpy(image))
     if values.shape != grid.shape:
         raise ValueError(f"write_interfile_image: an image of shape {values.shape} does not fit a grid of {grid.shape}")
-    values = _writable(values)
+    values = writable(values)
     offsets = (*(grid.origin or ())[:2], grid.centre[2])
     lines = [
         *_first_lines(Path(header_path), "PET", values.dtype),
@@ -169,7 +164,7 @@ def write_interfile_image(
         *_axis_lines(_IMAGE_AXES, grid.shape, grid.voxel_size),
         *(f"first pixel offset (mm) [{i}] := {float(offset)!r}" for i, offset in enumerate(offsets, 1)),
     ]
-    _write_pair(header_path, lines, values.transpose(2, 1, 0), overwrite)
+    write_pair(header_path, lines, [values.transpose(2, 1, 0)], overwrite)
 
 
 def _gantry_angle(interfile_angle: float) -> float:
@@ -183,7 +178,7 @@ def _interfile_angle(gantry_angle: float) -> float:
 
 
 def _flip_bins(projections: np.ndarray) -> np.ndarray:
-    """Turn (views, bins, rows) between the file's direction of u and ours, its own inverse: they are the same."""
+    """Turn (views, bins, rows) from the file's direction of u to ours or back: both directions are the same."""
     return projections
 
 
@@ -194,26 +189,6 @@ def _refuse_images(header: Header) -> None:
         raise FormatError(
             f"{header.path} describes PET data, not SPECT projections; use read_scan or read_interfile_pet"
         )
-
-
-def _axes(header: Header, usual: tuple[str, ...], labels: Mapping[str, str]) -> tuple[str, ...]:
-    """What runs along the file's axes [1] (fastest), [2], [3], according to the labels, or as usual."""
-    labelled = {}
-    for index in range(1, 8):
-        label = header.plain(f"matrix axis label [{index}]")
-        if label and (label not in labels or index > len(usual)):
-            raise FormatError(
-                f"{header.path}: matrix axis label [{index}] is {short(label)}; known: {', '.join(labels)}"
-            )
-        if label:
-            labelled[index] = labels[label]
-    rest = [axis for axis in usual if axis not in labelled.values()]
-    axes = tuple(labelled.get(index) or rest.pop(0) for index in range(1, len(usual) + 1) if rest or index in labelled)
-    if sorted(axes) != sorted(usual):
-        raise FormatError(
-            f"{header.path}: two matrix axis labels are the same, {tuple(labelled.values())}; edited by hand?"
-        )
-    return axes
 
 
 def _projection_sizes(header: Header, axes: tuple[str, ...]) -> tuple[dict[str, int], tuple[float, float]]:
@@ -234,8 +209,8 @@ def _projection_sizes(header: Header, axes: tuple[str, ...]) -> tuple[dict[str, 
     return sizes, (size_u, size_z)
 
 
-def _pair(convert: Any) -> Any:
-    def pair(value: Any) -> tuple[Any, Any]:
+def _pair(convert: Callable[[object], T]) -> Callable[[object], tuple[T, T]]:
+    def pair(value: object) -> tuple[T, T]:
         entries = [convert(entry) for entry in np.ravel(np.asarray(value, object))]
         if len(entries) not in (1, 2):
             raise ValueError("expected (bin, axial) or one value for both")
@@ -258,11 +233,11 @@ def _scan(header: Header, counts: np.ndarray, pixel_size: tuple[float, float]) -
     return Scan(
         counts,
         geometry,
-        extra.get("background", 0.0),
-        extra.get("factors", 1.0),
+        cast("Array | float", extra.get("background", 0.0)),
+        cast("Array | float", extra.get("factors", 1.0)),
         header.get("duration", ["time per projection (sec)", "time per projection (sec) [1]"], positive, None),
-        _radionuclide(header),
-        _energy_window(header),
+        radionuclide_of(header),
+        energy_window_of(header),
         header.get("description", ["data description", "study description"], text, ""),
     )
 
@@ -291,60 +266,18 @@ def _radius(header: Header, n_views: int) -> np.ndarray:
         and n_views > 1
         and "radius" not in header.overrides
     ):
-        raise FormatError(f"{header.path}: the orbit is non-circular but there is one radius; give radius=[...] in mm")
+        raise FormatError(f"{header.path}: the orbit is non-circular, but there is one radius; pass radius=[...] in mm")
     return radius
 
 
 def _commented_radius(header: Header) -> np.ndarray:
     # SIMIND before version 7 writes `;#Radius := 15.000`, in cm
     if header.plain("orbit").replace("-", "") == "noncircular":
-        raise FormatError(f"{header.path}: the orbit is non-circular but no radii are given; give radius=[...] in mm")
+        raise FormatError(f"{header.path}: the orbit is non-circular but no radii are given; pass radius=[...] in mm")
     radius = header.get("radius", ["radius", "#radius"], numbers)
     if radius.max() > _LARGEST_CENTIMETRES:
-        raise FormatError(
-            f"{header.path}: `;#Radius := {radius.max():g}` would be in cm, not plausible; give radius=... in mm"
-        )
+        raise FormatError(f"{header.path}: `;#Radius := {radius.max():g}` cm is not plausible; pass radius=... in mm")
     return 10 * radius
-
-
-def _radionuclide(header: Header) -> str | None:
-    if "radionuclide" in header.overrides:
-        return header.overrides["radionuclide"]
-    keys = (
-        "isotope name",
-        "isotope name [1]",
-        "radionuclide",
-        "radionuclide name",
-        "radionuclide name [1]",
-        "#radionuclide",
-    )
-    name = next((header.plain(key) for key in keys if header.plain(key)), "")
-    # `^99m^Technetium`, as DICOM and STIR write it
-    long = re.fullmatch(r"\^(\d+m?)\^([a-z]+)", name)
-    if long:
-        name = f"{_ELEMENTS.get(long[2], long[2])}-{long[1]}"
-    try:
-        return isotope(name).name
-    except ValueError:
-        return None
-
-
-def _energy_window(header: Header) -> tuple[float, float] | None:
-    if "energy_window" in header.overrides:
-        return header.overrides["energy_window"]
-    index = f" [{header.get('window', [], count, 1)}]"
-    edges = []
-    for level in ("energy window lower level", "energy window upper level"):
-        keys = [level + index, level] if index == " [1]" else [level + index]
-        edges.append(header.get("energy_window", keys, number, None))
-    low, high = edges
-    if low is None or high is None or high <= 0:
-        return None
-    if low >= high:
-        raise FormatError(
-            f"{header.path}: energy window {low:g} to {high:g} keV; give energy_window=(low, high) or None"
-        )
-    return low, high
 
 
 def _image_shape(header: Header, axes: tuple[str, ...]) -> tuple[int, int, int]:
@@ -354,17 +287,17 @@ def _image_shape(header: Header, axes: tuple[str, ...]) -> tuple[int, int, int]:
         index = axes.index(axis) + 1
         return header.get("shape", [f"matrix size [{index}]", *(slices if index == 3 else [])], count)
 
-    def triple(value: Any) -> tuple[int, int, int]:
+    def triple(value: object) -> tuple[int, int, int]:
         x, y, z = (count(entry) for entry in np.ravel(np.asarray(value, object)))
         return x, y, z
 
     return header.get("shape", [], triple, None) or (along("x"), along("y"), along("z"))
 
 
-def _voxel_size(header: Header, axes: tuple[str, ...]) -> Any:
+def _voxel_size(header: Header, axes: tuple[str, ...]) -> tuple[float, ...]:
     given = header.get("voxel_size", [], numbers, None)
     if given is not None:
-        return given
+        return tuple(np.broadcast_to(given, 3).tolist())
     found = dict(zip(axes, (_spacing(header, index) for index in (1, 2, 3))))
     return tuple(found[axis] for axis in _IMAGE_AXES)
 
@@ -379,13 +312,15 @@ def _spacing(header: Header, index: int) -> float:
     return _spacing(header, 1) if separation == 1 else separation
 
 
-def _origin(header: Header, axes: tuple[str, ...], shape: tuple[int, ...], voxel_size: Any) -> Any:
+def _origin(
+    header: Header, axes: tuple[str, ...], shape: tuple[int, ...], voxel_size: tuple[float, ...]
+) -> tuple[float, ...] | None:
     given = header.get("origin", [], numbers, None)
     keys = [f"first pixel offset (mm) [{axes.index(axis) + 1}]" for axis in _IMAGE_AXES]
     if given is not None or not all(header.keys.get(key) for key in keys):
-        return given
+        return None if given is None else tuple(given.tolist())
     x, y, z = (header.get("origin", [key], number) for key in keys)
-    return x, y, z - (shape[2] - 1) / 2 * np.broadcast_to(voxel_size, 3)[2]
+    return x, y, z - (shape[2] - 1) / 2 * voxel_size[2]
 
 
 def _camera_of(scan: Scan) -> SPECTGeometry:
@@ -395,15 +330,15 @@ def _camera_of(scan: Scan) -> SPECTGeometry:
         raise ValueError("write_interfile writes SPECT projections; use write_interfile_pet for a PET sinogram")
     if scan.counts.ndim != 3:
         raise ValueError(
-            f"write_interfile: counts of shape {tuple(scan.counts.shape)}; one set of projections per file"
+            f"write_interfile: a file holds one set of projections, got counts of shape {tuple(scan.counts.shape)}"
         )
     if geometry.shift.any() or geometry.axial_shift:
-        raise ValueError("write_interfile: Interfile 3.3 has no detector shifts; write HDF5 instead")
+        raise ValueError("write_interfile: Interfile 3.3 cannot hold detector shifts; write HDF5 instead")
     if np.any(to_numpy(scan.background) != 0) or np.any(to_numpy(scan.factors) != 1):
-        raise ValueError("write_interfile: Interfile holds counts only; background and factors need HDF5 or own files")
+        raise ValueError("write_interfile: Interfile holds counts only; write HDF5 to keep background and factors")
     steps = np.diff(geometry.angles)
     if steps.size and (not np.allclose(steps, steps[0], rtol=0, atol=1e-6) or abs(steps[0]) < 1e-6):
-        raise ValueError("write_interfile: Interfile 3.3 has equally spaced views only; write HDF5 instead")
+        raise ValueError("write_interfile: Interfile 3.3 can only hold equally spaced views; write HDF5 instead")
     return geometry
 
 
@@ -417,45 +352,18 @@ def _extent(geometry: SPECTGeometry) -> float:
     return abs(_step(geometry)) * geometry.n_views
 
 
-def _writable(values: np.ndarray) -> np.ndarray:
-    """The values in a number format that STIR knows: integers of up to 4 bytes, floats of 4 or 8."""
-    if values.dtype.kind not in "buif":
-        raise ValueError(f"Interfile holds real numbers, got {values.dtype}")
-    if values.dtype.kind == "f":
-        return values.astype(f"<f{4 if values.dtype.itemsize <= 4 else 8}")
-    if values.dtype.itemsize <= 4:
-        return values.astype(f"<{'i' if values.dtype.kind == 'i' else 'u'}{values.dtype.itemsize}")
-    for dtype in ("<i4", "<u4"):
-        if values.min() >= np.iinfo(dtype).min and values.max() <= np.iinfo(dtype).max:
-            return values.astype(dtype)
-    raise ValueError(f"Interfile: whole numbers up to {values.max()} do not fit 4 bytes; convert them to float64 first")
-
-
 def _first_lines(header_path: Path, kind: str, dtype: np.dtype) -> list[str]:
-    name = {"f": "float", "u": "unsigned integer", "i": "signed integer"}[dtype.kind]
     return [
         "!INTERFILE :=",
         "!imaging modality := nucmed",
         "!version of keys := 3.3",
-        f"name of data file := {_data_name(header_path).name}",
+        f"name of data file := {data_path_of(header_path).name}",
         "!GENERAL DATA :=",
         "!GENERAL IMAGE DATA :=",
         f"!type of data := {kind}",
         "imagedata byte order := LITTLEENDIAN",
-        f"!number format := {name}",
-        f"!number of bytes per pixel := {dtype.itemsize}",
+        *format_lines(dtype),
     ]
-
-
-def _data_name(header_path: Path) -> Path:
-    suffix = _DATA_SUFFIXES.get(header_path.suffix.lower())
-    if suffix is None:
-        raise ValueError(f"{header_path}: an Interfile header ends in one of {', '.join(_DATA_SUFFIXES)}")
-    if re.search(r"[\x00-\x1f;{}]", header_path.name):
-        raise ValueError(
-            f"{header_path.name!r}: control characters, `;` and braces cannot stand in an Interfile header"
-        )
-    return header_path.with_suffix(suffix)
 
 
 def _axis_lines(labels: tuple[str, ...], sizes: tuple[int, ...], spacings: tuple[float, ...]) -> list[str]:
@@ -466,36 +374,7 @@ def _axis_lines(labels: tuple[str, ...], sizes: tuple[int, ...], spacings: tuple
     return lines
 
 
-def _window_lines(window: tuple[float, float] | None) -> list[str]:
-    if window is None:
-        return []
-    edges = zip(("lower", "upper"), window)
-    return [
-        "number of energy windows := 1",
-        *(f"energy window {name} level [1] := {float(edge)!r}" for name, edge in edges),
-    ]
-
-
 def _orbit_lines(radius: np.ndarray) -> list[str]:
     if np.ptp(radius) == 0:
         return ["orbit := Circular", f"radius := {float(radius[0])!r}"]
     return ["orbit := Non-circular", f"radii := {{{', '.join(repr(float(r)) for r in radius)}}}"]
-
-
-def _one_line(description: str) -> str:
-    return " ".join(description.replace(";", ",").split())
-
-
-def _stir_name(radionuclide: str) -> str:
-    symbol, mass = radionuclide.split("-")
-    name = next((name.capitalize() for name, short in _ELEMENTS.items() if short == symbol), symbol)
-    return f"^{mass}^{name}"
-
-
-def _write_pair(header_path: str | os.PathLike[str], lines: list[str], values: np.ndarray, overwrite: bool) -> None:
-    content = "\n".join([*(line for line in lines if line), "!END OF INTERFILE :=", ""])
-    data_path = _data_name(Path(header_path))
-    # the inner file is moved first: a header never stands without its data
-    with atomic_path(header_path, overwrite) as header, atomic_path(data_path, overwrite) as data:
-        header.write_text(content, encoding="utf-8")
-        np.ascontiguousarray(values).tofile(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from emrecon.projectors.core.errors import FormatError, require_file
 from emrecon.projectors.pet.pairs import Normalisation
 
 from ..interfile.header import Header, load_header, numbers, split_list, whole
-from .petlink import _data_file
+from .petlink import data_file_of
 
 _NAMES = {
     "geometric effects": "geometric",
@@ -25,7 +24,7 @@ _NAMES = {
 
 
 def read_siemens_norm(
-    path: str | os.PathLike[str], scanner: PETScanner | str = "mmr", *, data_file: Any = None
+    path: str | os.PathLike[str], scanner: PETScanner | str = "mmr", *, data_file: str | os.PathLike[str] | None = None
 ) -> Normalisation:
     """Return the `Normalisation` of a Siemens normalisation header (.n.hdr) and its data file.
 
@@ -33,27 +32,26 @@ def read_siemens_norm(
     Components are found by their names in the header: geometric effects, crystal interference, crystal efficiencies,
     axial effects (planes of the header's axial compression, segments 0, -1, +1, ...; ring pairs beyond get 1), and the
     two dead time parameters of every ring. Others ("additional axial effects", the crystals' dead time) are not used.
-    Raises FileNotFoundError; FormatError where the file is no normalisation, truncated, not of this scanner, or holds
+    Raises FileNotFoundError; FormatError where the file is not a normalisation, truncated, of another scanner, or holds
     values that are not finite.
     """
     scanner = PETScanner.named(scanner) if isinstance(scanner, str) else scanner
     header = load_header(path, {"data_file": data_file}, ("data_file",))
     if "normalization" not in header.plain("pet data type"):
-        raise FormatError(f"{header.path}: no `PET data type := normalization`; another kind of header?")
+        raise FormatError(f"{header.path} lacks `PET data type := normalization`; another kind of header?")
     n = header.get("", ["%number of normalization components"], whole)
     parts = {}
     for i in range(1, min(n, 100) + 1):
         name = _NAMES.get(header.plain(f"%normalization component [{i}]"))
         if name is not None:
             parts[name] = _component(header, i)
-    dead = [parts.pop(name, None) for name in ("dead_time_1", "dead_time_2")]
-    values: dict[str, Any] = {name: array for name, array in parts.items() if name != "axial"}
+    dead_time = [parts.pop(name).ravel() for name in ("dead_time_1", "dead_time_2") if name in parts]
+    if len(dead_time) == 2:
+        parts["dead_time"] = np.stack(dead_time, 1)
     if "axial" in parts:
-        values["axial"] = _axial(header, parts["axial"].ravel(), scanner)
-    if all(values is not None for values in dead):
-        values["dead_time"] = np.stack([np.ravel(column) for column in dead], 1)  # type: ignore[arg-type]
+        parts["axial"] = _axial(header, parts["axial"].ravel(), scanner)
     try:
-        return Normalisation(scanner, **values)
+        return Normalisation(scanner, **parts)
     except ValueError as error:
         raise FormatError(f"{header.path}: {error}; is the file of another scanner?") from error
 
@@ -62,10 +60,10 @@ def _component(header: Header, i: int) -> np.ndarray:
     """One component, its slowest axis first."""
     shape = tuple(int(v) for v in numbers(header.get("", [f"%matrix size [{i}]"], _entries)))[::-1]
     offset = header.get("", [f"data offset in bytes [{i}]"], whole)
-    path, size = require_file(_data_file(header)), 4 * int(np.prod(shape))
+    path, size = require_file(data_file_of(header)), 4 * int(np.prod(shape))
     if min(shape) < 1 or offset + size > path.stat().st_size:
         raise FormatError(
-            f"{path}: component {i} of shape {shape} at {offset} is not inside the file's {path.stat().st_size} bytes; "
+            f"{path}: component {i} of shape {shape} at {offset} ends after the file's {path.stat().st_size} bytes; "
             "truncated?"
         )
     values = np.fromfile(path, "<f4", int(np.prod(shape)), offset=offset).astype(float)
@@ -74,7 +72,7 @@ def _component(header: Header, i: int) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _entries(value: Any) -> list[str]:
+def _entries(value: object) -> list[str]:
     """Return the entries of a list, or a single value as a list of one."""
     return [*value] if isinstance(value, tuple) else list(split_list(str(value)))
 
@@ -88,7 +86,9 @@ def _axial(header: Header, planes: np.ndarray, scanner: PETScanner) -> np.ndarra
     except ValueError as error:
         raise FormatError(f"{header.path}: {error}; is the file of another scanner?") from error
     if planes.size != sinogram.n_planes:
-        raise FormatError(f"{header.path}: {planes.size} axial effects for {sinogram.n_planes} planes of {sinogram}")
+        raise FormatError(
+            f"{header.path} has {planes.size} axial effects, but {sinogram} has {sinogram.n_planes} planes"
+        )
     table, michelogram = np.ones(sinogram.michelogram.shape), sinogram.michelogram.T
     # the transpose exchanges segments +d and -d, which Siemens lists in the other order
     table[michelogram >= 0] = planes[michelogram[michelogram >= 0]]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,24 +50,26 @@ class Chunk(NamedTuple):
 class PETLink:
     """A list-mode file: its scanner, the sinogram its addresses count in, and its events in chunks.
 
-    path : the binary file.  sinogram : span 1.  announced : words the header announces, None where it does not.
-    radionuclide, half_life (s), dose (Bq at injection), start (date and time) : as the header has them, or None.
+    path : the binary file.  offset : bytes before its first word.  sinogram : of span 1.
+    announced : how many words the header announces, None where it does not say.
+    facts : "radionuclide", "half_life" (s), "dose" (Bq at injection), "start" (date and time) and "orientation" as the
+        header has them, or None.
     """
 
     path: Path
     offset: int
     sinogram: PETSinogram
     announced: int | None = None
-    facts: Mapping[str, Any] | None = None
+    facts: Mapping[str, object] | None = None
 
     @property
     def n_words(self) -> int:
-        """The whole words in the file; a last incomplete one does not count."""
+        """How many whole words the file holds."""
         return max(0, (self.path.stat().st_size - self.offset) // 4)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the file holds the words that its header announces, and no half of a word."""
+        """Whether the file holds as many words as its header announces, and the last one is whole."""
         size = self.path.stat().st_size - self.offset
         return size % 4 == 0 and self.announced in (None, size // 4)
 
@@ -132,7 +134,7 @@ class PETLink:
         return numbers.astype(np.int32)
 
 
-def read_petlink(path: str | os.PathLike[str], **overrides: Any) -> PETLink:
+def read_petlink(path: str | os.PathLike[str], **overrides: object) -> PETLink:
     """Open a PETLINK list-mode file by its header (.l.hdr, or STIR's copy of it); nothing is read yet.
 
     overrides : `data_file`, `data_offset` (bytes), `scanner` (a `PETScanner` or a name such as "mmr"), and for numbers
@@ -148,10 +150,10 @@ def read_petlink(path: str | os.PathLike[str], **overrides: Any) -> PETLink:
         raise FormatError(f"{header.path}: the data format is {header.plain('data format')!r}, not a coincidence list")
     bits = header.get("word_bits", ["%lm event and tag words format (bits)"], whole, 32)
     if bits != 32:
-        raise FormatError(f"{header.path}: words of {bits} bits are not read, only those of 32")
+        raise FormatError(f"{header.path}: words of {bits} bits are not supported, only those of 32")
     span = header.get("span", ["%axial compression"], whole, 1)
     if span != 1:
-        raise FormatError(f"{header.path}: addresses are compressed axially ({span}); crystals cannot be told apart")
+        raise FormatError(f"{header.path}: the addresses have span {span} instead of 1, so that crystals are not known")
     difference = header.get("max_ring_difference", ["%maximum ring difference"], whole)
     views, radial = (header.get(f"n_{name}", [f"%number of {name}"], whole) for name in ("views", "projections"))
     scanner = _scanner(header, overrides.get("scanner"), 2 * views)
@@ -161,31 +163,32 @@ def read_petlink(path: str | os.PathLike[str], **overrides: Any) -> PETLink:
         raise FormatError(f"{header.path}: {error}; is {scanner} the right scanner?") from error
     announced = header.get("", ["%total listmode word counts"], whole, None)
     offset = header.get("data_offset", ["data offset in bytes"], whole, 0)
-    return PETLink(_data_file(header), offset, sinogram, announced, _facts(header))
+    return PETLink(data_file_of(header), offset, sinogram, announced, _facts(header))
 
 
-def _scanner(header: Header, given: Any, crystals: int) -> PETScanner:
+def _scanner(header: Header, given: object, crystals: int) -> PETScanner:
     if given is not None:
         scanner = given if isinstance(given, PETScanner) else PETScanner.named(str(given))
         rings = header.get("n_rings", ["number of rings"], whole, scanner.n_rings)
         if (scanner.n_rings, scanner.n_crystals) != (rings, crystals):
-            raise FormatError(f"{header.path} has {rings} rings of {crystals} crystals, which is not {scanner}")
+            raise FormatError(f"{header.path} has {rings} rings of {crystals} crystals, but {scanner} was given")
         return scanner
     rings = header.get("n_rings", ["number of rings"], whole)
     name = _SCANNERS.get((crystals, rings))
     if name is None:
-        raise FormatError(f"{header.path}: no known scanner has {rings} rings of {crystals}; give it as scanner=...")
+        raise FormatError(f"{header.path}: no known scanner has {rings} rings of {crystals}; pass scanner=...")
     return PETScanner.named(name)
 
 
-def _data_file(header: Header) -> Path:
+def data_file_of(header: Header) -> Path:
+    """Return the binary file of a header: the caller's, or the one the header names, beside it."""
     if header.overrides.get("data_file") is not None:
-        return require_file(header.overrides["data_file"])
+        return require_file(header.get("data_file", [], text))
     name = Path(header.get("data_file", ["name of data file"], text).replace("\\", "/")).name
     return require_file(header.path.parent / name)
 
 
-def _facts(header: Header) -> dict[str, Any]:
+def _facts(header: Header) -> dict[str, object]:
     keys = header.keys
     date, clock = keys.get("%study date (yyyy:mm:dd)"), keys.get("%study time (hh:mm:ss gmt+00:00)")
     return {
@@ -197,7 +200,7 @@ def _facts(header: Header) -> dict[str, Any]:
     }
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     return float(numbers(value)[0])
 
 

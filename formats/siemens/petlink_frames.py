@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from emrecon.projectors import PETSinogram
@@ -48,7 +46,7 @@ def histogram_petlink(
 
 
 def _split(chunk: Chunk, parts: Frames | Gates, zero: int) -> list[Chunk]:
-    columns: list[list[Any]] = []
+    columns: list[list[np.ndarray]] = []
     for kind in ("prompt", "delay"):
         times = getattr(chunk, f"{kind}_times")
         index = parts.index_of((times - zero) / 1000)

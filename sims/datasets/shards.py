@@ -12,13 +12,13 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
 import h5py
 import numpy as np
 
+from emrecon import __version__
 from emrecon.projectors.core.errors import FormatError, require_file
 from emrecon.projectors.core.files import atomic_path
 
@@ -135,7 +135,7 @@ class Plan:
             split=split_ranges(source),
             fields=dict(source.fields),
             recipe=recipe,
-            library_version=_library_version(),
+            library_version=__version__,
         )
 
     @classmethod
@@ -444,10 +444,3 @@ def remove_temporaries(folder: Path, names: Collection[str]) -> None:
         if path.name.partition("-")[2] in names:
             with suppress(OSError):
                 os.unlink(path)
-
-
-def _library_version() -> str:
-    try:
-        return version("emrecon")
-    except PackageNotFoundError:
-        return "unknown"

@@ -108,7 +108,7 @@ def scribble(file):
         (change("windows/0/limits", [154.0, 126.0]), "0 <= lower < upper"),
         (change("windows/0/limits", [1.0, 2.0, 3.0]), "expected 2"),
         (change("windows/1/name", "peak"), "all different"),
-        (change("windows/1/name", 3.0), "not a text"),
+        (change("windows/1/name", 3.0), "not text"),
         (change("geometry/radius", [1.0, 2.0]), "3 views"),
         (change("windows/1/limits", h5py.SoftLink("/windows/0/limits")), "link to somewhere else"),
     ],

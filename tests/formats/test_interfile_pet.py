@@ -10,7 +10,7 @@ from pet_cases import SCANNER, SINOGRAMS
 from emrecon.formats import FormatError
 from emrecon.formats.interfile.pet import PETSinogramFacts, read_interfile_pet
 from emrecon.formats.interfile.pet_writing import write_interfile_pet
-from emrecon.formats.interfile.scanners import _SYSTEMS
+from emrecon.formats.interfile.scanners import SYSTEMS
 from emrecon.projectors import ImageGrid, PETProjector, PETScanner, PETSinogram, TimeOfFlight, pet_scanners
 
 RINGS, CRYSTALS, RADIAL = 5, 24, 9
@@ -352,8 +352,8 @@ def test_a_scanner_is_known_by_its_numbers_or_its_name(tmp_path):
 
 
 def test_the_table_of_systems_is_that_of_the_library():
-    assert set(_SYSTEMS) == set(pet_scanners())
-    for name, system in _SYSTEMS.items():
+    assert set(SYSTEMS) == set(pet_scanners())
+    for name, system in SYSTEMS.items():
         scanner = PETScanner.named(name)
         assert (system.rings, system.crystals) == (scanner.n_rings, scanner.n_crystals)
         assert scanner.radius == pytest.approx(system.inner_radius + system.depth, rel=3e-3)

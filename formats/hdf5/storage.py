@@ -1,0 +1,231 @@
+"""What a native file is made of: HDF5 with a schema, units and checksums, checked before anything is allocated."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike
+
+from emrecon import __version__
+from emrecon.projectors.core.arrays import Array, to_numpy
+from emrecon.projectors.core.errors import FormatError, check_size, naming, require_file
+from emrecon.projectors.core.files import atomic_path
+
+SCHEMA_VERSION = 2
+"""The latest schema this version knows; files of a later one are refused. Scans of PET sinograms need 2, others 1."""
+
+_DTYPES = {"bool", "float16", "float32", "float64", *(f"{sign}int{8 * n}" for sign in ("", "u") for n in (1, 2, 4, 8))}
+# what reads each kind of file, and its latest schema
+_KINDS = {
+    "scan": ("read_scan", SCHEMA_VERSION),
+    "image": ("read_image", SCHEMA_VERSION),
+    "dynamic": ("read_dynamic", 1),
+    "gated": ("read_gated", 1),
+    "windowed-scan": ("read_windowed_scan", 1),
+}
+# deflate cannot shrink data by more than this: less on the disk means that values are missing
+_LARGEST_COMPRESSION = 1100
+
+
+@contextmanager
+def creating(path: str | os.PathLike[str], kind: str, version: int) -> Iterator[h5py.File]:
+    """Give a new file of a kind ("scan", "image", ...) and schema version; it appears complete or not at all."""
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["emrecon_schema"] = kind
+        file.attrs["schema_version"] = version
+        file.attrs["creator"] = f"emrecon {__version__}"
+        yield file
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], kind: str | None) -> Iterator[h5py.File]:
+    """Give a file for reading, once it is one of emrecon's, of this kind (None: of any) and of a schema that is known.
+
+    Whatever goes wrong inside becomes a FormatError that names the file.
+    """
+    path = require_file(path)
+    if not h5py.is_hdf5(path):
+        raise FormatError(f"{path} is not an HDF5 file; another format with the wrong suffix?")
+    try:
+        with naming(path), h5py.File(path, "r") as file:
+            _check_schema(file, path, kind)
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        raise FormatError(f"{path}: HDF5 cannot read it ({_first_line(error)}); truncated or damaged?") from error
+
+
+def _check_schema(file: h5py.File, path: Path, kind: str | None) -> None:
+    found = attribute_of(file, "emrecon_schema")
+    if found not in _KINDS:
+        raise FormatError(f"{path} is HDF5, but not a scan or an image of emrecon (emrecon_schema is {found!r})")
+    reader, latest = _KINDS[found]
+    number = file.attrs.get("schema_version")
+    if not isinstance(number, (int, np.integer)) or number < 1:
+        raise FormatError(f"{path}: schema_version is {number!r}, expected a whole number; edited by hand?")
+    if number > latest:
+        creator = attribute_of(file, "creator")
+        raise FormatError(
+            f"{path} has schema version {number} (written by {creator}), this emrecon reads up to {latest}; "
+            "upgrade emrecon"
+        )
+    if kind is not None and found != kind:
+        raise FormatError(f"{path} holds a {found}, not a {kind}; use {reader}?".replace("a image", "an image"))
+
+
+def store(file: h5py.File, name: str, values: Array | float, units: str) -> None:
+    """Store a number, or an array with its dtype and checksum, compressed by view (or by plane)."""
+    array = np.asarray(to_numpy(values))
+    if array.dtype.name not in _DTYPES:
+        raise TypeError(f"{name} has dtype {array.dtype}; HDF5 files hold {', '.join(sorted(_DTYPES))}")
+    if array.ndim == 0:
+        put(file, name, array, units)
+        return
+    if array.size == 0:
+        raise ValueError(f"{name} of shape {array.shape} has no values to write")
+    stored = _compact(array)
+    chunks = (1,) * (array.ndim - 2) + array.shape[-2:] if array.ndim > 2 else True
+    dataset = file.create_dataset(name, data=stored, chunks=chunks, compression="gzip", shuffle=True)
+    dataset.attrs.update({"units": units, "original_dtype": array.dtype.name, "sha256": _checksum(stored)})
+
+
+def _compact(array: np.ndarray) -> np.ndarray:
+    """Whole numbers in 16 or 32 bits; anything that would not come back exactly stays as it is."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    low, high = array.min(), array.max()
+    if array.dtype.itemsize <= 2 or not (low >= 0 and high < 2**32):
+        return little
+    if array.dtype.kind == "f" and (np.any(array != np.rint(array)) or np.signbit(array).any()):
+        return little
+    return array.astype("<u2" if high < 2**16 else "<u4")
+
+
+def put(file: h5py.File, name: str, value: ArrayLike, units: str) -> None:
+    """Store a number, a text or a short list as it is."""
+    file[name] = value
+    file[name].attrs["units"] = units
+
+
+def load(file: h5py.File, name: str) -> np.ndarray:
+    """Return a dataset of numbers in its original dtype, after checking its size and its checksum."""
+    dataset = dataset_of(file, name)
+    if dataset.dtype.kind not in "buif":
+        raise FormatError(f"{file.filename}: {name} has dtype {dataset.dtype}, expected numbers; edited by hand?")
+    values = np.asarray(dataset[()])
+    if "/" in name and not np.isfinite(values).all():
+        raise FormatError(f"{file.filename}: {name} is not finite; edited by hand?")
+    if values.ndim and "/" not in name:
+        if attribute_of(dataset, "sha256") != _checksum(values):
+            raise FormatError(
+                f"{file.filename}: the checksum of {name} is wrong; altered or damaged after it was written?"
+            )
+        values = values.astype(original_dtype(file, dataset), copy=False)
+    return values
+
+
+def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a dataset whose values lie in this file and have a size that can be allocated."""
+    _check_links(file, name)
+    if name not in file or not isinstance(file[name], h5py.Dataset):
+        raise FormatError(f"{file.filename}: the dataset {name} is missing; an incomplete or edited file?")
+    dataset = file[name]
+    if dataset.shape is None or dataset.is_virtual or dataset.external:
+        raise FormatError(f"{file.filename}: {name} keeps its values elsewhere; emrecon never writes that, refused")
+    check_size(Path(file.filename), dataset.shape, f"the values of {name}")
+    check_size(Path(file.filename), dataset.chunks or (), f"the chunks of {name}")
+    if dataset.chunks and dataset.id.get_storage_size() * _LARGEST_COMPRESSION < dataset.nbytes:
+        raise FormatError(f"{file.filename}: {name} announces {dataset.shape} but most values are not in the file")
+    return dataset
+
+
+def _check_links(file: h5py.File, name: str) -> None:
+    """Refuse soft and external links: a file must not make its reader open another one."""
+    parts = name.split("/")
+    for end in range(1, len(parts) + 1):
+        link = file.get("/".join(parts[:end]), getlink=True)
+        if link is not None and not isinstance(link, h5py.HardLink):
+            raise FormatError(
+                f"{file.filename}: {name} is a link to somewhere else; emrecon never writes that, refused"
+            )
+
+
+def group_of(file: h5py.File, name: str) -> h5py.Group:
+    """Return a group of this file."""
+    _check_links(file, name)
+    if not isinstance(file.get(name), h5py.Group):
+        raise FormatError(f"{file.filename}: the group {name} is missing; an incomplete or edited file?")
+    return file[name]
+
+
+def optional_number(file: h5py.File, name: str) -> float | None:
+    """Return one number, None where the file does not have it."""
+    return number_of(load(file, name), name) if name in file else None
+
+
+def optional_text(file: h5py.File, name: str) -> str | None:
+    """Return a text, None where the file does not have it."""
+    return text_of(file, name) if name in file else None
+
+
+def optional_put(file: h5py.File, name: str, value: ArrayLike | None, units: str) -> None:
+    """Store a number, a text or a short list, nothing for None."""
+    if value is not None:
+        put(file, name, value, units)
+
+
+def energy_window_of(file: h5py.File) -> tuple[float, float] | None:
+    """Return (lower, upper) keV, None where the file does not have them."""
+    if "energy_window" not in file:
+        return None
+    values = np.asarray(dataset_of(file, "energy_window")[()])
+    if values.dtype.kind not in "fiu" or values.shape != (2,):
+        raise FormatError(f"{file.filename}: energy_window is not two numbers in keV; edited by hand?")
+    return float(values[0]), float(values[1])
+
+
+def text_of(file: h5py.File, name: str) -> str:
+    """Return a text that must be there."""
+    dataset = dataset_of(file, name)
+    if h5py.check_string_dtype(dataset.dtype) is None or dataset.shape != ():
+        raise FormatError(f"{file.filename}: {name} is not text; edited by hand?")
+    return str(dataset.asstr()[()])
+
+
+def attribute_of(item: h5py.Group | h5py.Dataset, name: str) -> str | None:
+    """Return an attribute that is text, None where it is missing or of another type."""
+    value = item.attrs.get(name)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else None
+
+
+def original_dtype(file: h5py.File, dataset: h5py.Dataset) -> np.dtype:
+    """Return the dtype that the values had before they were written."""
+    name = attribute_of(dataset, "original_dtype")
+    if name not in _DTYPES:
+        raise FormatError(f"{file.filename}: {dataset.name} has the original_dtype {name!r}; edited by hand?")
+    return np.dtype(name)
+
+
+def plain(values: np.ndarray) -> np.ndarray | float:
+    """Return an array as it is, and the number of an array without axes."""
+    return values if values.ndim else values.item()
+
+
+def number_of(values: np.ndarray, name: str) -> float:
+    """Return the only number of an array; ValueError names the dataset where there are more."""
+    if np.size(values) != 1:
+        raise ValueError(f"{name} has shape {np.shape(values)}, expected one number")
+    return float(np.ravel(values)[0])
+
+
+def _checksum(values: np.ndarray) -> str:
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return hashlib.sha256(np.ascontiguousarray(little).data).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip("'\"").partition("\n")[0]
