@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emrecon.projectors.core.errors import FormatError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 FilePath = str | os.PathLike[str]
 PET_STORAGE = "1.2.840.10008.5.1.4.1.1.128"
@@ -30,7 +33,7 @@ def lenient() -> Iterator[None]:
         yield
 
 
-def value_of(header: Any, keyword: str) -> Any:
+def value_of(header: Dataset, keyword: str) -> object:
     """Return the value of an attribute, None where it is missing, empty or cannot be understood."""
     try:
         value = header.get(keyword)
@@ -39,21 +42,22 @@ def value_of(header: Any, keyword: str) -> Any:
     return None if value is None or value == "" else value
 
 
-def texts_of(header: Any, keyword: str) -> tuple[str, ...]:
+def texts_of(header: Dataset, keyword: str) -> tuple[str, ...]:
     """Return the values of an attribute as texts, none where it is missing or empty."""
     value = value_of(header, keyword)
     if value is None:
         return ()
-    many = not isinstance(value, (str, bytes)) and isinstance(value, Sequence)
-    return tuple(str(part).strip() for part in (value if many else [value]))
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return tuple(str(part).strip() for part in value)
+    return (str(value).strip(),)
 
 
-def text_of(header: Any, keyword: str) -> str | None:
+def text_of(header: Dataset, keyword: str) -> str | None:
     """Return the first value of an attribute as a text, None where there is none."""
     return next(iter(texts_of(header, keyword)), None) or None
 
 
-def number_of(header: Any, keyword: str) -> float | None:
+def number_of(header: Dataset, keyword: str) -> float | None:
     """Return the first number of an attribute, None where there is none or it is not finite."""
     with suppress(ValueError, TypeError, OverflowError):
         number = float(text_of(header, keyword) or "")
@@ -61,7 +65,7 @@ def number_of(header: Any, keyword: str) -> float | None:
     return None
 
 
-def numbers_of(path: Path, header: Any, keyword: str, n: int) -> np.ndarray:
+def numbers_of(path: Path, header: Dataset, keyword: str, n: int) -> np.ndarray:
     """Return the n numbers of an attribute that must be there; raises FormatError naming file and attribute."""
     from pydicom.datadict import tag_for_keyword
     from pydicom.tag import Tag
@@ -76,7 +80,7 @@ def numbers_of(path: Path, header: Any, keyword: str, n: int) -> np.ndarray:
     raise FormatError(f"{path}: {keyword} is {', '.join(values)[:80]}, expected {n} numbers; damaged header?")
 
 
-def private_of(header: Any, group: int, creator: str, element: int) -> str | None:
+def private_of(header: Dataset, group: int, creator: str, element: int) -> str | None:
     """Return a private attribute as a text, None where it is missing or damaged."""
     with suppress(Exception):  # not there, or damaged
         value = header.private_block(group, creator)[element].value

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from .attributes import (
     value_of,
 )
 from .series import start_of
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+    from pydicom.sr.coding import Code
 
 _SMALLEST_BECQUEREL = 1e4  # a smaller "dose in Bq" is one in MBq: 10 kBq cannot be imaged, 10 GBq is not injected
 _DAYLONG = 12 * 3600.0  # s: tracers of this half-life are scanned days after injection
@@ -46,7 +50,7 @@ _ELEMENTS = dict(
 
 @dataclass(frozen=True)
 class PETFacts:
-    """What a PET series says about itself; None where it does not say, so `dataclasses.replace` fills or mends it.
+    """What a PET series says about itself, None where it does not say; `dataclasses.replace` adds or corrects a fact.
 
     units : of the values, as DICOM writes them: "BQML" (Bq/mL), "CNTS", "GML" (SUV in g/mL), "PROPCPS", ...
     suv_type : "BW", "LBMJAMES128", "LBMJANMA", "BSA", ... where the values are SUV already.
@@ -54,7 +58,7 @@ class PETFacts:
     series_type : "STATIC", "DYNAMIC", "GATED" or "WHOLE BODY".
     radionuclide : such as "F-18".  half_life : s.  injected_dose : MBq.  injection_time : date and time.
     series_time : of the series; acquisition_time : when the earliest image of the series began; frame_start : when the
-        earliest image of this frame began (n_beds different ones occur in it).
+        earliest image of this frame began.  n_beds : how many different ones occur in it.
     frame_reference_time : s after series_time.  frame_duration : s.  decay_factor : what the values were multiplied by.
     n_frames : time frames or gates of the series; frame : the one that was read, 1 to n_frames.
     decay_reference : the moment the values are decay corrected to; None leaves it to `decay_reference_time`.
@@ -107,7 +111,7 @@ class PETImage(NamedTuple):
     facts: PETFacts
 
 
-def facts_of(frame: list[Any], series: list[Any]) -> PETFacts:
+def facts_of(frame: list[Dataset], series: list[Dataset]) -> PETFacts:
     """Return the facts of a frame, from the headers of its slices and of the whole series."""
     starts = {start for header in frame if (start := start_of(header))}
     header = min(frame, key=lambda item: start_of(item) or datetime.max)
@@ -148,20 +152,30 @@ def _scaled(number: float | None, scale: float) -> float | None:
     return None if number is None else number * scale
 
 
-def _private_number(header: Any, element: int) -> float | None:
+def _private_number(header: Dataset, element: int) -> float | None:
     with suppress(ValueError):
         return float(private_of(header, 0x7053, "Philips PET Private Group", element) or "")
     return None
 
 
-def _tracer(header: Any, facts: PETFacts) -> dict[str, Any]:
+class _Tracer(TypedDict, total=False):
+    """The facts about the tracer."""
+
+    radionuclide: str | None
+    radiopharmaceutical: str | None
+    half_life: float | None
+    injected_dose: float | None
+    injection_time: datetime | None
+
+
+def _tracer(header: Dataset, facts: PETFacts) -> _Tracer:
     """What the file says of the one tracer that was injected."""
-    items = list(value_of(header, "RadiopharmaceuticalInformationSequence") or ())
+    items = _items(header, "RadiopharmaceuticalInformationSequence")
     if len(items) != 1:
         return {}
     item = items[0]
-    code = next(iter(value_of(item, "RadionuclideCodeSequence") or ()), None)
-    drug = next(iter(value_of(item, "RadiopharmaceuticalCodeSequence") or ()), None)
+    code = next(iter(_items(item, "RadionuclideCodeSequence")), None)
+    drug = next(iter(_items(item, "RadiopharmaceuticalCodeSequence")), None)
     drug_name = text_of(item, "Radiopharmaceutical") or (text_of(drug, "CodeMeaning") if drug else None)
     name = _radionuclide((text_of(code, "CodeMeaning") if code else None) or drug_name)
     half_life = positive_or_none(number_of(item, "RadionuclideHalfLife")) or known_half_life(name)
@@ -175,7 +189,13 @@ def _tracer(header: Any, facts: PETFacts) -> dict[str, Any]:
     }
 
 
-def _injection_time(header: Any, item: Any, facts: PETFacts, half_life: float | None) -> datetime | None:
+def _items(header: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence, none where it is missing."""
+    value = value_of(header, keyword)
+    return list(value) if isinstance(value, Iterable) else []
+
+
+def _injection_time(header: Dataset, item: Dataset, facts: PETFacts, half_life: float | None) -> datetime | None:
     """The date and time of injection; where the file gives a time of day, that before the scan."""
     full = date_time_of(text_of(item, "RadiopharmaceuticalStartDateTime"), text_of(header, "TimezoneOffsetFromUTC"))
     scan = min((t for t in (facts.series_time, facts.acquisition_time) if t), default=None)
@@ -204,7 +224,7 @@ def _radionuclide(text: str | None) -> str | None:
     return None
 
 
-def radionuclide_code(name: str | None) -> Any:
+def radionuclide_code(name: str | None) -> Code | None:
     """Return DICOM's code (context group 4020) of a positron emitter, None where it has none."""
     from pydicom.sr.codedict import codes
 
@@ -220,8 +240,8 @@ def known_half_life(name: str | None) -> float | None:
     return None
 
 
-def facts_like(like: Any) -> PETFacts:
-    """Return the facts of what a new series is to be like: facts, an image with them, a dataset, or nothing."""
+def facts_like(like: PETFacts | PETImage | Dataset | None) -> PETFacts:
+    """Return the facts of what a new series is to be like; without it, values in Bq/mL without decay correction."""
     if like is None:
         return PETFacts(units="BQML", decay_correction="NONE")
     facts = like.facts if isinstance(like, PETImage) else like

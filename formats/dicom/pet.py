@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emrecon.projectors import ImageGrid
+from emrecon.projectors.core.arrays import Array
 from emrecon.projectors.core.files import atomic_path
 
 from .attributes import FilePath, lenient
@@ -24,6 +25,9 @@ from .series import (
 )
 from .suv import decay_reference_time, suv_factor
 from .writing import new_folder, put_slice, series_dataset, writable
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 __all__ = [
     "PETFacts",
@@ -80,7 +84,13 @@ def read_dicom_ct(
 
 
 def write_dicom_pet(
-    folder: FilePath, image: Any, grid: ImageGrid, like: Any = None, *, overwrite: bool = False, **changes: Any
+    folder: FilePath,
+    image: Array,
+    grid: ImageGrid,
+    like: PETFacts | PETImage | Dataset | None = None,
+    *,
+    overwrite: bool = False,
+    **changes: object,
 ) -> None:
     """Write an image (x, y, z) on `grid` as a PET series, one file per slice, 0001.dcm, 0002.dcm, ... from the feet up.
 
@@ -95,7 +105,7 @@ def write_dicom_pet(
     OSError naming the folder where it cannot be written.
     """
     values = writable(image, grid)
-    facts = replace(facts_like(like), **changes)
+    facts = replace(facts_like(like), **changes)  # type: ignore[arg-type]  # fields are checked by what is written
     signed = bool((values < 0).any())
     with lenient(), new_folder(folder, overwrite) as temporary:
         dataset = series_dataset(facts, grid, signed)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.errors import MAXIMUM_ELEMENTS, FormatError, check_size, naming, require_file
 
 from .attributes import PET_STORAGE, FilePath, moment_of, number_of, numbers_of, text_of, texts_of
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+    from pydicom.uid import UID
 
 _MODALITIES = {"1.2.840.10008.5.1.4.1.1.20": "NM", PET_STORAGE: "PT", "1.2.840.10008.5.1.4.1.1.2": "CT"}
 _EXPLAINED = {"NM": "NM (gamma camera: planar or SPECT)"}
@@ -31,12 +35,15 @@ _OBLIQUE = 1e-3
 _SAME_PLACE = 0.01  # mm
 
 
+_File = tuple[Path, "Dataset"]
+
+
 @dataclass(frozen=True, eq=False)
 class _Slice:
     """One file: its header and where it lies, with axes along (columns, rows, normal)."""
 
     path: Path
-    header: Any
+    header: Dataset
     position: np.ndarray
     axes: np.ndarray
     spacing: tuple[float, float]
@@ -87,8 +94,8 @@ def _paths(path: FilePath | Iterable[FilePath]) -> tuple[list[Path], bool]:
     return [file for file in found if file.is_file()], True
 
 
-def _header(path: Path, required: bool) -> Any:
-    """The attributes of a DICOM file without its pixels, or None for another file where that is no mistake."""
+def _header(path: Path, required: bool) -> Dataset | None:
+    """The attributes of a DICOM file without its pixels, None for another kind of file unless `required`."""
     import pydicom
 
     with path.open("rb") as stream:
@@ -106,12 +113,12 @@ def _header(path: Path, required: bool) -> Any:
         raise FormatError(f"{path}: the DICOM header cannot be read ({error}); truncated or damaged?") from error
 
 
-def _modality(header: Any) -> str:
+def _modality(header: Dataset) -> str:
     return text_of(header, "Modality") or _MODALITIES.get(text_of(header, "SOPClassUID") or "", "of unknown modality")
 
 
-def _choose_series(path: Any, images: list[tuple[Path, Any]], series: str | int | None) -> list[tuple[Path, Any]]:
-    groups: dict[str, list[tuple[Path, Any]]] = {}
+def _choose_series(path: FilePath | Iterable[FilePath], images: list[_File], series: str | int | None) -> list[_File]:
+    groups: dict[str, list[_File]] = {}
     for file, header in images:
         groups.setdefault(text_of(header, "SeriesInstanceUID") or "", []).append((file, header))
     if series is None and len(groups) == 1:
@@ -119,13 +126,13 @@ def _choose_series(path: Any, images: list[tuple[Path, Any]], series: str | int 
     matches = [uid for uid, group in groups.items() if str(series) in (uid, text_of(group[0][1], "SeriesNumber"))]
     if series is not None and len(matches) == 1:
         return groups[matches[0]]
-    problem = "several series" if series is None else f"{'no' if not matches else 'more than one'} series {series!r}"
+    problem = "several series" if series is None else f"{'more than one' if matches else 'no'} series {series!r}"
     lines = [_series_line(uid, group) for uid, group in groups.items()]
     where = path if isinstance(path, (str, os.PathLike)) else "the list of files"
     raise FormatError(f"{where} holds {problem}; choose one by series=:\n" + "\n".join(_shortened(lines)))
 
 
-def _series_line(uid: str, group: list[tuple[Path, Any]]) -> str:
+def _series_line(uid: str, group: list[_File]) -> str:
     header = group[0][1]
     number, description = text_of(header, "SeriesNumber") or "none", text_of(header, "SeriesDescription") or ""
     return f'  series="{uid}" (number {number}, {len(group)} images) {description}'
@@ -135,14 +142,14 @@ def _shortened(lines: list[str], most: int = 20) -> list[str]:
     return lines if len(lines) <= most else [*lines[:most], f"  and {len(lines) - most} more"]
 
 
-def _slice(path: Path, header: Any) -> _Slice:
+def _slice(path: Path, header: Dataset) -> _Slice:
     n_frames = number_of(header, "NumberOfFrames") or 1
     if text_of(header, "SOPClassUID") in _MULTI_FRAME or n_frames > 1:
         raise FormatError(f"{path} is a multi-frame image of {n_frames:g} frames; save one file per slice first")
     if "REPROJECTION" in texts_of(header, "SeriesType"):
         raise FormatError(f"{path} is a reprojection (SeriesType), not a slice; choose the series of slices")
     if (number_of(header, "SamplesPerPixel") or 1) != 1:
-        raise FormatError(f"{path} holds colours; a screen capture rather than an image?")
+        raise FormatError(f"{path} holds colours; is it a screen capture?")
     columns, rows = (int(numbers_of(path, header, name, 1)[0]) for name in ("Columns", "Rows"))
     if min(columns, rows) < 1:
         raise FormatError(f"{path} announces {columns} columns and {rows} rows; damaged header?")
@@ -223,22 +230,22 @@ def _doubled(slices: list[_Slice], place: np.ndarray) -> FormatError:
     one, two = slices[first], slices[first + 1]
     return FormatError(
         f"{len(slices) - int(place[-1]) - 1} slices lie where another one is, such as {one.path} and {two.path} at "
-        f"{one.height:g} mm, and nothing tells time frames apart; copied files? Pass the list of files of one stack"
+        f"{one.height:g} mm, and nothing tells their time frames; copied files? Pass the list of files of one stack"
     )
 
 
-def _image_group(header: Any) -> float | None:
+def _image_group(header: Dataset) -> float | None:
     """The frame or gate that ImageIndex counts: it runs over the slices first."""
     index, n_slices = number_of(header, "ImageIndex"), number_of(header, "NumberOfSlices")
     return (index - 1) // n_slices if index and n_slices else None
 
 
-def start_of(header: Any) -> datetime | None:
+def start_of(header: Dataset) -> datetime | None:
     """Return when an image began, as the header says it, None where it does not."""
     return moment_of(text_of(header, "AcquisitionDate"), text_of(header, "AcquisitionTime"))
 
 
-_FRAME_KEYS: tuple[Callable[[Any], float | datetime | None], ...] = (
+_FRAME_KEYS: tuple[Callable[[Dataset], float | datetime | None], ...] = (
     lambda header: number_of(header, "FrameReferenceTime"),
     start_of,
     lambda header: number_of(header, "TriggerTime"),
@@ -260,7 +267,7 @@ def choose_frame(slices: list[_Slice], frames: list[list[_Slice]], frame: int | 
     )
 
 
-def _frame_line(number: int, header: Any) -> str:
+def _frame_line(number: int, header: Dataset) -> str:
     start, duration, gate = start_of(header), number_of(header, "ActualFrameDuration"), number_of(header, "TriggerTime")
     parts = [
         f"from {start:%H:%M:%S}" if start else "",
@@ -277,7 +284,7 @@ def check_number_of_slices(frame: list[_Slice], n_images: int) -> None:
     if announced and max(len(frame), n_images) < announced:
         raise FormatError(
             f"{frame[0].path.parent} holds {len(frame)} of {announced:g} slices (NumberOfSlices); an incomplete copy? "
-            "Pass the list of files to read them all the same"
+            "Pass the list of files to read them anyway"
         )
 
 
@@ -344,7 +351,7 @@ def _slice_spacing(slices: list[_Slice]) -> float:
     return exact[0] if exact else float(f"{mean:.10g}")
 
 
-def _exact(grid: ImageGrid, header: Any) -> ImageGrid:
+def _exact(grid: ImageGrid, header: Dataset) -> ImageGrid:
     """The grid `write_dicom_pet` noted in full precision, where it is this one: decimals of 16 characters round."""
     noted = re.search(
         r"grid of (\S+) (\S+) (\S+) mm from (\S+) (\S+) (\S+) mm", text_of(header, "DerivationDescription") or ""
@@ -393,7 +400,7 @@ def _stored(item: _Slice) -> np.ndarray:
         raise FormatError(f"{item.path}: the pixels cannot be read ({error}); truncated or damaged?") from error
 
 
-def _require_decoder(path: Path, syntax: Any) -> None:
+def _require_decoder(path: Path, syntax: UID) -> None:
     from pydicom.pixels import get_decoder
 
     try:
@@ -402,4 +409,4 @@ def _require_decoder(path: Path, syntax: Any) -> None:
         raise FormatError(f"{path} has the transfer syntax {syntax.name}, which pydicom cannot decode") from error
     if not decoder.is_available:
         packages = _JPEG_2000_PACKAGES if re.search("2000|HTJ2K|High-Throughput", syntax.name) else _JPEG_PACKAGES
-        raise FormatError(f"{path} is compressed ({syntax.name}); `pip install {packages}` makes it readable")
+        raise FormatError(f"{path} is compressed ({syntax.name}); `pip install {packages}` to read it")

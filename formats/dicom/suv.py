@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TypeVar
 
 from emrecon.projectors import Radionuclide
 
 from .facts import PETFacts, known_half_life
+
+T = TypeVar("T")
 
 _MOST_HALF_LIVES = 10
 _SUV_KINDS = {
@@ -85,7 +87,7 @@ def decay_reference_time(facts: PETFacts) -> datetime:
     if facts.decay_reference is not None:
         return facts.decay_reference
     if facts.decay_correction == "ADMIN":
-        return required_fact(facts, "injection_time")
+        return required_fact(facts.injection_time, "injection_time")
     if facts.decay_correction == "NONE":
         _check_one_bed(facts)
         return mean_activity_time(facts)
@@ -96,7 +98,7 @@ def decay_reference_time(facts: PETFacts) -> datetime:
         )
     if facts.siemens_decay_time is not None:
         return facts.siemens_decay_time
-    series = facts.series_time or required_fact(facts, "acquisition_time")
+    series = facts.series_time or required_fact(facts.acquisition_time, "acquisition_time")
     begun = facts.acquisition_time or series
     if series <= begun:
         return series
@@ -106,18 +108,18 @@ def decay_reference_time(facts: PETFacts) -> datetime:
 def _suv_type(kind: str) -> str:
     suv_type = _SUV_KINDS.get(kind.lower())
     if suv_type is None:
-        raise ValueError(f"no SUV by {kind!r}; known: {', '.join(_SUV_KINDS)}")
+        raise ValueError(f"unknown kind of SUV {kind!r}; choose from {', '.join(_SUV_KINDS)}")
     return suv_type
 
 
 def _size(facts: PETFacts, suv_type: str) -> float:
     """What the dose is divided over: g, or cm2 for the body surface area."""
-    weight = required_fact(facts, "weight")
+    weight = required_fact(facts.weight, "weight")
     if weight > 500:
         raise ValueError(f"the weight is {weight:g} kg; given in g? " + _advice("weight", "70.0"))
     if suv_type == "BW":
         return 1000 * weight
-    height = required_fact(facts, "height")
+    height = required_fact(facts.height, "height")
     if not 0.2 <= height <= 2.6:
         raise ValueError(f"the height is {height:g} m; given in cm? " + _advice("height", "1.75"))
     if suv_type == "BSA":
@@ -129,11 +131,9 @@ def _size(facts: PETFacts, suv_type: str) -> float:
 
 
 def _sex(facts: PETFacts) -> str:
-    sex = required_fact(facts, "sex")
+    sex = required_fact(facts.sex, "sex")
     if sex not in ("M", "F"):
-        raise ValueError(
-            f"the formulas of lean body mass know the sexes M and F, not {sex!r}; " + _advice("sex", '"F"')
-        )
+        raise ValueError(f"the formulas of lean body mass need the sex M or F, got {sex!r}; " + _advice("sex", '"F"'))
     return sex
 
 
@@ -162,19 +162,19 @@ def _becquerel_per_ml(facts: PETFacts) -> float:
     if facts.units == "CNTS" and facts.philips_activity_factor:
         return facts.philips_activity_factor
     raise ValueError(
-        f"the image is in {facts.units}, which the file does not relate to Bq/mL; multiply it by its calibration and "
+        f"the image is in {facts.units} and the file does not give the factor to Bq/mL; multiply by your own and "
         + _advice("units", '"BQML"')
     )
 
 
 def _decayed_dose(facts: PETFacts) -> float:
     """The injected dose in Bq at the moment the values are corrected to."""
-    dose = 1e6 * required_fact(facts, "injected_dose")
+    dose = 1e6 * required_fact(facts.injected_dose, "injected_dose")
     if facts.decay_correction == "ADMIN" and facts.decay_reference is None:
         return dose
     reference, injected, half_life = (
         decay_reference_time(facts),
-        required_fact(facts, "injection_time"),
+        required_fact(facts.injection_time, "injection_time"),
         _half_life(facts),
     )
     elapsed = (reference - injected).total_seconds()
@@ -189,7 +189,7 @@ def _decayed_dose(facts: PETFacts) -> float:
 
 
 def _half_life(facts: PETFacts) -> float:
-    half_life, known = required_fact(facts, "half_life"), known_half_life(facts.radionuclide)
+    half_life, known = required_fact(facts.half_life, "half_life"), known_half_life(facts.radionuclide)
     if known and abs(half_life - known) > 0.05 * known:
         raise ValueError(
             f"the half-life is {half_life:g} s, that of {facts.radionuclide} is {known:g} s; given in minutes? "
@@ -214,7 +214,9 @@ def _compare_with_decay_factor(facts: PETFacts, reference: datetime, half_life: 
 
 def mean_activity_time(facts: PETFacts) -> datetime:
     """Return the moment t after the frame's start when the activity is its mean: 2 ** (-t / half-life) = mean decay."""
-    start, duration, half_life = (required_fact(facts, name) for name in ("frame_start", "frame_duration", "half_life"))
+    start = required_fact(facts.frame_start, "frame_start")
+    duration = required_fact(facts.frame_duration, "frame_duration")
+    half_life = required_fact(facts.half_life, "half_life")
     return start - timedelta(seconds=half_life * math.log2(Radionuclide("", half_life).mean_decay(duration)))
 
 
@@ -238,12 +240,11 @@ def _implied_by_frame_reference(facts: PETFacts) -> datetime | None:
     return None
 
 
-def required_fact(facts: PETFacts, name: str) -> Any:
-    """Return a fact; raises ValueError that says how to give it where it is not known."""
-    value = getattr(facts, name)
+def required_fact(value: T | None, name: str) -> T:
+    """Return the value of a fact; raises ValueError that says how to give it where it is None."""
     if value is None:
         meaning, example = _NAMES[name]
-        raise ValueError(f"{meaning} is needed, and the file does not tell for certain; {_advice(name, example)}")
+        raise ValueError(f"{meaning} is needed, but the file does not give it for certain; {_advice(name, example)}")
     return value
 
 

@@ -11,17 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emrecon import __version__
 from emrecon.projectors import ImageGrid
-from emrecon.projectors.core.arrays import to_numpy
+from emrecon.projectors.core.arrays import Array, to_numpy
 
 from .attributes import PET_STORAGE, FilePath
 from .facts import PETFacts, radionuclide_code
 from .suv import decay_reference_time, mean_activity_time, required_fact
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+    from pydicom.sr.coding import Code
 
 _EMPTY_WHERE_UNKNOWN = (
     *("PatientName", "PatientID", "PatientBirthDate", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
@@ -29,12 +33,12 @@ _EMPTY_WHERE_UNKNOWN = (
 )
 
 
-def writable(image: Any, grid: ImageGrid) -> np.ndarray:
+def writable(image: Array, grid: ImageGrid) -> np.ndarray:
     """Return an image as float64; raises ValueError for what cannot be written on the grid."""
     values = np.asarray(to_numpy(image))
     if values.shape != grid.shape:
         raise ValueError(
-            f"write_dicom_pet: an image of shape {values.shape} does not fit a grid of {grid.shape}; one frame a series"
+            f"write_dicom_pet: an image of shape {values.shape} does not fit a grid of {grid.shape}; one frame is written"
         )
     if values.dtype.kind not in "buif":
         raise ValueError(f"write_dicom_pet: a PET image holds real numbers, got {values.dtype}")
@@ -46,7 +50,7 @@ def writable(image: Any, grid: ImageGrid) -> np.ndarray:
     return values
 
 
-def series_dataset(facts: PETFacts, grid: ImageGrid, signed: bool) -> Any:
+def series_dataset(facts: PETFacts, grid: ImageGrid, signed: bool) -> Dataset:
     """Return what all slices share: the patient, study, series, equipment and geometry."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
@@ -61,11 +65,11 @@ def series_dataset(facts: PETFacts, grid: ImageGrid, signed: bool) -> Any:
     return dataset
 
 
-def _study_attributes(facts: PETFacts) -> dict[str, Any]:
+def _study_attributes(facts: PETFacts) -> dict[str, object]:
     """The modules Patient, General Study, Patient Study and Frame of Reference."""
     from pydicom.uid import generate_uid
 
-    attributes: dict[str, Any] = dict.fromkeys(_EMPTY_WHERE_UNKNOWN, "")
+    attributes: dict[str, object] = dict.fromkeys(_EMPTY_WHERE_UNKNOWN, "")
     attributes["StudyInstanceUID"], attributes["FrameOfReferenceUID"] = generate_uid(None), generate_uid(None)
     return {
         **attributes,
@@ -78,7 +82,7 @@ def _study_attributes(facts: PETFacts) -> dict[str, Any]:
     }
 
 
-def _series_attributes(facts: PETFacts) -> dict[str, Any]:
+def _series_attributes(facts: PETFacts) -> dict[str, object]:
     """The modules General Series, General Equipment, PET Series and PET Isotope, and the times of PET Image."""
     from pydicom.uid import generate_uid
 
@@ -107,7 +111,7 @@ def _series_attributes(facts: PETFacts) -> dict[str, Any]:
     }
 
 
-def _image_attributes(grid: ImageGrid, signed: bool) -> dict[str, Any]:
+def _image_attributes(grid: ImageGrid, signed: bool) -> dict[str, object]:
     """The modules General Image, Image Plane, Image Pixel and SOP Common, as far as slices share them."""
     (nx, ny, nz), (dx, dy, dz) = grid.shape, grid.voxel_size
     sizes, origin = (" ".join(map(repr, numbers)) for numbers in (grid.voxel_size, grid.origin))
@@ -134,9 +138,9 @@ def _image_attributes(grid: ImageGrid, signed: bool) -> dict[str, Any]:
     }
 
 
-def put_slice(dataset: Any, values: np.ndarray, grid: ImageGrid, k: int, signed: bool) -> None:
+def put_slice(dataset: Dataset, values: np.ndarray, grid: ImageGrid, k: int, signed: bool) -> None:
     """Put slice k (columns, rows) into the dataset: stored = values / RescaleSlope, rounded."""
-    from pydicom.uid import generate_uid
+    from pydicom.uid import UID, generate_uid
 
     largest = 32767 if signed else 65535
     slope = _decimal(max(float(np.abs(values).max()) / largest, np.finfo(np.float64).tiny) if values.any() else 1.0)
@@ -145,7 +149,7 @@ def put_slice(dataset: Any, values: np.ndarray, grid: ImageGrid, k: int, signed:
     x, y, z = grid.origin
     z += k * grid.voxel_size[2]
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(None)
-    dataset.file_meta.MediaStorageSOPClassUID = PET_STORAGE
+    dataset.file_meta.MediaStorageSOPClassUID = UID(PET_STORAGE)
     dataset.InstanceNumber = dataset.ImageIndex = k + 1
     dataset.ImagePositionPatient = [_decimal(x), _decimal(y), _decimal(z)]
     dataset.SliceLocation = _decimal(z)
@@ -185,11 +189,11 @@ def _decay_factor(facts: PETFacts) -> float:
     """What the activity during the frame was multiplied by, as far as the facts tell."""
     with suppress(ValueError):
         elapsed = (mean_activity_time(facts) - decay_reference_time(facts)).total_seconds()
-        return float(2 ** (elapsed / required_fact(facts, "half_life")))
+        return float(2 ** (elapsed / required_fact(facts.half_life, "half_life")))
     return facts.decay_factor or 1.0
 
 
-def _tracer_item(facts: PETFacts) -> Any:
+def _tracer_item(facts: PETFacts) -> Dataset:
     from pydicom.dataset import Dataset
 
     item, code = Dataset(), radionuclide_code(facts.radionuclide)
@@ -207,7 +211,7 @@ def _tracer_item(facts: PETFacts) -> Any:
     return item
 
 
-def _code_item(code: Any) -> Any:
+def _code_item(code: Code) -> Dataset:
     from pydicom.dataset import Dataset
 
     item = Dataset()
@@ -215,7 +219,7 @@ def _code_item(code: Any) -> Any:
     return item
 
 
-def _patient_orientation(position: str | None) -> dict[str, Any]:
+def _patient_orientation(position: str | None) -> dict[str, object]:
     """The codes of a patient position such as HFS: recumbent, supine, head first; empty for others."""
     from pydicom.sr.codedict import codes
 
@@ -260,7 +264,7 @@ def _check_folder(target: Path, overwrite: bool) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise FileExistsError(errno.EEXIST, "cannot write the series, it is a file; name a folder", str(target))
+        raise FileExistsError(errno.EEXIST, "cannot write the series, the path is a file; name a folder", str(target))
     names = sorted(os.listdir(target))
     if names and not overwrite:
         raise FileExistsError(
@@ -271,7 +275,9 @@ def _check_folder(target: Path, overwrite: bool) -> None:
     other = next((name for name in names if not re.fullmatch(r"\d{4,}\.dcm", name)), None)
     if other is not None:
         raise FileExistsError(
-            errno.EEXIST, f"cannot replace the folder, {other} in it is not of a written series", str(target)
+            errno.EEXIST,
+            f"cannot replace the folder, {other} is not of a series that emrecon wrote",
+            str(target),
         )
 
 

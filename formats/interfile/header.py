@@ -213,7 +213,7 @@ def load_header(path: str | os.PathLike[str], overrides: Mapping[str, object], k
     for name in overrides:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]}=?" if close else f"known: {', '.join(known)}"
+            hint = f"did you mean {close[0]}=?" if close else f"choose from {', '.join(known)}"
             raise TypeError(f"reading Interfile takes no argument {name}=; {hint}")
     path = require_file(path)
     with path.open("rb") as stream:

@@ -272,9 +272,7 @@ def _segments(header: Header, low: np.ndarray, high: np.ndarray) -> tuple[tuple[
     outermost = int(min(-segments.min(), segments.max()))
     keep = header.get("segments", [], whole, int(np.abs(segments).max()))
     if keep > outermost:
-        raise FormatError(
-            f"{header.path} has segments {segments.min()} to {segments.max()}; pass segments={outermost}?"
-        )
+        raise FormatError(f"{header.path} has segments {segments.min()} to {segments.max()}; pass segments={outermost}")
     kept = np.abs(segments) <= keep
     wrong = kept & ((low != segments * span - span // 2) | (high != segments * span + span // 2))
     if wrong.any():
@@ -304,8 +302,7 @@ def _sinogram(header: Header, layout: _Layout, scanner: PETScanner) -> PETSinogr
     mashing, rest = divmod(scanner.n_crystals // 2, views)
     if rest or not mashing:
         raise FormatError(
-            f"{header.path}: {scanner} has {scanner.n_crystals // 2} views, which cannot be joined to {views}; pass "
-            "scanner=..."
+            f"{header.path}: the {scanner.n_crystals // 2} views of {scanner} cannot be joined to {views}; pass scanner=..."
         )
     sinogram = PETSinogram(
         scanner,

@@ -276,7 +276,9 @@ def _commented_radius(header: Header) -> np.ndarray:
         raise FormatError(f"{header.path}: the orbit is non-circular but no radii are given; pass radius=[...] in mm")
     radius = header.get("radius", ["radius", "#radius"], numbers)
     if radius.max() > _LARGEST_CENTIMETRES:
-        raise FormatError(f"{header.path}: `;#Radius := {radius.max():g}` cm is not plausible; pass radius=... in mm")
+        raise FormatError(
+            f"{header.path}: a radius of {radius.max():g} cm (`;#Radius`) is not plausible; pass radius=... in mm"
+        )
     return 10 * radius
 
 

@@ -250,7 +250,7 @@ def test_windows_and_heads_in_one_file(tmp_path):
     scan = read_interfile(path, window=2)
     np.testing.assert_array_equal(scan.counts, 2 * COUNTS)
     assert scan.energy_window == (80, 100)
-    with pytest.raises(FormatError, match="window=3 is not there"):
+    with pytest.raises(FormatError, match="there is no window=3"):
         read_interfile(path, window=3)
     # two heads, and the caller knows where they were
     scan = read_interfile(path, n_views=12, angles=np.arange(12), head=[0] * 6 + [1] * 6, energy_window=None)
@@ -338,7 +338,7 @@ def test_bad_overrides(tmp_path, overrides, kind, message):
 
 
 BAD_HEADERS = {
-    "no bins": ({"matrix_size_[1]": None}, r"`matrix size \[1\]` is missing; give its value as n_bins="),
+    "no bins": ({"matrix_size_[1]": None}, r"`matrix size \[1\]` is missing; pass its value as n_bins="),
     "no pixel size": ({"scaling_factor_(mm/pixel)_[2]": None}, "pixel_size="),
     "no views": ({"number_of_projections": None}, "n_views="),
     "no extent": ({"extent_of_rotation": None}, "extent="),
@@ -357,10 +357,10 @@ BAD_HEADERS = {
     "format": ({"number_format": "ascii"}, "expected one of: unsigned integer"),
     "format and size": ({"number_format": "short float", "number_of_bytes_per_pixel": "8"}, "8 bytes per pixel"),
     "order": ({"imagedata_byte_order": "PDP"}, "byte_order="),
-    "orbit": ({"orbit": "non-circular"}, r"non-circular but there is one radius; give radius=\[...\]"),
+    "orbit": ({"orbit": "non-circular"}, r"non-circular, but there is one radius; pass radius=\[...\]"),
     "orbit without": ({"orbit": "non-circular", "radius": None}, "non-circular but no radii"),
     "radii": ({"orbit": "non-circular", "radius": "{1, 2}"}, "2 entries for 6 views"),
-    "label": ({"matrix_axis_label_[1]": "colour"}, "'colour'; known: bin coordinate"),
+    "label": ({"matrix_axis_label_[1]": "colour"}, "'colour'; expected one of bin coordinate"),
     "equal labels": (
         {"matrix_axis_label_[1]": "view", "matrix_axis_label_[2]": "view", "matrix_axis_label_[3]": "view"},
         "labels are the same",
@@ -369,14 +369,14 @@ BAD_HEADERS = {
     "too many views": ({"number_of_projections": "7"}, "truncated"),
     "too few views": ({"number_of_projections": "5"}, "48 bytes more.*data_offset=48"),
     "half": ({"number_of_projections": "3"}, "2 sets of projections"),
-    "far offset": ({"data_offset_in_bytes": "1e9"}, "0 bytes after offset"),
+    "far offset": ({"data_offset_in_bytes": "1e9"}, "0 bytes follow offset"),
     "offsets": ({"data_offset_in_bytes": "8", "data_starting_block": "2"}, "contradicts"),
     "absurd": ({"number_of_projections": "1000000", "matrix_size_[1]": "1000000"}, "announce 1000000 x 3 x 1000000"),
     "overflow": ({"number_of_projections": "9" * 400}, "finite"),
     "scales": ({"image_scaling_factor": "{1, 2}"}, "differ or are zero"),
     "image": ({"process_status": "Reconstructed"}, "describes an image.*read_image"),
     "PET": ({"type_of_data": "PET"}, "PET data"),
-    "comment in mm": ({"radius": None, ";#Radius": "150"}, "would be in cm, not plausible"),
+    "comment in mm": ({"radius": None, ";#Radius": "150"}, "150 cm .* is not plausible"),
 }
 
 
@@ -411,7 +411,7 @@ def test_long_lines_are_refused_at_once_in_few_words(tmp_path, key, value):
 def test_data_outside_the_folder_is_never_opened(tmp_path, name):
     (tmp_path / "secret.s").write_bytes(FILE.astype("<f4").tobytes())
     (tmp_path / "inside").mkdir()
-    with pytest.raises(FormatError, match="leaves the header's folder"):
+    with pytest.raises(FormatError, match="outside the header's folder"):
         read_interfile(save(tmp_path / "inside", name_of_data_file=name))
 
 
@@ -502,8 +502,8 @@ def test_what_interfile_cannot_say(tmp_path):
     geometry = some_scan().geometry
     uneven = SPECTGeometry([0, 1, 2, 3, 4, 6], 150, (BINS, ROWS), 3.3)
     for scan, message in [
-        (some_scan(shift=1.0), "no detector shifts"),
-        (some_scan(axial_shift=1.0), "no detector shifts"),
+        (some_scan(shift=1.0), "cannot hold detector shifts"),
+        (some_scan(axial_shift=1.0), "cannot hold detector shifts"),
         (Scan(COUNTS, uneven), "equally spaced"),
         (Scan(COUNTS, geometry, background=1.0), "background"),
         (Scan(COUNTS, geometry, factors=np.full((VIEWS, 1, 1), 2.0)), "factors"),

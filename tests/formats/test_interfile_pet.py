@@ -235,7 +235,7 @@ def test_tof_keys_of_older_versions_and_overrides(tmp_path):
     with pytest.raises(FormatError, match="expected a TimeOfFlight of 5 bins"):
         read_interfile_pet(path, tof=TimeOfFlight(4, 1, 1))
     path = save(tmp_path, HEADER, values, "<f4", changes)
-    with pytest.raises(FormatError, match=r"5 TOF bins of a scanner with no TOF bins; give tof="):
+    with pytest.raises(FormatError, match=r"5 TOF bins, the scanner has no TOF bins; pass tof="):
         read_interfile_pet(path)
     counts, sinogram, _ = read_interfile_pet(path, tof=TimeOfFlight(5, 30.0, 60.0))
     np.testing.assert_array_equal(counts, expected(sinogram))
@@ -266,7 +266,7 @@ def test_mashed_views(tmp_path):
     n = 6 * RADIAL * PLANES
     counts, sinogram, _ = read_interfile_pet(save(tmp_path, values=np.arange(n), changes={"matrix size [3]": 6}))
     assert (sinogram.mashing, counts.shape) == (2, (6, RADIAL, PLANES))
-    with pytest.raises(FormatError, match="12 views do not share the 8"):
+    with pytest.raises(FormatError, match="the 8 views of .* cannot be joined to 12"):
         read_interfile_pet(save(tmp_path, changes={"Number of detectors per ring": 16}))
 
 
@@ -451,7 +451,7 @@ def test_siemens_sinograms(tmp_path):
     for key, value, message in [
         ("%compression", "on", "uncompressed"),
         ("%segment table", "{64,63}", "holds 127 planes, matrix size 190"),
-        ("%number of TOF time bins", "13", "TOF bins are not read"),
+        ("%number of TOF time bins", "13", "TOF sinograms of Siemens"),
         ("%axial compression", "9" * 30, "too large"),
         ("matrix axis label[3]", "TOF bin", "'tof bin'; known: tangential"),
     ]:
@@ -464,7 +464,7 @@ BAD_HEADERS = {
     "SPECT": ({"type of data": "Tomographic"}, "SPECT data; use read_scan"),
     "image": ({"PET data type": "Image"}, "an image, not a sinogram; use read_image"),
     "curve": ({"type of data": "Curve"}, "'curve', expected PET"),
-    "no differences": ({"minimum ring difference per segment": None}, "give its value as min_ring_difference="),
+    "no differences": ({"minimum ring difference per segment": None}, "pass its value as min_ring_difference="),
     "fractions": ({"minimum ring difference per segment": "{-2,-1,0.5,1,2}"}, "whole numbers"),
     "fewer": ({"maximum ring difference per segment": "{-2,-1,0,1}"}, "5 segments, but 5 numbers of planes, 5 minimum"),
     "one number": ({"matrix size [2]": "19"}, "5 segments, but 1 numbers of planes"),
@@ -472,20 +472,20 @@ BAD_HEADERS = {
     "no planes": ({"matrix size [2]": "{3,4,0,4,3}"}, "above zero"),
     "no segment 0": (
         {"minimum ring difference per segment": "{1,2,3,4,5}", "maximum ring difference per segment": "{1,2,3,4,5}"},
-        "hold no single segment 0",
+        "exactly one segment must be segment 0",
     ),
     "one side": (
         {"minimum ring difference per segment": "{-1,0,1,2,3}", "maximum ring difference per segment": "{-1,0,1,2,3}"},
-        r"segments -1 to 3; segments=1\?",
+        r"segments -1 to 3; pass segments=1",
     ),
-    "planes": ({"matrix size [2]": "{3,5,4,4,3}"}, "segment -1 has 5 planes, 4 follow from 5 rings"),
-    "rings": ({"Number of rings": "6"}, "segment -2 has 3 planes, 4 follow"),
+    "planes": ({"matrix size [2]": "{3,5,4,4,3}"}, "segment -1 has 5 planes, but 5 rings make 4"),
+    "rings": ({"Number of rings": "6"}, "segment -2 has 3 planes, but 6 rings make 4"),
     "radial": ({"matrix size [1]": "24"}, "truncated"),
-    "label": ({"matrix axis label [1]": "colour"}, "'colour'; known: tangential coordinate"),
+    "label": ({"matrix axis label [1]": "colour"}, "'colour'; expected one of tangential coordinate"),
     "labels": ({"matrix axis label [1]": "view"}, "labels are the same"),
     "order": ({"matrix axis label [2]": "segment", "matrix axis label [4]": "axial coordinate"}, "matrix size"),
-    "no radius": ({"Inner ring diameter (cm)": None}, "give its value as scanner="),
-    "no spacing": ({"Distance between rings (cm)": "0"}, "above zero; give the right value as scanner="),
+    "no radius": ({"Inner ring diameter (cm)": None}, "pass its value as scanner="),
+    "no spacing": ({"Distance between rings (cm)": "0"}, "above zero; pass the right value as scanner="),
     "absurd": ({"Number of rings": "1e9"}, "damaged header"),
     "many": ({"Number of detectors per ring": "1e9"}, "damaged header"),
     "blocks": (
@@ -563,7 +563,7 @@ def test_overrides(tmp_path):
         ({"spam": 3}, TypeError, "did you mean span=?"),
         ({"segments": 3}, FormatError, r"segments=2\?"),
         ({"scanner": "ecat"}, FormatError, "no PET scanner 'ecat'; known: mmr"),
-        ({"scanner": 3}, FormatError, "expected a PETScanner or the name of one"),
+        ({"scanner": 3}, FormatError, "expected a PETScanner or its name"),
         ({"radionuclide": "Xx-1"}, FormatError, "unknown radionuclide"),
         ({"n_radial": 2.5}, FormatError, "whole number"),
         ({"n_planes": [1, 2]}, FormatError, "2 numbers of planes"),
@@ -718,7 +718,7 @@ def test_what_cannot_be_written(tmp_path):
     sinogram = WRITTEN["span 1"]
     counts = counts_of(sinogram)
     for arguments, message in [
-        ((tmp_path / "a.hv", counts, sinogram), "written as .hs"),
+        ((tmp_path / "a.hv", counts, sinogram), "must end in .hs"),
         ((tmp_path / "a.s", counts, sinogram), r"\.hs, \.hv"),
         ((tmp_path / "a.hs", counts[1:], sinogram), r"shape \(11, 23, 25\) for a sinogram of \(12, 23, 25\)"),
         ((tmp_path / "a.hs", counts[::2], sinogram.subset(0, 2)), "all views"),

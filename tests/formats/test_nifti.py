@@ -163,7 +163,7 @@ def test_what_cannot_be_written(tmp_path):
     for image, name, message in [
         (IMAGE, "a.img", "must end in"),
         (IMAGE[1:], "a.nii", "does not fit a grid"),
-        (IMAGE[None], "a.nii", "one image per file"),
+        (IMAGE[None], "a.nii", "holds one image"),
         (IMAGE.astype(complex), "a.nii", "real numbers"),
         (np.full(GRID.shape, 1e300), "a.nii", "do not fit float32"),
     ]:

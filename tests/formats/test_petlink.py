@@ -90,7 +90,7 @@ def test_foreign_files_are_refused(tmp_path):
     cases = {
         "sinogram": (("CoincidenceList", "Sinogram"), "not a coincidence list"),
         "bits": (("(bits):=32", "(bits):=64"), "64 bits"),
-        "span": (("%axial compression:=1", "%axial compression:=11"), "compressed axially"),
+        "span": (("%axial compression:=1", "%axial compression:=11"), "span 11 instead of 1"),
         "scanner": (("number of rings:=64", "number of rings:=55"), "no known scanner has 55 rings"),
         "views": (("views:=252", "views:=300"), "no known scanner"),
         "radial": (("projections:=344", "projections:=900"), "right scanner"),
@@ -150,7 +150,7 @@ def test_damaged_normalisations_are_refused(tmp_path):
     attempt("truncated", content=data[:200000])
     attempt("NaN", content=b"\xff\xff\xff\xff" + data[4:])
     attempt("another kind", text=header.replace("normalization\n", "emission\n"))
-    attempt("axial effects for", text=header.replace("%axial compression:=11", "%axial compression:=1"))
+    attempt("axial effects, but", text=header.replace("%axial compression:=11", "%axial compression:=1"))
     attempt("another scanner", scanner=PETScanner.named("d690"))
 
 
@@ -166,7 +166,7 @@ def test_damaged_time_tags_do_not_stop_the_clock(tmp_path):
 
 def test_scanners_and_files_that_do_not_belong_together(tmp_path):
     path = write(tmp_path, [event(0, 1, 172)])
-    with pytest.raises(FormatError, match="which is not Siemens Biograph Vision"):
+    with pytest.raises(FormatError, match="but Siemens Biograph Vision"):
         read_petlink(path, scanner="vision600")
     other = tmp_path / "petlink_sinogram.hs"
     other.write_text("!INTERFILE :=\n!type of data := PET\nname of data file := petlink_sinogram.s\n")

@@ -355,7 +355,7 @@ def test_other_files(tmp_path):
     for text in (b"\x89HDF\r\n\x1a\n" + bytes(1000), b"yardl\x07\0\0\0", b"yardl\x01\0\0\0\x02{}" + bytes(50)):
         other = tmp_path / "other"
         other.write_bytes(text)
-        with pytest.raises(FormatError, match="no binary PETSIRD file of the version"):
+        with pytest.raises(FormatError, match="not a binary PETSIRD file of the version"):
             read_petsird(other)
     with pytest.raises(FileNotFoundError):
         read_petsird(tmp_path / "none")
