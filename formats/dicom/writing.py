@@ -38,7 +38,7 @@ def writable(image: Array, grid: ImageGrid) -> np.ndarray:
     values = np.asarray(to_numpy(image))
     if values.shape != grid.shape:
         raise ValueError(
-            f"write_dicom_pet: an image of shape {values.shape} does not fit a grid of {grid.shape}; one frame is written"
+            f"write_dicom_pet: an image of shape {values.shape} does not fit a grid of {grid.shape}; pass one frame"
         )
     if values.dtype.kind not in "buif":
         raise ValueError(f"write_dicom_pet: a PET image holds real numbers, got {values.dtype}")

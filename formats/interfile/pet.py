@@ -302,7 +302,8 @@ def _sinogram(header: Header, layout: _Layout, scanner: PETScanner) -> PETSinogr
     mashing, rest = divmod(scanner.n_crystals // 2, views)
     if rest or not mashing:
         raise FormatError(
-            f"{header.path}: the {scanner.n_crystals // 2} views of {scanner} cannot be joined to {views}; pass scanner=..."
+            f"{header.path}: the {scanner.n_crystals // 2} views of {scanner} cannot be joined to {views}; "
+            "pass scanner=..."
         )
     sinogram = PETSinogram(
         scanner,

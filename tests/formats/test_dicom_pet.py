@@ -479,7 +479,7 @@ def test_suv_of_a_decaying_dose(tmp_path):
     man = dataclasses.replace(facts, weight=80.0, height=1.8, sex="M")
     assert suv_factor(man, "james lean body mass") * dose == pytest.approx(62716, rel=1e-4)
     assert suv_factor(man, "Janmahasatian lean body mass") * dose == pytest.approx(61731, rel=1e-4)
-    with pytest.raises(ValueError, match="no SUV by 'fat'; known: body weight"):
+    with pytest.raises(ValueError, match="unknown kind of SUV 'fat'; choose from body weight"):
         suv_factor(facts, "fat")
 
 
@@ -635,14 +635,14 @@ BAD_FACTS = {
     ),
     "height": ({"height": None}, r"height in m is needed.*replace\(facts, height="),
     "sex": ({"sex": None}, "sex is needed"),
-    "other sex": ({"sex": "O"}, "sexes M and F, not 'O'"),
+    "other sex": ({"sex": "O"}, "sex M or F, got 'O'"),
     "grams": ({"weight": 70000.0}, "given in g"),
     "centimetres": ({"height": 170.0}, "given in cm"),
     "minutes": ({"half_life": 109.8}, "given in minutes"),
     "too heavy for the formula": ({"weight": 250.0}, "the formula gives"),
     "injection after the scan": ({"injection_time": datetime(2024, 3, 1, 11)}, "half-lives apart"),
     "injection the day before": ({"injection_time": datetime(2024, 2, 29, 9)}, "half-lives apart"),
-    "units": ({"units": "PROPCPS"}, "PROPCPS, which the file does not relate"),
+    "units": ({"units": "PROPCPS"}, "PROPCPS and the file does not give the factor"),
     "no units": ({"units": None}, "the image is in None"),
     "no attenuation correction": ({"corrections": ("DECY",)}, "lacks ATTN"),
     "no decay correction": ({"corrections": ("ATTN",)}, "lacks DECY"),
@@ -813,7 +813,7 @@ def test_what_cannot_be_written(tmp_path):
     nan[0, 0, 0] = np.nan
     for image, options, error, message in [
         (IMAGE[1:], {}, ValueError, "does not fit a grid"),
-        (IMAGE[None], {}, ValueError, "one frame a series"),
+        (IMAGE[None], {}, ValueError, "one frame"),
         (nan, {}, ValueError, "NaN"),
         (1e39 * IMAGE.astype(float), {}, ValueError, "beyond float32"),
         (IMAGE.astype(complex), {}, ValueError, "real numbers"),
@@ -839,9 +839,9 @@ def test_folders_are_replaced_only_when_asked_and_only_series(tmp_path):
     write_dicom_pet(folder, 2 * IMAGE[:, :, :2], smaller, overwrite=True)
     assert read_dicom_pet(folder).grid == smaller
     (folder / "notes.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match=r"notes\.txt in it is not of a written series"):
+    with pytest.raises(FileExistsError, match=r"notes\.txt is not of a series"):
         write_dicom_pet(folder, IMAGE, GRID, overwrite=True)
-    with pytest.raises(FileExistsError, match="it is a file"):
+    with pytest.raises(FileExistsError, match="the path is a file"):
         write_dicom_pet(folder / "notes.txt", IMAGE, GRID, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert len(list(folder.iterdir())) == 3

@@ -329,14 +329,14 @@ def test_choosing_by_name_and_content(tmp_path):
     formats.write_scan(tmp_path / "a.hdf5", full_scan())
     (tmp_path / "a.hdf5").rename(tmp_path / "a.unknown")
     assert_same(formats.read_scan(tmp_path / "a.unknown"), hdf5.read_scan(tmp_path / "a.unknown"))
-    with pytest.raises(TypeError, match="no overrides, got radius"):
+    with pytest.raises(TypeError, match="cannot be replaced while reading, got radius"):
         formats.read_scan(tmp_path / "a.unknown", radius=3)
     with pytest.raises(ValueError, match=r"\.h5, \.hdf5 \(HDF5\) or \.hs"):
         formats.write_scan(tmp_path / "a.nii", full_scan())
-    with pytest.raises(ValueError, match=r"known: \.h5 \.hdf5"):
+    with pytest.raises(ValueError, match=r"choose from \.h5 \.hdf5"):
         formats.write_image(tmp_path / "a.jpg", np.ones(GRID.shape), GRID)
     (tmp_path / "b.jpg").write_text("some text")
-    with pytest.raises(FormatError, match=r"known: \.h5 \.hdf5"):
+    with pytest.raises(FormatError, match=r"choose from \.h5 \.hdf5"):
         formats.read_image(tmp_path / "b.jpg")
     with pytest.raises(FileNotFoundError):
         formats.describe(tmp_path / "c.jpg")

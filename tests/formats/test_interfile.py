@@ -327,7 +327,7 @@ BAD_OVERRIDES = [
     ({"scale": 0}, FormatError, "scaling factors"),
     ({"background": -1.0}, FormatError, "background"),
     ({"radios": 3}, TypeError, "did you mean radius=?"),
-    ({"zzz": 3}, TypeError, "known: n_views"),
+    ({"zzz": 3}, TypeError, "choose from n_views"),
 ]
 
 

@@ -240,7 +240,7 @@ def test_tof_keys_of_older_versions_and_overrides(tmp_path):
     counts, sinogram, _ = read_interfile_pet(path, tof=TimeOfFlight(5, 30.0, 60.0))
     np.testing.assert_array_equal(counts, expected(sinogram))
     changes["TOF bin order"] = "{0,1,2,3,4}"
-    with pytest.raises(FormatError, match="no order of 5 timing positions"):
+    with pytest.raises(FormatError, match="5 timing positions"):
         read_interfile_pet(save(tmp_path, HEADER, values, "<f4", changes), tof=sinogram.tof)
 
 
@@ -266,7 +266,7 @@ def test_mashed_views(tmp_path):
     n = 6 * RADIAL * PLANES
     counts, sinogram, _ = read_interfile_pet(save(tmp_path, values=np.arange(n), changes={"matrix size [3]": 6}))
     assert (sinogram.mashing, counts.shape) == (2, (6, RADIAL, PLANES))
-    with pytest.raises(FormatError, match="the 8 views of .* cannot be joined to 12"):
+    with pytest.raises(FormatError, match=r"the 8 views of .* cannot be joined to 12"):
         read_interfile_pet(save(tmp_path, changes={"Number of detectors per ring": 16}))
 
 
@@ -453,7 +453,7 @@ def test_siemens_sinograms(tmp_path):
         ("%segment table", "{64,63}", "holds 127 planes, matrix size 190"),
         ("%number of TOF time bins", "13", "TOF sinograms of Siemens"),
         ("%axial compression", "9" * 30, "too large"),
-        ("matrix axis label[3]", "TOF bin", "'tof bin'; known: tangential"),
+        ("matrix axis label[3]", "TOF bin", "'tof bin'; expected one of tangential"),
     ]:
         (tmp_path / "a.s.hdr").write_text(change(SIEMENS + "!END OF INTERFILE:=\n", key, value))
         with pytest.raises(FormatError, match=message):
@@ -561,7 +561,7 @@ def test_overrides(tmp_path):
     assert facts.description == "text"
     for overrides, kind, message in [
         ({"spam": 3}, TypeError, "did you mean span=?"),
-        ({"segments": 3}, FormatError, r"segments=2\?"),
+        ({"segments": 3}, FormatError, r"pass segments=2"),
         ({"scanner": "ecat"}, FormatError, "no PET scanner 'ecat'; known: mmr"),
         ({"scanner": 3}, FormatError, "expected a PETScanner or its name"),
         ({"radionuclide": "Xx-1"}, FormatError, "unknown radionuclide"),

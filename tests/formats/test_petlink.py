@@ -105,7 +105,7 @@ def test_foreign_files_are_refused(tmp_path):
     path.write_text(HEADER.format(words=2))
     with pytest.raises(FileNotFoundError):
         read_petlink(path)
-    with pytest.raises(TypeError, match="takes no value"):
+    with pytest.raises(TypeError, match="takes no argument"):
         read_petlink(path, radius=3)
 
 
