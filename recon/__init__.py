@@ -46,6 +46,7 @@ from .engines import (
 from .filtered import FilteredBackprojection, Window, angular_weights, fbp, ramp_kernel
 from .kernels import KernelOperator, SpatioTemporalKernel, hybrid_kernel, hypr_kernel, kernel_matrix, temporal_kernel
 from .likelihoods import CountsLikelihood, Likelihood, ListmodeLikelihood, PoissonLikelihood, TransmissionLikelihood
+from .methods import METHODS, PRIORS, Method, MethodEngine
 from .metrics import (
     Ensemble,
     ImageQuality,
@@ -97,11 +98,16 @@ from .priors import (
     bowsher,
     spatial_weights,
 )
+from .problem import ArgumentError, Problem, pet_grid, pet_problem, spect_problem
+from .reconstruction import reconstruct
 from .running import Checkpoint, Log, ProgressBar, RelativeChange, run
 from .stopping import KKT, KKTErrors, KKTRule, PetricErrors, PetricRule, kkt_residual
 
 __all__ = [
     "KKT",
+    "METHODS",
+    "PRIORS",
+    "ArgumentError",
     "BarzilaiBorwein",
     "BowsherWeights",
     "Checkpoint",
@@ -129,6 +135,8 @@ __all__ = [
     "LogCosh",
     "MedianRoot",
     "MedianRootSurrogate",
+    "Method",
+    "MethodEngine",
     "NonLocal",
     "Objective",
     "PairPrior",
@@ -139,6 +147,7 @@ __all__ = [
     "PetricRule",
     "PoissonLikelihood",
     "PriorAware",
+    "Problem",
     "ProgressBar",
     "ProximablePrior",
     "Quadratic",
@@ -191,9 +200,12 @@ __all__ = [
     "ostr",
     "parameterised_em",
     "pdhg",
+    "pet_grid",
+    "pet_problem",
     "positive_root",
     "psnr",
     "ramp_kernel",
+    "reconstruct",
     "recovery_coefficient",
     "region_means",
     "region_of",
@@ -203,6 +215,7 @@ __all__ = [
     "sequential",
     "spatial_weights",
     "spdhg",
+    "spect_problem",
     "ssim",
     "ssim_map",
     "surrogate",

@@ -21,7 +21,7 @@ ALLOWED = {
 
 STOREYS = {
     "projectors": ["core", "physics", "spect", "parallel", "pet", "scan"],
-    "recon": ["likelihoods", "metrics", "priors", "kernels", "engines"],
+    "recon": ["likelihoods", "metrics", "priors", "kernels", "engines", "problem", "methods"],
     "unrolled": ["networks", "methods", "training", "interop"],
     "formats": ["summary", "hdf5", "interfile", "siemens", "dicom"],
     "sims": ["noise", "phantoms", "simulators", "datasets", "recipes"],

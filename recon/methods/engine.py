@@ -1,0 +1,156 @@
+"""A method on a problem: its prior or kernel made, where it starts, and its iterates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+
+from emrecon.projectors.core.arrays import Array, to_numpy
+
+from ..engines import Iterate, RandomOrder, osem
+from ..kernels.matrix import KernelOperator, kernel_matrix
+from ..priors import (
+    DirectionalTotalVariation,
+    Huber,
+    Hyperbolic,
+    LogCosh,
+    MedianRoot,
+    NonLocal,
+    Quadratic,
+    RelativeDifference,
+    SmoothedTotalVariation,
+    TotalVariation,
+    bowsher,
+    spatial_weights,
+)
+from ..problem.problem import Problem
+from .choice import Method, Prior, PriorChoice
+from .table import METHODS, ORDERS
+
+
+@dataclass(frozen=True, eq=False)
+class MethodEngine:
+    """A method on a problem, from `at` on; `prior` and `kernel` where it has them."""
+
+    method: Method
+    problem: Problem
+    at: Iterate
+    prior: Prior | None = None
+    kernel: KernelOperator | None = None
+
+    def iterates(self) -> Iterator[Iterate]:
+        """Return the engine's iterates from `at` on, for ever."""
+        name, at = self.method.name, self.at
+        more = {"osem": (), "kem": (self.kernel,)}.get(name, (self.prior,))
+        start = at if at.state else at.image  # what remembers only the image takes any engine's
+        parts = list(self.problem.parts)
+        return METHODS[name].engine(parts, *more, start=start, iteration=at.iteration, **_order(self.method))
+
+    def objective(self, x: Array) -> Array:
+        """Return what is minimised, likelihood + prior; the likelihood alone for a prior without a value (median)."""
+        likelihood = self.problem.value(x)
+        try:
+            return likelihood if self.prior is None else likelihood + self.prior.value(x)
+        except NotImplementedError:
+            return likelihood
+
+    def __str__(self) -> str:
+        title = self.method.title(self.problem.n_subsets)
+        if self.kernel is not None:
+            return f"{title}, {self.kernel.n_neighbours.max()} neighbours"
+        return title if self.prior is None else f"{title}, {self.prior!r}"
+
+
+def prepare(
+    method: Method,
+    problem: Problem,
+    guide: np.ndarray | None = None,
+    start: Array | None = None,
+    at: Iterate | None = None,
+) -> MethodEngine:
+    """Return a method's engine on a problem, to go on from an iterate, or to start as the table of methods says.
+
+    guide : (x, y, z) on the problem's grid, for methods and priors that follow one.
+    start : the image to start from (default: the problem's); methods with a `first_pass` make one pass of OSEM on it.
+    at : the iterate to go on from. Epsilon, kappa and weights that come from the first pass are found again then: they
+        are the same.
+    """
+    start, first, parts = problem.start if start is None else start, None, list(problem.parts)
+    if METHODS[method.name].first_pass and (at is None or method.prior_needs_first):
+        first = next(osem(parts, start)).image
+    at = at or Iterate(0, start if first is None else first)
+    prior = method.prior
+    if isinstance(prior, PriorChoice):
+        prior = make_prior(method, prior, problem, guide, first)
+    return MethodEngine(method, problem, at, prior, _kernel(method, problem, guide))
+
+
+class Pairs(TypedDict, total=False):
+    """The options of priors on pairs of neighbours."""
+
+    neighbours: int
+    voxel_size: tuple[float, float, float]
+    kappa: np.ndarray
+
+
+def make_prior(method: Method, choice: PriorChoice, problem: Problem, guide: np.ndarray | None, first: Array) -> Prior:
+    """Return a prior by name, times its beta.
+
+    guide : (x, y, z) on the grid.  first : the image of the first pass, where `method.prior_needs_first`.
+    """
+    (beta, *values), size = choice.values, problem.grid.voxel_size
+    pairs = Pairs(neighbours=method.neighbours, voxel_size=size)
+    if method.kappa:
+        pairs["kappa"] = np.sqrt(sum(to_numpy(spatial_weights(part, first)) ** 2 for part in problem.parts))
+    match choice.name:
+        case "rdp":
+            epsilon = values[1] if len(values) > 1 else 1e-3 * float(first.max())
+            return beta * RelativeDifference(values[0], epsilon=epsilon, **pairs)
+        case "quadratic":
+            return beta * Quadratic(**pairs)
+        case "log-cosh":
+            return beta * LogCosh(values[0], **pairs)
+        case "huber":
+            return beta * Huber(values[0], **pairs)
+        case "hyperbolic":
+            return beta * Hyperbolic(values[0], **pairs)
+        case "bowsher":
+            return beta * bowsher(guide, int(choice.n_chosen), **pairs)
+        case "smooth-tv":
+            return beta * SmoothedTotalVariation(values[0], size)
+        case "non-local" if len(values) == 1:
+            return beta * NonLocal(delta=values[0])
+        case "non-local":
+            shown = to_numpy(first) if guide is None else guide
+            return beta * NonLocal(delta=values[0], guide=shown, width=values[1])
+        case "tv":
+            return beta * TotalVariation(voxel_size=size)
+        case "dtv":
+            return beta * DirectionalTotalVariation(guide, values[0] if values else None, size)
+        case "median":
+            return beta * MedianRoot()
+    raise ValueError(f"the prior {choice.name!r} is in the table of priors, but nothing makes it")
+
+
+def _kernel(method: Method, problem: Problem, guide: np.ndarray | None) -> KernelOperator | None:
+    choice = method.kernel
+    if choice is None or isinstance(choice, KernelOperator):
+        return choice
+    return kernel_matrix(
+        guide, problem.grid, n_neighbours=choice.n_neighbours, window=choice.window, sigma=choice.sigma
+    )
+
+
+def _order(method: Method) -> dict[str, object]:
+    """The order as the engine's keyword; nothing where it is the engine's own."""
+    if method.order is None:
+        return {}
+    if not isinstance(method.order, str):
+        return {"order": method.order}
+    seed = int(method.order.partition(":")[2] or 0)
+    if method.name == "spdhg":
+        return {"seed": seed}
+    return {"order": ORDERS.get(method.order) or RandomOrder(seed)}

@@ -1,0 +1,18 @@
+"""From a scan to what an engine needs: likelihoods of subsets, grid and start, with every correction in its place."""
+
+from .grids import cubes
+from .pet import EventLists, Listmode, pet_grid, pet_problem
+from .problem import ArgumentError, Problem, digest
+from .spect import spect_problem
+
+__all__ = [
+    "ArgumentError",
+    "EventLists",
+    "Listmode",
+    "Problem",
+    "cubes",
+    "digest",
+    "pet_grid",
+    "pet_problem",
+    "spect_problem",
+]

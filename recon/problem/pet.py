@@ -1,0 +1,311 @@
+"""From PET sinograms and list-mode events to a problem: attenuation, normalisation, randoms, scatter, resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
+
+import numpy as np
+
+from emrecon.projectors import (
+    AcquisitionModel,
+    GaussianBlur,
+    ImageGrid,
+    ListmodeProjector,
+    Normalisation,
+    PETProjector,
+    PETSinogram,
+    Projector,
+    Scan,
+    attenuation_factors,
+    crystal_rates,
+    events_product,
+)
+from emrecon.projectors.core.arrays import Array, to_numpy
+
+from ..likelihoods.listmode import ListmodeLikelihood
+from ..likelihoods.poisson import PoissonLikelihood
+from .grids import cubes
+from .problem import (
+    ArgumentError,
+    Problem,
+    added,
+    check_subsets,
+    checked_grid,
+    digest,
+    expected_counts,
+    on_grid,
+    start_like,
+)
+
+
+class EventLists(Protocol):
+    """Coincidences in memory, (n, 2) integers each: the numbers of the crystals at both ends."""
+
+    @property
+    def prompts(self) -> np.ndarray: ...
+    @property
+    def delays(self) -> np.ndarray: ...
+
+
+class Listmode(Protocol):
+    """What `pet_problem` asks of list-mode data, such as those that `formats.read_petlink` opens.
+
+    sinogram : the bins that the events fall into, without compression.  read() : all events.
+    """
+
+    @property
+    def sinogram(self) -> PETSinogram: ...
+    def read(self) -> EventLists: ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Corrections:
+    """What is known besides the counts: attenuation (1/cm, float32), normalisation, and resolution in the image."""
+
+    grid: ImageGrid
+    mu: np.ndarray | None
+    norm: Normalisation | None
+    psf: GaussianBlur | None
+
+    def blurred(self, projector: Projector) -> Projector:
+        """Return the projector with the resolution before it."""
+        return projector if self.psf is None else cast(Projector, projector @ self.psf)
+
+    def system(self, sinogram: PETSinogram) -> Projector:
+        """Return A of a sinogram: resolution, then line integrals."""
+        return self.blurred(PETProjector(self.grid, sinogram))
+
+    def factors(self, sinogram: PETSinogram, *, known: bool = False) -> np.ndarray:
+        """Return attenuation x normalisation of every bin, without TOF.
+
+        Without a normalisation the factor of a bin is its number of real crystal pairs.
+        known : leave out normalisation and crystal pairs, which the scan's own factors hold.
+        """
+        plain = sinogram.without_tof()
+        if known:
+            factors = np.ones(plain.shape, np.float32)
+        else:
+            factors = plain.multiplicity() if self.norm is None else self.norm.factors(plain)
+        if self.mu is None:
+            return factors
+        survival: np.ndarray = factors * attenuation_factors(PETProjector(self.grid, plain), self.mu)
+        return survival
+
+    def of_events(self, sinogram: PETSinogram, lines: ListmodeProjector) -> np.ndarray | float:
+        """Return attenuation x normalisation of every event."""
+        own: np.ndarray | float = 1.0 if self.norm is None else self.norm.of_events(sinogram, lines.events)
+        return own if self.mu is None else own * attenuation_factors(lines, self.mu)
+
+    def components(self) -> tuple[np.ndarray | None, ...]:
+        """Return everything that shapes the image, for a checksum."""
+        norm = self.norm
+        parts = () if norm is None else (norm.crystal, norm.geometric, norm.interference, norm.axial, norm.dead_time)
+        return (self.mu, self.grid.affine, np.array(0.0 if self.psf is None else self.psf.fwhm), *parts)
+
+    def __str__(self) -> str:
+        mu = "none" if self.mu is None else f"up to {self.mu.max():.3g} /cm"
+        psf = "none" if self.psf is None else f"{' x '.join(f'{w:g}' for w in dict.fromkeys(self.psf.fwhm))} mm"
+        return f"  mu       {mu}\n  norm     {'given' if self.norm else 'none'}\n  psf      {psf}"
+
+
+def pet_problem(
+    scan_or_events: Scan | Listmode,
+    *,
+    mu: Array | None = None,
+    norm: Normalisation | None = None,
+    randoms: Array | float | None = None,
+    scatter: Array | float | None = None,
+    psf: GaussianBlur | float | tuple[float, float, float] | None = None,
+    grid: ImageGrid | None = None,
+    subsets: int = 8,
+    max_ring_difference: int | None = None,
+) -> Problem:
+    """Return the problem of reconstructing a PET sinogram or list-mode events, for `reconstruct` or any engine.
+
+        ybar = factors * normalisation * attenuation * A(x) + randoms + scatter,      attenuation = exp(-integral of mu)
+
+    A is a `PETProjector`, or for events a `ListmodeProjector`, after a blur of width `psf`.
+
+    scan_or_events : a `Scan` of a `PETSinogram`, counts (..., views, radial, [TOF,] planes), or list-mode data as
+        `formats.read_petlink` opens them: anything with `sinogram` and `read()`, whose prompts and delays are (n, 2)
+        crystal numbers.
+    mu : attenuation map on the grid, (x, y, z), in 1/cm at 511 keV (default: none).
+    norm : efficiencies of crystal pairs, such as `formats.read_siemens_norm` returns (default: a scan's own factors,
+        and without them the number of real crystal pairs of every bin).
+    randoms : expected random counts, a number or an array that broadcasts to the counts (for events: one for each
+        prompt that `read()` returns). Default: the scan's own background; for events an estimate from their delays, by
+        `crystal_rates`.
+    scatter : expected scattered counts, in the same way, added to the randoms (default: none).
+    psf : resolution in the image, FWHM in mm (one number or (x, y, z)) or a `GaussianBlur` (default: none).
+    grid : of the image (default: `pet_grid(scan_or_events)`).
+    subsets : how many ordered subsets the views are divided into, k, k + n, ...; events go with their views.
+    max_ring_difference : events only: leave out those of more oblique planes (default: none are left out).
+    Raises TypeError for data that are not of PET and corrections of another type, ArgumentError (a ValueError; its
+    `argument` is the name) for corrections that do not fit, subsets without views or prompts, and a norm for a scan
+    whose factors hold one, ValueError for implausible attenuation and files without prompts.
+    """
+    data = scan_or_events
+    sinogram = _bins(data, max_ring_difference)
+    check_subsets(subsets, sinogram.n_views)
+    grid = checked_grid(grid, pet_grid(data, max_ring_difference))
+    corrections = _Corrections(grid, _map(mu, grid), _normalisation(norm, sinogram), _blur(psf, grid))
+    if isinstance(data, Scan):
+        return _of_sinogram(_with_background(data, randoms, scatter), sinogram, corrections, subsets)
+    return _of_events(data, sinogram, corrections, subsets, (randoms, scatter))
+
+
+def pet_grid(scan_or_events: Scan | Listmode, max_ring_difference: int | None = None) -> ImageGrid:
+    """Return the grid that `pet_problem` takes unless told.
+
+    That is the default grid of a scan; for events cubes of twice the size of the bins, as list-mode scans are short
+    more often than not.
+    Raises TypeError for data that are neither, ArgumentError for a ring difference that the data do not have.
+    """
+    grid = _bins(scan_or_events, max_ring_difference).default_grid()
+    return grid if isinstance(scan_or_events, Scan) else cubes(grid, 2 * grid.voxel_size[0])
+
+
+def _of_sinogram(scan: Scan, sinogram: PETSinogram, corrections: _Corrections, subsets: int) -> Problem:
+    """One likelihood for each subset of views."""
+    known = np.ndim(to_numpy(scan.factors)) > 0  # factors of the scan hold crystal pairs and normalisation already
+    if known and corrections.norm is not None:
+        raise ArgumentError("norm", "norm is given, and the scan has factors of its own, which hold the normalisation")
+    parts = tuple(_of_views(scan.subset(k, subsets), corrections, known) for k in range(subsets))
+    projector = PETProjector(corrections.grid, sinogram)
+    content = digest(scan.counts, scan.background, scan.factors, *corrections.components(), *_crystals(sinogram))
+    signature = f"{projector!r}, {sinogram}, {sinogram.tof}, {subsets} subsets, contents {content}"
+    start = start_like(_seen(parts), scan.counts, len(sinogram.shape))
+    return Problem(parts, corrections.grid, start, "PET", f"{projector}\n{corrections}", signature)
+
+
+def _of_views(scan: Scan, corrections: _Corrections, known: bool) -> PoissonLikelihood:
+    sinogram: PETSinogram = scan.geometry  # type: ignore[assignment]
+    own = corrections.factors(sinogram, known=known)
+    own = own if sinogram.tof is None else own[:, :, None]  # the same in all TOF bins
+    factors = (to_numpy(scan.factors) if known else scan.factors) * own
+    return PoissonLikelihood(scan, AcquisitionModel(corrections.system(sinogram), factors, scan.background))
+
+
+def _of_events(
+    data: Listmode,
+    sinogram: PETSinogram,
+    corrections: _Corrections,
+    subsets: int,
+    given: tuple[Array | float | None, Array | float | None],
+) -> Problem:
+    """One likelihood for each subset of views: their events, and the sensitivity of all their bins.
+
+    given : randoms and scatter, or None.
+    """
+    found, grid = data.read(), corrections.grid
+    view = sinogram.bins_of(found.prompts)[:, 0]
+    inside = view >= 0
+    prompts, view = found.prompts[inside], view[inside]
+    if not len(prompts):
+        raise ValueError(
+            f"{getattr(data, 'path', 'the list-mode data')}: no prompts within ring differences up to "
+            f"{sinogram.max_ring_difference}; is the file cut off, or max_ring_difference too small?"
+        )
+    empty = subsets - np.unique(view % subsets).size
+    if empty:
+        raise ArgumentError("subsets", f"{empty} of {subsets} subsets of views hold no prompts; use fewer subsets")
+    randoms, scatter = (None if v is None else _of_prompts(n, v, inside) for n, v in zip(("randoms", "scatter"), given))
+    if randoms is None:
+        randoms = events_product(prompts, _singles(sinogram, found.delays, corrections.norm))
+    background = added(randoms, scatter)
+
+    def part(k: int) -> ListmodeLikelihood:
+        mine = view % subsets == k
+        lines, views = ListmodeProjector(grid, sinogram.scanner, prompts[mine]), sinogram.subset(k, subsets)
+        expected = background if isinstance(background, float) else background[mine]
+        model = AcquisitionModel(corrections.blurred(lines), corrections.of_events(sinogram, lines), expected)
+        return ListmodeLikelihood(model, corrections.system(views).T(corrections.factors(views)))
+
+    parts = tuple(part(k) for k in range(subsets))
+    content = digest(prompts, background, *corrections.components(), *_crystals(sinogram))
+    lines = ListmodeProjector(grid, sinogram.scanner, prompts)
+    summary = f"{lines}\n  delays   {len(found.delays)}\n{corrections}"
+    return Problem(parts, grid, _seen(parts), "PET", summary, f"{sinogram}, {subsets} subsets, contents {content}")
+
+
+def _of_prompts(name: str, values: Array | float, inside: np.ndarray) -> np.ndarray | float:
+    """Expected counts of the prompts inside the sinogram, float32, or one number for all."""
+    values = expected_counts(name, values, inside.shape)
+    if isinstance(values, float):
+        return values
+    return np.broadcast_to(to_numpy(values), inside.shape)[inside].astype(np.float32)
+
+
+def _with_background(scan: Scan, randoms: Array | float | None, scatter: Array | float | None) -> Scan:
+    """The scan whose background is randoms + scatter; its own takes the place of randoms that are not given."""
+    shape = tuple(scan.counts.shape)
+    own = scan.background if randoms is None else expected_counts("randoms", randoms, shape)
+    more = None if scatter is None else expected_counts("scatter", scatter, shape)
+    return scan if randoms is None and more is None else replace(scan, background=added(own, more))
+
+
+def _singles(sinogram: PETSinogram, delays: np.ndarray, norm: Normalisation | None) -> np.ndarray:
+    """The square roots of the randoms of crystals; zero where there are no delays of these ring differences."""
+    if not len(delays) or (sinogram.bins_of(delays)[:, 0] < 0).all():
+        return np.zeros(sinogram.scanner.virtual.shape)
+    return crystal_rates(sinogram, delays, None if norm is None else norm.crystal, n_iterations=30)
+
+
+def _bins(data: Scan | Listmode, max_ring_difference: int | None) -> PETSinogram:
+    """The bins of a sinogram; for events those they fall into, without compression."""
+    if isinstance(data, Scan):
+        if not isinstance(data.geometry, PETSinogram):
+            raise TypeError(f"pet_problem takes PET data, got {data.geometry}; use spect_problem?")
+        if max_ring_difference is not None:
+            raise ArgumentError("max_ring_difference", "max_ring_difference is for list-mode only")
+        return data.geometry
+    if not (hasattr(data, "sinogram") and hasattr(data, "read")):
+        raise TypeError(
+            "pet_problem takes a Scan (formats.read_scan) or list-mode events (formats.read_petlink), got "
+            f"{type(data).__name__}"
+        )
+    whole = data.sinogram
+    most = whole.max_ring_difference
+    if max_ring_difference is not None and not 0 <= max_ring_difference <= most:
+        message = f"max_ring_difference must be 0 to {most}, those of the data, got {max_ring_difference}"
+        raise ArgumentError("max_ring_difference", message)
+    difference = most if max_ring_difference is None else max_ring_difference
+    return PETSinogram(whole.scanner, difference, n_radial=whole.n_radial)
+
+
+def _map(mu: Array | None, grid: ImageGrid) -> np.ndarray | None:
+    return None if mu is None else to_numpy(on_grid("mu", mu, grid)).astype(np.float32)
+
+
+def _normalisation(norm: Normalisation | None, sinogram: PETSinogram) -> Normalisation | None:
+    if norm is not None and not isinstance(norm, Normalisation):
+        raise TypeError(
+            f"norm must be a Normalisation, got {type(norm).__name__}; read its file with formats.read_siemens_norm, "
+            "and put factors of bins into the scan's factors"
+        )
+    if norm is not None and norm.scanner != sinogram.scanner:
+        raise ArgumentError("norm", f"norm belongs to {norm.scanner}, and the data to {sinogram.scanner}")
+    return norm
+
+
+def _blur(psf: GaussianBlur | float | tuple[float, float, float] | None, grid: ImageGrid) -> GaussianBlur | None:
+    if isinstance(psf, GaussianBlur):
+        if psf.in_shape != grid.shape:
+            raise ArgumentError("psf", f"psf blurs images of {psf.in_shape}, and the grid has {grid.shape}")
+        return psf
+    if psf is None:
+        return None
+    try:
+        return GaussianBlur(grid, psf)
+    except (ValueError, TypeError) as error:
+        raise ArgumentError("psf", f"psf must be the FWHM in mm, or a GaussianBlur: {error}") from error
+
+
+def _crystals(sinogram: PETSinogram) -> tuple[np.ndarray, ...]:
+    return sinogram.scanner.crystals, sinogram.scanner.virtual, sinogram.views
+
+
+def _seen(parts: tuple[PoissonLikelihood | ListmodeLikelihood, ...]) -> np.ndarray:
+    """1 where any of the parts sees something, 0 elsewhere; float32."""
+    return np.asarray(sum(to_numpy(part.sensitivity) for part in parts) > 0, np.float32)

@@ -1,0 +1,133 @@
+"""What stands between a scan and an engine: a frozen problem, and the checks that all its makers share."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from emrecon.projectors import ImageGrid
+from emrecon.projectors.core.arrays import Array, array_namespace, device, like, require_array, to_numpy
+from emrecon.projectors.core.operator import broadcasts_to
+
+from ..likelihoods.listmode import ListmodeLikelihood
+from ..likelihoods.poisson import PoissonLikelihood
+
+
+class ArgumentError(ValueError):
+    """An argument that cannot be used: `argument` is its name, `message` (the text of the error) says why."""
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(argument, message)
+        self.argument, self.message = argument, message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A scan that is ready for an engine: find the image x >= 0 on `grid` that minimises f(x) = sum of f_k(x).
+
+    parts : the negative log-likelihoods f_k, one for each subset of the views; every engine takes them as a list.
+    grid : where the image is.
+    start : the image that engines start from, 1 where something is seen; (x, y, z), or (B, x, y, z) for a batch.
+    modality : "SPECT" or "PET".
+    summary : some lines of text that say what is modelled.
+    signature : text that is the same for two problems only where all counts, corrections and geometry are; it belongs
+        into a `Checkpoint`.
+    Made by `spect_problem` and `pet_problem`; `reconstruct` solves it.
+    """
+
+    parts: tuple[PoissonLikelihood | ListmodeLikelihood, ...]
+    grid: ImageGrid
+    start: Array
+    modality: str
+    summary: str
+    signature: str
+
+    @property
+    def n_subsets(self) -> int:
+        """How many subsets the views are divided into."""
+        return len(self.parts)
+
+    def value(self, x: Array) -> Array:
+        """Return f(x), the negative log-likelihood of all data: one number for each item of a batch."""
+        return sum(part.value(x) for part in self.parts)
+
+    def __str__(self) -> str:
+        return self.summary
+
+
+def digest(*contents: Array | float | None) -> str:
+    """Return a short checksum of the contents of arrays and numbers."""
+    found = hashlib.sha256()
+    for values in contents:
+        found.update(b"none" if values is None else np.ascontiguousarray(to_numpy(values)).tobytes())
+    return found.hexdigest()[:16]
+
+
+def checked_grid(grid: ImageGrid | None, default: ImageGrid) -> ImageGrid:
+    """Return the grid, or the default where there is none; raises TypeError for anything else."""
+    if grid is None:
+        return default
+    if not isinstance(grid, ImageGrid):
+        raise TypeError(f"grid must be an ImageGrid, got {type(grid).__name__}; ImageGrid(shape, voxel_size)?")
+    return grid
+
+
+def check_subsets(subsets: int, n_views: int) -> None:
+    """Raise ArgumentError unless the views can be divided into so many subsets."""
+    if not isinstance(subsets, (int, np.integer)) or subsets < 1:
+        raise ArgumentError("subsets", f"subsets must be a whole number of at least 1, got {subsets!r}")
+    if subsets > n_views:
+        raise ArgumentError("subsets", f"subsets is {subsets}, but the scan has only {n_views} views; use fewer")
+
+
+def on_grid(name: str, values: Array, grid: ImageGrid, *, batch: bool = False) -> Array:
+    """Return an image after checking that it fits the grid, with a leading batch axis where `batch` allows one."""
+    require_array(values, name)
+    shape = tuple(values.shape)
+    if shape[-3:] != grid.shape or len(shape) > 3 + batch:
+        raise ArgumentError(
+            name,
+            f"{name} of shape {shape} does not fit the grid of {grid.shape}; resample it "
+            "(emrecon.projectors.core.resampling.resample), or give its own grid as grid=",
+        )
+    return values
+
+
+def expected_counts(name: str, values: Array | float, shape: tuple[int, ...]) -> Array | float:
+    """Return expected counts after checking them: a number or an array that broadcasts to `shape`, finite and >= 0."""
+    if isinstance(values, (list, tuple)) or values is None:
+        raise TypeError(f"{name} must be a number or an array of counts, got a {type(values).__name__}")
+    host = np.asarray(to_numpy(values) if hasattr(values, "shape") else values)
+    if host.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be a number or an array of counts, got {type(values).__name__}")
+    if not broadcasts_to(host.shape, shape):
+        raise ArgumentError(name, f"{name} of shape {host.shape} does not broadcast to counts of {shape}")
+    if not np.isfinite(host).all() or np.any(host < 0):
+        raise ArgumentError(name, f"{name} must be finite and not negative: it is the expected counts of every bin")
+    return values if hasattr(values, "shape") and host.ndim else float(host)
+
+
+def added(first: Array | float, second: Array | float | None) -> Array | float:
+    """Return the sum of two numbers or arrays, in the library of the first of them that is an array."""
+    if second is None:
+        return first
+    if hasattr(first, "shape") and hasattr(second, "shape"):
+        second = like(second, first)
+    return first + second
+
+
+def start_like(image: np.ndarray, counts: Array, n_axes: int) -> Array:
+    """Return a first image in the library and on the device of the counts, with their batch axes.
+
+    image : (x, y, z) float32.  counts : (..., *data).  n_axes : of the data.
+    """
+    batch = tuple(counts.shape[: counts.ndim - n_axes])
+    whole = np.broadcast_to(image, (*batch, *image.shape)).copy() if batch else image
+    if isinstance(counts, np.ndarray):
+        return whole
+    return array_namespace(counts).asarray(whole, device=device(counts))
