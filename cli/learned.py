@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,10 @@ class Engine:
     def objective(self, x: Any) -> float:
         """Return the negative log-likelihood; a network minimises nothing that a scan could tell."""
         return float(sum(part.value(x) for part in self.parts))
+
+    def going_on_from(self, at: Iterate) -> Engine:
+        """Return the same engine, to go on from an iterate of tensors."""
+        return replace(self, at=at)
 
     def _applied(self, network: Any) -> Any:
         import torch
@@ -218,10 +222,9 @@ def prepare(
     parts: Sequence[Any],
     guide: np.ndarray | None,
     device: Any,
-    saved: Callable[[Any], Iterate | None],
     network: str | None = None,
 ) -> Engine:
-    """Return the method on a scan, to go on from what `saved(like)` returns, an iterate of tensors or None.
+    """Return the method on a scan, at its beginning.
 
     network : of a deep image prior, one of `DEEP_NETWORKS`.
     """
@@ -232,14 +235,14 @@ def prepare(
     ones = own[0].ones_image()
     if trained is not None:
         trained.network.to(device)
-    return Engine(method, own, shown, saved(ones) or Iterate(0, ones), trained, network)
+    return Engine(method, own, shown, Iterate(0, ones), trained, network)
 
 
-def refuse(method: str, options: Mapping[str, Any]) -> None:
+def refuse(method: str, options: Mapping[str, object]) -> None:
     """Refuse options that a method has no use for, given as option -> value or None."""
     for option, value in options.items():
         if value is not None:
-            raise typer.BadParameter(f"{method} has no use for it", param_hint=option)
+            raise typer.BadParameter(f"{method} does not use it", param_hint=option)
 
 
 def deep_network(method: str, network: str | None) -> str | None:

@@ -1,20 +1,36 @@
-"""Options written as text: pairs, collimators, attenuation, header values."""
+"""Options written as text: pairs, collimators, attenuation, header values; and errors that name the option."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import typer
 
 from emrecon import formats
-from emrecon.projectors import ImageGrid, LinearResponse, collimator
+from emrecon.projectors import ImageGrid, LinearResponse, collimator, collimators
 from emrecon.projectors.core.resampling import resample
 from emrecon.projectors.spect.collimation import Response
+from emrecon.recon import ArgumentError
+from emrecon.recon.methods import matching
 from emrecon.sims import Cylinder, Phantom, Region
+
+
+def option_of(name: str) -> str:
+    """Return the option of an argument: "--max-ring-difference" of "max_ring_difference"."""
+    return "--" + name.replace("_", "-")
+
+
+@contextmanager
+def named_by_option() -> Iterator[None]:
+    """Turn an ArgumentError of the body into a typer.BadParameter that names the option."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise typer.BadParameter(error.message, param_hint=option_of(error.argument)) from error
 
 
 def numbers(text: str, separator: str, option: str, meaning: str) -> tuple[float, float]:
@@ -33,7 +49,10 @@ def response(name: str | None, law: str | None, energy: float, intrinsic: float 
     if law:
         slope, intercept = numbers(law, ",", "--response", "SLOPE,INTERCEPT (mm per mm, mm)")
         return LinearResponse(slope, intercept)
-    return collimator(name).response(energy, intrinsic) if name else None
+    if not name:
+        return None
+    shown = "the names of emrecon.projectors.collimators(), such as siemens-lehr, ge-megp or SIMIND's sy-lehr"
+    return collimator(matching(name, collimators(), "collimator", shown=shown)).response(energy, intrinsic)
 
 
 def attenuation(path: Path | None, cylinder: str | None, grid: ImageGrid) -> np.ndarray | None:
@@ -68,20 +87,12 @@ def _finite_on(path: Path, grid: ImageGrid) -> np.ndarray:
     return on_grid
 
 
-def cubes(grid: ImageGrid, voxel: float | None) -> ImageGrid:
-    """Return the grid, or one of cubes of another size over the same field of view (--voxel)."""
-    if voxel is None:
-        return grid
-    if not voxel > 0:
-        raise typer.BadParameter("must be positive mm", param_hint="--voxel")
-    shape = tuple(max(1, round(n * size / voxel)) for n, size in zip(grid.shape, grid.voxel_size))
-    origin = tuple(c - (n - 1) / 2 * voxel for c, n in zip(grid.centre, shape))
-    return ImageGrid(shape, (voxel, voxel, voxel), origin)  # type: ignore[arg-type]
+Scalar = int | float | str
 
 
-def header_values(pairs: list[str]) -> dict[str, Any]:
+def header_values(pairs: Sequence[str]) -> dict[str, Scalar | tuple[Scalar, ...]]:
     """Return {"radius": 150.0} from ["radius=150"]; lists are written with commas."""
-    values = {}
+    values: dict[str, Scalar | tuple[Scalar, ...]] = {}
     for pair in pairs:
         name, found, text = pair.partition("=")
         if not found:
@@ -90,15 +101,13 @@ def header_values(pairs: list[str]) -> dict[str, Any]:
     return values
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> Scalar | tuple[Scalar, ...]:
     parts = [_scalar(part) for part in text.split(",")]
     return parts[0] if len(parts) == 1 else tuple(parts)
 
 
-def _scalar(text: str) -> Any:
+def _scalar(text: str) -> Scalar:
     for kind in (int, float):
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return text

@@ -100,11 +100,7 @@ def choose(
 def parse_prior(text: str) -> PriorChoice:
     """Return the prior in text such as "rdp:0.1,2"."""
     written, _, rest = text.partition(":")
-    try:
-        name = matching(written, PRIORS, "prior")
-    except ArgumentError as error:
-        hint = error.message.partition("choose from")[0]
-        raise ArgumentError("prior", f"{hint}choose from {known_priors()}") from None
+    name = matching(written, PRIORS, "prior", shown=known_priors())
     form, values = PRIORS[name], _numbers(rest)
     if not form.n_needed <= len(values) <= len(form.names):
         raise ArgumentError("prior", f"prior {text!r} is not of the form {name}:{form.parameters}")

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from ..problem.problem import ArgumentError
 
 
-def matching(name: str, known: Iterable[str], argument: str) -> str:
+def matching(name: str, known: Iterable[str], argument: str, *, shown: str | None = None) -> str:
     """Return the known name that is meant: case does not matter, nor do hyphens, underscores and blanks.
 
-    argument : what the name is for, such as "method".
+    argument : what the name is for, such as "method".  shown : what to choose from, in words (default: all names).
     Raises ArgumentError, with the nearest known name where one is near: "unknown method 'oesm'; did you mean 'osem'?
     choose from osem, map-em, ...".
     """
@@ -21,7 +21,7 @@ def matching(name: str, known: Iterable[str], argument: str) -> str:
         return plain[_plain(name)]
     near = difflib.get_close_matches(_plain(name), plain, 1)
     hint = f" did you mean {plain[near[0]]!r}?" if near else ""
-    raise ArgumentError(argument, f"unknown {argument} {name!r};{hint} choose from {', '.join(known)}")
+    raise ArgumentError(argument, f"unknown {argument} {name!r};{hint} choose from {shown or ', '.join(known)}")
 
 
 def either(names: Iterable[str]) -> str:

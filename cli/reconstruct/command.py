@@ -1,0 +1,259 @@
+"""The command: its options by panel, and the way from data to problem, engine and output."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from emrecon.recon import METHODS, Checkpoint
+from emrecon.recon.methods import known_priors
+
+from .. import learned, options
+from ..outputs import check_outputs
+from . import data, engine, output
+from .settings import DataTable, MethodTable, OutputTable, PhysicsTable, RunTable, Settings
+
+DATA, PHYSICS, METHOD, OUTPUT, RUN = "Data", "Physics", "Method", "Output", "Run"
+
+
+def reconstruct(
+    projections: Annotated[
+        Path,
+        typer.Argument(
+            help="Interfile header of SPECT projections or a PET sinogram (.hs, .hdr, .h00 ...), header of PETLINK "
+            "list-mode (.l.hdr), or emrecon HDF5 file."
+        ),
+    ],
+    header: Annotated[
+        list[str] | None,
+        typer.Option(rich_help_panel=DATA, metavar="NAME=VALUE", help="Replace a value of the header; repeat."),
+    ] = None,
+    max_ring_difference: Annotated[
+        int | None,
+        typer.Option(rich_help_panel=DATA, help="PET list-mode: leave out events of more oblique planes."),
+    ] = None,
+    mu: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=PHYSICS, help="Attenuation map in 1/cm: NIfTI, HDF5 or Interfile image."),
+    ] = None,
+    mu_cylinder: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=PHYSICS,
+            metavar="RADIUS:MU",
+            help="Uniform cylinder around the axis instead: mm and 1/cm.",
+        ),
+    ] = None,
+    collimator: Annotated[
+        str | None, typer.Option(rich_help_panel=PHYSICS, help="SPECT: collimator by name, such as siemens-lehr.")
+    ] = None,
+    response: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=PHYSICS,
+            metavar="SLOPE,INTERCEPT",
+            help="SPECT: width of a point instead: sigma = slope d + intercept, mm.",
+        ),
+    ] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=PHYSICS, help="SPECT: photon energy in keV (default: the radionuclide's, or Tc-99m's)."
+        ),
+    ] = None,
+    intrinsic: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=PHYSICS, help="SPECT: intrinsic resolution, FWHM in mm (default: 3.8 at 140 keV)."
+        ),
+    ] = None,
+    background: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=PHYSICS,
+            help="Expected scatter in every bin, counts (default: the file's). With a background of 0, counts that no "
+            "line of the image explains are an error.",
+        ),
+    ] = None,
+    norm: Annotated[
+        Path | None, typer.Option(rich_help_panel=PHYSICS, help="PET: Siemens normalisation header (.n.hdr).")
+    ] = None,
+    psf: Annotated[
+        float | None, typer.Option(rich_help_panel=PHYSICS, help="PET: resolution in the image, FWHM in mm.")
+    ] = None,
+    voxel: Annotated[
+        float | None, typer.Option(rich_help_panel=PHYSICS, help="Voxel size in mm (default: the bins').")
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(rich_help_panel=METHOD, help=f"{', '.join(METHODS)}; networks: {', '.join(learned.METHODS)}."),
+    ] = "osem",
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=METHOD,
+            metavar="NAME:BETA,...",
+            help=f"Prior of the methods without a network: {known_priors()}; "
+            "DELTA and EPSILON in the unit of the image, WIDTH and ETA in the guide's.",
+        ),
+    ] = None,
+    guide: Annotated[
+        list[Path] | None,
+        typer.Option(
+            rich_help_panel=METHOD,
+            help="Image (MR, CT ...) that bowsher, dtv, non-local, kem and networks follow; repeat for networks that "
+            "were trained with several, in that order.",
+        ),
+    ] = None,
+    neighbours: Annotated[
+        int | None,
+        typer.Option(rich_help_panel=METHOD, help="Prior on pairs: 6, 18 or 26 neighbours of a voxel (default: 26)."),
+    ] = None,
+    kappa: Annotated[
+        bool,
+        typer.Option(
+            "--kappa", rich_help_panel=METHOD, help="Prior on pairs: as strong as the data are, for even resolution."
+        ),
+    ] = False,
+    kernel: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=METHOD,
+            metavar="K,WINDOW,SIGMA",
+            help="kem: neighbours, of a box (voxels), how alike (default: 48,7,1).",
+        ),
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=METHOD,
+            help="Order of the subsets: sequential, staggered, cofactor or random[:SEED] (default: the method's).",
+        ),
+    ] = None,
+    subsets: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=METHOD,
+            help="Ordered subsets; 1 is MLEM (default: 8; dip-recon, dip-ot 1; networks their own).",
+        ),
+    ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(
+            min=1, rich_help_panel=METHOD, help="Passes over the data (default: 4; dip-recon 100, dip-ot 60)."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=METHOD, help="Stop early when the image changes by less than this."),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=METHOD,
+            metavar="FILE|NAME",
+            help="Networks: trained weights, a file (.safetensors, with its card) or a name of those that come with "
+            f"emrecon: {', '.join(learned.PRETRAINED)}.",
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=METHOD,
+            help="dip-recon, dip-ot: unet (default), or chain, a small one for slices with few counts.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(rich_help_panel=OUTPUT, help="Image to write: .nii, .nii.gz, .h5 or .hv.")
+    ] = Path("image.nii.gz"),
+    picture: Annotated[
+        Path | None, typer.Option(rich_help_panel=OUTPUT, help="PNG with three views of the image.")
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=OUTPUT, help=".csv or .json with iteration, seconds and objective."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=OUTPUT, help="File to save every iteration in, and to go on from."),
+    ] = None,
+    device: Annotated[str, typer.Option(rich_help_panel=RUN, help="cpu or cuda.")] = "cpu",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", rich_help_panel=RUN, help="Print nothing but errors.")
+    ] = False,
+) -> None:
+    """Reconstruct SPECT or PET data, with attenuation and resolution where they are given: OSEM, or with a prior.
+
+    All methods but OSEM and networks start from one pass of OSEM. PET list-mode: randoms are estimated from the delays,
+    and subsets are those of the events' views.
+    """
+    physics = PhysicsTable(
+        mu=mu,
+        mu_cylinder=mu_cylinder,
+        collimator=collimator,
+        response=response,
+        energy=energy,
+        intrinsic=intrinsic,
+        background=background,
+        norm=norm,
+        psf=psf,
+        voxel=voxel,
+    )
+    how = MethodTable(
+        method=method,
+        prior=prior,
+        guide=tuple(guide or ()),
+        neighbours=neighbours,
+        kappa=kappa,
+        kernel=kernel,
+        order=order,
+        subsets=subsets,
+        iterations=iterations,
+        tolerance=tolerance,
+        weights=weights,
+        network=network,
+    )
+    data = DataTable(projections=projections, header=tuple(header or ()), max_ring_difference=max_ring_difference)
+    output = OutputTable(out=out, picture=picture, log=log, checkpoint=checkpoint)
+    run(Settings(data=data, physics=physics, method=how, output=output, run=RunTable(device=device, quiet=quiet)))
+
+
+def run(settings: Settings) -> None:
+    """Read the data, make the problem, run the engine and write the image."""
+    console, files = Console(quiet=settings.run.quiet, soft_wrap=True), settings.output
+    choice = engine.choose_method(settings.method, files.log, files.checkpoint)
+    source = data.open_source(settings.data)
+    check_outputs(files.out, files.picture, files.log, files.checkpoint, inputs=_inputs(settings, choice, source))
+    choice.check_device(settings.run.device)
+    problem = data.make_problem(source, settings.data, settings.physics, choice.subsets)
+    console.print(problem.summary, highlight=False, markup=False)
+    learned.check(choice.name, choice.trained, problem.grid)
+    for warning in learned.notes(choice.trained, problem.grid, problem.modality):
+        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+    guide = options.guide(settings.method.guide, problem.grid)
+    signature = choice.signature(problem, guide)
+    keeper = None if files.checkpoint is None else Checkpoint(files.checkpoint, signature=signature)
+    begun = time.perf_counter()
+    made = choice.prepare(problem, guide, settings.run.device, keeper)
+    for line in choice.beginning(made):
+        console.print(line)
+    callbacks = output.callbacks_of(
+        files, made, choice.iterations, keeper, settings.method.tolerance, settings.run.quiet
+    )
+    last = engine.iterate(made, choice.iterations, callbacks)
+    seconds = time.perf_counter() - begun
+    passes = output.n_passes(last.iteration)
+    console.print(f"{made}, {passes}, {seconds:.1f} s", highlight=False, markup=False)
+    output.write_results(files, last.image, problem.grid, settings.data.projections.name, console)
+
+
+def _inputs(settings: Settings, choice: engine.Choice, source: data.Source) -> tuple[Path | None, ...]:
+    """The files that no output may replace."""
+    weights = choice.trained.path if choice.trained else None
+    own = settings.data.projections, settings.physics.mu, settings.physics.norm, weights
+    return (*own, *settings.method.guide, *data.files_of(source))

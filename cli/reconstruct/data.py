@@ -1,0 +1,90 @@
+"""What `emrecon reconstruct` reads: the scan or its events, and the corrections that belong to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+
+from emrecon import formats
+from emrecon.projectors import ImageGrid, PETSinogram, Scan, isotope
+from emrecon.recon import Problem, pet_grid, pet_problem, spect_problem
+from emrecon.recon.problem import cubes
+
+from .. import options
+from .settings import DataTable, PhysicsTable
+
+Source = Scan | formats.PETLink
+
+
+def open_source(table: DataTable) -> Source:
+    """Return the scan, or the list-mode file whose events are not read yet."""
+    path = table.projections
+    values = options.header_values(table.header)
+    if _is_listmode(path):
+        return formats.read_petlink(path, **values)
+    return formats.read_scan(path, **values)
+
+
+def files_of(source: Source) -> tuple[Path, ...]:
+    """Return the files of a source besides its header."""
+    return () if isinstance(source, Scan) else (source.path,)
+
+
+def make_problem(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
+    """Return the problem of a scan or of events; options for the other kind of data are refused."""
+    with options.named_by_option():
+        if isinstance(source, Scan) and not isinstance(source.geometry, PETSinogram):
+            return _of_spect(source, data, physics, subsets)
+        return _of_pet(source, data, physics, subsets)
+
+
+def _of_spect(scan: Scan, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
+    _refuse(physics, ("norm", "psf"), "is for PET data only")
+    _refuse(data, ("max_ring_difference",), "is for PET data only")
+    grid = _grid(scan.default_grid(), physics.voxel)
+    energy = isotope(scan.radionuclide or "Tc-99m").main_energy if physics.energy is None else physics.energy
+    return spect_problem(
+        _with_background(scan, physics.background),
+        mu=options.attenuation(physics.mu, physics.mu_cylinder, grid),
+        response=options.response(physics.collimator, physics.response, energy, physics.intrinsic),
+        grid=grid,
+        subsets=subsets,
+    )
+
+
+def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
+    _refuse(physics, ("collimator", "response", "energy"), "is for SPECT data only")
+    difference, background = data.max_ring_difference, physics.background
+    grid = _grid(pet_grid(source, difference), physics.voxel)
+    scanner = (source.geometry if isinstance(source, Scan) else source.sinogram).scanner  # type: ignore[union-attr]
+    return pet_problem(
+        _with_background(source, background) if isinstance(source, Scan) else source,
+        mu=options.attenuation(physics.mu, physics.mu_cylinder, grid),
+        norm=None if physics.norm is None else formats.read_siemens_norm(physics.norm, scanner),
+        scatter=None if isinstance(source, Scan) else background,
+        psf=physics.psf,
+        grid=grid,
+        subsets=subsets,
+        max_ring_difference=difference,
+    )
+
+
+def _grid(grid: ImageGrid, voxel: float | None) -> ImageGrid:
+    return grid if voxel is None else cubes(grid, voxel)
+
+
+def _with_background(scan: Scan, background: float | None) -> Scan:
+    return scan if background is None else replace(scan, background=background)
+
+
+def _is_listmode(path: Path) -> bool:
+    return path.suffix.lower() not in (".h5", ".hdf5") and formats.is_petlink(path)
+
+
+def _refuse(table: DataTable | PhysicsTable, names: tuple[str, ...], why: str) -> None:
+    """Options that make no sense for these data are an error, not ignored."""
+    for name in names:
+        if getattr(table, name) is not None:
+            raise typer.BadParameter(why, param_hint=options.option_of(name))

@@ -1,0 +1,159 @@
+"""The engine that `emrecon reconstruct` runs: a method by name, or one that holds a network."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import typer
+
+from emrecon.projectors.core.arrays import Array, to_numpy
+from emrecon.recon import METHODS, Checkpoint, Iterate, Problem, run
+from emrecon.recon.methods import Method, choose, matching, prepare
+from emrecon.recon.problem import digest
+from emrecon.recon.running import Callback
+
+from .. import learned, options
+from .settings import MethodTable
+
+
+class Engine(Protocol):
+    """What the command runs: where it stands, its iterates from there on, and what they minimise."""
+
+    @property
+    def at(self) -> Iterate: ...
+    def iterates(self) -> Iterator[Iterate]: ...
+    def objective(self, x: Array) -> Array | float: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A method as it was asked for, with its network where it has one, and how long it runs.
+
+    method : by name, with its prior, kernel and order.  trained : a network with its weights.
+    deep : the network of a deep image prior.
+    """
+
+    method: Method
+    trained: learned.Trained | None
+    deep: str | None
+    subsets: int
+    iterations: int
+
+    @property
+    def name(self) -> str:
+        """The name of the method."""
+        return self.method.name
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether it holds a network and runs on torch."""
+        return self.name in learned.METHODS
+
+    def signature(self, problem: Problem, guide: np.ndarray | None) -> str:
+        """Return what must be the same when a run goes on."""
+        deep = f" {self.deep}" if self.deep else ""
+        return f"{problem.signature}, {self.method}{deep}, guide {digest(guide)}"
+
+    def check_device(self, device: str) -> None:
+        """Raise typer.BadParameter for an unknown device, ImportError or ValueError for one that does not work."""
+        if device not in ("cpu", "cuda"):
+            raise typer.BadParameter(f'must be "cpu" or "cuda", got {device!r}', param_hint="--device")
+        to_device(np.zeros(1, np.float32), device)
+        if self.is_learned:
+            learned.torch_device(device)
+
+    def beginning(self, engine: Engine) -> list[str]:
+        """Return what to say about where the engine starts."""
+        if engine.at.iteration:
+            return [f"going on after iteration {engine.at.iteration}"]
+        if self.is_learned or not METHODS[self.name].first_pass:
+            return []
+        return [f"starting from one pass of OSEM with {self.subsets} subsets"]
+
+    def prepare(self, problem: Problem, guide: np.ndarray | None, device: str, keeper: Checkpoint | None) -> Engine:
+        """Return the engine on a problem, to go on from the checkpoint where there is one."""
+        if self.is_learned:
+            on, name = learned.torch_device(device), self.name
+            own = learned.prepare(name, self.trained, problem.parts, guide, on, self.deep)
+            saved = _saved(keeper, self.iterations, own.at.image)
+            return own if saved is None else own.going_on_from(saved)
+        saved = _moved(_saved(keeper, self.iterations), device)
+        return prepare(self.method, problem, guide, to_device(problem.start, device), saved)
+
+
+def choose_method(table: MethodTable, log: object, checkpoint: object) -> Choice:
+    """Return the method that the options ask for; raises typer.BadParameter that names the option that is wrong.
+
+    log, checkpoint : given or None; trained networks have no use for them.
+    """
+    with options.named_by_option():
+        name = matching(table.method, (*METHODS, *learned.METHODS), "method")
+        method = _learned_method(name, table) if name in learned.METHODS else _plain_method(name, table)
+    trained = learned.load(name, table.weights, len(table.guide))
+    deep = learned.deep_network(name, table.network)
+    if trained is not None:
+        names = ("subsets", "iterations", "tolerance")
+        unused = {options.option_of(key): getattr(table, key) for key in names}
+        learned.refuse(name, {**unused, "--checkpoint": checkpoint, "--log": log})
+        return Choice(method, trained, None, 1, 1)  # the network divides the scan itself
+    usual = 1 if deep else 8
+    return Choice(method, None, deep, table.subsets or usual, table.iterations or learned.DEEP_PRIORS.get(name, 4))
+
+
+def iterate(engine: Engine, iterations: int, callbacks: Sequence[Callback]) -> Iterate:
+    """Go on until `iterations` are done in all; return the last iterate, with its image on the host."""
+    last = engine.at
+    if last.iteration < iterations:
+        seen: deque[Iterate] = deque(maxlen=1)
+        run(engine.iterates(), iterations - last.iteration, seen.append, *callbacks)
+        last = seen[0]
+    return last._replace(image=to_numpy(last.image))
+
+
+def to_device(image: Array, device: str) -> Array:
+    """Return an array on the CPU as it is, or on the GPU as CuPy's."""
+    if device == "cpu":
+        return image
+    from emrecon.projectors.core.cuda import import_cupy
+
+    return import_cupy().asarray(image)
+
+
+def _plain_method(name: str, table: MethodTable) -> Method:
+    return choose(
+        name,
+        table.prior,
+        order=table.order,
+        n_guides=len(table.guide),
+        neighbours=table.neighbours,
+        kappa=table.kappa,
+        kernel=table.kernel,
+    )
+
+
+def _learned_method(name: str, table: MethodTable) -> Method:
+    """A method that holds a network takes nothing that is for the others."""
+    unused = {options.option_of(key): getattr(table, key) for key in ("prior", "order", "neighbours", "kernel")}
+    learned.refuse(name, {**unused, "--kappa": table.kappa or None})
+    return Method(name)
+
+
+def _saved(keeper: Checkpoint | None, iterations: int, like: Array | None = None) -> Iterate | None:
+    """Where an earlier run got to, unless that is further than this one is to go; arrays are those of `like`."""
+    saved = keeper.load(like) if keeper else None
+    if keeper and saved and saved.iteration > iterations:
+        message = f"{keeper.path} has {saved.iteration} iterations behind it already; ask for more, or use another file"
+        raise typer.BadParameter(message, param_hint="--iterations")
+    return saved
+
+
+def _moved(at: Iterate | None, device: str) -> Iterate | None:
+    """A saved iterate with all its arrays on the device; what an engine counts stays on the host."""
+    if at is None:
+        return None
+    state = {name: to_device(value, device) if value.ndim else value for name, value in at.state.items()}
+    return Iterate(at.iteration, to_device(at.image, device), state)

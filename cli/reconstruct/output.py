@@ -1,0 +1,43 @@
+"""What `emrecon reconstruct` writes and shows: images, pictures, logs and checkpoints."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console
+
+from emrecon import formats
+from emrecon.projectors import ImageGrid
+from emrecon.recon import Checkpoint, Log, ProgressBar, RelativeChange
+from emrecon.recon.running import Callback
+
+from ..figures import save_orthoviews
+from ..outputs import writing
+from .engine import Engine
+from .settings import OutputTable
+
+
+def callbacks_of(
+    table: OutputTable, engine: Engine, iterations: int, keeper: Checkpoint | None, tolerance: float | None, quiet: bool
+) -> list[Callback]:
+    """Return what looks at every iterate: progress, log, checkpoint and the rule that stops early."""
+    done = engine.at.iteration
+    found: list[Callback] = [] if quiet else [ProgressBar(iterations - done, engine.objective)]
+    found += [Log(table.log, engine.objective, resume=done > 0)] if table.log else []
+    found += [keeper] if keeper else []
+    found += [RelativeChange(tolerance)] if tolerance is not None else []
+    return found
+
+
+def write_results(table: OutputTable, image: np.ndarray, grid: ImageGrid, title: str, console: Console) -> None:
+    """Write the image, and the picture where one is wanted."""
+    with writing():
+        formats.write_image(table.out, image, grid)
+        if table.picture is not None:
+            save_orthoviews(table.picture, image, grid, title=title)
+    also = f" and {table.picture}" if table.picture is not None else ""
+    console.print(f"wrote {table.out}{also}", highlight=False)
+
+
+def n_passes(n: int) -> str:
+    """Return the number of passes in words."""
+    return "1 pass" if n == 1 else f"{n} passes"

@@ -1,0 +1,89 @@
+"""The options of `emrecon reconstruct` as typed tables, one for each panel of its help and of its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from emrecon.sims.recipes import Table
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
+def _hyphens(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class Panel(Table):
+    """A table whose keys are the names of options, with hyphens or underscores."""
+
+    model_config = ConfigDict(alias_generator=_hyphens, populate_by_name=True)
+
+
+class DataTable(Panel):
+    """What was measured."""
+
+    projections: Path
+    header: tuple[str, ...] = ()
+    max_ring_difference: int | None = None
+
+
+class PhysicsTable(Panel):
+    """What is modelled, and on which grid."""
+
+    mu: Path | None = None
+    mu_cylinder: str | None = None
+    collimator: str | None = None
+    response: str | None = None
+    energy: float | None = None
+    intrinsic: float | None = None
+    background: float | None = None
+    norm: Path | None = None
+    psf: float | None = None
+    voxel: float | None = None
+
+
+class MethodTable(Panel):
+    """How the image is found."""
+
+    method: str = "osem"
+    prior: str | None = None
+    guide: tuple[Path, ...] = ()
+    neighbours: int | None = None
+    kappa: bool = False
+    kernel: str | None = None
+    order: str | None = None
+    subsets: Count | None = None
+    iterations: Count | None = None
+    tolerance: float | None = None
+    weights: Path | None = None
+    network: str | None = None
+
+
+class OutputTable(Panel):
+    """Where results go."""
+
+    out: Path = Path("image.nii.gz")
+    picture: Path | None = None
+    log: Path | None = None
+    checkpoint: Path | None = None
+
+
+class RunTable(Panel):
+    """Where it runs, and what it prints."""
+
+    device: str = "cpu"
+    quiet: bool = False
+
+
+class Settings(Table):
+    """All options of a run."""
+
+    data: DataTable
+    physics: PhysicsTable = PhysicsTable()
+    method: MethodTable = MethodTable()
+    output: OutputTable = OutputTable()
+    run: RunTable = RunTable()
