@@ -9,7 +9,6 @@ from pydantic import ConfigDict, Field
 
 from emrecon.sims.recipes import Table
 
-
 Count = Annotated[int, Field(ge=1)]
 
 

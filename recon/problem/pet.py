@@ -25,6 +25,7 @@ from emrecon.projectors.core.arrays import Array, to_numpy
 
 from ..likelihoods.listmode import ListmodeLikelihood
 from ..likelihoods.poisson import PoissonLikelihood
+from ..likelihoods.protocol import Likelihood
 from .grids import cubes
 from .problem import (
     ArgumentError,
@@ -306,6 +307,6 @@ def _crystals(sinogram: PETSinogram) -> tuple[np.ndarray, ...]:
     return sinogram.scanner.crystals, sinogram.scanner.virtual, sinogram.views
 
 
-def _seen(parts: tuple[PoissonLikelihood | ListmodeLikelihood, ...]) -> np.ndarray:
+def _seen(parts: tuple[Likelihood, ...]) -> np.ndarray:
     """1 where any of the parts sees something, 0 elsewhere; float32."""
     return np.asarray(sum(to_numpy(part.sensitivity) for part in parts) > 0, np.float32)

@@ -11,8 +11,7 @@ from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array, array_namespace, device, like, require_array, to_numpy
 from emrecon.projectors.core.operator import broadcasts_to
 
-from ..likelihoods.listmode import ListmodeLikelihood
-from ..likelihoods.poisson import PoissonLikelihood
+from ..likelihoods.protocol import Likelihood
 
 
 class ArgumentError(ValueError):
@@ -40,7 +39,7 @@ class Problem:
     Made by `spect_problem` and `pet_problem`; `reconstruct` solves it.
     """
 
-    parts: tuple[PoissonLikelihood | ListmodeLikelihood, ...]
+    parts: tuple[Likelihood, ...]
     grid: ImageGrid
     start: Array
     modality: str

@@ -91,7 +91,7 @@ def test_quiet_prints_nothing(scan, tmp_path):
         (("reconstruct", "nowhere.hs"), 3, "does not exist"),
         (("reconstruct", "SCAN", "--response", "wide"), 2, "SLOPE,INTERCEPT"),
         (("reconstruct", "SCAN", "--mu-cylinder", "99"), 2, "RADIUS:MU"),
-        (("reconstruct", "SCAN", "--collimator", "best"), 3, "unknown collimator"),
+        (("reconstruct", "SCAN", "--collimator", "best"), 2, "unknown collimator"),
         (("reconstruct", "SCAN", "--response", "0,1", "--collimator", "ge-lehr"), 2, "not both"),
         (("reconstruct", "SCAN", "--subsets", "99"), 2, "only 16 views"),
         (("reconstruct", "SCAN", "--energy", "0", "--collimator", "ge-lehr"), 3, "energy"),

@@ -9,8 +9,8 @@ from cli_cases import emrecon_or_raise as emrecon
 from cli_cases import listmode, measured
 
 from emrecon import formats, recon
-from emrecon.cli import methods, reconstruct
 from emrecon.cli.main import main
+from emrecon.cli.reconstruct import engine
 from emrecon.projectors import (
     AcquisitionModel,
     DynamicScan,
@@ -50,73 +50,25 @@ def subsets_of(folder):
     return [likelihood.subset(k, 4) for k in range(4)]
 
 
-# ---- text ------------------------------------------------------------------------------------------------------------
-
-
-def test_text_becomes_a_method():
-    assert methods.choose() == methods.Method("osem")
-    found = methods.choose("svrg", "rdp:0.1,2,1e-3", order="random:7", neighbours=18, kappa=True)
-    assert found == methods.Method("svrg", methods.PriorChoice("rdp", (0.1, 2, 1e-3)), "random:7", 18, True)
-    assert methods.choose("kem", n_guides=1).kernel == methods.KernelChoice(48, 7, 1.0)
-    assert methods.choose("kem", n_guides=1, kernel="20,5").kernel == methods.KernelChoice(20, 5, 1.0)
-    assert methods.choose("spdhg", "tv:0").prior == methods.PriorChoice("tv", (0.0,))
-    assert methods.choose("bsrem", "non-local:1,2", order="staggered").order == "staggered"
+# ---- options ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "option", "message"),
+    ("options", "option", "message"),
     [
-        ("magic", {}, "--method", "there are osem, map-em"),
-        ("svrg", {"prior": "best"}, "--prior", "rdp:BETA,GAMMA[,EPSILON]"),
-        ("svrg", {"prior": "rdp:1"}, "--prior", "is not rdp:BETA,GAMMA[,EPSILON]"),
-        ("svrg", {"prior": "rdp:1,2,3,4"}, "--prior", "is not rdp:BETA,GAMMA[,EPSILON]"),
-        ("svrg", {"prior": "rdp:1,two"}, "--prior", "is not rdp:BETA,GAMMA[,EPSILON]"),
-        ("svrg", {"prior": "quadratic"}, "--prior", "is not quadratic:BETA"),
-        ("svrg", {"prior": "quadratic:-1"}, "--prior", "BETA of quadratic:BETA must be positive"),
-        ("svrg", {"prior": "huber:1,0"}, "--prior", "DELTA of huber"),
-        ("svrg", {"prior": "huber:nan,1"}, "--prior", "BETA of huber"),
-        (
-            "osem",
-            {"prior": "rdp:1,2"},
-            "--prior",
-            "osem takes none; rdp goes with --method map-em, osl, bsrem, svrg, saga or lbfgsb",
-        ),
-        ("osem", {"prior": "tv:1"}, "--prior", "spdhg or pdhg"),
-        ("kem", {"prior": "rdp:1,2", "n_guides": 1}, "--prior", "kem takes none"),
-        ("map-em", {}, "--prior", "map-em needs one"),
-        ("osl", {}, "--prior", "without one use osem"),
-        ("svrg", {"prior": "tv:1"}, "--prior", "tv goes with --method spdhg or pdhg, not with svrg, which takes rdp"),
-        ("spdhg", {"prior": "rdp:1,2"}, "--prior", "not with spdhg, which takes tv, dtv"),
-        ("bsrem", {"prior": "median:1"}, "--prior", "median goes with --method osl"),
-        ("map-em", {"prior": "rdp:1,0.5"}, "--prior", "GAMMA of at least 1"),
-        ("kem", {}, "--guide", "kem needs an image"),
-        ("spdhg", {"prior": "dtv:1"}, "--guide", "dtv needs an image"),
-        ("svrg", {"prior": "bowsher:1"}, "--guide", "bowsher needs an image"),
-        ("osem", {"n_guides": 1}, "--guide", "osem makes no use of it; --prior bowsher, dtv and non-local"),
-        ("svrg", {"prior": "rdp:1,2", "n_guides": 1}, "--guide", "rdp makes no use of it"),
-        ("svrg", {"prior": "non-local:1,2", "n_guides": 1}, "--prior", "with a WIDTH"),
-        ("kem", {"n_guides": 2}, "--guide", "kem follows one image, got 2; several are for networks"),
-        ("svrg", {"prior": "bowsher:1", "n_guides": 2}, "--guide", "bowsher follows one image, got 2"),
-        ("svrg", {"neighbours": 6}, "--neighbours", "priors on pairs"),
-        ("spdhg", {"prior": "tv:1", "kappa": True}, "--kappa", "--prior rdp, quadratic"),
-        ("svrg", {"prior": "rdp:1,2", "neighbours": 7}, "--neighbours", "6, 18 or 26"),
-        ("svrg", {"prior": "bowsher:1", "n_guides": 1, "neighbours": 6}, "--prior", "whole number up to 6, got 7"),
-        ("svrg", {"prior": "bowsher:1,2.5", "n_guides": 1}, "--prior", "whole number up to 26, got 2.5"),
-        ("svrg", {"kernel": "48"}, "--kernel", "--method kem only"),
-        ("kem", {"kernel": "48,7,1,1", "n_guides": 1}, "--kernel", "K[,WINDOW[,SIGMA]]"),
-        ("kem", {"kernel": "inf", "n_guides": 1}, "--kernel", "K[,WINDOW[,SIGMA]]"),
-        ("kem", {"kernel": "48,4", "n_guides": 1}, "--kernel", "WINDOW must be odd, got 4; 5 would do"),
-        ("kem", {"kernel": "many", "n_guides": 1}, "--kernel", "K[,WINDOW[,SIGMA]]"),
-        ("svrg", {"order": "backwards"}, "--order", "sequential, staggered, cofactor and random[:SEED]"),
-        ("svrg", {"order": "random:x"}, "--order", "random[:SEED]"),
-        ("svrg", {"order": "sequential:1"}, "--order", "random[:SEED]"),
-        ("lbfgsb", {"order": "random"}, "--order", "lbfgsb has no subsets"),
-        ("spdhg", {"order": "cofactor"}, "--order", "random:SEED would do"),
+        (("--method", "oesm"), "--method", "unknown method 'oesm'; did you mean 'osem'? choose from osem, map-em"),
+        (("--method", "magic"), "--method", "kem, mapem-net, fbsem-net"),
+        (("--method", "svrg", "--prior", "rpd:1,2"), "--prior", "unknown prior 'rpd'; did you mean 'rdp'?"),
+        (("--method", "SVRG", "--prior", "TV:1"), "--prior", "tv is a prior for spdhg or pdhg, not for svrg"),
+        (("--method", "kem"), "--guide", "kem needs a guide image"),
+        (("--order", "stagered"), "--order", "did you mean 'staggered'?"),
+        (("--kernel", "12"), "--kernel", "the method kem only"),
+        (("--collimator", "seimens-lehr"), "--collimator", "did you mean 'siemens-lehr'? choose from the names"),
     ],
 )
-def test_what_does_not_go_together_is_refused(method, options, option, message):
+def test_mistakes_name_the_option(folder, options, option, message):
     with pytest.raises(typer.BadParameter) as error:
-        methods.choose(method, **options)
+        emrecon("reconstruct", folder / "scan.h5", *options)
     assert error.value.param_hint == option
     assert message in error.value.message
 
@@ -243,14 +195,12 @@ def test_an_interrupted_run_goes_on_exactly(folder, tmp_path, monkeypatch, optio
 
 def test_all_arrays_of_a_saved_iterate_move_to_the_device(monkeypatch):
     moved = []
-    monkeypatch.setattr(
-        reconstruct, "_to_device", lambda values, device: moved.append((values.shape, device)) or values
-    )
+    monkeypatch.setattr(engine, "to_device", lambda values, device: moved.append((values.shape, device)) or values)
     state = {"begun": np.array(3), "anchor": np.ones((2, 3, 4)), "length": np.ones((1, 1, 1))}
-    at = reconstruct._moved(recon.Iterate(5, np.zeros((2, 3, 4)), state), "cuda")
+    at = engine._moved(recon.Iterate(5, np.zeros((2, 3, 4)), state), "cuda")
     assert sorted(moved) == [((1, 1, 1), "cuda"), ((2, 3, 4), "cuda"), ((2, 3, 4), "cuda")]
     assert (at.iteration, set(at.state)) == (5, set(state))
-    assert reconstruct._moved(None, "cuda") is None
+    assert engine._moved(None, "cuda") is None
 
 
 def test_another_method_prior_or_guide_is_another_run(folder, tmp_path):
