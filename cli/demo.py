@@ -81,7 +81,8 @@ def demo(
 
 def simulate(phantom: Phantom, counts: float, seed: int) -> Scan:
     """Return a scan of 120 views, projected on a grid twice as fine as the one to reconstruct on."""
-    fine = ImageGrid((256, 256, 128), tuple(size / 2 for size in _GRID.voxel_size))  # type: ignore[arg-type]
+    shape, voxel_size = tuple(2 * n for n in _GRID.shape), tuple(size / 2 for size in _GRID.voxel_size)
+    fine = ImageGrid(shape, voxel_size)  # type: ignore[arg-type]
     system = SPECTProjector(
         fine, _CAMERA, phantom.attenuation(fine, _ENERGY), collimator("siemens-lehr").response(_ENERGY)
     )
@@ -128,7 +129,8 @@ def _table(results: dict[str, Result], phantom: Phantom, truth: np.ndarray) -> T
 
 
 def _cropped(image: np.ndarray) -> np.ndarray:
-    return image[28:-28, 28:-28]
+    border = 7 * _GRID.shape[0] // 32
+    return image[border:-border, border:-border]
 
 
 def _error(image: np.ndarray, truth: np.ndarray) -> float:

@@ -7,12 +7,14 @@ between threads.
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import os
 import shutil
 import subprocess
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -94,9 +96,14 @@ def _library(source: str, real: str) -> ctypes.CDLL:
     wrappers = "".join(
         f'extern "C" void run_{k}(const int* g, const int* b, void** a) {{ run({k}, g, b, a); }}\n' for k in kernels
     )
-    folder = Path(mkdtemp())
-    cpp, library = folder / f"{real}.cpp", folder / f"{real}.so"
-    cpp.write_text("#include <utility>\n" + _SHIM + code + _LAUNCHER + wrappers)
-    command = [str(compiler()), "-std=c++17", "-O2", "-shared", "-fPIC", f"-DREAL={real}", str(cpp), "-o", str(library)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    whole = "#include <utility>\n" + _SHIM + code + _LAUNCHER + wrappers
+    command = [str(compiler()), "-std=c++17", "-O2", "-shared", "-fPIC", f"-DREAL={real}"]
+    key = hashlib.sha256("\0".join([whole, *command]).encode()).hexdigest()[:24]
+    library = Path(os.environ["EMRECON_HOST_KERNELS"]) / f"{key}.so"
+    if not library.exists():
+        with TemporaryDirectory(dir=library.parent) as folder:
+            cpp, made = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
+            cpp.write_text(whole)
+            subprocess.run([*command, str(cpp), "-o", str(made)], check=True, capture_output=True, text=True)
+            made.replace(library)  # whole or not at all: another worker may make the same
     return ctypes.CDLL(str(library))

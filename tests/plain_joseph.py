@@ -14,7 +14,7 @@ def _tap(image, along_x, i, j, k):
     return image[i, j, k] if along_x else image[j, i, k]
 
 
-@njit(parallel=True, fastmath=True)
+@njit(parallel=True, fastmath=True, cache=True)
 def _project(image, starts, ends, origin, voxel, out):
     real = image.dtype.type
     for e in prange(starts.shape[0]):

@@ -348,7 +348,8 @@ def _on_host(
     prior: PairPrior, wanted: Any, x: np.ndarray, v: np.ndarray, flat: bool, plan: HostPlan, keep: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     real = x.dtype.type
-    steps = plan.steps[:, [0, 2, 1]] if flat else plan.steps
+    # in the one memory order that kernels are compiled for
+    steps = np.ascontiguousarray(plan.steps[:, [0, 2, 1]]) if flat else plan.steps
     out = np.zeros(x.shape if keep else (0, 0, 0, 0), x.dtype)
     sums = np.zeros(x.shape[:2])
     once = isinstance(prior.anatomy, BowsherWeights) and prior.anatomy.symmetric

@@ -90,7 +90,7 @@ def test_a_point_falls_into_the_tof_bins_of_its_position(dmi):
     grid = ImageGrid((81, 81, 3), 2.0)
     x = np.zeros(grid.shape)
     x[70, 30, 1] = 1  # at (60, -20, 0) mm
-    timed = PETSinogram(dmi, tof=True, max_ring_difference=1)
+    timed = PETSinogram(dmi, tof=True, max_ring_difference=1).subset(0, 8)
     y = PETProjector(grid, timed)(x)
     whole = y.sum(2)
     first, second = timed.line_ends()
@@ -98,7 +98,7 @@ def test_a_point_falls_into_the_tof_bins_of_its_position(dmi):
     length = np.linalg.norm(way, axis=-1)
     s = ((np.array([60, -20, 0]) - (first + second) / 2) * way).sum(-1) / length
     seen = whole > 0.5
-    assert seen.sum() > 200
+    assert seen.sum() > 25
     expected = timed.tof.weights(s[seen])
     found = np.moveaxis(y, 2, -1)[seen] / whole[seen, None]
     np.testing.assert_allclose(found, expected, atol=0.02)

@@ -39,6 +39,7 @@ def test_any_number_of_threads_gives_the_same(n, monkeypatch):
     np.testing.assert_array_equal(A.T(y), A.T(y))
 
 
+@pytest.mark.usefixtures("several_threads")
 def test_concurrent_calls():
     expected, y = A(X), A(X)
     back = A.T(y)
@@ -51,6 +52,7 @@ def test_concurrent_calls():
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.usefixtures("several_threads")
 def test_data_loader_workers(method):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"{method} is not available")
@@ -62,6 +64,7 @@ def test_data_loader_workers(method):
 
 
 def test_thread_count_follows_torch_and_refuses_nonsense(monkeypatch):
+    monkeypatch.delenv("EMRECON_NUM_THREADS", raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -73,6 +76,7 @@ def test_thread_count_follows_torch_and_refuses_nonsense(monkeypatch):
         thread_count()
 
 
+@pytest.mark.usefixtures("several_threads")
 def test_errors_in_a_thread_reach_the_caller():
     def work(t, n):
         if t == n - 1:
