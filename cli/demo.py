@@ -13,6 +13,7 @@ from rich.table import Table
 
 from emrecon import formats
 from emrecon.projectors import AcquisitionModel, ImageGrid, Scan, SPECTGeometry, SPECTProjector, collimator
+from emrecon.projectors.core.arrays import to_numpy
 from emrecon.recon import PoissonLikelihood, ProgressBar, nrmse, osem, run
 from emrecon.sims import Phantom, poisson, scale_to_counts, spect_cylinder
 
@@ -104,7 +105,7 @@ def _reconstruct(scan: Scan, system: SPECTProjector, iterations: int, truth: np.
     begun = time.perf_counter()
     likelihood = PoissonLikelihood(scan, AcquisitionModel(system, scan.factors, background=1e-3))
     image = run(osem(likelihood, n_subsets=8), iterations, ProgressBar(iterations, lambda x: nrmse(x, truth)))
-    return Result(image, time.perf_counter() - begun)
+    return Result(to_numpy(image), time.perf_counter() - begun)
 
 
 def _table(results: dict[str, Result], phantom: Phantom, truth: np.ndarray) -> Table:

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from emrecon import formats
 from emrecon.projectors import ImageGrid, Scan
-from emrecon.projectors.core.arrays import to_numpy
+from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.recon import PoissonLikelihood, RelativeDifference, nrmse, osem, run, ssim, svrg
 from emrecon.sims import RecipeSource, SimulatedDataset, load_recipe
 
@@ -96,12 +96,12 @@ def reconstructed(brain: Brain, console: Console) -> dict[str, Result]:
     return results
 
 
-def _timed(make: Callable[[], np.ndarray]) -> Result:
+def _timed(make: Callable[[], Array]) -> Result:
     begun = time.perf_counter()
-    return Result(make(), time.perf_counter() - begun)
+    return Result(to_numpy(make()), time.perf_counter() - begun)
 
 
-def _smoothed(image: np.ndarray, grid: ImageGrid) -> np.ndarray:
+def _smoothed(image: Array, grid: ImageGrid) -> np.ndarray:
     sigma = [_FWHM / 2.355 / size for size in grid.voxel_size[:2]]
     return np.asarray(gaussian_filter(image, [*sigma, 0]))
 

@@ -21,6 +21,7 @@ from emrecon.projectors import (
     PETSinogram,
     attenuation_factors,
 )
+from emrecon.projectors.core.arrays import to_numpy
 from emrecon.recon import ImageQualityLayout, ListmodeLikelihood, ProgressBar, nema_image_quality, osem, run
 from emrecon.sims import generator, nema_iec_body, nema_layout
 
@@ -118,7 +119,7 @@ def _reconstruct(
     background = np.full(len(events), randoms * (1 if timed else sinogram.tof.n_bins), np.float32)  # type: ignore[union-attr]
     sensitivity = PETProjector(_GRID, sinogram.without_tof()).T(factors)
     likelihood = ListmodeLikelihood(AcquisitionModel(lines, own, background), sensitivity)
-    return run(osem(likelihood, n_subsets=_SUBSETS), iterations, ProgressBar(iterations))
+    return to_numpy(run(osem(likelihood, n_subsets=_SUBSETS), iterations, ProgressBar(iterations)))
 
 
 def _scaled(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from emrecon.projectors import AcquisitionModel, GaussianBlur, PETProjector, SPECTProjector
+from emrecon.projectors.core.arrays import to_numpy
 from emrecon.recon import PoissonLikelihood, osem
 from emrecon.sims import Simulation, SPECTSimulator, recipes
 from emrecon.sims.datasets import rank_and_size, write_dataset
@@ -79,7 +80,7 @@ def reconstruct(simulations: Sequence[Simulation], table: recipes.Reconstruction
     image: Any = next(i.image for i in iterates if i.iteration == table.iterations)
     image = np.where(likelihood.sensitivity > 0, image, 0).astype(np.float32)
     grid = first.expectation.simulator.grid
-    return GaussianBlur(grid, table.filter_fwhm)(image) if table.filter_fwhm else image
+    return to_numpy(GaussianBlur(grid, table.filter_fwhm)(image)) if table.filter_fwhm else image
 
 
 def _sharp(simulation: Simulation) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.fft
 
 from emrecon.projectors import ImageGrid, LinearOperator, SPECTGeometry
-from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, device, dtype_name, is_numpy
+from emrecon.projectors.core.arrays import Array, PlanCache, add_up, array_namespace, device, dtype_name, is_numpy
 from emrecon.projectors.core.threads import thread_count
 from emrecon.projectors.parallel.geometry import ParallelBeamGeometry
 from emrecon.projectors.parallel.projector import ParallelBeamProjector
@@ -129,13 +129,13 @@ class FilteredBackprojection(LinearOperator):
     def _reconstruct(self, y: Array) -> Array:
         """(B, views, bins, planes) to (B, nx, ny, nz)."""
         fft, filters, axis = _fft_of(y), self._filters(y), 2
-        total = None
-        for views, spread in self._parts():
+
+        def image(views: slice, spread: ParallelBeamProjector) -> Array:
             spectrum = filters[views] * fft.rfft(y[:, views, ...], n=self._period, axis=axis)
             fine = fft.irfft(spectrum, n=_FINER * self._period, axis=axis, norm="forward")[:, :, : self._n_fine, :]
-            image = spread._adjoint_batch(fine)
-            total = image if total is None else total + image
-        return total
+            return spread._adjoint_batch(fine)
+
+        return add_up(image(views, spread) for views, spread in self._parts())
 
     def _transposed(self, x: Array) -> Array:
         """(B, nx, ny, nz) to (B, views, bins, planes)."""

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.fft
 from scipy.special import erf
 
-from .arrays import Array, PlanCache, array_namespace, device, dtype_name, is_numpy, like, to_numpy
+from .arrays import Array, PlanCache, add_up, array_namespace, device, dtype_name, is_numpy, like, to_numpy
 from .grid import ImageGrid
 from .operator import LinearOperator
 from .threads import thread_count
@@ -116,18 +116,22 @@ class MeasuredBlur(LinearOperator):
         self._plans = PlanCache()
 
     def _forward(self, x: Array) -> Array:
-        fft, total = fft_of(x), 0.0
-        for weight, transfer in self._made(x):
-            total = total + transfer * fft.rfftn(x if weight is None else weight * x, s=self._size, axes=(0, 1, 2))
+        fft = fft_of(x)
+        total = add_up(
+            transfer * fft.rfftn(x if weight is None else weight * x, s=self._size, axes=(0, 1, 2))
+            for weight, transfer in self._made(x)
+        )
         return self._cropped(fft.irfftn(total, s=self._size, axes=(0, 1, 2)))
 
     def _adjoint(self, y: Array) -> Array:
-        xp, fft, total = array_namespace(y), fft_of(y), 0.0
+        xp, fft = array_namespace(y), fft_of(y)
         spectrum = fft.rfftn(y, s=self._size, axes=(0, 1, 2))
-        for weight, transfer in self._made(y):
-            part = self._cropped(fft.irfftn(xp.conj(transfer) * spectrum, s=self._size, axes=(0, 1, 2)))
-            total = total + (part if weight is None else weight * part)
-        return total
+
+        def part(weight: Array | None, transfer: Array) -> Array:
+            image = self._cropped(fft.irfftn(xp.conj(transfer) * spectrum, s=self._size, axes=(0, 1, 2)))
+            return image if weight is None else weight * image
+
+        return add_up(part(weight, transfer) for weight, transfer in self._made(y))
 
     def _cropped(self, padded: Array) -> Array:
         nx, ny, nz = self.in_shape

@@ -129,7 +129,7 @@ class Projector(LinearOperator):
     def subset(self, k: int, n: int) -> Self:
         """Return the projector of the views k, k + n, k + 2n, ...; caches are shared with its parent."""
 
-    def ones_image(self, like: Array = None) -> Array:
+    def ones_image(self, like: Array | None = None) -> Array:
         """Return an image of ones, float32 NumPy or of the library, device and dtype of the array `like`."""
         if like is None:
             return np.ones(self.in_shape, np.float32)

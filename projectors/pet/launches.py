@@ -147,7 +147,7 @@ def _accumulator(y: Array, shape: Shape, most: float, engine: Engine) -> tuple[A
     most : no voxel gets more than this times the largest value of the data. Nothing waits for the device.
     """
     xp = engine.xp
-    flat = xp.abs(y.reshape(y.shape[0], -1)) if y.size else xp.zeros((y.shape[0], 1), y.dtype)
+    flat = xp.abs(y.reshape((y.shape[0], -1))) if math.prod(y.shape) else xp.zeros((y.shape[0], 1), y.dtype)
     largest = flat.max(axis=1).astype(np.float64)
     usable = xp.isfinite(largest) & (largest > 0)
     exponent = xp.floor(xp.log2(2.0**62 / most / xp.where(usable, largest, 1.0)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arrays import Array, PlanCache, array_namespace, like
+from ..core.arrays import Array, PlanCache, add_up, array_namespace, like
 from ..core.operator import LinearOperator, Shape
 from ..parallel.geometry import ParallelBeamGeometry
 from .sinogram import PETSinogram
@@ -56,13 +56,13 @@ class GatherTable:
 
 def gather(x: Array, taps: list[tuple[Array, Array | None]], axis: int) -> Array:
     """Return the gathers of a `GatherTable` along an axis of `x`."""
-    xp, total = array_namespace(x), None
-    for index, weight in taps:
-        part = xp.take(x, index, axis=axis)
-        if weight is not None:
-            part = part * xp.reshape(weight, (-1, *(1 for _ in x.shape[axis + 1 :])))
-        total = part if total is None else total + part
-    return total
+    xp, column = array_namespace(x), (-1, *(1 for _ in x.shape[axis + 1 :]))
+
+    def part(index: Array, weight: Array | None) -> Array:
+        values = xp.take(x, index, axis=axis)
+        return values if weight is None else values * xp.reshape(weight, column)
+
+    return add_up(part(index, weight) for index, weight in taps)
 
 
 class _Rebinning(LinearOperator, ABC):

@@ -12,7 +12,7 @@ from numpy.polynomial.legendre import legval
 from scipy.optimize import nnls
 from scipy.special import eval_legendre
 
-from ..core.arrays import Array, PlanCache, array_namespace, device, dtype_name, like
+from ..core.arrays import Array, PlanCache, add_up, array_namespace, device, dtype_name, like
 from ..core.blur import fft_of
 from ..core.grid import ImageGrid
 from ..core.operator import Projector
@@ -253,12 +253,14 @@ class SPECTScatterProjector(Projector):
     def _forward(self, x: Array) -> Array:
         xp, (density, spectra, sharing), weights = array_namespace(x), self._made(x), self._view_weights(x)
         cells, fft = _along_axes(x, sharing), fft_of(x)
-        spectrum, total = fft.rfftn(cells, s=self._size, axes=(0, 1, 2)), 0.0
-        for some in self._batches():
+        spectrum = fft.rfftn(cells, s=self._size, axes=(0, 1, 2))
+
+        def part(some: slice) -> Array:
             sources = fft.irfftn(spectra[some] * spectrum, s=self._size, axes=(1, 2, 3))
             views = self._coarse._apply(xp.asarray(density * self._cropped(sources), copy=True))
-            total = total + (weights[some] * views).sum(0)
-        return total
+            return xp.sum(weights[some] * views, axis=0)
+
+        return add_up(part(some) for some in self._batches())
 
     def _adjoint(self, y: Array) -> Array:
         xp, (density, spectra, sharing), weights = array_namespace(y), self._made(y), self._view_weights(y)

@@ -110,7 +110,7 @@ def _along_z(plan: SPECTPlan, taps: np.ndarray, padded: int) -> np.ndarray:
 class Launches:
     """The launches for one group of lanes: images (items, nx, ny, lanes), projections (items, views, bins, lanes)."""
 
-    def __init__(self, plan: CudaPlan, engine: Engine, tables: DevicePlan, absorbed: Array, stride: int) -> None:
+    def __init__(self, plan: CudaPlan, engine: Engine, tables: DevicePlan, absorbed: Array | None, stride: int) -> None:
         self.engine, self.plan, self.absorbed, self.stride = engine, tables, absorbed, stride
         self.host, self.direct = plan.host, plan.direct
         self.n_views, self.bins, self.rows = plan.out_shape

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from emrecon.projectors.core.arrays import Array, array_namespace, like
+from emrecon.projectors.core.arrays import Array, add_up, array_namespace, like
 
 from ..likelihoods.protocol import Likelihood, sensitivity_like, value_and_gradient
 from ..priors.prior import Objective, SmoothPrior
@@ -310,7 +310,7 @@ class _Problem:
             raise ValueError(f"upper must be positive, got {self.upper}")
 
     def diagonal(self, x: Array) -> Array:
-        return self.preconditioner(x, sum(sensitivity_like(part, x) for part in self.parts), self.prior)
+        return self.preconditioner(x, add_up(sensitivity_like(part, x) for part in self.parts), self.prior)
 
     def prior_gradient(self, x: Array) -> Any:
         return 0.0 if self.prior is None else self.prior.gradient(x)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emrecon.projectors.core.arrays import Array, array_namespace, like, to_numpy
+from emrecon.projectors.core.arrays import Array, add_up, array_namespace, like, to_numpy
 
 from ..likelihoods.protocol import CountsLikelihood, image_shape, require_counts, start_image
 from ..priors.prior import Objective, ProximablePrior, ScaledProximable, SmoothPrior
@@ -278,7 +278,7 @@ def _prepare(problem: _Problem, x: Array, given: Any) -> tuple[_Steps, Array, Ar
     ones = xp.ones_like(like(start_image(parts[0]), x))
     lines = [part.model.linear(ones) for part in parts]
     seen = [part.model.adjoint(xp.ones_like(values)) for part, values in zip(parts, lines, strict=True)]
-    sensitivity = sum(
+    sensitivity = add_up(
         own if part.sensitivity_has_factors else part.sensitivity_like(x) for part, own in zip(parts, seen, strict=True)
     )
     em_image = _one_em_step(parts, ones, sensitivity)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from emrecon.projectors.core.arrays import Array, array_namespace, like, to_numpy
+from emrecon.projectors.core.arrays import Array, add_up, array_namespace, like, to_numpy
 
 from ..likelihoods.protocol import Likelihood, image_shape, sensitivity_like, value_and_gradient
 from ..priors.prior import Objective, SmoothPrior
@@ -112,7 +112,7 @@ class _Smooth:
         return value + self.prior.value(x), gradient + self.prior.gradient(x)
 
     def diagonal(self, x: Array, preconditioner: Preconditioner) -> Array:
-        return preconditioner(x, sum(sensitivity_like(part, x) for part in self.parts), self.prior)
+        return preconditioner(x, add_up(sensitivity_like(part, x) for part in self.parts), self.prior)
 
 
 def _lbfgsb(at: Iterate, problem: _Smooth, memory: int, preconditioner: Preconditioner) -> Iterator[Iterate]:

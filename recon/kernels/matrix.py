@@ -411,7 +411,7 @@ class _Jagged(NamedTuple):
     index, weight : one after another.  counts : how many rows have each.  place : where a row is in that order.
     """
 
-    index: Array
+    index: Array  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     weight: Array
     counts: list[int]
     place: Array

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,10 @@ class PoissonLikelihood:
     _plans: dict[str, PlanCache] = field(
         default_factory=lambda: {"data": PlanCache(), "sensitivity": PlanCache()}, init=False, repr=False
     )
+
+    if TYPE_CHECKING:  # a scan stands for its counts
+
+        def __init__(self, data: Array | Scan | ScanSeries, model: AcquisitionModel) -> None: ...
 
     def __post_init__(self) -> None:
         if isinstance(self.data, (Scan, ScanSeries)):

@@ -453,7 +453,7 @@ def suv_mean(
     if threshold is None and fraction is None:
         return mean
     xp, values = array_namespace(mean), double(chosen.values(image))
-    level = threshold if fraction is None else fraction * chosen.max(image)[..., None]
+    level: Any = threshold if fraction is None else fraction * chosen.max(image)[..., None]
     weights = chosen.parts_like(values) * double(values >= level)
     total = xp.sum(weights, axis=-1)
     if not bool(xp.all(total > 0)):

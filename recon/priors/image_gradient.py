@@ -11,6 +11,7 @@ import numpy as np
 from emrecon.projectors import LinearOperator
 from emrecon.projectors.core.arrays import (
     Array,
+    add_up,
     array_namespace,
     from_host,
     is_cuda,
@@ -63,7 +64,7 @@ class ImageGradient(LinearOperator):
     def _adjoint_batch(self, y: Array) -> Array:
         weights = _weights(self.voxel_size)
         if not _on_host(y):
-            return sum(_difference_transpose(y[:, a, ...], a, weights[a]) for a in range(3))
+            return add_up(_difference_transpose(y[:, a, ...], a, weights[a]) for a in range(3))
         return _each(y, self.in_shape, lambda flux, *part: kernels.transpose(flux, _typed(weights, flux), *part))
 
 

@@ -290,11 +290,14 @@ def layout(prior: NonLocal, shape: tuple[int, ...]) -> Layout:
     return Layout(steps, weights, (px, py, pz))
 
 
-def _guide(prior: NonLocal, plan: Layout, x: Array) -> Array:
+def _guide(prior: NonLocal, plan: Layout, x: Array) -> Array | None:
     """Return the guide with its edges repeated, scaled so that w = exp(-sum over the patch of squared differences)."""
+    given = prior.guide
+    if given is None:
+        return None
 
     def build() -> Array:
-        guide = np.asarray(to_numpy(prior.guide), float) * (math.sqrt(plan.share / 2) / (prior.width or math.inf))
+        guide = to_numpy(given).astype(float) * (math.sqrt(plan.share / 2) / (prior.width or math.inf))
         return like(np.pad(guide, [(r, r) for r in plan.reach], mode="edge")[None], x)
 
     return prior._plans.get(x, build)
@@ -310,7 +313,8 @@ def _on_host(prior: NonLocal, wanted: int, x: np.ndarray, v: np.ndarray) -> np.n
     patch = kernels.Patch(px, py, pz, real(plan.share))
     delta = 1.0 if prior.delta is None else prior.delta
     potential = kernels.Potential(_KINDS[prior.potential], real(delta), real(1), real(_TINY * delta))
-    guide = None if prior.guide is None else _rows(_guide(prior, plan, x))[0]
+    padded = _guide(prior, plan, x)
+    guide = None if padded is None else _rows(to_numpy(padded))[0]
     sums = np.zeros((len(x), kernels.n_tiles(images.shape[1:])))
     out = np.zeros(images.shape if wanted != kernels.VALUE else (0, 0, 0, 0), x.dtype)
     longest = np.abs(steps.step).max(0, initial=0)
@@ -338,7 +342,7 @@ def _rows(x: np.ndarray) -> np.ndarray:
 def by_steps(prior: NonLocal, wanted: int, x: Array, v: Array) -> Array:
     """Return what the kernels do of (B, x, y, z), one step of the window after the other, for any array library."""
     xp, plan = array_namespace(x), layout(prior, tuple(x.shape[1:]))
-    guide = None if prior.guide is None else _guide(prior, plan, x)
+    guide = _guide(prior, plan, x)
     out = xp.zeros((x.shape[0],), dtype=xp.float64, device=x.device) if wanted == kernels.VALUE else xp.zeros_like(x)
     for step, weight in zip(plan.steps.tolist(), plan.weights.tolist()):
         first, second = _ends(step, tuple(x.shape[1:]))

@@ -470,7 +470,7 @@ def _part(step: Array, part: slice) -> Array:
 
 def _cached_direction(prior: Any, x: Array, of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Array:
     def make() -> Array:
-        gradient = ImageGradient(prior._shape(), prior.voxel_size)(to_numpy(prior.guide).astype(float))
+        gradient = to_numpy(ImageGradient(prior._shape(), prior.voxel_size)(to_numpy(prior.guide).astype(float)))
         square = (gradient**2).sum(0)
         eta = 0.01 * math.sqrt(square.max()) if prior.eta is None else prior.eta
         square += eta**2

@@ -23,6 +23,7 @@ from emrecon.projectors import (
     pair_products,
     single_scatter,
 )
+from emrecon.projectors.core.arrays import to_numpy
 
 from ..noise import generator
 from ..phantoms.phantom import Phantom, Region
@@ -164,7 +165,7 @@ class PETSimulator(Simulator):
             centre = tuple(float(c) for c in self.grid.centre)
             ball = Phantom((Region("ball", Ellipsoid(centre, _BALL), 1.0),)).activity(self.grid)  # type: ignore[arg-type]
             plain = PETProjector(self.grid, self.sinogram.without_tof())
-            lines = float((plain(ball) * self._efficiency("alike")).sum(dtype=float))
+            lines = float(np.sum(plain(ball) * self._efficiency("alike"), dtype=float))
             if lines <= 0:
                 raise ValueError(
                     f"{self.sinogram} does not see the middle of the grid, {centre} mm; is its origin right?"
@@ -186,10 +187,11 @@ class PETSimulator(Simulator):
         true, given = (self._per_bin(self._efficiency(which)) for which in ("true", "given"))
         blurred = GaussianBlur(fine, blur)(activity) if blur else activity
         scale = np.float32(self.calibration)
-        survival = self._per_bin(attenuation_factors(lines, mu))
+        survival = self._per_bin(to_numpy(attenuation_factors(lines, mu)))
         trues = scale * true * survival * projector(blurred)
         coarse = self.mismatch.given_attenuation(self.mismatch.joined(mu, self.grid), self.grid)
-        seen = self._per_bin(attenuation_factors(PETProjector(self.grid, self.sinogram.without_tof()), coarse))
+        plain = PETProjector(self.grid, self.sinogram.without_tof())
+        seen = self._per_bin(to_numpy(attenuation_factors(plain, coarse)))
         return Rates(trues, self._scatter(activity, mu, scale * true, trues), scale * given * seen, 0.0)
 
     def _scatter(self, activity: np.ndarray, mu: np.ndarray, factors: np.ndarray, trues: np.ndarray) -> np.ndarray:

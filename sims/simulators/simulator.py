@@ -511,10 +511,11 @@ def _displaced(phantom: Phantom, names: set[str], offset: np.ndarray) -> Phantom
 
 def shortened(scan: Scan, fraction: float) -> Scan:
     """Return the scan with counts, background, factors and duration times a fraction; counts become fractional."""
-    counts, background, factors = (
+    background, factors = (
         np.multiply(values, np.float32(fraction)) if np.ndim(values) else float(values) * fraction
-        for values in (scan.counts, scan.background, scan.factors)
+        for values in (scan.background, scan.factors)
     )
+    counts = np.multiply(scan.counts, np.float32(fraction))
     duration = None if scan.duration is None else scan.duration * fraction
     return replace(scan, counts=counts, factors=factors, background=background, duration=duration)
 

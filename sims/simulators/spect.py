@@ -25,6 +25,7 @@ from emrecon.projectors import (
     scattered_energy,
     view_decay,
 )
+from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.physics.compton import ELECTRON_MASS, accepted_fraction
 from emrecon.projectors.spect.collimation import Response
 
@@ -195,7 +196,7 @@ class SPECTSimulator(Simulator):
         return self.scatter
 
     def _rates(self, activity: np.ndarray, mu: np.ndarray) -> Rates:
-        fine_views = self._plain("fine").with_attenuation(mu)(activity).clip(0)  # rounding below zero
+        fine_views = np.clip(self._plain("fine").with_attenuation(mu)(activity), 0, None)  # rounding below zero
         (nu, nz), n = self.geometry.n_bins, int(self.mismatch.refine)
         views = fine_views.reshape(len(activity), self.geometry.n_views, nu, n, nz, -1).sum((3, 5))
         per_second = np.float32(self.sensitivity / 1000)  # of kBq
@@ -213,7 +214,7 @@ class SPECTSimulator(Simulator):
                 parts.append(np.zeros(self.geometry.shape, np.float32))
                 continue
             primary = self._plain("true").with_attenuation(own)
-            parts.append(factor * SPECTScatterProjector(primary, self.scatter).estimate(image))
+            parts.append(factor * to_numpy(SPECTScatterProjector(primary, self.scatter).estimate(image)))
         return np.stack(parts)
 
     def _randoms(self, prompts: np.ndarray) -> np.ndarray:

@@ -140,7 +140,7 @@ class LearnedGradient(SmoothPrior):
         return f"LearnedGradient({_name(self.network)}, beta={self.beta:g})"
 
 
-def transposed_jacobian(denoiser: Any, x: Array, v: Array, sigma: Any = None, guide: Any = None) -> torch.Tensor:
+def transposed_jacobian(denoiser: Any, x: Array, v: torch.Tensor, sigma: Any = None, guide: Any = None) -> torch.Tensor:
     """Return J'v, J the derivative of a denoiser at x, of the shape of x; torch only.
 
     Raises NotImplementedError for other arrays, and ValueError where autograd does not see the denoiser.
@@ -149,7 +149,7 @@ def transposed_jacobian(denoiser: Any, x: Array, v: Array, sigma: Any = None, gu
         raise NotImplementedError(f"the derivative of {_name(denoiser)} needs torch tensors")
     with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
-        z = denoised(denoiser, leaf, sigma, guide)
+        z: torch.Tensor = denoised(denoiser, leaf, sigma, guide)
         if not z.requires_grad:
             raise ValueError(f"the denoiser {_name(denoiser)} lets no gradient through: does it leave torch?")
         (product,) = torch.autograd.grad(z, leaf, v.detach().clone())

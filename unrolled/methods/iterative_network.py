@@ -92,7 +92,7 @@ class NetworkInput:
         return self._after(lambda alpha: _total((self._made(alpha) - wanted) ** 2), steps)
 
     def _made(self, alpha: torch.Tensor) -> torch.Tensor:
-        return denoised(self.network, alpha, None, self.guide).clamp(min=self.floor)
+        return torch.clamp(denoised(self.network, alpha, None, self.guide), min=self.floor)
 
     def _after(self, loss: Loss, steps: int) -> NetworkInput:
         alpha, step = descend(loss, self.alpha, steps, self.step, self.search)

@@ -53,10 +53,10 @@ class PrimalDualNetwork(nn.Module):
             raise ValueError(f"PrimalDualNetwork was built for {self.guide_channels} guide channels")
         model, ones = likelihood.model, likelihood.ones_image()
         c = count_scale(likelihood)
-        s = likelihood.sensitivity_like(ones).mean((-3, -2, -1), keepdim=True)
+        s = torch.mean(likelihood.sensitivity_like(ones), (-3, -2, -1), keepdim=True)
         n_axes = len(model.projector.out_shape)
         unit = model.linear(c * ones)
-        d = unit.mean(tuple(range(-n_axes, 0)), keepdim=True)
+        d = torch.mean(unit, tuple(range(-n_axes, 0)), keepdim=True)
         y = torch.as_tensor(likelihood.data).to(unit)
         measured = (y - model.background_like(unit)) / d
         image = ones if start is None else start / c

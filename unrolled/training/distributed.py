@@ -211,7 +211,8 @@ def shared_count_scale(likelihood: PoissonLikelihood, steps: int = 16, group: Gr
     with torch.no_grad():
         ones = likelihood.ones_image()
         a = likelihood.model.linear(ones)
-        y = likelihood.data.to(a)
+        data: torch.Tensor = likelihood.data
+        y = data.to(a)
         background = torch.as_tensor(likelihood.model.background, dtype=a.dtype, device=a.device)
         total = (likelihood.sensitivity_like(ones) * ones).sum((-3, -2, -1))
         counts = sum_over_ranks(y.sum(bins), group)
