@@ -81,7 +81,7 @@ def lbfgsb_scipy(
 
     def objective(u: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = problem.value_and_gradient(u.reshape(x.shape) * root)
-        return float(value), (gradient * root).ravel()
+        return float(value), np.ravel(gradient * root)
 
     options = {"maxiter": n_iterations, "maxfun": 2 * n_iterations, "maxcor": 20, "ftol": tolerance, "gtol": 0.0}
     bounds = scipy.optimize.Bounds(0.0, np.inf)

@@ -62,7 +62,8 @@ def ostr(
         raise ValueError(f'curvature must be "optimal" or "precomputed", got {curvature!r}')
     f, penalty = taken_apart(likelihood, penalty)
     if isinstance(start, Iterate):
-        iteration, start = start.iteration, start.image
+        iteration = start.iteration
+        start = start.image
     mu = _zeros(f) if start is None else as_real(start)
     _check_start(mu, f)
     parts = [f] if n_subsets == 1 else [f.subset(k, n_subsets) for k in range(n_subsets)]
