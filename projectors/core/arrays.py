@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_cupy_array, is_numpy_array, is_torch_array
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     import torch
@@ -114,8 +115,8 @@ def as_real(x: Array) -> Array:
     return x.to(xp.float32) if is_torch(x) else xp.astype(x, xp.float32)
 
 
-def to_numpy(x: Array) -> np.ndarray:
-    """Return `x` as a NumPy array on the host, without a copy where that is possible."""
+def to_numpy(x: Array | ArrayLike) -> np.ndarray:
+    """Return an array, a number or a list as a NumPy array on the host, without a copy where that is possible."""
     if is_torch(x):
         return x.detach().cpu().resolve_neg().numpy()
     get = getattr(x, "get", None)  # CuPy copies to the host only when asked

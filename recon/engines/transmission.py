@@ -63,8 +63,8 @@ def ostr(
     f, penalty = taken_apart(likelihood, penalty)
     if isinstance(start, Iterate):
         iteration = start.iteration
-        start = start.image
-    mu = _zeros(f) if start is None else as_real(start)
+    image = start.image if isinstance(start, Iterate) else start
+    mu = _zeros(f) if image is None else as_real(image)
     _check_start(mu, f)
     parts = [f] if n_subsets == 1 else [f.subset(k, n_subsets) for k in range(n_subsets)]
     prepared = [_prepared(part, mu, curvature) for part in parts]
