@@ -96,7 +96,9 @@ class Pairs(TypedDict, total=False):
     kappa: np.ndarray
 
 
-def make_prior(method: Method, choice: PriorChoice, problem: Problem, guide: np.ndarray | None, first: Array) -> Prior:
+def make_prior(
+    method: Method, choice: PriorChoice, problem: Problem, guide: np.ndarray | None, first: Array | None
+) -> Prior:
     """Return a prior by name, times its beta.
 
     guide : (x, y, z) on the grid.  first : the image of the first pass, where `method.prior_needs_first`.
@@ -104,10 +106,12 @@ def make_prior(method: Method, choice: PriorChoice, problem: Problem, guide: np.
     (beta, *values), size = choice.values, problem.grid.voxel_size
     pairs = Pairs(neighbours=method.neighbours, voxel_size=size)
     if method.kappa:
-        pairs["kappa"] = np.sqrt(sum(to_numpy(spatial_weights(part, first)) ** 2 for part in problem.parts))
+        pairs["kappa"] = np.sqrt(
+            sum(to_numpy(spatial_weights(part, _needed(first, "a first pass"))) ** 2 for part in problem.parts)
+        )
     match choice.name:
         case "rdp":
-            epsilon = values[1] if len(values) > 1 else 1e-3 * float(first.max())
+            epsilon = values[1] if len(values) > 1 else 1e-3 * float(_needed(first, "a first pass").max())
             return beta * RelativeDifference(values[0], epsilon=epsilon, **pairs)
         case "quadratic":
             return beta * Quadratic(**pairs)
@@ -118,21 +122,28 @@ def make_prior(method: Method, choice: PriorChoice, problem: Problem, guide: np.
         case "hyperbolic":
             return beta * Hyperbolic(values[0], **pairs)
         case "bowsher":
-            return beta * bowsher(guide, int(choice.n_chosen), **pairs)
+            return beta * bowsher(_needed(guide, "a guide"), int(choice.n_chosen), **pairs)
         case "smooth-tv":
             return beta * SmoothedTotalVariation(values[0], size)
         case "non-local" if len(values) == 1:
             return beta * NonLocal(delta=values[0])
         case "non-local":
-            shown = to_numpy(first) if guide is None else guide
+            shown = to_numpy(_needed(first, "a first pass")) if guide is None else guide
             return beta * NonLocal(delta=values[0], guide=shown, width=values[1])
         case "tv":
             return beta * TotalVariation(voxel_size=size)
         case "dtv":
-            return beta * DirectionalTotalVariation(guide, values[0] if values else None, size)
+            return beta * DirectionalTotalVariation(_needed(guide, "a guide"), values[0] if values else None, size)
         case "median":
             return beta * MedianRoot()
     raise ValueError(f"the prior {choice.name!r} is in the table of priors, but nothing makes it")
+
+
+def _needed(image: Array | None, what: str) -> Array:
+    """Return the image that a prior is made from."""
+    if image is None:
+        raise ValueError(f"this prior needs {what}")
+    return image
 
 
 def _kernel(method: Method, problem: Problem, guide: np.ndarray | None) -> KernelOperator | None:

@@ -96,7 +96,7 @@ class _Corrections:
     def of_events(self, sinogram: PETSinogram, lines: ListmodeProjector) -> np.ndarray | float:
         """Return attenuation x normalisation of every event."""
         own: np.ndarray | float = 1.0 if self.norm is None else self.norm.of_events(sinogram, lines.events)
-        return own if self.mu is None else own * attenuation_factors(lines, self.mu)
+        return own if self.mu is None else own * to_numpy(attenuation_factors(lines, self.mu))
 
     def components(self) -> tuple[np.ndarray | None, ...]:
         """Return everything that shapes the image, for a checksum."""

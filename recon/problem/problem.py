@@ -115,12 +115,12 @@ def added(first: Array | float, second: Array | float | None) -> Array | float:
     """Return the sum of two numbers or arrays, in the library of the first of them that is an array."""
     if second is None:
         return first
-    if hasattr(first, "shape") and hasattr(second, "shape"):
+    if not isinstance(first, (int, float)) and hasattr(second, "shape"):
         second = like(second, first)
     return first + second
 
 
-def start_like(image: np.ndarray, counts: Array, n_axes: int) -> Array:
+def start_like(image: Array, counts: Array, n_axes: int) -> Array:
     """Return a first image in the library and on the device of the counts, with their batch axes.
 
     image : (x, y, z) float32.  counts : (..., *data).  n_axes : of the data.
