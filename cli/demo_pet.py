@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def demo_pet(out: Path, counts: float, iterations: int, seed: int) -> None:
     events, factors, randoms = simulate(sinogram, phantom, min(counts, 40e6) / 16, seed)
     console.print(f"simulated {len(events):.3g} events of {sinogram}, in {time.perf_counter() - begun:.1f} s")
     mu = phantom.attenuation(_GRID, 511)
-    layout = ImageQualityLayout(**{**nema_layout(4), "slices": (-10.0, 0.0, 10.0)})
+    layout = replace(ImageQualityLayout(**nema_layout(4)), slices=np.array((-10.0, 0.0, 10.0)))
     images = {"truth": phantom.activity(_GRID)}
     table = Table(title=f"OSEM of the same events, {_SUBSETS} subsets, {iterations} iterations")
     for column in ("", *(f"{d:g} mm" for d in layout.diameters), "variability", "time (s)"):

@@ -188,4 +188,4 @@ def _kind_of(path: str | os.PathLike[str]) -> str:
         return "hdf5"
     if re.search(rb"^\s*!?\s*INTERFILE\s*:=", start, re.IGNORECASE | re.MULTILINE):
         return "interfile"
-    raise FormatError(f"{path}: neither the suffix nor the content is of a known format; known are {_KNOWN}")
+    raise FormatError(f"{path}: neither the suffix nor the content is of a known format; choose from {_KNOWN}")

@@ -6,13 +6,17 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emrecon.projectors.core.files import atomic_path
 
 from .shards import Field, Plan, open_shard
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CARD, README, EXAMPLES = "card.json", "README.md", "examples.png"
 _N_EXAMPLES = 6
@@ -27,12 +31,19 @@ def write_card(folder: Path, plan: Plan) -> None:
     They depend on the plan and the shards alone (no date, no machine), so every rank writes the same.
     Raises FileNotFoundError or FormatError where a shard is missing or damaged.
     """
-    card = _card(folder, plan)
+    sizes, examples = _sizes(folder, plan), _examples(plan)
+    card = plan.content | {
+        "emrecon_schema": "simulated-set-card",
+        "fingerprint": plan.fingerprint,
+        "sizes": sizes,
+        "examples": examples,
+        "licence": _LICENCE,
+    }
     picture, text = io.BytesIO(), json.dumps(card, indent=1, ensure_ascii=False) + "\n"
-    _picture(folder, plan, card["examples"]).savefig(
+    _picture(folder, plan, examples).savefig(
         picture, dpi=100, format="png", metadata={"Software": f"emrecon {plan.library_version}"}
     )
-    contents = (picture.getvalue(), text.encode(), _readme(card).encode())
+    contents = (picture.getvalue(), text.encode(), _readme(plan, sizes, examples).encode())
     for name, content in zip((EXAMPLES, CARD, README), contents):
         with atomic_path(folder / name) as temporary:
             temporary.write_bytes(content)
@@ -43,19 +54,11 @@ def has_card(folder: Path) -> bool:
     return all((folder / name).exists() for name in (CARD, README, EXAMPLES))
 
 
-def _card(folder: Path, plan: Plan) -> dict[str, Any]:
-    shards = plan.shards
-    sizes = {
-        "files": len(shards),
-        "bytes": sum((folder / shard.name).stat().st_size for shard in shards),
+def _sizes(folder: Path, plan: Plan) -> dict[str, int]:
+    return {
+        "files": len(plan.shards),
+        "bytes": sum((folder / shard.name).stat().st_size for shard in plan.shards),
         "bytes_uncompressed": plan.n * plan.sample_bytes,
-    }
-    return plan.content | {
-        "emrecon_schema": "simulated-set-card",
-        "fingerprint": plan.fingerprint,
-        "sizes": sizes,
-        "examples": _examples(plan),
-        "licence": _LICENCE,
     }
 
 
@@ -66,28 +69,26 @@ def _examples(plan: Plan) -> list[int]:
     return [k * n_phantoms // n * plan.samples_per_phantom for k in range(n)]
 
 
-def _readme(card: dict[str, Any]) -> str:
-    n, sizes = card["n"], card["sizes"]
+def _readme(plan: Plan, sizes: dict[str, int], examples: list[int]) -> str:
     parts = [
-        f"| {name} | {end - first} | {first} to {end - 1} | {-(-(end - first) // card['samples_per_phantom'])} |"
-        for name, (first, end) in card["split"].items()
-        if end > first
+        f"| {name} | {len(part)} | {part.start} to {part.stop - 1} | {-(-len(part) // plan.samples_per_phantom)} |"
+        for name, part in plan.split.items()
+        if part
     ]
     fields = [
-        f"| `{f['name']}` | {' x '.join(map(str, f['shape'])) or '1'} | {f['dtype']} | {f['unit']} | "
-        f"{_cell(f['description'])} |"
-        for f in card["fields"]
+        f"| `{name}` | {' x '.join(map(str, f.shape)) or '1'} | {f.dtype} | {f.unit} | {_cell(f.description)} |"
+        for name, f in plan.fields.items()
     ]
-    parameters = [f"| `{name}` | {_cell(value)} |" for name, value in _flat(card["recipe"])]
+    parameters = [f"| `{name}` | {_cell(value)} |" for name, value in _flat(plan.recipe)]
     ratio = sizes["bytes_uncompressed"] / sizes["bytes"]
     return "\n".join(
         [
-            f"# {n} simulated samples",
+            f"# {plan.n} simulated samples",
             "",
-            f"Made by emrecon {card['library_version']}. Every sample is a function of its number and of the",
+            f"Made by emrecon {plan.library_version}. Every sample is a function of its number and of the",
             "parameters below: the same recipe and version make the same files.",
             "",
-            f"![Samples {', '.join(map(str, card['examples']))}]({EXAMPLES})",
+            f"![Samples {', '.join(map(str, examples))}]({EXAMPLES})",
             "",
             "## What a sample holds",
             "",
@@ -97,7 +98,7 @@ def _readme(card: dict[str, Any]) -> str:
             "",
             "## Split",
             "",
-            f"No phantom is in two parts; {card['samples_per_phantom']} samples show the same one.",
+            f"No phantom is in two parts; {plan.samples_per_phantom} samples show the same one.",
             "",
             "| part | samples | numbers | phantoms |",
             "|---|---|---|---|",
@@ -105,15 +106,15 @@ def _readme(card: dict[str, Any]) -> str:
             "",
             "## Files",
             "",
-            f"{sizes['files']} HDF5 files of {card['shard_size']} samples, {_size(sizes['bytes'])} "
+            f"{sizes['files']} HDF5 files of {plan.shard_size} samples, {_size(sizes['bytes'])} "
             f"({_size(sizes['bytes_uncompressed'])} uncompressed, {ratio:.1f} times more).",
-            f"Fingerprint of the set: `{card['fingerprint']}`.",
+            f"Fingerprint of the set: `{plan.fingerprint}`.",
             "",
             "```python",
             "from emrecon.sims.datasets import Dataset, loader",
             "",
-            f'data = Dataset("path/to/this/folder", split="{next(iter(card["split"]), "train")}")',
-            f"sample = data[0]  # a dict of arrays: {', '.join(f['name'] for f in card['fields'])}",
+            f'data = Dataset("path/to/this/folder", split="{next(iter(plan.split), "train")}")',
+            f"sample = data[0]  # a dict of arrays: {', '.join(plan.fields)}",
             "for batch in loader(data, batch_size=32, workers=2, seed=0):",
             "    ...  # a dict of torch tensors",
             "```",
@@ -126,13 +127,13 @@ def _readme(card: dict[str, Any]) -> str:
             "",
             "## Licence",
             "",
-            f"{card['licence'].capitalize()}.",
+            f"{_LICENCE.capitalize()}.",
             "",
         ]
     )
 
 
-def _flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(value: object, at: str = "") -> Iterator[tuple[str, object]]:
     """Names with dots and plain values; short lists of numbers stay whole."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
@@ -144,7 +145,7 @@ def _flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
         yield at, value
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text.replace("|", "\\|").replace("\n", " ")
 
@@ -156,7 +157,7 @@ def _size(n_bytes: int) -> str:
     return f"{n_bytes} bytes"
 
 
-def _picture(folder: Path, plan: Plan, indices: list[int]) -> Any:
+def _picture(folder: Path, plan: Plan, indices: list[int]) -> Figure:
     # No pyplot: it keeps figures in a global and looks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -179,7 +180,7 @@ def _label(name: str, field: Field) -> str:
     return (f"{name} ({field.unit})" if field.unit else name).replace("$", r"\$")
 
 
-def _draw(axis: Any, values: np.ndarray) -> None:
+def _draw(axis: Axes, values: np.ndarray) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     values = np.squeeze(values)

@@ -1,4 +1,4 @@
-"""Which part of a job this process is: ranks of torchrun, MPI and job arrays."""
+"""Which part of a job this process is, as torchrun, Slurm and PBS say it."""
 
 from __future__ import annotations
 

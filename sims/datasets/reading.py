@@ -1,4 +1,4 @@
-"""Read data sets, or simulate them on the fly, and hand out batches."""
+"""Data sets are read from files, or simulated when a sample is asked for, and handed out in batches."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -25,6 +26,9 @@ from .shards import (
     open_shard,
     split_ranges,
 )
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
 
 _OPEN_FILES = 128
 
@@ -53,7 +57,7 @@ class Dataset:
         self._require_shards()
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> dict[str, object]:
         """Every parameter and seed of the simulation."""
         return self._plan.recipe
 
@@ -127,7 +131,7 @@ class SimulatedDataset:
 
 def _part(split: Mapping[str, range], n: int, name: str | None, whose: str) -> range:
     if name is not None and name not in split:
-        raise ValueError(f"{whose} has no split {name!r}; it has {', '.join(split) or 'none'}")
+        raise ValueError(f"{whose} has no split {name!r}; choose from {', '.join(split) or 'none'}")
     return range(n) if name is None else split[name]
 
 
@@ -136,11 +140,11 @@ def _chosen(fields: Mapping[str, Field], names: Sequence[str] | None, whose: str
         raise TypeError(f"fields is a list of names; write fields=[{names!r}]")
     wrong = [name for name in names or () if name not in fields]
     if wrong:
-        raise ValueError(f"{whose} has no field {wrong[0]!r}; it has {', '.join(fields)}")
+        raise ValueError(f"{whose} has no field {wrong[0]!r}; choose from {', '.join(fields)}")
     return {name: fields[name] for name in (fields if names is None else names)}
 
 
-def _numbers(part: range, indices: Sequence[int], who: Any) -> np.ndarray:
+def _numbers(part: range, indices: Sequence[int], who: object) -> np.ndarray:
     array = np.asarray(indices)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise TypeError(f"{who!r} is indexed by whole numbers, got {indices!r}")
@@ -157,7 +161,7 @@ def _runs(numbers: np.ndarray, shard_size: int) -> Iterator[tuple[int, int]]:
     yield from pairwise(borders) if len(numbers) else ()
 
 
-_Open = tuple[h5py.File, dict[str, Any]]
+_Open = tuple[h5py.File, dict[str, h5py.h5d.DatasetID]]
 
 
 class _Files:
@@ -165,10 +169,11 @@ class _Files:
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
-        self._here: tuple[int, Any, OrderedDict[int, _Open]] = (-1, None, OrderedDict())
+        # one value, so that a thread never meets the lock of one process with the files of another
+        self._here: tuple[int, threading.Lock, OrderedDict[int, _Open]] = (-1, threading.Lock(), OrderedDict())
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "plan": self.plan, "_here": (-1, None, OrderedDict())}
+    def __reduce__(self) -> tuple[type[_Files], tuple[Path, Plan]]:
+        return _Files, (self.folder, self.plan)
 
     def read(self, shard: Shard, first: int, into: Mapping[str, np.ndarray]) -> None:
         """Fill arrays (n, *shape) with samples first, ..., first + n - 1 of a shard."""
@@ -194,7 +199,7 @@ class _Files:
         return files[shard.number]
 
 
-def _fill(values: np.ndarray, dataset: Any, first: int) -> None:
+def _fill(values: np.ndarray, dataset: h5py.h5d.DatasetID, first: int) -> None:
     """Read samples first, first + 1, ... of a dataset into an array; h5py's own indexing takes a third longer."""
     there = dataset.get_space()
     there.select_hyperslab((first, *[0] * (values.ndim - 1)), values.shape)
@@ -259,7 +264,7 @@ class Batches:
 
 
 def loader(
-    dataset: Any,
+    dataset: Sized,
     batch_size: int,
     *,
     workers: int = 0,
@@ -269,8 +274,8 @@ def loader(
     drop_last: bool = False,
     rank: int | None = None,
     n_ranks: int | None = None,
-    **options: Any,
-) -> Any:
+    **options: object,
+) -> DataLoader:
     """Return a torch DataLoader of dicts of tensors (batch, *shape).
 
     dataset : a `Dataset`, a `SimulatedDataset`, or any other map-style one.  workers : processes that read or simulate;
@@ -294,7 +299,7 @@ def loader(
     return torch.utils.data.DataLoader(dataset, batch_sampler=batches, num_workers=workers, **(defaults | options))
 
 
-def _torch() -> Any:
+def _torch() -> ModuleType:
     try:
         import torch
         import torch.utils.data

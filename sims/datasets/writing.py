@@ -1,4 +1,4 @@
-"""Write a data set: shards by processes, ranks and job arrays, whose bytes do not depend on who writes them."""
+"""A data set is written: in shards, by processes, ranks and job arrays, with the same bytes whoever writes them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -37,8 +37,26 @@ from .shards import (
     write_shard,
 )
 
-Progress = Callable[[int, int, float, int], Any]
+Progress = Callable[[int, int, float, int], object]
 """progress(samples done, samples of this rank, seconds, bytes of finished shards)"""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Result = TypeVar("Result", covariant=True)
+
+
+class Job(Protocol[Result]):
+    """Work that was submitted."""
+
+    def result(self) -> Result: ...
+
+
+class Executor(Protocol):
+    """What runs functions elsewhere: an executor of concurrent.futures, a Dask client."""
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]: ...
+
 
 # the first batch may compress better than the rest
 _MARGIN = 1.2
@@ -73,7 +91,7 @@ def write_dataset(
     *,
     shard_size: int | None = None,
     workers: int = 1,
-    executor: Any = None,
+    executor: Executor | None = None,
     rank: int = 0,
     n_ranks: int = 1,
     progress: Progress | None = None,
@@ -91,7 +109,7 @@ def write_dataset(
     A run that was interrupted, in whatever way, goes on where it stopped when it is run again: complete shards are
     verified and kept, damaged ones rewritten, and the files are byte for byte those of a run without interruption,
     with any number of workers and ranks (and the same versions of emrecon, NumPy and HDF5).
-    Raises ValueError where the source contradicts itself, gives values that its fields cannot hold or is no function
+    Raises ValueError where the source contradicts itself, gives values that its fields cannot hold or is not a function
     of the index; FormatError where the folder belongs to another set (with the first differences); RuntimeError that
     names the samples where the source fails; OSError where the disk is full, or will be, before any work.
     """
@@ -154,7 +172,7 @@ def _check_first(source: Source, plan: Plan, folder: Path) -> None:
     for name in plan.fields:
         if not np.array_equal(together[name][last], alone[name][0]):
             raise ValueError(
-                f"sample {last} is another one when it is made by itself ({name} differs): a source must be a pure "
+                f"sample {last} differs when it is made alone (its {name} changes): a source must be a pure "
                 "function of the index; does it share a random generator or round by position in the batch?"
             )
     missing = sum(shard.n for shard in plan.shards if not (folder / shard.name).exists())
@@ -169,7 +187,13 @@ def _check_first(source: Source, plan: Plan, folder: Path) -> None:
 
 
 def _make(
-    source: Source, plan: Plan, folder: Path, shards: list[Shard], workers: int, executor: Any, account: _Account
+    source: Source,
+    plan: Plan,
+    folder: Path,
+    shards: list[Shard],
+    workers: int,
+    executor: Executor | None,
+    account: _Account,
 ) -> None:
     if executor is None and (workers == 1 or len(shards) == 1):
         for shard in shards:
@@ -196,9 +220,9 @@ def _make(
         remove_temporaries(folder, _names(shards))
 
 
-def _submit(executor: Any, packed: bytes, shards: list[Shard], at_once: int, account: _Account) -> None:
+def _submit(executor: Executor, packed: bytes, shards: list[Shard], at_once: int, account: _Account) -> None:
     """Run the shards, oldest first and a bounded number at once."""
-    waiting: deque[tuple[Any, Shard]] = deque()
+    waiting: deque[tuple[Job[int], Shard]] = deque()
     todo = iter(shards)
     try:
         while True:

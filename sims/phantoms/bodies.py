@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from ..noise import generator
 from .phantom import Phantom, Region
-from .shapes import Box, Cylinder, Ellipsoid, HalfSpace, Intersection, Oriented
-from .torso_parts import _ORGANS, BONES, Build, Triple, _heart, _kind, _organs, _outside, _rows, _skeleton
+from .shapes import Box, Cylinder, Ellipsoid, HalfSpace, Intersection, Oriented, Solid
+from .torso_parts import BONES, ORGANS, Build, Triple, heart, kind, organs, outside, rows, skeleton
 
 UPTAKES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
@@ -125,26 +124,26 @@ def torso(
     arch of the diaphragm at 100, the top of the lungs at 290 and the seat at -335.
     Attenuation: fat as adipose, the body as water, organs as muscle, lungs of 0.26 g/mL, and bone as cortical bone at
     1.60 g/mL on the outside of vertebrae, 1.18 g/mL within, and 1.40 g/mL where inside and outside are not told apart.
-    All sizes and values are our choice within the ranges of healthy adults; no atlas is behind them.
+    All sizes and values are our choice within the ranges of healthy adults, not taken from an atlas.
     Raises ValueError for an unknown preset or organ, a mapping without "body", and a lesion outside of the body.
     """
-    heart = (replace(region, shape=stretched(region.shape, build.scale)) for region in _heart())
-    return with_lesions(torso_around(heart, uptake, arms, build), lesions)
+    own = (replace(region, shape=stretched(region.shape, build.scale)) for region in heart())
+    return with_lesions(torso_around(own, uptake, arms, build), lesions)
 
 
 def torso_around(
-    heart: Iterable[Region], uptake: str | Mapping[str, float], arms: bool = False, build: Build = Build()
+    around: Iterable[Region], uptake: str | Mapping[str, float], arms: bool = False, build: Build = Build()
 ) -> Phantom:
     """Return the torso of `torso` around another heart.
 
-    heart : its regions in painter's order, in place; those without activity get theirs from `uptake`.
+    around : the heart's regions in painter's order, in place; those without activity get theirs from `uptake`.
     """
 
     def fitted(regions: Iterable[Region]) -> Iterator[Region]:
         return (replace(region, shape=stretched(region.shape, build.scale)) for region in regions)
 
-    inside = fitted((*_outside(build.fat, arms), *_organs(build)))
-    return Phantom(tuple(_filled((*inside, *heart, *fitted(_skeleton(arms))), uptake)))
+    inside = fitted((*outside(build.fat, arms), *organs(build)))
+    return Phantom(tuple(_filled((*inside, *around, *fitted(skeleton(arms))), uptake)))
 
 
 def with_lesions(phantom: Phantom, lesions: Sequence[Lesion]) -> Phantom:
@@ -196,7 +195,7 @@ def varied(random: np.random.Generator, uptake: Mapping[str, float]) -> dict[str
 def random_build(random: np.random.Generator) -> Build:
     """Return a random build, of the ranges `random_torso` tells."""
     x, y, z = random.uniform((0.92, 0.92, 0.93), (1.06, 1.06, 1.05)).tolist()
-    moving = [organ for organ in _ORGANS if organ != "bowel"]
+    moving = [organ for organ in ORGANS if organ != "bowel"]
     shift = {organ: tuple(random.uniform(-3, 3, 3).tolist()) for organ in moving}
     growth = {organ: float(random.uniform(*((0.75, 1.1) if organ == "bladder" else (0.94, 1.04)))) for organ in moving}
     return Build((x, y, z), float(random.uniform(4, 30)), shift, growth)
@@ -206,7 +205,9 @@ def _table(uptake: str | Mapping[str, float]) -> Mapping[str, float]:
     if not isinstance(uptake, str):
         return uptake
     if uptake not in UPTAKES:
-        raise ValueError(f"no uptake {uptake!r}; known: {', '.join(UPTAKES)}, or give a mapping of organs to activity")
+        raise ValueError(
+            f"unknown uptake {uptake!r}; choose from {', '.join(UPTAKES)}, or give a mapping of organs to activity"
+        )
     return UPTAKES[uptake]
 
 
@@ -215,7 +216,7 @@ def _filled(regions: Sequence[Region], uptake: str | Mapping[str, float]) -> Ite
     table = _table(uptake)
     known = {key for region in regions if region.activity is None for key in _keys(region.name)}
     if unknown := set(table) - known:
-        raise ValueError(f"uptake: no organ {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+        raise ValueError(f"uptake: unknown organ {', '.join(sorted(unknown))}; choose from {', '.join(sorted(known))}")
     if "body" not in table:
         raise ValueError('uptake: "body" is missing, the activity of all that is not given')
     for region in regions:
@@ -225,12 +226,12 @@ def _filled(regions: Sequence[Region], uptake: str | Mapping[str, float]) -> Ite
 
 def _keys(name: str) -> tuple[str, ...]:
     """By what an organ's activity is looked up, the most particular first."""
-    kind = _kind(name)
-    group = "bone" if kind in BONES else "blood" if kind in ("aorta", "vena cava", "heart") else "body"
-    return name, kind, group, "body"
+    organ = kind(name)
+    group = "bone" if organ in BONES else "blood" if organ in ("aorta", "vena cava", "heart") else "body"
+    return name, organ, group, "body"
 
 
-def stretched(solid: Any, scale: Triple) -> Any:
+def stretched(solid: Solid, scale: Triple) -> Solid:
     """Return the solid with all lengths along x, y and z multiplied.
 
     Rods and cut ellipsoids in an orientation of their own keep it, with lengths along their axes multiplied.
@@ -240,7 +241,7 @@ def stretched(solid: Any, scale: Triple) -> Any:
         case Oriented(solid=Ellipsoid(centre=(0, 0, 0), angle=0) as ball):  # exactly: one ellipsoid becomes another
             axes, radii, _ = np.linalg.svd(factors[:, None] * np.array(solid.rotation) * ball.half_widths)
             axes[:, 0] *= np.linalg.det(axes)
-            return Oriented(Ellipsoid((0, 0, 0), tuple(radii)), _rows(axes), tuple((factors * solid.offset).tolist()))
+            return Oriented(Ellipsoid((0, 0, 0), tuple(radii)), rows(axes), tuple((factors * solid.offset).tolist()))
         case Oriented():
             R = np.array(solid.rotation)
             own: Triple = tuple(np.linalg.norm(factors[:, None] * R, axis=0).tolist())
@@ -256,10 +257,10 @@ def stretched(solid: Any, scale: Triple) -> Any:
             return Cylinder(tuple(factors * solid.centre), (a, b), 2 * half)
         case Box():
             return Box(tuple(factors * solid.centre), tuple(2 * factors * solid.half_widths))
-    raise TypeError(f"no way to stretch {type(solid).__name__}")
+    raise TypeError(f"a {type(solid).__name__} cannot be stretched")
 
 
-def _at(regions: Sequence[Region], point: Any) -> Region | None:
+def _at(regions: Sequence[Region], point: Sequence[float] | np.ndarray) -> Region | None:
     """Return the region that is seen at a point, the last one that holds it."""
     return next((region for region in reversed(regions) if region.shape.contains(*point)), None)
 
@@ -318,7 +319,7 @@ def _reach(lesion: Lesion) -> float:
 def _random_lesion(random: np.random.Generator, phantom: Phantom, site: _Site) -> Lesion:
     diameter = random.uniform(*site.diameter) * random.uniform(0.85, 1.15, 3)
     ratio = math.exp(random.uniform(*np.log(site.ratio)))
-    pieces = [region for region in phantom.regions if _kind(region.name) == site.organ]
+    pieces = [region for region in phantom.regions if kind(region.name) == site.organ]
     around = np.concatenate([np.eye(3), -np.eye(3)]) * diameter / 2
     n_within = 1 if site.organ in BONES else 7  # bones are thinner than their lesions, which only stay in the body
     while True:

@@ -12,8 +12,8 @@ import numpy as np
 from emrecon.projectors import ImageGrid
 
 from ..noise import generator
-from .folds import Folded, _folds, _random_waves
-from .layers import _painted
+from .folds import Folded, random_folds, random_waves
+from .layers import painted_together
 from .phantom import Phantom, Region
 from .shapes import Ellipsoid, HalfSpace, Intersection, Oriented, Solid, rotation_to
 
@@ -160,8 +160,12 @@ class Brain:
         if self.mismatches.offset == (0, 0, 0) and self.mismatches.angle == 0:
             (activity, mu), (guide,) = self._painted_together(emission, intensity, grid, oversample)
         else:
-            ((activity, mu),) = _painted(self.phantom.regions, [[*range(len(emission))]], [emission], grid, oversample)
-            ((guide,),) = _painted(self.anatomy.regions, [[*range(len(intensity))]], [intensity], grid, oversample)
+            ((activity, mu),) = painted_together(
+                self.phantom.regions, [[*range(len(emission))]], [emission], grid, oversample
+            )
+            ((guide,),) = painted_together(
+                self.anatomy.regions, [[*range(len(intensity))]], [intensity], grid, oversample
+            )
         return BrainImages(activity, mu, self._degraded(guide, grid))
 
     def guide(self, grid: ImageGrid, oversample: int = 4) -> np.ndarray:
@@ -182,11 +186,11 @@ class Brain:
         in_emission = [*range(n), *[-1] * len(extra)]
         in_guide = [*range(common), *[-1] * (n - common), *range(common, common + len(extra))]
         regions = (*self.phantom.regions, *extra)
-        return _painted(regions, [in_emission, in_guide], [emission, intensity], grid, oversample)
+        return painted_together(regions, [in_emission, in_guide], [emission, intensity], grid, oversample)
 
     def _degraded(self, guide: np.ndarray, grid: ImageGrid) -> np.ndarray:
         if self.recipe.bias > 0:
-            waves = _random_waves(generator(self.seed, "folded brain bias"), 4, 300.0)
+            waves = random_waves(generator(self.seed, "folded brain bias"), 4, 300.0)
             limit = sum(abs(wave[4]) for wave in waves)
             x, y, z = grid.coordinates()
             total = sum(a * np.cos(kx * x + ky * y + kz * z + phase) for kx, ky, kz, phase, a in waves)
@@ -285,7 +289,7 @@ def _anatomy(random: np.random.Generator) -> list[tuple[str, Solid]]:
     """Return names and shapes around the origin, in painter's order."""
     a, b, up, down = (float(v) for v in random.uniform((63, 79, 56, 52), (68, 85, 61, 56)))
     cortex, csf, skull, scalp = (float(v) for v in random.uniform((2.6, 2, 5, 4), (3.2, 3.5, 8, 7)))
-    folds = _folds(random, (a, b, up, down))
+    folds = random_folds(random, (a, b, up, down))
     shapes: list[tuple[str, Solid]] = [("skin", half) for half in _egg(a, b, up, down, csf + skull + scalp, _BASE)]
     for name, wall in (("skull", csf + skull), ("csf", csf)):
         shapes += [(name, half) for half in _egg(a, b, up, down, wall)]
@@ -323,7 +327,9 @@ def _table(uptake: str | Mapping[str, float]) -> Mapping[str, float]:
     tissues = UPTAKES["fdg"]
     if isinstance(uptake, str):
         if uptake not in UPTAKES:
-            raise ValueError(f"no uptake {uptake!r}; there are {', '.join(UPTAKES)}, or give a mapping of tissues")
+            raise ValueError(
+                f"unknown uptake {uptake!r}; choose from {', '.join(UPTAKES)}, or give a mapping of tissues"
+            )
         return UPTAKES[uptake]
     if set(uptake) != set(tissues):
         raise ValueError(f"uptake must have the tissues {', '.join(tissues)}, got {', '.join(uptake)}")

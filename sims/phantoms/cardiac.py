@@ -343,7 +343,7 @@ def random_cardiac_torso(
 def _table(ratios: str | Mapping[str, float]) -> Mapping[str, float]:
     if isinstance(ratios, str) and ratios not in PERFUSION:
         raise ValueError(
-            f"no ratios {ratios!r}; known: {', '.join(PERFUSION)}, or give a mapping of organs to activity"
+            f"unknown ratios {ratios!r}; choose from {', '.join(PERFUSION)}, or give a mapping of organs to activity"
         )
     table = PERFUSION[ratios] if isinstance(ratios, str) else ratios
     if "myocardium" not in table:

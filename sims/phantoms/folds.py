@@ -1,15 +1,15 @@
-"""Folded surfaces: the cortex of a brain as waves around a sphere, and its painting."""
+"""Folded surfaces: the cortex of a brain as an ellipsoid with sulci, which are zeros of random waves."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from .shapes import Bounds
+from .shapes import Bounds, Coordinate
 
 Wave = tuple[float, float, float, float, float]
 """Wave vector (x, y, z) in rad/mm, phase and amplitude."""
@@ -35,11 +35,11 @@ class Fissure:
     depth: float
     reach: float = math.inf
 
-    def distance(self, x: Any, y: Any, z: Any) -> Any:
+    def distance(self, x: Coordinate, y: Coordinate, z: Coordinate) -> Coordinate:
         """Return the distance to the plane in mm."""
-        return abs(sum(n * (c - p) for n, c, p in zip(self.normal, (x, y, z), self.point)))
+        return np.abs(sum(n * (c - p) for n, c, p in zip(self.normal, (x, y, z), self.point)))
 
-    def depth_at(self, y: Any) -> Any:
+    def depth_at(self, y: Coordinate) -> Coordinate:
         """Return how deep the cleft is there, in mm."""
         return self.depth * np.exp(-np.square(np.square((y - self.point[1]) / self.reach)))
 
@@ -69,7 +69,7 @@ class Folds:
     depth: tuple[float, float]
     fissures: tuple[Fissure, ...] = ()
 
-    def below(self, x: Any, y: Any, z: Any) -> np.ndarray:
+    def below(self, x: Coordinate, y: Coordinate, z: Coordinate) -> np.ndarray:
         """Return s in mm at points of the brain's own axes, > 0 inside; exact up to 6 mm, a lower bound beyond."""
         x, y, z = np.broadcast_arrays(*(np.asarray(c, float) for c in (x, y, z)))
         n, slope, gradient = self._hull(x, y, z)
@@ -88,8 +88,8 @@ class Folds:
             s[near] = np.minimum(s[near], cleft)
         return s
 
-    def unsure(self, x: Any, y: Any, z: Any, reach: float, low: float, high: float) -> np.ndarray:
-        """Whether a level between `low` and `high` may be crossed within `reach` mm of the points; never falsely no.
+    def unsure(self, x: Coordinate, y: Coordinate, z: Coordinate, reach: float, low: float, high: float) -> np.ndarray:
+        """Whether a level between `low` and `high` may be crossed within `reach` mm of the points; when in doubt, yes.
 
         Norm and slope of the hull change by no more than the step over the shortest radius (and its square), which
         bounds a. All that is within the reach of the sulci may be an edge.
@@ -108,7 +108,7 @@ class Folds:
             inside &= (fissure.distance(x, y, z) > rim + reach) | (shallowest > rim + fissure.depth)
         return np.asarray((deepest >= low) & ~inside)
 
-    def _hull(self, x: Any, y: Any, z: Any) -> tuple[Any, Any, np.ndarray]:
+    def _hull(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return n, |grad n| and grad n (..., 3)."""
         a, b, up, down = self.radii
         c = np.where(z > 0, up, down)
@@ -160,15 +160,30 @@ class Folded:
         x, y = a * abs(cosine) + b * abs(sine), a * abs(sine) + b * abs(cosine)
         return np.array(self.offset) - np.array((x, y, down)), np.array(self.offset) + np.array((x, y, up))
 
-    def contains(self, x: Any, y: Any, z: Any) -> np.ndarray:
+    def depth(self, x: Coordinate, y: Coordinate, z: Coordinate) -> np.ndarray:
+        """Return the depth in mm below the surface of the folds, > 0 inside; see `Folds.below`."""
+        return self.folds.below(*self._own(x, y, z))
+
+    def near_levels(
+        self,
+        x: Coordinate,
+        y: Coordinate,
+        z: Coordinate,
+        half: tuple[float, float, float],
+        levels: tuple[float, float],
+    ) -> np.ndarray:
+        """Whether a level between two may cross the boxes centred on (x, y, z); when in doubt, yes."""
+        return self.folds.unsure(*self._own(x, y, z), math.hypot(*half), *levels)
+
+    def contains(self, x: Coordinate, y: Coordinate, z: Coordinate) -> np.ndarray:
         """Whether points are inside; x, y, z in mm broadcast against each other."""
-        return self.folds.below(*self._own(x, y, z)) > self.level
+        return self.depth(x, y, z) > self.level
 
-    def straddles(self, x: Any, y: Any, z: Any, half: tuple[float, float, float]) -> np.ndarray:
-        """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; never falsely no."""
-        return self.folds.unsure(*self._own(x, y, z), math.hypot(*half), self.level, self.level)
+    def straddles(self, x: Coordinate, y: Coordinate, z: Coordinate, half: tuple[float, float, float]) -> np.ndarray:
+        """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; when in doubt, yes."""
+        return self.near_levels(x, y, z, half, (self.level, self.level))
 
-    def crossing(self, point: Any, direction: Any) -> tuple[np.ndarray, np.ndarray]:
+    def crossing(self, point: ArrayLike, direction: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Raise ValueError: a line enters a folded surface many times."""
         raise ValueError(
             "a line crosses a folded surface many times, so a folded brain has no exact line integrals; "
@@ -183,7 +198,7 @@ class Folded:
         at = tuple(float(t + o) for t, o in zip(turned, offset))
         return replace(self, offset=at, angle=self.angle + angle)  # type: ignore[arg-type]
 
-    def _own(self, x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
+    def _own(self, x: Coordinate, y: Coordinate, z: Coordinate) -> tuple[Coordinate, Coordinate, Coordinate]:
         cosine, sine = self._turn()
         x, y, z = (c - o for c, o in zip((x, y, z), self.offset))
         return cosine * x + sine * y, cosine * y - sine * x, z
@@ -192,10 +207,11 @@ class Folded:
         return math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
 
 
-def _folds(random: np.random.Generator, radii: tuple[float, float, float, float]) -> Folds:
+def random_folds(random: np.random.Generator, radii: tuple[float, float, float, float]) -> Folds:
+    """Return random folds of a hull with these radii, with the fissures between hemispheres and above the temples."""
     width, spacing, shallow, tilt = (float(v) for v in random.uniform((0.6, 11.5, 8, 0.35), (0.9, 13, 10, 0.5)))
-    waves = _random_waves(random, 24, 2 * spacing, spread=0.15)
-    swell = _random_waves(random, 4, 45.0)
+    waves = random_waves(random, 24, 2 * spacing, spread=0.15)
+    swell = random_waves(random, 4, 45.0)
     limit = sum(abs(wave[4]) for wave in swell)
     y, z, deep, middle = (float(v) for v in random.uniform((-4, -4, 22, 31), (4, 4, 26, 35)))
     rise = math.hypot(1, tilt)
@@ -206,7 +222,7 @@ def _folds(random: np.random.Generator, radii: tuple[float, float, float, float]
     return Folds(radii, waves, scaled, width, (shallow, shallow + 18), fissures)
 
 
-def _random_waves(random: np.random.Generator, n: int, wavelength: float, spread: float = 0.0) -> tuple[Wave, ...]:
+def random_waves(random: np.random.Generator, n: int, wavelength: float, spread: float = 0.0) -> tuple[Wave, ...]:
     """Return n waves in random directions whose sum has mean square 1."""
     directions = random.normal(size=(n, 3))
     length = np.linalg.norm(directions, axis=1, keepdims=True)

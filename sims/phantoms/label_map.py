@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -55,9 +55,11 @@ class Tissue:
         if self.material is not None and self.mu is not None:
             raise ValueError(f"tissue {self.name!r} has a material and a mu; give one of them")
         if self.material is None and self.density is not None:
-            raise ValueError(f"tissue {self.name!r} has a density and no material; which one?")
+            raise ValueError(f"tissue {self.name!r} has a density but no material; name one, or give mu alone")
         if self.material is not None and self.material not in materials():
-            raise ValueError(f"tissue {self.name!r}: no material {self.material!r}; known: {', '.join(materials())}")
+            raise ValueError(
+                f"tissue {self.name!r}: unknown material {self.material!r}; choose from {', '.join(materials())}"
+            )
 
     def attenuation(self, energy_kev: float) -> float:
         """Return the linear attenuation coefficient in 1/cm."""
@@ -122,7 +124,7 @@ class LabelMap:
         Raises ValueError for a name that no tissue has.
         """
         if name not in self.names[1:]:
-            raise ValueError(f"no tissue is called {name!r}; there are {', '.join(self.names[1:])}")
+            raise ValueError(f"unknown tissue {name!r}; choose from {', '.join(self.names[1:])}")
         return self._mean(lambda tissue: float(tissue.name == name), grid)
 
     def labels(self, grid: ImageGrid) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -224,7 +226,7 @@ def read_label_map(
         elif path.name.lower().endswith((".nii", ".nii.gz", ".hv", ".h33", ".h5", ".hdf5")):
             return LabelMap(*read_image(path), table)
         else:
-            raise FormatError(f"{path}: raw labels say nothing of themselves; give shape and voxel_size")
+            raise FormatError(f"{path}: a raw file does not say its shape; pass shape and voxel_size")
         labels, size = _to_lps(labels, size, orientation)
         return LabelMap(labels, ImageGrid(labels.shape, size), table)
 
@@ -244,11 +246,11 @@ def read_tissues(path: str | os.PathLike[str]) -> dict[int, Tissue]:
     from_csv = path.suffix.lower() == ".csv"
     for line, row in _csv_rows(path) if from_csv else _toml_rows(path):
         try:
-            label, tissue = _tissue({key: _number(key, text) for key, text in row.items()} if from_csv else row)
+            label, tissue = _tissue({key: _number(key, str(text)) for key, text in row.items()} if from_csv else row)
         except (ValueError, TypeError) as error:
             raise FormatError(f"{path}, line {line}: {error}") from error
         if label in table:
-            raise FormatError(f"{path}, line {line}: label {label} has a row already ({table[label].name!r})")
+            raise FormatError(f"{path}, line {line}: label {label} already has a row ({table[label].name!r})")
         table[label] = tissue
     if not table:
         raise FormatError(f"{path} has no tissues; a .toml file needs [[tissue]] tables, a .csv file rows")
@@ -292,7 +294,7 @@ def _activities(
 ) -> dict[str, float]:
     unknown = [name for name in theirs or () if name not in names]
     if unknown:
-        raise ValueError(f"no tissue is called {unknown[0]!r}; there are {', '.join(names)}")
+        raise ValueError(f"unknown tissue {unknown[0]!r}; choose from {', '.join(names)}")
     return dict.fromkeys(names, 0.0) | dict(ours) | dict(theirs or {})
 
 
@@ -337,7 +339,7 @@ def _whole(labels: np.ndarray) -> np.ndarray:
     if not np.all(np.isfinite(labels)) or np.any(labels != np.round(labels)):
         raise ValueError("labels must be whole numbers; was the volume interpolated, or is it an image?")
     if np.abs(labels).max(initial=0) >= 2**31:
-        raise ValueError(f"labels up to {np.abs(labels).max():.3g} are no labels")
+        raise ValueError(f"labels must be below 2**31, got {np.abs(labels).max():.3g}")
     return labels.astype(np.int32)
 
 
@@ -359,7 +361,7 @@ def _npz(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
         raise FormatError(f"{path} is not a readable .npz archive ({error}); truncated or damaged?") from error
 
 
-def _announced(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _announced(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Return shape and dtype that an array of an archive announces, reading nothing else."""
     with zipfile.ZipFile(path) as archive:
         if f"{name}.npy" not in archive.namelist():
@@ -375,7 +377,7 @@ def _raw(path: Path, shape: tuple[int, int, int], dtype: str) -> np.ndarray:
     """Return labels (x, y, z) of a file that holds nothing else, x fastest."""
     kind = np.dtype(dtype)
     if kind.kind not in "iu":
-        raise FormatError(f"{path}: labels are whole numbers, dtype={dtype!r} is not")
+        raise FormatError(f"{path}: labels are whole numbers, got dtype={dtype!r}")
     grid = ImageGrid(shape, 1.0)  # type: ignore[arg-type]  # checks the shape
     expected, found = math.prod(grid.shape) * kind.itemsize, path.stat().st_size
     if found != expected:
@@ -401,7 +403,7 @@ def _to_lps(
     return turned, (x, y, z)
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -416,7 +418,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield reader.line_num, {key: text.strip() for key, text in row.items() if text and text.strip()}
 
 
-def _toml_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _toml_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     try:
         text = path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
@@ -439,10 +441,21 @@ def _number(key: str, text: str) -> float | int | str:
         raise ValueError(f"{key} must be a {'whole number' if key == 'label' else 'number'}, got {text!r}") from None
 
 
-def _tissue(row: Mapping[str, Any]) -> tuple[int, Tissue]:
+class _Row(TypedDict, total=False):
+    """A checked row of a table of tissues."""
+
+    label: int
+    name: str
+    activity: float
+    material: str
+    density: float
+    mu: float
+
+
+def _tissue(row: Mapping[str, object]) -> tuple[int, Tissue]:
     unknown = [key for key in row if key not in _COLUMNS]
     if unknown:
-        raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(_COLUMNS)}")
+        raise ValueError(f"unknown key {unknown[0]!r}; choose from {', '.join(_COLUMNS)}")
     for key in ("label", "name"):
         if key not in row:
             raise ValueError(f"a tissue needs a {key}")
@@ -450,4 +463,6 @@ def _tissue(row: Mapping[str, Any]) -> tuple[int, Tissue]:
         kinds: tuple[type, ...] = (str,) if key in ("name", "material") else (int,) if key == "label" else (int, float)
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise TypeError(f"{key} must be {'text' if str in kinds else 'a number'}, got {value!r}")
-    return row["label"], Tissue(**{key: value for key, value in row.items() if key != "label"})
+    kept = cast("_Row", row)
+    about = kept.get("activity", 0.0), kept.get("material"), kept.get("density"), kept.get("mu")
+    return kept["label"], Tissue(kept["name"], *about)

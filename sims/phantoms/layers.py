@@ -1,21 +1,19 @@
-"""Painting of phantoms whose shapes are costly: every voxel is looked at by the regions that may cover it."""
+"""Painting of phantoms with folded surfaces: several images at once, and each fold evaluated once for all levels."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
 from emrecon.projectors import ImageGrid
 
 from .folds import Folded
-from .painting import _window
+from .painting import voxels_of, window_of
 from .phantom import Region
-from .shapes import Solid, sub_positions
+from .shapes import Coordinate, Solid
 
 _VOXELS_AT_ONCE = 2**18
 
@@ -27,25 +25,25 @@ class _Layer:
     rows: tuple[int, ...]
     shapes: tuple[Solid, ...]
 
-    def row(self, x: Any, y: Any, z: Any) -> np.ndarray:
+    def row(self, x: Coordinate, y: Coordinate, z: Coordinate) -> np.ndarray:
         """Return the row of the region that is on top, -1 outside."""
         first = self.shapes[0]
         if isinstance(first, Folded):
-            depth = first.folds.below(*first._own(x, y, z))
+            depth = first.depth(x, y, z)
             levels = [shape.level for shape in self.shapes]  # type: ignore[attr-defined]
             return np.array([-1, *self.rows], np.int16)[np.searchsorted(levels, depth)]
         return np.where(first.contains(x, y, z), np.int16(self.rows[0]), np.int16(-1))
 
-    def straddles(self, x: Any, y: Any, z: Any, half: tuple[float, float, float]) -> np.ndarray:
+    def straddles(self, x: Coordinate, y: Coordinate, z: Coordinate, half: tuple[float, float, float]) -> np.ndarray:
         first = self.shapes[0]
         if isinstance(first, Folded):
             levels = [shape.level for shape in self.shapes]  # type: ignore[attr-defined]
-            return first.folds.unsure(*first._own(x, y, z), math.hypot(*half), min(levels), max(levels))
+            return first.near_levels(x, y, z, half, (min(levels), max(levels)))
         return first.straddles(x, y, z, half)
 
 
 def _layers(regions: Sequence[Region]) -> list[_Layer]:
-    def surface(item: tuple[int, Region]) -> Any:
+    def surface(item: tuple[int, Region]) -> Folded | int:
         row, region = item
         return replace(region.shape, level=0.0) if isinstance(region.shape, Folded) else row
 
@@ -53,7 +51,7 @@ def _layers(regions: Sequence[Region]) -> list[_Layer]:
     return [_Layer(tuple(row for row, _ in items), tuple(region.shape for _, region in items)) for items in groups]
 
 
-def _painted(
+def painted_together(
     regions: Sequence[Region], pictures: list[list[int]], values: list[np.ndarray], grid: ImageGrid, oversample: int
 ) -> list[np.ndarray]:
     """Return for every picture (columns, nx, ny, nz): the mean over the voxels of each column of its values.
@@ -61,11 +59,7 @@ def _painted(
     pictures : for each what every region paints, a row of `values` or -1 to leave what is below.
     values : for each (rows, columns); where no region is, they are 0.
     """
-    if oversample < 1:
-        raise ValueError(f"oversample must be at least 1, got {oversample}")
-    axes = [c.ravel() for c in grid.coordinates()]
-    half = (grid.voxel_size[0] / 2, grid.voxel_size[1] / 2, grid.voxel_size[2] / 2 if grid.shape[2] > 1 else 0.0)
-    offsets = sub_positions(half, oversample)
+    axes, half, offsets = voxels_of(grid, oversample)
     layers, paints = _layers(regions), [np.array([*picture, -1], np.int16) for picture in pictures]
     tables = [np.vstack([table, np.zeros_like(table[:1])]) for table in values]  # row -1: outside of everything
     images = [np.zeros((table.shape[1], *grid.shape), np.float32) for table in tables]
@@ -92,7 +86,7 @@ def _tops(
     edge = np.zeros(tops[0].shape, bool)
     met = []
     for layer in layers:
-        window = _window(layer.shapes[0], axes, half)
+        window = window_of(layer.shapes[0], axes, half)
         if all(part.stop > part.start for part in window):
             x, y, z = np.meshgrid(*(axis[part] for axis, part in zip(axes, window)), indexing="ij", sparse=True)
             rows = layer.row(x, y, z)

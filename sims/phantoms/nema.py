@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -24,6 +24,17 @@ _LUNG_DENSITY = 0.30
 # in a ring close to the wall; every region of interest of 37 mm is 15 mm away from it
 _BESIDE = ((70, -50), (96, -19), (109, 19), (103, 60), (68, 39))
 _BACKGROUND = ((0, -77), *_BESIDE, (0, 77), *((-x, y) for x, y in reversed(_BESIDE)))
+
+
+class NEMALayout(TypedDict):
+    """The arguments of `recon.ImageQualityLayout`: where the image-quality test measures, in mm."""
+
+    centres: np.ndarray
+    diameters: np.ndarray
+    ratios: np.ndarray
+    background_centres: np.ndarray
+    slices: np.ndarray
+    lung_centre: tuple[float, float] | None
 
 
 def nema_iec_body(
@@ -71,7 +82,7 @@ def nema_iec_body(
     return Phantom(tuple(regions))
 
 
-def nema_layout(hot_ratio: float = 4.0, cold: Collection[float] = (), lung: bool = True) -> dict[str, Any]:
+def nema_layout(hot_ratio: float = 4.0, cold: Collection[float] = (), lung: bool = True) -> NEMALayout:
     """Return where `nema_iec_body` is measured, as the arguments of `recon.ImageQualityLayout`.
 
     hot_ratio, cold, lung : as for the phantom.
@@ -94,7 +105,9 @@ def nema_layout(hot_ratio: float = 4.0, cold: Collection[float] = (), lung: bool
 def _check_cold(cold: Collection[float]) -> None:
     missing = [diameter for diameter in cold if diameter not in NEMA_SPHERES]
     if missing:
-        raise ValueError(f"cold={missing}: no such spheres; diameters are {', '.join(f'{d:g}' for d in NEMA_SPHERES)}")
+        raise ValueError(
+            f"cold={missing}: unknown spheres; choose diameters from {', '.join(f'{d:g}' for d in NEMA_SPHERES)}"
+        )
 
 
 def _centres() -> list[tuple[float, float, float]]:

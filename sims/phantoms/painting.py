@@ -1,4 +1,4 @@
-"""Phantoms on grids and along rays: mean values of voxels, attenuated integrals."""
+"""Solids with values painted on grids, as means over voxels, and cut into pieces along lines."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ Integrate = Callable[..., np.ndarray]
 
 _VOXELS_AT_ONCE = 2**18
 
-_CROSSINGS_AT_ONCE = 2**20
 
-
-def _painted(layers: Sequence[Layer], grid: ImageGrid, oversample: int) -> np.ndarray:
+def painted(layers: Sequence[Layer], grid: ImageGrid, oversample: int) -> np.ndarray:
     """Return the mean of the painted values over every voxel, float32, a few x-planes at a time."""
-    if oversample < 1:
-        raise ValueError(f"oversample must be at least 1, got {oversample}")
-    axes = [c.ravel() for c in grid.coordinates()]
-    flat = grid.shape[2] == 1
-    half = (grid.voxel_size[0] / 2, grid.voxel_size[1] / 2, 0.0 if flat else grid.voxel_size[2] / 2)
-    offsets = sub_positions(half, oversample)
+    axes, half, offsets = voxels_of(grid, oversample)
     image = np.zeros(grid.shape, np.float32)
     n_planes = max(1, _VOXELS_AT_ONCE // (grid.shape[1] * grid.shape[2]))
     for i in range(0, grid.shape[0], n_planes):
         image[i : i + n_planes] = _painted_block(layers, [axes[0][i : i + n_planes], *axes[1:]], half, offsets)
     return image
+
+
+def voxels_of(grid: ImageGrid, oversample: int) -> tuple[list[np.ndarray], tuple[float, float, float], np.ndarray]:
+    """Return what voxels are sampled by: centres along the axes, half edges (no depth in one slice), and offsets."""
+    if oversample < 1:
+        raise ValueError(f"oversample must be at least 1, got {oversample}")
+    flat = grid.shape[2] == 1
+    half = (grid.voxel_size[0] / 2, grid.voxel_size[1] / 2, 0.0 if flat else grid.voxel_size[2] / 2)
+    return [c.ravel() for c in grid.coordinates()], half, sub_positions(half, oversample)
 
 
 def _painted_block(
@@ -41,7 +43,7 @@ def _painted_block(
     edge = np.zeros(values.shape, bool)
     met = []
     for shape, value in layers:
-        window = _window(shape, axes, half)
+        window = window_of(shape, axes, half)
         if all(part.stop > part.start for part in window):
             x, y, z = np.meshgrid(*(axis[part] for axis, part in zip(axes, window)), indexing="ij", sparse=True)
             values[window][shape.contains(x, y, z)] = value
@@ -68,7 +70,7 @@ def _mean_over_voxels(
     return mean
 
 
-def _window(shape: Solid, axes: list[np.ndarray], half: tuple[float, float, float]) -> tuple[slice, ...]:
+def window_of(shape: Solid, axes: list[np.ndarray], half: tuple[float, float, float]) -> tuple[slice, ...]:
     """Return the part of the grid whose voxels can touch the shape."""
     low, high = shape.bounds
     return tuple(
@@ -77,7 +79,7 @@ def _window(shape: Solid, axes: list[np.ndarray], half: tuple[float, float, floa
     )
 
 
-def _pieces(shapes: Sequence[Solid], table: np.ndarray, points: np.ndarray, directions: np.ndarray) -> np.ndarray:
+def pieces(shapes: Sequence[Solid], table: np.ndarray, points: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Return value x length, (quantities, pieces, lines), from the table (regions, quantities) with NaN for "as below".
 
     Every line is cut where it enters and leaves a region; the value of a piece is that of the last region around it.
@@ -86,7 +88,7 @@ def _pieces(shapes: Sequence[Solid], table: np.ndarray, points: np.ndarray, dire
         return np.zeros((table.shape[1], 1, len(points)))
     enter, leave = np.stack([shape.crossing(points, directions) for shape in shapes], 1)
     if not (np.all(np.isfinite(enter)) and np.all(np.isfinite(leave))):
-        raise ValueError("a line runs inside an infinite region for ever; give the cylinder a height?")
+        raise ValueError("a line never leaves an infinite region; give the cylinder a height")
     hit, layer = _met(leave > enter)
     enter, leave = (np.where(hit, np.take_along_axis(t, layer, 0), 0.0) for t in (enter, leave))
     cuts = np.sort(np.concatenate([enter, leave]), axis=0)
@@ -99,7 +101,7 @@ def _pieces(shapes: Sequence[Solid], table: np.ndarray, points: np.ndarray, dire
     return painted * length
 
 
-def _attenuated(activity: np.ndarray, depth: np.ndarray) -> np.ndarray:
+def attenuated(activity: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """Return what gets through, from activity x mm and mu x mm of the pieces (pieces, lines), the detector last."""
     depth = depth / 10
     ahead = np.cumsum(depth[::-1], 0)[::-1] - depth
@@ -121,7 +123,7 @@ def _met(hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(layer.shape[0])[:, None] < n_met, layer
 
 
-def _rays(geometry: SPECTGeometry, oversample: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def rays(geometry: SPECTGeometry, oversample: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the points (bins * oversample, rows * oversample, 3) and the direction (3,) of the rays of each view."""
     if oversample < 1:
         raise ValueError(f"oversample must be at least 1, got {oversample}")

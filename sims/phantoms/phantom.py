@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from emrecon.projectors import ImageGrid, SPECTGeometry, linear_attenuation, materials
 
-from .painting import _CROSSINGS_AT_ONCE, Integrate, Layer, _attenuated, _painted, _pieces, _rays
+from .painting import Integrate, Layer, attenuated, painted, pieces, rays
 from .shapes import Cylinder, Solid
+
+_CROSSINGS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Region:
         if self.material is not None and self.mu is not None:
             raise ValueError(f"region {self.name!r} has a material and a mu; give one of them")
         if self.material is not None and self.material not in materials():
-            raise ValueError(f"region {self.name!r}: no material {self.material!r}; known: {', '.join(materials())}")
+            raise ValueError(
+                f"region {self.name!r}: unknown material {self.material!r}; choose from {', '.join(materials())}"
+            )
         if self.density is not None and self.material is None:
             raise ValueError(f"region {self.name!r} has a density but no material; name one, or give mu alone")
         if self.density is not None and not 0 < self.density < math.inf:
@@ -73,14 +77,14 @@ class Phantom:
         Voxels that an edge crosses are the mean of oversample^3 points, all others are exact. A grid of one slice is
         two-dimensional: it shows the plane through its middle, and edges are averaged along x and y only.
         """
-        return _painted(self._layers(_activity), grid, oversample)
+        return painted(self._layers(_activity), grid, oversample)
 
     def attenuation(self, grid: ImageGrid, energy_kev: float, oversample: int = 4) -> np.ndarray:
         """Return the mean linear attenuation coefficient of every voxel in 1/cm, float32 (nx, ny, nz); see `activity`.
 
         Raises ValueError for an energy outside the tables (1 to 20000 keV).
         """
-        return _painted(self._layers(partial(Region.attenuation, energy_kev=energy_kev)), grid, oversample)
+        return painted(self._layers(partial(Region.attenuation, energy_kev=energy_kev)), grid, oversample)
 
     def fraction(self, grid: ImageGrid, name: str, oversample: int = 4) -> np.ndarray:
         """Return the part of every voxel that the regions of one name fill and no later one covers, 0 to 1, float32.
@@ -88,8 +92,8 @@ class Phantom:
         Raises ValueError for a name that no region has.
         """
         if name not in self.names:
-            raise ValueError(f"no region is called {name!r}; there are {', '.join(self.names[1:])}")
-        return _painted(self._layers(lambda region: float(region.name == name)), grid, oversample)
+            raise ValueError(f"unknown region {name!r}; choose from {', '.join(self.names[1:])}")
+        return painted(self._layers(lambda region: float(region.name == name)), grid, oversample)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,10 +103,10 @@ class Phantom:
     def labels(self, grid: ImageGrid) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the label at every voxel's centre, int16 (nx, ny, nz), and `names`, so that names[label] is there."""
         number = {name: i for i, name in enumerate(self.names)}
-        image = _painted(self._layers(lambda region: number[region.name]), grid, oversample=1)
+        image = painted(self._layers(lambda region: number[region.name]), grid, oversample=1)
         return image.astype(np.int16), self.names
 
-    def line_integral(self, points: Any, directions: Any) -> np.ndarray:
+    def line_integral(self, points: ArrayLike, directions: ArrayLike) -> np.ndarray:
         """Return the integral of the activity along whole lines, exactly: sum over pieces of activity x length in mm.
 
         points, directions : (..., 3) any point of each line in mm and its direction (any length); they broadcast.
@@ -111,7 +115,7 @@ class Phantom:
         """
         return self._along(points, directions, (_activity,), lambda activity: activity.sum(0))
 
-    def attenuation_integral(self, points: Any, directions: Any, energy_kev: float) -> np.ndarray:
+    def attenuation_integral(self, points: ArrayLike, directions: ArrayLike, energy_kev: float) -> np.ndarray:
         """Return the integral of mu along whole lines, without unit: exp(-integral) is the transmission.
 
         points, directions : as in `line_integral`.
@@ -119,7 +123,7 @@ class Phantom:
         mu = partial(Region.attenuation, energy_kev=energy_kev)
         return self._along(points, directions, (mu,), lambda depth: depth.sum(0) / 10)
 
-    def attenuated_integral(self, points: Any, directions: Any, energy_kev: float) -> np.ndarray:
+    def attenuated_integral(self, points: ArrayLike, directions: ArrayLike, energy_kev: float) -> np.ndarray:
         """Return the activity integral as a detector far along `directions` sees it through the phantom, exactly.
 
             integral of a(t) exp(-integral of mu from t to infinity) dt,  in mm
@@ -128,7 +132,7 @@ class Phantom:
         On a piece of length l with constant a and mu the integral is a l (1 - exp(-mu l)) / (mu l).
         """
         mu = partial(Region.attenuation, energy_kev=energy_kev)
-        return self._along(points, directions, (_activity, mu), _attenuated)
+        return self._along(points, directions, (_activity, mu), attenuated)
 
     def projection(self, geometry: SPECTGeometry, energy_kev: float | None = None, oversample: int = 1) -> np.ndarray:
         """Return ideal parallel projections: the line integral through every bin in mm x activity, (views, bins, rows).
@@ -139,7 +143,7 @@ class Phantom:
         size of a bin and dx dy dz' that of a voxel, SPECTProjector's counts are this integral x du dz / (dx dy dz')
         (for an image of one slice seen by one row: x du / (dx dy)).
         """
-        views = [self._seen(points, toward, energy_kev) for points, toward in _rays(geometry, oversample)]
+        views = [self._seen(points, toward, energy_kev) for points, toward in rays(geometry, oversample)]
         fine = np.reshape(views, (geometry.n_views, geometry.n_bins[0], oversample, geometry.n_bins[1], oversample))
         mean: np.ndarray = fine.mean((2, 4)).astype(np.float32)
         return mean
@@ -161,17 +165,21 @@ class Phantom:
         return [(shape, v) for shape, v in valued if v is not None]
 
     def _along(
-        self, points: Any, directions: Any, values: Sequence[Callable[[Region], float | None]], integrate: Integrate
+        self,
+        points: ArrayLike,
+        directions: ArrayLike,
+        values: Sequence[Callable[[Region], float | None]],
+        integrate: Integrate,
     ) -> np.ndarray:
         """Return `integrate` of value x length (pieces, lines) of every quantity, some lines at a time."""
         shapes = [region.shape for region in self.regions]
         table = np.array([[value(region) for value in values] for region in self.regions], float)  # None becomes NaN
-        points, directions = np.broadcast_arrays(np.asarray(points, float), np.asarray(directions, float))
-        lines, n = points.shape[:-1], max(1, _CROSSINGS_AT_ONCE // max(1, len(shapes)))
-        points, directions = points.reshape(-1, points.shape[-1]), directions.reshape(-1, directions.shape[-1])
-        starts = range(0, max(1, len(points)), n)
+        at, along = np.broadcast_arrays(np.asarray(points, float), np.asarray(directions, float))
+        lines, n = at.shape[:-1], max(1, _CROSSINGS_AT_ONCE // max(1, len(shapes)))
+        at, along = at.reshape(-1, at.shape[-1]), along.reshape(-1, along.shape[-1])
+        starts = range(0, max(1, len(at)), n)
         table = table.reshape(len(shapes), len(values))
-        parts = [integrate(*_pieces(shapes, table, points[i : i + n], directions[i : i + n])) for i in starts]
+        parts = [integrate(*pieces(shapes, table, at[i : i + n], along[i : i + n])) for i in starts]
         return np.concatenate(parts).reshape(lines)
 
 

@@ -55,7 +55,7 @@ def jaszczak(
     6.35 mm, which are left out here, hold them.
     """
     if model not in JASZCZAK_MODELS:
-        raise ValueError(f"no Jaszczak model {model!r}; there are {', '.join(JASZCZAK_MODELS)}")
+        raise ValueError(f"unknown Jaszczak model {model!r}; choose from {', '.join(JASZCZAK_MODELS)}")
     rod_diameters, sphere_diameters = JASZCZAK_MODELS[model]
     middle = (_ROD_HEIGHT - _HEIGHT) / 2
     regions = [_acrylic("wall", Cylinder((0, 0, 0), _RADIUS + _WALL, _HEIGHT + 2 * _WALL))] if walls else []

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 Bounds = tuple[np.ndarray, np.ndarray]
+
+Coordinate = np.ndarray | float
+"""One coordinate of one point or of many, in mm."""
 
 
 class Solid(Protocol):
@@ -19,13 +24,13 @@ class Solid(Protocol):
     def bounds(self) -> Bounds:
         """The lowest and highest (x, y, z) of a box around the solid, in mm; infinite where the solid is."""
 
-    def contains(self, x: Any, y: Any, z: Any) -> np.ndarray:
+    def contains(self, x: Coordinate, y: Coordinate, z: Coordinate) -> np.ndarray:
         """Whether points are inside; x, y, z in mm broadcast against each other."""
 
-    def straddles(self, x: Any, y: Any, z: Any, half: tuple[float, float, float]) -> np.ndarray:
-        """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; never falsely no."""
+    def straddles(self, x: Coordinate, y: Coordinate, z: Coordinate, half: tuple[float, float, float]) -> np.ndarray:
+        """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; when in doubt, yes."""
 
-    def crossing(self, point: Any, direction: Any) -> tuple[np.ndarray, np.ndarray]:
+    def crossing(self, point: ArrayLike, direction: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Where the lines point + t direction / |direction| enter and leave, t in mm; equal where they miss."""
 
     def moved(self, offset: tuple[float, float, float] = (0, 0, 0), angle: float = 0.0) -> Self:
@@ -62,19 +67,19 @@ class _Quadric(ABC):
         reach = np.array([a * abs(cosine) + b * abs(sine), a * abs(sine) + b * abs(cosine), c])
         return np.array(self.centre) - reach, np.array(self.centre) + reach
 
-    def contains(self, x: Any, y: Any, z: Any) -> np.ndarray:
+    def contains(self, x: Coordinate, y: Coordinate, z: Coordinate) -> np.ndarray:
         """Whether points are inside; x, y, z in mm broadcast against each other."""
         return _every([norm <= 1 for norm in self._norms(*self._centred(x, y, z))])
 
-    def straddles(self, x: Any, y: Any, z: Any, half: tuple[float, float, float]) -> np.ndarray:
-        """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; never falsely no."""
+    def straddles(self, x: Coordinate, y: Coordinate, z: Coordinate, half: tuple[float, float, float]) -> np.ndarray:
+        """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; when in doubt, yes."""
         norms = self._norms(*self._centred(x, y, z))
         corners = [self._norms(half[0], side * half[1], half[2]) for side in (-1, 1)]
         reach = [max(corner) for corner in zip(*corners)]
         touched = _every([norm <= 1 + r for norm, r in zip(norms, reach)])
         return touched & ~_every([norm < 1 - r for norm, r in zip(norms, reach)])
 
-    def crossing(self, point: Any, direction: Any) -> tuple[np.ndarray, np.ndarray]:
+    def crossing(self, point: ArrayLike, direction: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Where the lines point + t direction / |direction| enter and leave, t in mm; equal (0) where they miss.
 
         point, direction : (..., 3) in mm, broadcast against each other.  Returns two arrays (...).
@@ -90,7 +95,7 @@ class _Quadric(ABC):
         hit = enter < leave
         return np.where(hit, enter, 0.0), np.where(hit, leave, 0.0)
 
-    def chord(self, point: Any, direction: Any) -> np.ndarray:
+    def chord(self, point: ArrayLike, direction: ArrayLike) -> np.ndarray:
         """Return the length in mm of lines through the solid, 0 where they miss.
 
         point, direction : (..., 3), any point of a line and its direction, broadcast against each other.
@@ -105,15 +110,15 @@ class _Quadric(ABC):
         centre = tuple(t + o for t, o in zip(turned, offset))
         return replace(self, centre=centre, angle=self.angle + angle)  # type: ignore[type-var]
 
-    def _centred(self, x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
+    def _centred(self, x: Coordinate, y: Coordinate, z: Coordinate) -> tuple[Coordinate, Coordinate, Coordinate]:
         return x - self.centre[0], y - self.centre[1], z - self.centre[2]
 
-    def _scaled(self, x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
+    def _scaled(self, x: Coordinate, y: Coordinate, z: Coordinate) -> tuple[Coordinate, Coordinate, Coordinate]:
         """Return a vector along the solid's own axes, in half widths."""
         (cosine, sine), (a, b, c) = _turn(self.angle), self.half_widths
         return (cosine * x + sine * y) / a, (cosine * y - sine * x) / b, z / c
 
-    def _norms(self, x: Any, y: Any, z: Any) -> list[Any]:
+    def _norms(self, x: Coordinate, y: Coordinate, z: Coordinate) -> list[np.ndarray]:
         scaled = self._scaled(x, y, z)
         return [np.sqrt(sum(scaled[i] ** 2 for i in part)) for part in self._parts]
 
@@ -234,16 +239,16 @@ class HalfSpace:
         """Infinite."""
         return np.full(3, -np.inf), np.full(3, np.inf)
 
-    def contains(self, x: Any, y: Any, z: Any) -> np.ndarray:
+    def contains(self, x: Coordinate, y: Coordinate, z: Coordinate) -> np.ndarray:
         """Whether points are inside; x, y, z in mm broadcast against each other."""
         return np.asarray(self._height(x, y, z) <= 0)
 
-    def straddles(self, x: Any, y: Any, z: Any, half: tuple[float, float, float]) -> np.ndarray:
-        """Whether the plane may cross the boxes centred on (x, y, z) with these half edges; never falsely no."""
+    def straddles(self, x: Coordinate, y: Coordinate, z: Coordinate, half: tuple[float, float, float]) -> np.ndarray:
+        """Whether the plane may cross the boxes centred on (x, y, z) with these half edges; when in doubt, yes."""
         reach = sum(abs(n) * h for n, h in zip(self.normal, half))
         return np.asarray(np.abs(self._height(x, y, z)) <= reach)
 
-    def crossing(self, point: Any, direction: Any) -> tuple[np.ndarray, np.ndarray]:
+    def crossing(self, point: ArrayLike, direction: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Where the lines point + t direction / |direction| enter and leave, t in mm, one of them infinite."""
         height = self._height(*_components(point, "point"))
         rate = sum(n * d for n, d in zip(self.normal, _unit(direction)))
@@ -259,8 +264,8 @@ class HalfSpace:
         turn = _about_z(angle)
         return HalfSpace(tuple(turn @ self.point + np.asarray(offset)), tuple(turn @ self.normal))
 
-    def _height(self, x: Any, y: Any, z: Any) -> Any:
-        return sum(n * (c - p) for n, c, p in zip(self.normal, (x, y, z), self.point))
+    def _height(self, x: Coordinate, y: Coordinate, z: Coordinate) -> np.ndarray:
+        return np.asarray(sum(n * (c - p) for n, c, p in zip(self.normal, (x, y, z), self.point)))
 
 
 @dataclass(frozen=True)
@@ -283,18 +288,18 @@ class Intersection:
         lows, highs = zip(*(part.bounds for part in self.parts))
         return np.max(lows, axis=0), np.min(highs, axis=0)
 
-    def contains(self, x: Any, y: Any, z: Any) -> np.ndarray:
+    def contains(self, x: Coordinate, y: Coordinate, z: Coordinate) -> np.ndarray:
         """Whether points are inside; x, y, z in mm broadcast against each other."""
         return np.logical_and.reduce([part.contains(x, y, z) for part in self.parts])
 
-    def straddles(self, x: Any, y: Any, z: Any, half: tuple[float, float, float]) -> np.ndarray:
-        """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; never falsely no."""
+    def straddles(self, x: Coordinate, y: Coordinate, z: Coordinate, half: tuple[float, float, float]) -> np.ndarray:
+        """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; when in doubt, yes."""
         edges = [part.straddles(x, y, z, half) for part in self.parts]
         touched = [edge | part.contains(x, y, z) for edge, part in zip(edges, self.parts)]
         result: np.ndarray = np.logical_and.reduce(touched) & np.logical_or.reduce(edges)
         return result
 
-    def crossing(self, point: Any, direction: Any) -> tuple[np.ndarray, np.ndarray]:
+    def crossing(self, point: ArrayLike, direction: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Where the lines point + t direction / |direction| enter and leave, t in mm; equal (0) where they miss."""
         crossings = [part.crossing(point, direction) for part in self.parts]
         hit = np.logical_and.reduce([leave > enter for enter, leave in crossings])
@@ -302,7 +307,7 @@ class Intersection:
         hit &= leave > enter
         return np.where(hit, enter, 0.0), np.where(hit, leave, 0.0)
 
-    def chord(self, point: Any, direction: Any) -> np.ndarray:
+    def chord(self, point: ArrayLike, direction: ArrayLike) -> np.ndarray:
         """Return the length in mm of lines through the solid, 0 where they miss."""
         enter, leave = self.crossing(point, direction)
         return leave - enter
@@ -341,25 +346,25 @@ class Oriented:
         """The lowest and highest (x, y, z) of a box around the solid, in mm; infinite where the solid is."""
         low, high = self.solid.bounds
         R = np.array(self.rotation)
-        # 0 * inf: an infinite edge that an axis does not see has no say there
+        # 0 * inf: an infinite edge does not count along an axis that is perpendicular to it
         ends = np.stack([np.where(R == 0, 0.0, R * np.where(R == 0, 0.0, end)) for end in (low, high)])
         return ends.min(0).sum(1) + self.offset, ends.max(0).sum(1) + self.offset
 
-    def contains(self, x: Any, y: Any, z: Any) -> np.ndarray:
+    def contains(self, x: Coordinate, y: Coordinate, z: Coordinate) -> np.ndarray:
         """Whether points are inside; x, y, z in mm broadcast against each other."""
         return self.solid.contains(*self._own(x, y, z))
 
-    def straddles(self, x: Any, y: Any, z: Any, half: tuple[float, float, float]) -> np.ndarray:
-        """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; never falsely no."""
+    def straddles(self, x: Coordinate, y: Coordinate, z: Coordinate, half: tuple[float, float, float]) -> np.ndarray:
+        """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; when in doubt, yes."""
         a, b, c = np.abs(np.array(self.rotation)).T @ np.asarray(half)
         return self.solid.straddles(*self._own(x, y, z), (float(a), float(b), float(c)))
 
-    def crossing(self, point: Any, direction: Any) -> tuple[np.ndarray, np.ndarray]:
+    def crossing(self, point: ArrayLike, direction: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Where the lines point + t direction / |direction| enter and leave, t in mm; equal (0) where they miss."""
         R = np.array(self.rotation)
         return self.solid.crossing((np.asarray(point, float) - self.offset) @ R, np.asarray(direction, float) @ R)
 
-    def chord(self, point: Any, direction: Any) -> np.ndarray:
+    def chord(self, point: ArrayLike, direction: ArrayLike) -> np.ndarray:
         """Return the length in mm of lines through the solid, 0 where they miss."""
         enter, leave = self.crossing(point, direction)
         return leave - enter
@@ -370,14 +375,14 @@ class Oriented:
         at = turn @ self.offset + np.asarray(offset, float)
         return Oriented(self.solid, tuple(map(tuple, (turn @ np.array(self.rotation)).tolist())), tuple(at.tolist()))
 
-    def _own(self, x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
+    def _own(self, x: Coordinate, y: Coordinate, z: Coordinate) -> tuple[Coordinate, Coordinate, Coordinate]:
         R = np.array(self.rotation)
         d = [c - o for c, o in zip((x, y, z), self.offset)]
         a, b, c = (sum(R[i, k] * d[i] for i in range(3)) for k in range(3))
         return a, b, c
 
 
-def rotation_to(direction: Any) -> tuple[tuple[float, float, float], ...]:
+def rotation_to(direction: ArrayLike) -> tuple[tuple[float, float, float], ...]:
     """Return the shortest rotation that takes +z to a direction, as `Oriented` wants it.
 
     direction : (x, y, z), any length; opposite to z it turns about x.
@@ -404,11 +409,11 @@ def sub_positions(half: tuple[float, float, float], n: int) -> np.ndarray:
     return np.stack([(2 * p.ravel() - 1) * h for p, h in zip((x, y, z), half)], 1)
 
 
-def _inside_ball(p: list[Any], d: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _inside_ball(p: Sequence[Coordinate], d: Sequence[Coordinate]) -> tuple[np.ndarray, np.ndarray]:
     """Return the two t at which |p + t d| = 1: roots of d.d t^2 + 2 p.d t + p.p - 1, or +inf and -inf."""
-    a = sum(np.square(di) for di in d)
-    b = sum(pi * di for pi, di in zip(p, d))
-    c = sum(np.square(pi) for pi in p) - 1
+    a = np.asarray(sum(np.square(di) for di in d))
+    b = np.asarray(sum(pi * di for pi, di in zip(p, d)))
+    c = np.asarray(sum(np.square(pi) for pi in p) - 1)
     discriminant = b**2 - a * c
     with np.errstate(divide="ignore", invalid="ignore"):
         middle, half = -b / a, np.sqrt(discriminant) / a
@@ -419,7 +424,7 @@ def _inside_ball(p: list[Any], d: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     return np.where(a > 0, enter, never), np.where(a > 0, leave, -never)
 
 
-def _every(conditions: list[Any]) -> np.ndarray:
+def _every(conditions: Sequence[np.ndarray]) -> np.ndarray:
     result = conditions[0]
     for condition in conditions[1:]:
         result = result & condition
@@ -435,14 +440,14 @@ def _about_z(angle: float) -> np.ndarray:
     return np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
 
 
-def _components(vectors: Any, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _components(vectors: ArrayLike, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     array = np.asarray(vectors, float)
     if array.ndim == 0 or array.shape[-1] != 3:
         raise ValueError(f"{what} must be (..., 3) in mm, got {array.shape}; add the z component?")
     return array[..., 0], array[..., 1], array[..., 2]
 
 
-def _unit(direction: Any) -> tuple[Any, Any, Any]:
+def _unit(direction: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x, y, z = _components(direction, "direction")
     length = np.sqrt(x**2 + y**2 + z**2)
     if not np.all(length > 0):
@@ -450,19 +455,19 @@ def _unit(direction: Any) -> tuple[Any, Any, Any]:
     return x / length, y / length, z / length
 
 
-def _keep(solid: Any, **values: Any) -> None:
+def _keep(solid: object, **values: object) -> None:
     for name, value in values.items():
         object.__setattr__(solid, name, value)
 
 
-def _numbers(values: Any, n: int, what: str) -> tuple[float, ...]:
+def _numbers(values: ArrayLike, n: int, what: str) -> tuple[float, ...]:
     array = np.ravel(np.asarray(values, float))
     if array.size != n or not np.all(np.isfinite(array)):
         raise ValueError(f"{what} must be {n} finite numbers, got {values!r}")
     return tuple(array.tolist())
 
 
-def _sizes(values: Any, n: int, what: str) -> tuple[float, ...]:
+def _sizes(values: ArrayLike, n: int, what: str) -> tuple[float, ...]:
     array = np.ravel(np.asarray(values, float))
     numbers = _numbers(np.full(n, array[0]) if array.size == 1 else array, n, what)
     if min(numbers) <= 0:

@@ -1,13 +1,13 @@
-"""The parts of a torso: outline, organs, heart and bones, in mm."""
+"""The parts that `torso` is made of, in mm: outline, organs, heart and bones of a patient of a given build."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .phantom import Region
 from .shapes import Box, Cylinder, Ellipsoid, HalfSpace, Intersection, Oriented, Solid, rotation_to
@@ -53,14 +53,14 @@ class Build:
             raise ValueError(f"Build: scale (three) and growth must be 0.5 to 2, got {self.scale}, {dict(self.growth)}")
         if not 0 <= self.fat <= 80:
             raise ValueError(f"Build: fat must be 0 to 80 mm, got {self.fat}")
-        unknown = {*self.shift, *self.growth} - {*_ORGANS, *map(_kind, _ORGANS)}
+        unknown = {*self.shift, *self.growth} - {*ORGANS, *map(kind, ORGANS)}
         if unknown:
-            raise ValueError(f"Build: cannot move {', '.join(sorted(unknown))}; organs are {', '.join(_ORGANS)}")
+            raise ValueError(f"Build: cannot move {', '.join(sorted(unknown))}; organs are {', '.join(ORGANS)}")
         object.__setattr__(self, "scale", tuple(float(s) for s in self.scale))
 
 
 # centre, semi-axes in mm, and the directions of the first two of them where they are not x and y
-_ORGANS: dict[str, tuple[Triple, Triple, tuple[Triple, Triple] | None]] = {
+ORGANS: dict[str, tuple[Triple, Triple, tuple[Triple, Triple] | None]] = {
     "stomach": ((66, -16, 16), (34, 30, 50), ((0.9, -0.1, 0.4), (0, 1, 0))),
     "bowel": ((0, -36, -120), (108, 47, 68), None),
     "liver": ((-15, -15, 12), (113, 73, 89), ((1, -0.315, 0), (0.315, 1, 0))),
@@ -71,11 +71,12 @@ _ORGANS: dict[str, tuple[Triple, Triple, tuple[Triple, Triple] | None]] = {
 }
 
 
-def _kind(name: str) -> str:
+def kind(name: str) -> str:
+    """Return the name of an organ without its side."""
     return name.removeprefix("left ").removeprefix("right ")
 
 
-def _outside(fat: float, arms: bool) -> Iterator[Region]:
+def outside(fat: float, arms: bool) -> Iterator[Region]:
     """Yield skin and fat, soft tissue, ribs, and what is inside the ribs: lungs and the domes of the diaphragm."""
     for name, more, material in (("fat", fat, "adipose"), ("body", 0.0, "water")):
         yield from (Region(name, solid, None, material) for solid in _outline(more, arms))
@@ -140,12 +141,13 @@ def _cartilage() -> Solid:
     return Intersection((_cage(0.0), *sides, HalfSpace((0, -30, 0), (0, 1, 0))))
 
 
-def _organs(build: Build) -> Iterator[Region]:
+def organs(build: Build) -> Iterator[Region]:
+    """Yield vessels and organs, moved and grown as the build says."""
     yield Region("aorta", _rod((16, 34, 175), (12, 0, -130), 11), None, "muscle")
     yield Region("vena cava", _rod((-15, 26, 70), (-14, 0, -130), 10), None, "muscle")
-    for name, (centre, radii, axes) in _ORGANS.items():
-        growth = build.growth.get(name, build.growth.get(_kind(name), 1.0))
-        shift = build.shift.get(name, build.shift.get(_kind(name), (0.0, 0.0, 0.0)))
+    for name, (centre, radii, axes) in ORGANS.items():
+        growth = build.growth.get(name, build.growth.get(kind(name), 1.0))
+        shift = build.shift.get(name, build.shift.get(kind(name), (0.0, 0.0, 0.0)))
         at = tuple(c + s for c, s in zip(centre, shift))
         solid: Solid = _ellipsoid(at, tuple(growth * r for r in radii), axes)  # type: ignore[arg-type]
         if name == "liver":
@@ -153,7 +155,7 @@ def _organs(build: Build) -> Iterator[Region]:
         yield Region(name, solid, None, "water" if name == "bladder" else "muscle")
 
 
-def _heart() -> Iterator[Region]:
+def heart() -> Iterator[Region]:
     """Yield a heart like that of `cardiac_torso`, simpler: blood, and a left ventricle of one piece."""
     rotation, base = heart_axes((0.62, -0.60, -0.50)), np.array((42, -38, 122.0)) - 45 * _unit((0.62, -0.60, -0.50))
     yield from (Region("heart", Oriented(s, rotation, tuple(base)), None, "muscle") for s in beside_the_ventricle())
@@ -174,7 +176,7 @@ def beside_the_ventricle(wall: float = 0.0) -> tuple[Solid, ...]:
     )
 
 
-def heart_axes(direction: Any, roll: float = 0.0) -> tuple[Triple, ...]:
+def heart_axes(direction: ArrayLike, roll: float = 0.0) -> tuple[Triple, ...]:
     """Return the rotation whose columns are: towards the septum, down (inferior wall), and along the long axis.
 
     direction : from base to apex, not along z.  roll : degrees by which the septum is turned towards the anterior wall.
@@ -189,10 +191,12 @@ def heart_axes(direction: Any, roll: float = 0.0) -> tuple[Triple, ...]:
     anterior = _unit(anterior)
     septum, angle = np.cross(axis, anterior), math.radians(roll)
     turned = math.cos(angle) * septum + math.sin(angle) * anterior
-    return _rows(np.stack([turned, np.cross(axis, turned), axis], 1))
+    return rows(np.stack([turned, np.cross(axis, turned), axis], 1))
 
 
-def _skeleton(arms: bool) -> Iterator[Region]:
+def skeleton(arms: bool) -> Iterator[Region]:
+    """Yield all bones but the ribs, with those of the arms if they are there."""
+
     def bone(name: str, solid: Solid, density: float = _FLAT_BONE) -> Region:
         return Region(name, solid, None, "bone-cortical", density=density)
 
@@ -262,7 +266,7 @@ def _ellipsoid(centre: Triple, radii: Triple, axes: tuple[Triple, Triple] | None
         return Ellipsoid(centre, radii)
     first = _unit(axes[0])
     second = _unit(np.array(axes[1]) - (first @ np.array(axes[1])) * first)
-    return Oriented(Ellipsoid((0, 0, 0), radii), _rows(np.stack([first, second, np.cross(first, second)], 1)), centre)
+    return Oriented(Ellipsoid((0, 0, 0), radii), rows(np.stack([first, second, np.cross(first, second)], 1)), centre)
 
 
 def _rod(start: Triple, end: Triple, radius: float) -> Oriented:
@@ -271,10 +275,12 @@ def _rod(start: Triple, end: Triple, radius: float) -> Oriented:
     return Oriented(Cylinder((0, 0, 0), radius, float(np.linalg.norm(along))), rotation_to(along), middle)
 
 
-def _unit(vector: Any) -> np.ndarray:
-    unit: np.ndarray = np.asarray(vector, float) / np.linalg.norm(vector)
+def _unit(vector: ArrayLike) -> np.ndarray:
+    values = np.asarray(vector, float)
+    unit: np.ndarray = values / np.linalg.norm(values)
     return unit
 
 
-def _rows(matrix: np.ndarray) -> tuple[Triple, ...]:
+def rows(matrix: np.ndarray) -> tuple[Triple, ...]:
+    """Return a matrix as a tuple of rows, as `Oriented` wants it."""
     return tuple(map(tuple, matrix.tolist()))

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import Discriminator
@@ -28,6 +28,20 @@ from .recipe_file import Table
 _CT_ENERGY = 70.0  # keV, about the mean of a CT spectrum of 120 kV
 
 
+class LabelledBody(Body, Protocol):
+    """A phantom whose regions have names; `Phantom` and `LabelMap` are."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the labels mean."""
+
+    def fraction(self, grid: ImageGrid, name: str) -> np.ndarray:
+        """Return the part of every voxel that the regions of one name fill."""
+
+    def labels(self, grid: ImageGrid) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return the label at every voxel's centre, and `names`."""
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A phantom that was drawn, with the images that go with it.
@@ -35,12 +49,12 @@ class Drawn:
     guide : makes the MR-like image on a grid, None without.
     """
 
-    phantom: Body
+    phantom: LabelledBody
     guide: Callable[[ImageGrid], np.ndarray] | None = None
 
     def image(self, name: str, grid: ImageGrid) -> np.ndarray:
         """Return the image "ct", "labels", "lesions" or "guide" of a recipe's outputs."""
-        phantom: Any = self.phantom
+        phantom = self.phantom
         if name == "ct":
             water = linear_attenuation("water", _CT_ENERGY)
             return np.asarray(np.rint(1000 * (phantom.attenuation(grid, _CT_ENERGY) / water - 1)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field as Limit
@@ -29,7 +29,7 @@ from emrecon.projectors.spect.collimation import Response
 from ..datasets.reading import Field
 from ..noise import generator
 from ..simulators.pet import ConvolutionScatter, PETSimulator, Randoms, SingleScatter, random_normalisation
-from ..simulators.simulator import Expectation, Mismatch, Simulation, Simulator, item_seed, shortened
+from ..simulators.simulator import Body, Expectation, Mismatch, Simulation, Simulator, item_seed, shortened
 from ..simulators.spect import SPECTSimulator
 from .random_bodies import Drawn, PhantomTable
 from .recipe_file import RecipeError, Table, complain, decode
@@ -129,8 +129,8 @@ class PETTable(Table):
 class CountsTable(Table):
     """How many counts are expected in all: one number, or the ends of a range that is drawn from evenly in its log.
 
-    total : None takes the phantoms' activity as kBq/mL.  levels : fractions of the counts, each a part of the higher
-    ones.  noise : False keeps expected counts instead of Poisson counts.
+    total : None takes the phantoms' activity as kBq/mL.  levels : fractions of the counts; the events of
+    a lower level are a part of those of the higher ones.  noise : False keeps expected instead of Poisson counts.
     """
 
     total: Total | tuple[Total, Total] | None = None
@@ -201,7 +201,7 @@ def load_recipe(recipe: str | Path) -> Recipe:
         path = Path(recipe)
         if not path.exists():
             raise FileNotFoundError(
-                f"no recipe {str(recipe)!r}: not a file, and not one of {', '.join(recipe_names())}"
+                f"unknown recipe {str(recipe)!r}; choose from {', '.join(recipe_names())}, or name a file"
             )
         try:
             name, text = str(path), path.read_text("utf-8-sig")
@@ -221,7 +221,7 @@ def parse_recipe(text: str, name: str = "recipe") -> Recipe:
     return made
 
 
-def _checks(recipe: Recipe) -> list[tuple[list[str], Callable[[], Any]]]:
+def _checks(recipe: Recipe) -> list[tuple[list[str], Callable[[], object]]]:
     """What has to work before anything is simulated, with the table to blame."""
     scanner = "spect" if recipe.spect is not None else "pet"
     return [
@@ -229,8 +229,8 @@ def _checks(recipe: Recipe) -> list[tuple[list[str], Callable[[], Any]]]:
         (["outputs"], lambda: _known_outputs(recipe)),
         (["split"], lambda: split_of(recipe, recipe.n)),
         (["counts", "total"], lambda: _rising(recipe.counts.total)),
-        (["pet", "scatter_fraction"], lambda: _rising(recipe.pet and recipe.pet.scatter_fraction)),
-        (["pet", "randoms_fraction"], lambda: _rising(recipe.pet and recipe.pet.randoms_fraction)),
+        (["pet", "scatter_fraction"], lambda: _rising(recipe.pet.scatter_fraction if recipe.pet else None)),
+        (["pet", "randoms_fraction"], lambda: _rising(recipe.pet.randoms_fraction if recipe.pet else None)),
         (["grid"], lambda: _affordable_grid(recipe)),
         (["spect"], lambda: _affordable_views(recipe.spect)),
         (["pet", "ring"], lambda: _affordable_ring(recipe.pet.ring if recipe.pet else None)),
@@ -244,13 +244,13 @@ def _checks(recipe: Recipe) -> list[tuple[list[str], Callable[[], Any]]]:
 
 def _one_scanner(recipe: Recipe) -> None:
     if (recipe.spect is None) == (recipe.pet is None):
-        raise ValueError("a recipe has one scanner, a table [spect] or [pet]")
+        raise ValueError("a recipe needs exactly one scanner: a table [spect] or a table [pet]")
 
 
 def _known_outputs(recipe: Recipe) -> None:
     unknown = [name for name in recipe.outputs if name not in OUTPUTS]
     if unknown or not recipe.outputs:
-        raise ValueError(f"unknown output {unknown}; there are {', '.join(OUTPUTS)}")
+        raise ValueError(f"unknown output {unknown}; choose from {', '.join(OUTPUTS)}")
     if "reconstruction" in recipe.outputs and recipe.reconstruction is None:
         raise ValueError('the output "reconstruction" needs a table [reconstruction]')
     if "guide" in recipe.outputs and not recipe.phantom.has_guide:
@@ -291,7 +291,7 @@ def _enough_views(recipe: Recipe) -> None:
         raise ValueError(f"{recipe.reconstruction.subsets} subsets of {n_views} views; take no more subsets than views")
 
 
-def _rising(values: Any) -> None:
+def _rising(values: float | tuple[float, float] | None) -> None:
     if isinstance(values, tuple) and values[0] > values[1]:
         raise ValueError(f"a range runs from low to high, got {list(values)}")
 
@@ -401,7 +401,7 @@ def _pet(table: PETTable, recipe: Recipe, mismatch: Mismatch) -> PETSimulator:
 
 def _scanner(table: PETTable) -> PETScanner:
     if (table.scanner is None) == (table.ring is None):
-        raise ValueError("give a scanner by name, or a table [pet.ring], and not both")
+        raise ValueError("give either a scanner by name or a table [pet.ring]")
     if table.ring is not None:
         given = {name: value for name, value in dict(table.ring).items() if value is not None}
         return PETScanner.polygon(**given)
@@ -409,12 +409,12 @@ def _scanner(table: PETTable) -> PETScanner:
     if table.rings is None:
         return scanner
     if table.rings > scanner.n_rings:
-        raise ValueError(f"{scanner} has no {table.rings} rings, but {scanner.n_rings}")
+        raise ValueError(f"rings must be at most {scanner.n_rings}, those of {scanner}, got {table.rings}")
     some = slice((scanner.n_rings - table.rings) // 2, (scanner.n_rings + table.rings) // 2)
     return replace(scanner, crystals=scanner.crystals[some], virtual=scanner.virtual[some])
 
 
-def _highest(value: Any) -> float:
+def _highest(value: float | tuple[float, float]) -> float:
     """A fraction, or the end of its range: what is simulated before it is scaled."""
     return float(value[1] if isinstance(value, tuple) else value)
 
@@ -443,7 +443,7 @@ class RecipeSource:
         object.__setattr__(self, "n", self.n or self.recipe.n)
         if "reconstruction" in self.recipe.outputs and self.reconstruct is None:
             raise ValueError(
-                f"recipe {self.recipe.name!r} wants reconstructions: give reconstruct, or use `emrecon simulate`"
+                f"recipe {self.recipe.name!r} needs reconstructions: pass reconstruct=, or use `emrecon simulate`"
             )
 
     @property
@@ -466,7 +466,7 @@ class RecipeSource:
         """The scanner."""
         return simulator_of(self.recipe)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return every parameter and seed, for JSON."""
         made, digest = self.recipe.model_dump(mode="json"), self.recipe.phantom.digest()
         if digest is not None:  # or a set could go on with another file of the same name
@@ -516,7 +516,7 @@ class RecipeSource:
     def _levels(self) -> tuple[float, ...]:
         return self.recipe.counts.levels
 
-    def _expected(self, phantoms: list[Any], indices: Sequence[int]) -> Expectation:
+    def _expected(self, phantoms: list[Body], indices: Sequence[int]) -> Expectation:
         expected, table = self.simulator.expect(phantoms), self.recipe.pet
         if table is not None:
             fractions = {"scatter": table.scatter_fraction, "randoms": table.randoms_fraction}
@@ -525,24 +525,28 @@ class RecipeSource:
             }
             expected = expected.with_fractions(**ranges) if ranges else expected
         total = self.recipe.counts.total
-        return expected if total is None else expected.with_counts(self._drawn(total, "counts", indices, math.log))
+        return (
+            expected if total is None else expected.with_counts(self._drawn(total, "counts", indices, logarithmic=True))
+        )
 
-    def _drawn(self, value: Any, purpose: str, indices: Sequence[int], scale: Any = None) -> np.ndarray:
+    def _drawn(
+        self, value: float | tuple[float, float], purpose: str, indices: Sequence[int], logarithmic: bool = False
+    ) -> np.ndarray:
         """One number for each sample, even in a range (in its log for counts)."""
         low, high = value if isinstance(value, tuple) else (value, value)
         u = np.array([generator(item_seed(self.recipe.seed, int(i), purpose)).uniform() for i in indices])
-        return low * (high / low) ** u if scale is math.log else low + (high - low) * u
+        return low * (high / low) ** u if logarithmic else low + (high - low) * u
 
     def _simulations(self, index: int, expected: Expectation) -> tuple[Simulation, ...]:
         seed = item_seed(self.recipe.seed, index, "noise")
         if not self.recipe.counts.noise:
-            clean = replace(self.simulator._scan(expected, seed), counts=expected.total)
+            clean = replace(self.simulator.scan(expected, seed), counts=expected.total)
             return tuple(Simulation(shortened(clean, f), expected.shorter(f)) for f in self._levels)
-        return Simulation(self.simulator._scan(expected, seed), expected).levels(self._levels, seed)
+        return Simulation(self.simulator.scan(expected, seed), expected).levels(self._levels, seed)
 
     def _sample(self, index: int, drawn: Drawn, expected: Expectation) -> dict[str, np.ndarray]:
         wanted = self.recipe.outputs
-        out: dict[str, Any] = {"level_counts": float(expected.total.sum(dtype=float)) * np.array(self._levels)}
+        out: dict[str, np.ndarray] = {"level_counts": float(expected.total.sum(dtype=float)) * np.array(self._levels)}
         if {"counts", "reconstruction"} & set(wanted):
             scans = self._simulations(index, expected)
             if "counts" in wanted:
@@ -555,7 +559,7 @@ class RecipeSource:
             out[name] = drawn.image(name, self.simulator.grid)
         return {name: self._shaped(name, out[name]) for name in self.fields}
 
-    def _shaped(self, name: str, values: Any) -> np.ndarray:
+    def _shaped(self, name: str, values: np.ndarray) -> np.ndarray:
         field_ = self.fields[name]
         values = np.asarray(values)
         if name == "factors":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 
 class Table(BaseModel):
@@ -20,7 +22,7 @@ T = TypeVar("T", bound=Table)
 
 
 class RecipeError(ValueError):
-    """What is wrong with a recipe, and where."""
+    """A recipe cannot be used; the message names the line, the key and the reason."""
 
 
 def decode(text: str, kind: type[T], name: str) -> T:
@@ -42,20 +44,20 @@ def decode(text: str, kind: type[T], name: str) -> T:
         raise RecipeError(f"{name}: not TOML: {error}") from None
 
 
-def _of_its_type(errors: list[Any]) -> list[Any]:
+def _of_its_type(errors: list[ErrorDetails]) -> list[ErrorDetails]:
     """Of a value that may be of several types, the errors of the type that it has, if it has one."""
     typed = {tuple(_keys(e["loc"])) for e in errors if not e["type"].endswith("_type")}
     return [e for e in errors if not e["type"].endswith("_type") or tuple(_keys(e["loc"])) not in typed]
 
 
-def _keys(location: Any) -> list[str]:
+def _keys(location: Sequence[int | str]) -> list[str]:
     """The keys of a place, without the numbers of items and without the alternatives of a type."""
     return [
         key for key in location if isinstance(key, str) and re.fullmatch(r"(?!constrained-|float$|int$)[\w-]+", key)
     ]
 
 
-def _plain(error: Any) -> str:
+def _plain(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         return "unknown key"
     if error["type"] == "missing":
@@ -90,7 +92,7 @@ def _said(name: str, text: str, keys: list[str], message: str) -> str:
     return f"{where}: {found}: {message}" if keys else f"{where}: {message}"
 
 
-def _statements(text: str) -> Any:
+def _statements(text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield line numbers and key paths of tables and of keys; enough of TOML for one key on each line."""
     table: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from emrecon.projectors import (
     PETProjector,
     PETScanner,
     PETSinogram,
+    Projector,
     Scan,
     ScatterSampling,
     attenuation_factors,
@@ -121,7 +122,7 @@ class PETSimulator(Simulator):
     given_normalisation: Normalisation | None = None
     dead_time: DeadTime | None = None
     mismatch: Mismatch = field(default_factory=Mismatch)
-    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _kept: dict[str, np.ndarray | float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("sensitivity", "duration"):
@@ -153,10 +154,11 @@ class PETSimulator(Simulator):
         """(lower, upper) keV of the scatter simulation, or None."""
         return self.scatter.energy_window if isinstance(self.scatter, SingleScatter) else None
 
-    def projector(self, mu: np.ndarray) -> Any:
+    def projector(self, mu: np.ndarray) -> Projector:
         """Return the projector that a reconstruction is given; its attenuation is in the factors."""
         plain = PETProjector(self.grid, self.sinogram)
-        return plain @ GaussianBlur(self.grid, self.resolution) if self.resolution else plain
+        # a projector after a blur is a projector, too
+        return cast(Projector, plain @ GaussianBlur(self.grid, self.resolution)) if self.resolution else plain
 
     @property
     def calibration(self) -> float:
@@ -203,8 +205,18 @@ class PETSimulator(Simulator):
             scatter = factors * PETProjector(self.grid, self.sinogram)(blurred)
         else:
             s = self.scatter
-            more = {"energy_window": s.energy_window, "energy_resolution": s.energy_resolution, "sampling": s.sampling}
-            simulated = [single_scatter(x, m, self.grid, self.sinogram, **more) for x, m in zip(image, own)]  # type: ignore[arg-type]
+            simulated = [
+                single_scatter(
+                    x,
+                    m,
+                    self.grid,
+                    self.sinogram,
+                    energy_window=s.energy_window,
+                    energy_resolution=s.energy_resolution,
+                    sampling=s.sampling,
+                )
+                for x, m in zip(image, own)
+            ]
             scatter = factors * np.stack(simulated)
         if self.scatter.fraction is None:
             return scatter
@@ -262,7 +274,7 @@ class PETSimulator(Simulator):
         """Values (..., views, radial, planes) with an axis for the TOF bins."""
         return values if self.sinogram.tof is None else values[..., None, :]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_kept": {}}
 
 

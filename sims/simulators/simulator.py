@@ -7,9 +7,10 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.ndimage import shift as shifted
 
 from emrecon.projectors import (
@@ -49,8 +50,8 @@ class Mismatch:
     response : the width of the true response over that which is given.
     background : the scatter and randoms that are given over the true ones.
 
-    The defaults are a careful scan: half the voxel size, a map 2 % too low and 1 mm beside, a response 3 % wider than
-    believed. Simulating and reconstructing with one model ("inverse crime") makes every method look better than it
+    The defaults are a careful scan: half the voxel size, a map 2 % too low and displaced by 1 mm, a response 3 % wider
+    than believed. Simulating and reconstructing with one model ("inverse crime") makes every method look better than it
     is; `Mismatch.none()` does it knowingly.
     Raises ValueError for numbers that are out of range.
     """
@@ -151,7 +152,7 @@ class Expectation:
         T, S, R = (self._sums(part) for part in (self.trues, self.scatter, self.randoms))
         return _share(S, T + S), _share(R, T + S + R)
 
-    def with_counts(self, counts: Any) -> Expectation:
+    def with_counts(self, counts: ArrayLike) -> Expectation:
         """Return the scans of so much more or less activity that `counts` are expected in all, one number or (B,).
 
         Everything scales alike, truth included; dead time and the share of randoms stay as they were.
@@ -160,7 +161,7 @@ class Expectation:
         sums = _positive(self._sums(self.total), "the sum of expected counts")
         return self._scaled(_positive(_one_each(counts, sums, "counts"), "counts") / sums)
 
-    def with_fractions(self, scatter: Any = None, randoms: Any = None) -> Expectation:
+    def with_fractions(self, scatter: ArrayLike | None = None, randoms: ArrayLike | None = None) -> Expectation:
         """Return the same trues with other fractions of scatter S / (T + S) and randoms R / (T + S + R).
 
         One number or (B,) each; None keeps the scatter, or the ratio of randoms to trues and scatter.
@@ -170,12 +171,8 @@ class Expectation:
         wanted = S if scatter is None else _odds(_one_each(scatter, T, "scatter"), "scatter") * T
         more = _ratio(wanted, S, "scatter")
         odds = _share(R, T + S) if randoms is None else _odds(_one_each(randoms, T, "randoms"), "randoms")
-        randoms = odds * (T + wanted)
-        return replace(
-            self,
-            scatter=_times(more, self.scatter),
-            randoms=_times(_ratio(randoms, R, "randoms"), self.randoms),
-        )
+        ratio = _ratio(odds * (T + wanted), R, "randoms")
+        return replace(self, scatter=_times(more, self.scatter), randoms=_times(ratio, self.randoms))
 
     def measure(self, seed: int | Sequence[int]) -> np.ndarray:
         """Return Poisson counts (..., *data), float32; of several scans each has its own seed or `item_seed`."""
@@ -187,30 +184,42 @@ class Expectation:
             raise ValueError(f"{len(seeds)} seeds for {len(total)} scans")  # type: ignore[arg-type]
         return np.stack([poisson(t, s) for t, s in zip(total, seeds)])  # type: ignore[arg-type]
 
-    def __getitem__(self, i: Any) -> Expectation:
+    def __getitem__(self, i: int | slice | np.ndarray) -> Expectation:
         n = len(self.simulator.geometry.shape)
         if self.trues.ndim == n:
             raise TypeError("this is the expectation of one phantom, without items to choose from")
         factors = self.factors[i] if self.factors.ndim > n and self.factors.shape[0] > 1 else self.factors
-        factors = factors[0] if factors.ndim > n and np.ndim(i) == 0 and not isinstance(i, slice) else factors
-        images: dict[str, Any] = {
-            name: getattr(self, name)[i] for name in ("trues", "scatter", "randoms", "truth", "mu")
-        }
-        return replace(self, factors=factors, **images)
+        factors = factors[0] if factors.ndim > n and not isinstance(i, slice) and np.ndim(i) == 0 else factors
+        return replace(
+            self,
+            trues=self.trues[i],
+            scatter=self.scatter[i],
+            randoms=self.randoms[i],
+            factors=factors,
+            truth=self.truth[i],
+            mu=self.mu[i],
+        )
 
     def shorter(self, fraction: float) -> Expectation:
         """Return the scan of `fraction` of the time of every view: fewer counts and factors, the same truth."""
-        parts: dict[str, Any] = {
-            name: np.float32(fraction) * getattr(self, name) for name in ("trues", "scatter", "randoms", "factors")
-        }
-        return replace(self, **parts)
+        part = np.float32(fraction)
+        return replace(
+            self,
+            trues=part * self.trues,
+            scatter=part * self.scatter,
+            randoms=part * self.randoms,
+            factors=part * self.factors,
+        )
 
     def _scaled(self, scale: np.ndarray) -> Expectation:
         """Return scans of `scale` times the activity."""
-        scaled: dict[str, Any] = {
-            name: _times(scale, getattr(self, name)) for name in ("trues", "scatter", "randoms", "truth")
-        }
-        return replace(self, **scaled)
+        return replace(
+            self,
+            trues=_times(scale, self.trues),
+            scatter=_times(scale, self.scatter),
+            randoms=_times(scale, self.randoms),
+            truth=_times(scale, self.truth),
+        )
 
     def _sums(self, part: np.ndarray) -> np.ndarray:
         return item_sums(part) if part.ndim > len(self.simulator.geometry.shape) else np.asarray(part.sum(dtype=float))
@@ -256,6 +265,13 @@ class Simulation:
         return tuple(map(Simulation, scans, expected))
 
 
+class _Given(TypedDict):
+    """What a reconstruction of a series is given."""
+
+    factors: np.ndarray
+    background: np.ndarray
+
+
 class Simulator(ABC):
     """A scanner with a protocol: from phantoms to expected counts and scans.
 
@@ -292,7 +308,7 @@ class Simulator(ABC):
         """Return the randoms that come with trues and scatter (B, *data)."""
 
     @abstractmethod
-    def _weights(self) -> tuple[Any, Any]:
+    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Return seconds x decay and seconds of the static scan, each (1, 1) or (1, views)."""
 
     @abstractmethod
@@ -340,7 +356,7 @@ class Simulator(ABC):
         """
         expected = self.expect(phantom)
         expected = expected if counts is None else expected.with_counts(counts)
-        return Simulation(self._scan(expected, seed), expected)
+        return Simulation(self.scan(expected, seed), expected)
 
     def frames(
         self, phantoms: Sequence[Body], frames: Frames, seed: int, counts: float | None = None
@@ -375,14 +391,20 @@ class Simulator(ABC):
         share = np.asarray(durations, float)[:, None] / seconds
         expected, measured, given = self._series(phantoms, share * weights, share * seconds, seed, counts)
         decay = _spread(weights / seconds, self.geometry)
-        about: dict[str, Any] = {"radionuclide": self.radionuclide, "energy_window": self.energy_window}
-        factors = given.pop("factors") * decay
-        scan = GatedScan(measured, self.geometry, np.asarray(durations, float), factors=factors, **given, **about)
+        scan = GatedScan(
+            measured,
+            self.geometry,
+            np.asarray(durations, float),
+            background=given["background"],
+            factors=given["factors"] * decay,
+            radionuclide=self.radionuclide,
+            energy_window=self.energy_window,
+        )
         return scan, expected.truth
 
     def _series(
         self, phantoms: Sequence[Body], weights: np.ndarray, seconds: np.ndarray, seed: int, counts: float | None
-    ) -> tuple[Expectation, np.ndarray, dict[str, Any]]:
+    ) -> tuple[Expectation, np.ndarray, _Given]:
         """Return expectation, counts and the given values of scans that leave time and decay to their series."""
         expected = self._expect(*self._painted(phantoms), weights, seconds)
         if counts is not None:  # parts without activity, such as those before the injection, stay without
@@ -394,11 +416,11 @@ class Simulator(ABC):
 
     def _painted(self, phantoms: Sequence[Body]) -> tuple[np.ndarray, np.ndarray]:
         if not phantoms:
-            raise ValueError("there are no phantoms to simulate")
+            raise ValueError("no phantoms were given to simulate")
         activity, mu = zip(*map(self.paint, phantoms))
         return np.stack(activity), np.stack(mu)
 
-    def _expect(self, activity: np.ndarray, mu: np.ndarray, weights: Any, seconds: Any) -> Expectation:
+    def _expect(self, activity: np.ndarray, mu: np.ndarray, weights: np.ndarray, seconds: np.ndarray) -> Expectation:
         activity, mu = self._checked(activity, "activity"), self._checked(mu, "mu")
         if activity.shape != mu.shape:
             raise ValueError(f"activity {activity.shape} and mu {mu.shape} must be images of the same number")
@@ -408,7 +430,7 @@ class Simulator(ABC):
         weight, second = (_spread(w, self.geometry) for w in (weights, seconds))
         trues, scatter = weight * rates.trues, weight * rates.scatter
         randoms = self._randoms(trues + scatter) + second * np.float32(rates.room)
-        live: Any = np.float32(1)
+        live = np.ones((), np.float32)
         if self.dead_time is not None:
             rate = self._counted((trues + scatter + randoms) / second)
             live = np.where(rate > 0, self.dead_time.measured_rate(rate) / np.where(rate > 0, rate, 1), 1)
@@ -418,7 +440,7 @@ class Simulator(ABC):
         given = self.mismatch.given_attenuation(true_mu, self.grid)
         names = ("trues", "scatter", "randoms", "factors", "truth", "mu")
         values = trues * live, scatter, randoms, rates.factors * weight * live, truth, given
-        parts: dict[str, Any] = dict(zip(names, values))
+        parts = dict(zip(names, values))
         if not batch:
             parts = {name: part[0, ...] if part.shape[0] == 1 else part for name, part in parts.items()}
         return Expectation(**parts, simulator=self)
@@ -439,7 +461,7 @@ class Simulator(ABC):
             )
         return images
 
-    def _scan(self, expected: Expectation, seed: int) -> Scan:
+    def scan(self, expected: Expectation, seed: int) -> Scan:
         return Scan(
             expected.measure(seed),
             self.geometry,
@@ -498,7 +520,7 @@ def respiratory_gates(
     moving = set(phantom.names if names is None else names)
     unknown = moving - set(phantom.names)
     if unknown:
-        raise ValueError(f"no region is called {sorted(unknown)}; there are {', '.join(phantom.names[1:])}")
+        raise ValueError(f"unknown regions {sorted(unknown)}; choose from {', '.join(phantom.names[1:])}")
     times = (np.arange(n_gates) + 0.5) / n_gates
     return [_displaced(phantom, moving, -(math.sin(math.pi * t) ** 4) * np.asarray(amplitude, float)) for t in times]
 
@@ -527,7 +549,7 @@ def _fractions(fractions: Sequence[float]) -> list[float]:
     return levels
 
 
-def _spread(values: Any, geometry: SPECTGeometry | PETSinogram) -> np.ndarray:
+def _spread(values: ArrayLike, geometry: SPECTGeometry | PETSinogram) -> np.ndarray:
     """Return (B, views) or (B, 1) values with axes for the rest of the data, float32."""
     values = np.asarray(values, np.float32)
     return values.reshape(*values.shape, *[1] * (len(geometry.shape) - 1))
@@ -538,7 +560,7 @@ def item_sums(values: np.ndarray) -> np.ndarray:
     return np.array([item.sum(dtype=float) for item in values])
 
 
-def _one_each(values: Any, sums: np.ndarray, what: str) -> np.ndarray:
+def _one_each(values: ArrayLike, sums: np.ndarray, what: str) -> np.ndarray:
     """Return one number for every scan."""
     values = np.asarray(values, float)
     if values.shape not in ((), sums.shape):
@@ -556,14 +578,14 @@ def _times(scale: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(scale.reshape(*scale.shape, *[1] * (values.ndim - scale.ndim)) * values, np.float32)
 
 
-def _positive(values: Any, what: str) -> np.ndarray:
+def _positive(values: ArrayLike, what: str) -> np.ndarray:
     values = np.asarray(values, float)
     if not (np.isfinite(values).all() and (values > 0).all()):
         raise ValueError(f"{what} must be positive, got {values}; is the activity in the field of view?")
     return values
 
 
-def _odds(fraction: Any, what: str) -> np.ndarray:
+def _odds(fraction: ArrayLike, what: str) -> np.ndarray:
     fraction = np.asarray(fraction, float)
     if not ((fraction >= 0) & (fraction < 1)).all():
         raise ValueError(f"the fraction of {what} must be from 0 to less than 1, got {fraction}")
@@ -572,5 +594,5 @@ def _odds(fraction: Any, what: str) -> np.ndarray:
 
 def _ratio(wanted: np.ndarray, present: np.ndarray, what: str) -> np.ndarray:
     if np.any((present <= 0) & (wanted > 0)):
-        raise ValueError(f"there are no {what} to scale; give the simulator a model of {what}")
+        raise ValueError(f"the expectation has no {what} to scale; give the simulator a model of {what}")
     return np.divide(wanted, present, out=np.ones(np.broadcast(wanted, present).shape), where=present > 0)

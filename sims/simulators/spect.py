@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,7 @@ class Widened:
     response: GaussianResponse
     factor: float
 
-    def sigma(self, distance: Any) -> Any:
+    def sigma(self, distance: np.ndarray | float) -> np.ndarray | float:
         """Return factor x sigma in mm at `distance` mm from the collimator face."""
         return self.factor * self.response.sigma(distance)
 
@@ -79,7 +78,7 @@ class SPECTSimulator(Simulator):
     mismatch: Mismatch = field(default_factory=Mismatch)
     _kept: dict[str, SPECTProjector] = field(default_factory=dict, init=False, repr=False)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_kept": {}}
 
     def __post_init__(self) -> None:
@@ -154,13 +153,15 @@ class SPECTSimulator(Simulator):
         expected = [expectation]
         for window in self.windows:
             scatter, primary = (np.float32(share) for share in self.shares(window))
-            room = np.float32(window.width / peak.width) * expectation.randoms
-            parts: dict[str, Any] = {
-                "scatter": scatter * expectation.scatter,
-                "trues": primary * expectation.trues,
-                "randoms": room,
-            }
-            expected.append(replace(expectation, **parts))
+            room = np.float32(window.width / peak.width)
+            expected.append(
+                replace(
+                    expectation,
+                    trues=primary * expectation.trues,
+                    scatter=scatter * expectation.scatter,
+                    randoms=room * expectation.randoms,
+                )
+            )
         counts = [e.measure(item_seed(seed, i, "window")) for i, e in enumerate(expected)]
         about = expectation.factors, self.duration, self.radionuclide
         return WindowedScan((peak, *self.windows), tuple(counts), self.geometry, *about)

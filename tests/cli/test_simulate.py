@@ -85,7 +85,7 @@ def test_recipes_are_listed_and_shown(recipe):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["{recipe}"], "--out"), (["nothing.toml", "--out", "x"], "no recipe"), (["{recipe}", "--n", "0"], "--n")],
+    [(["{recipe}"], "--out"), (["nothing.toml", "--out", "x"], "unknown recipe"), (["{recipe}", "--n", "0"], "--n")],
 )
 def test_wrong_use(recipe, arguments, message):
     result = RUN.invoke(app, ["simulate", *(a.format(recipe=recipe) for a in arguments)])

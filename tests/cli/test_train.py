@@ -92,7 +92,7 @@ def test_recipes_of_the_library_can_begin(name):
         ("batch_size = 2", 'guide = ["mu", "mu"]', "line 6: data.guide: guide ['mu', 'mu'] names one of them twice"),
         ("batch_size = 2", 'guide = ["mu", "ct"]', "line 6: data.guide"),
         ("batch_size = 2", 'target = "reconstruction"', "line 6: data.target: target"),
-        ('recipe = "spect.toml"', 'recipe = "none.toml"', "line 5: data.recipe: no recipe"),
+        ('recipe = "spect.toml"', 'recipe = "none.toml"', "line 5: data.recipe: unknown recipe"),
         ('recipe = "spect.toml"', 'folder = "none"', "data"),
         ('recipe = "spect.toml"', "n = 3", "line 4: data.recipe: recipe or folder"),
         ("ema = 0.5", "warmup = 6", "line 18: training.warmup: warmup of 6 must be less than steps"),

@@ -331,7 +331,7 @@ def test_bias_and_noise():
     [
         (lambda: random_folded_brain(0, 4), "2 or 3"),
         (lambda: random_folded_brain(-1), "non-negative integer"),
-        (lambda: random_folded_brain(0, 2, "water"), "there are fdg, amyloid, dat, perfusion"),
+        (lambda: random_folded_brain(0, 2, "water"), "choose from fdg, amyloid, dat, perfusion"),
         (lambda: LesionRecipe(-1), "both must not be negative"),
         (lambda: LesionRecipe(1, diameter=(3, 2)), "low, high"),
         (lambda: LesionRecipe(1, hot=2), "between 0 and 1"),

@@ -261,7 +261,7 @@ def test_the_last_defect_holds():
         (lambda: LeftVentricle(direction=(0, 0, -1)), "tilt it a little"),
         (lambda: PLAIN.segment_volume(0), "numbered 1 to 17"),
         (lambda: bullseye([1] * 16), "17 values"),
-        (lambda: cardiac_torso(ratios="mibi"), "known: tc-99m, tl-201"),
+        (lambda: cardiac_torso(ratios="mibi"), "choose from tc-99m, tl-201"),
         (lambda: cardiac_torso(ratios={"body": 1}), '"myocardium" is missing'),
         (lambda: cardiac_torso(ratios={"myocardium": 1}), '"body" is missing'),
         (lambda: cardiac_torso(ratios={"myocardium": 1, "body": 1, "brain": 1}), "no organ brain"),

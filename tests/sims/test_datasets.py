@@ -352,7 +352,7 @@ def test_sources_that_contradict_themselves(tmp_path):
     for source, reason in [
         (Cut(), "cuts a phantom of 2 samples in two at the end of 'train'"),
         (Short(), "has 40 samples, the source 60"),
-        (Drifting(), "sample 3 is another one when it is made by itself"),
+        (Drifting(), "sample 3 differs when it is made alone"),
         (Nameless(), "names without"),
         (Secretive(), "is not JSON"),
         (Wrong(), "without activity, dose"),
@@ -449,9 +449,9 @@ def test_errors_of_reading(made, tmp_path):
             data[wrong]
     for kind in (Dataset, SimulatedDataset):
         whole = made if kind is Dataset else Toy()
-        with pytest.raises(ValueError, match="no split 'training'; it has train, validation, test"):
+        with pytest.raises(ValueError, match="no split 'training'; choose from train, validation, test"):
             kind(whole, "training")
-        with pytest.raises(ValueError, match="no field 'mu'; it has counts, activity, dose"):
+        with pytest.raises(ValueError, match="no field 'mu'; choose from counts, activity, dose"):
             kind(whole, fields=["mu"])
         with pytest.raises(TypeError, match="list of names"):
             kind(whole, fields="counts")

@@ -91,7 +91,7 @@ def test_fillings():
     assert value(old, (0, 0, -60))[0] == 0
     assert value(nema_iec_body(lung=False), (0, 0, -60))[0] == 1
     for cold in ((12,), (28, 36)):
-        with pytest.raises(ValueError, match="no such spheres; diameters are 37, 28, 22"):
+        with pytest.raises(ValueError, match="unknown spheres; choose diameters from 37, 28, 22"):
             nema_iec_body(cold=cold)
         with pytest.raises(ValueError, match="no such spheres"):
             nema_layout(cold=cold)

@@ -164,7 +164,7 @@ def test_half_a_ball_has_half_its_volume():
         (lambda: Ellipsoid((0, 0, 0), 1).chord((0, 0), (1, 0)), "z component"),
         (lambda: Region("a", SOLIDS[0], -1.0), "'a': activity"),
         (lambda: Region("a", SOLIDS[0], 1.0, "water", 0.15), "one of them"),
-        (lambda: Region("a", SOLIDS[0], 1.0, "cheese"), "known: water"),
+        (lambda: Region("a", SOLIDS[0], 1.0, "cheese"), "choose from water"),
         (lambda: Region("a", SOLIDS[0], 1.0, density=0.3), "'a' has a density but no material"),
         (lambda: Region("a", SOLIDS[0], mu=0.1, density=0.3), "density but no material"),
         (lambda: Region("a", SOLIDS[0], 1.0, "lung", density=0.0), "'a': density must be positive"),
@@ -181,7 +181,7 @@ def test_half_a_ball_has_half_its_volume():
         (lambda: EllipseRanges(size=(0, 3)), "size must be positive"),
         (lambda: EllipseRanges(size=(20, 80)), "at most 60 mm"),
         (lambda: random_ellipses(0, 2, EllipseRanges((30, 30), (40, 50), overlap=False)), "no room for ellipse"),
-        (lambda: random_brain(0).line_integral((0, 0, 0), (0, 0, 1)), "for ever"),
+        (lambda: random_brain(0).line_integral((0, 0, 0), (0, 0, 1)), "never leaves an infinite region"),
     ],
 )
 def test_errors_name_the_cause(make, message):
@@ -305,7 +305,7 @@ def test_line_integrals_in_pieces_and_shapes(monkeypatch):
     points = points.reshape(3, 4, 5, 3)
     whole = NESTED.line_integral(points, directions[0])
     assert whole.shape == (3, 4, 5)
-    monkeypatch.setattr("emrecon.sims.phantoms.painting._CROSSINGS_AT_ONCE", 35)
+    monkeypatch.setattr("emrecon.sims.phantoms.phantom._CROSSINGS_AT_ONCE", 35)
     np.testing.assert_allclose(NESTED.line_integral(points, directions[0]), whole, rtol=1e-12)
 
 

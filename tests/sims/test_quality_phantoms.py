@@ -266,7 +266,7 @@ def test_spect_cylinder_is_a_jaszczak_phantom_with_more_rods():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jaszczak("de luxe"), "no Jaszczak model 'de luxe'; there are ultra-deluxe, deluxe"),
+        (lambda: jaszczak("de luxe"), "unknown Jaszczak model 'de luxe'; choose from ultra-deluxe, deluxe"),
         (lambda: jaszczak(background=-1), "'background': activity"),
         (lambda: jaszczak(rods=-1), "'rods 12.7 mm': activity"),
         (lambda: jaszczak(section=float("nan")), "'rod section': activity"),

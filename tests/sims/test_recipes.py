@@ -300,7 +300,7 @@ def test_what_is_not_toml_and_what_is_not_there(tmp_path):
         recipes.load_recipe(tmp_path / "nothing.toml")
     with pytest.raises(RecipeError, match="one scanner"):
         recipes.parse_recipe(SMALL_SPECT[: SMALL_SPECT.index("[spect]")])
-    with pytest.raises(ValueError, match="wants reconstructions"):
+    with pytest.raises(ValueError, match="needs reconstructions"):
         recipes.RecipeSource(recipes.load_recipe("bone-spect-1-7"))
 
 

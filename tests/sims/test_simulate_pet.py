@@ -449,7 +449,7 @@ def camera_scan():
             lambda: PETSimulator(replace(FLAT, origin=(900.0, 0, 0)), CASE).calibration,
             "does not see the middle of the grid",
         ),
-        (lambda: bare().expect(BODY).with_fractions(scatter=0.1), "there are no scatter to scale"),
+        (lambda: bare().expect(BODY).with_fractions(scatter=0.1), "has no scatter to scale"),
         (lambda: pet().expect(BODY).with_fractions(scatter=-0.1), "fraction of scatter must be from 0"),
         (lambda: PETSimulator(ImageGrid((60, 60, 1), 8.0), CASE).expect(WIDE), "but the crystals are at 150 mm"),
         (lambda: random_normalisation(RING, 0, -0.1), "relative standard deviation"),

@@ -233,8 +233,8 @@ def test_lesions():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: torso("mibi"), "no uptake 'mibi'; known: bone-scan, fdg, lu-177"),
-        (lambda: torso({"body": 1, "brain": 2}), "no organ brain; there are"),
+        (lambda: torso("mibi"), "unknown uptake 'mibi'; choose from bone-scan, fdg, lu-177"),
+        (lambda: torso({"body": 1, "brain": 2}), "unknown organ brain; choose from"),
         (lambda: torso({"liver": 1}), '"body" is missing'),
         (lambda: torso({"body": -1}), ">= 0"),
         (lambda: torso(lesions=[Lesion((300, 0, 0), 10, 2)]), "lesion 1 is centred outside of the body"),
@@ -247,7 +247,7 @@ def test_lesions():
         (lambda: random_torso(-1), "non-negative integer"),
         (lambda: random_torso(0, lesions=(3, 2)), "lowest <= highest"),
         (lambda: random_torso(0, lesions=(0, 1000)), "<= 40"),
-        (lambda: random_torso(0, "mibi"), "known: bone-scan"),
+        (lambda: random_torso(0, "mibi"), "choose from bone-scan"),
     ],
 )
 def test_errors_name_the_cause(make, message):
