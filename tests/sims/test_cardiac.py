@@ -264,7 +264,7 @@ def test_the_last_defect_holds():
         (lambda: cardiac_torso(ratios="mibi"), "choose from tc-99m, tl-201"),
         (lambda: cardiac_torso(ratios={"body": 1}), '"myocardium" is missing'),
         (lambda: cardiac_torso(ratios={"myocardium": 1}), '"body" is missing'),
-        (lambda: cardiac_torso(ratios={"myocardium": 1, "body": 1, "brain": 1}), "no organ brain"),
+        (lambda: cardiac_torso(ratios={"myocardium": 1, "body": 1, "brain": 1}), "unknown organ brain"),
         (lambda: random_cardiac_torso(-1), "non-negative integer"),
         (lambda: random_cardiac_torso(0, defects=(2, 1)), "lowest <= highest"),
     ],

@@ -93,7 +93,7 @@ def test_fillings():
     for cold in ((12,), (28, 36)):
         with pytest.raises(ValueError, match="unknown spheres; choose diameters from 37, 28, 22"):
             nema_iec_body(cold=cold)
-        with pytest.raises(ValueError, match="no such spheres"):
+        with pytest.raises(ValueError, match="unknown spheres"):
             nema_layout(cold=cold)
     with pytest.raises(ValueError, match=">= 0"):
         nema_iec_body(-1)
