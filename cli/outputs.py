@@ -40,7 +40,7 @@ def check_outputs(image: Path, *others: Path | None, inputs: Sequence[Path | Non
 def _companions(path: Path) -> set[Path]:
     """The file itself and, for a header with a data file beside it, everything of the same name."""
     path = path.resolve()
-    if path.suffix in (".h5", ".hdf5", ".npz", ".csv", ".json", ".png", ".nii", ".gz"):
+    if path.suffix in (".h5", ".hdf5", ".npz", ".csv", ".json", ".png", ".nii", ".gz", ".toml"):
         return {path}
     return {path, *(path.with_suffix(suffix) for suffix in (".s", ".v", ".a00", ".i33", ".hs", ".hv", ".h33", ".h00"))}
 

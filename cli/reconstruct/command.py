@@ -13,11 +13,19 @@ from emrecon.recon import METHODS, Checkpoint
 from emrecon.recon.methods import known_priors
 
 from .. import learned, options
-from ..outputs import check_outputs
+from ..outputs import check_outputs, writing
 from . import data, engine, output
+from .config import read_config, write_config
 from .settings import DataTable, MethodTable, OutputTable, PhysicsTable, RunTable, Settings
 
 DATA, PHYSICS, METHOD, OUTPUT, RUN = "Data", "Physics", "Method", "Output", "Run"
+
+
+def _take_from_file(context: typer.Context, path: Path | None) -> Path | None:
+    """Make what a file sets the defaults of the options that follow."""
+    if path is not None:
+        context.default_map = {**(context.default_map or {}), **read_config(path)}
+    return path
 
 
 def reconstruct(
@@ -116,7 +124,9 @@ def reconstruct(
     kappa: Annotated[
         bool,
         typer.Option(
-            "--kappa", rich_help_panel=METHOD, help="Prior on pairs: as strong as the data are, for even resolution."
+            "--kappa/--no-kappa",
+            rich_help_panel=METHOD,
+            help="Prior on pairs: as strong as the data are, for even resolution.",
         ),
     ] = False,
     kernel: Annotated[
@@ -184,8 +194,21 @@ def reconstruct(
     ] = None,
     device: Annotated[str, typer.Option(rich_help_panel=RUN, help="cpu or cuda.")] = "cpu",
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", rich_help_panel=RUN, help="Print nothing but errors.")
+        bool, typer.Option("--quiet/--no-quiet", "-q", rich_help_panel=RUN, help="Print nothing but errors.")
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            is_eager=True,
+            callback=_take_from_file,
+            rich_help_panel=RUN,
+            help="TOML file with options, in tables [data] [physics] [method] [output] [run]; those given here win.",
+        ),
+    ] = None,
+    write_config: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=OUTPUT, help="TOML file to write, which repeats this run by --config."),
+    ] = None,
 ) -> None:
     """Reconstruct SPECT or PET data, with attenuation and resolution where they are given: OSEM, or with a prior.
 
@@ -220,15 +243,20 @@ def reconstruct(
     )
     data = DataTable(projections=projections, header=tuple(header or ()), max_ring_difference=max_ring_difference)
     output = OutputTable(out=out, picture=picture, log=log, checkpoint=checkpoint)
-    run(Settings(data=data, physics=physics, method=how, output=output, run=RunTable(device=device, quiet=quiet)))
+    settings = Settings(data=data, physics=physics, method=how, output=output, run=RunTable(device=device, quiet=quiet))
+    run(settings, config, write_config)
 
 
-def run(settings: Settings) -> None:
-    """Read the data, make the problem, run the engine and write the image."""
+def run(settings: Settings, config: Path | None = None, repeat: Path | None = None) -> None:
+    """Read the data, make the problem, run the engine and write the image.
+
+    config : the file that the settings came from, which no output may replace.  repeat : a file to write them to.
+    """
     console, files = Console(quiet=settings.run.quiet, soft_wrap=True), settings.output
     choice = engine.choose_method(settings.method, files.log, files.checkpoint)
     source = data.open_source(settings.data)
-    check_outputs(files.out, files.picture, files.log, files.checkpoint, inputs=_inputs(settings, choice, source))
+    outputs = (files.picture, files.log, files.checkpoint, repeat)
+    check_outputs(files.out, *outputs, inputs=(config, *_inputs(settings, choice, source)))
     choice.check_device(settings.run.device)
     problem = data.make_problem(source, settings.data, settings.physics, choice.subsets)
     console.print(problem.summary, highlight=False, markup=False)
@@ -242,18 +270,18 @@ def run(settings: Settings) -> None:
     made = choice.prepare(problem, guide, settings.run.device, keeper)
     for line in choice.beginning(made):
         console.print(line)
-    callbacks = output.callbacks_of(
-        files, made, choice.iterations, keeper, settings.method.tolerance, settings.run.quiet
-    )
+    callbacks = output.callbacks_of(settings, made, choice.iterations, keeper)
     last = engine.iterate(made, choice.iterations, callbacks)
     seconds = time.perf_counter() - begun
-    passes = output.n_passes(last.iteration)
-    console.print(f"{made}, {passes}, {seconds:.1f} s", highlight=False, markup=False)
-    output.write_results(files, last.image, problem.grid, settings.data.projections.name, console)
+    console.print(f"{made}, {output.n_passes(last.iteration)}, {seconds:.1f} s", highlight=False, markup=False)
+    output.write_results(files, last.image, problem.grid, settings.data.path.name, console)
+    if repeat is not None:
+        with writing():
+            write_config(repeat, choice.done(settings))
 
 
 def _inputs(settings: Settings, choice: engine.Choice, source: data.Source) -> tuple[Path | None, ...]:
     """The files that no output may replace."""
     weights = choice.trained.path if choice.trained else None
-    own = settings.data.projections, settings.physics.mu, settings.physics.norm, weights
+    own = settings.data.path, settings.physics.mu, settings.physics.norm, weights
     return (*own, *settings.method.guide, *data.files_of(source))

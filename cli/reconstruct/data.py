@@ -20,8 +20,7 @@ Source = Scan | formats.PETLink
 
 def open_source(table: DataTable) -> Source:
     """Return the scan, or the list-mode file whose events are not read yet."""
-    path = table.projections
-    values = options.header_values(table.header)
+    path, values = table.path, options.header_values(table.header)
     if _is_listmode(path):
         return formats.read_petlink(path, **values)
     return formats.read_scan(path, **values)

@@ -17,7 +17,7 @@ from emrecon.recon.problem import digest
 from emrecon.recon.running import Callback
 
 from .. import learned, options
-from .settings import MethodTable
+from .settings import MethodTable, Settings
 
 
 class Engine(Protocol):
@@ -52,6 +52,13 @@ class Choice:
     def is_learned(self) -> bool:
         """Whether it holds a network and runs on torch."""
         return self.name in learned.METHODS
+
+    def done(self, settings: Settings) -> Settings:
+        """Return the settings with the names and numbers that were used."""
+        used: dict[str, str | int] = {"method": self.name}
+        if self.trained is None:
+            used |= {"subsets": self.subsets, "iterations": self.iterations}
+        return settings.model_copy(update={"method": settings.method.model_copy(update=used)})
 
     def signature(self, problem: Problem, guide: np.ndarray | None) -> str:
         """Return what must be the same when a run goes on."""

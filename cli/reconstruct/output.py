@@ -13,16 +13,14 @@ from emrecon.recon.running import Callback
 from ..figures import save_orthoviews
 from ..outputs import writing
 from .engine import Engine
-from .settings import OutputTable
+from .settings import OutputTable, Settings
 
 
-def callbacks_of(
-    table: OutputTable, engine: Engine, iterations: int, keeper: Checkpoint | None, tolerance: float | None, quiet: bool
-) -> list[Callback]:
+def callbacks_of(settings: Settings, engine: Engine, iterations: int, keeper: Checkpoint | None) -> list[Callback]:
     """Return what looks at every iterate: progress, log, checkpoint and the rule that stops early."""
-    done = engine.at.iteration
-    found: list[Callback] = [] if quiet else [ProgressBar(iterations - done, engine.objective)]
-    found += [Log(table.log, engine.objective, resume=done > 0)] if table.log else []
+    done, log, tolerance = engine.at.iteration, settings.output.log, settings.method.tolerance
+    found: list[Callback] = [] if settings.run.quiet else [ProgressBar(iterations - done, engine.objective)]
+    found += [Log(log, engine.objective, resume=done > 0)] if log else []
     found += [keeper] if keeper else []
     found += [RelativeChange(tolerance)] if tolerance is not None else []
     return found

@@ -1,4 +1,4 @@
-"""The options of `emrecon reconstruct` as typed tables, one for each panel of its help and of its file."""
+"""The options of `emrecon reconstruct` as typed tables: one for each panel of its help, and of its TOML file."""
 
 from __future__ import annotations
 
@@ -25,9 +25,16 @@ class Panel(Table):
 class DataTable(Panel):
     """What was measured."""
 
-    projections: Path
+    projections: Path | None = None
     header: tuple[str, ...] = ()
     max_ring_difference: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file of projections or events."""
+        if self.projections is None:
+            raise ValueError("no file of projections is given")
+        return self.projections
 
 
 class PhysicsTable(Panel):
@@ -81,7 +88,7 @@ class RunTable(Panel):
 class Settings(Table):
     """All options of a run."""
 
-    data: DataTable
+    data: DataTable = DataTable()
     physics: PhysicsTable = PhysicsTable()
     method: MethodTable = MethodTable()
     output: OutputTable = OutputTable()
