@@ -7,13 +7,23 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
 
 from emrecon.projectors import ImageGrid
-from emrecon.recon import Iterate, ListmodeLikelihood, PoissonLikelihood
+from emrecon.projectors.core.arrays import Array
+from emrecon.recon import Iterate, Likelihood, ListmodeLikelihood, PoissonLikelihood
+from emrecon.recon.methods import matching
+
+from . import options
+
+if TYPE_CHECKING:
+    import torch
+    from torch.nn import Module
+
+    from emrecon.unrolled.training.weights import Card
 
 NETWORKS = {
     "mapem-net": "mapem_net",
@@ -27,23 +37,23 @@ NETWORKS = {
 DEEP_PRIORS = {"dip-recon": 100, "dip-ot": 60}
 """Deep image priors, and how many iterations they make unless told otherwise."""
 DEEP_NETWORKS = ("unet", "chain")
-"""Networks of deep image priors."""
+"""The networks that a deep image prior can have."""
 METHODS = (*NETWORKS, *DEEP_PRIORS)
 PRETRAINED = ("fbsem-net-brain-pet", "fbsem-net-brain-spect", "mapem-net-brain-pet", "mapem-net-brain-spect")
-"""`unrolled.pretrained_names()`, for those who have no torch to ask it."""
+"""`unrolled.pretrained_names()`, written down for machines without torch."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
     """A network with its weights, in eval mode, and the card that came with them.
 
-    path : of the file of weights.  name : what to call it, the file's name, or that of weights that come with emrecon.
+    path : the file of weights.  name : the file's name, or that of weights that come with emrecon.
     """
 
     path: Path
     name: str
-    network: Any
-    card: Any
+    network: Module
+    card: Card
 
     @property
     def dimensions(self) -> int:
@@ -61,8 +71,8 @@ class Engine:
     """A learned method on one scan, with torch; iterates from `at` on."""
 
     name: str
-    parts: list[Any]
-    guide: Any
+    parts: list[PoissonLikelihood | ListmodeLikelihood]
+    guide: Array | None
     at: Iterate
     trained: Trained | None = None
     network: str | None = None
@@ -78,15 +88,15 @@ class Engine:
         made: Iterator[Iterate] = prior.iterates(self.parts, start, guide=self.guide)
         return made
 
-    def objective(self, x: Any) -> float:
-        """Return the negative log-likelihood; a network minimises nothing that a scan could tell."""
+    def objective(self, x: Array) -> float:
+        """Return the negative log-likelihood: what a network has learned to minimise is not known."""
         return float(sum(part.value(x) for part in self.parts))
 
     def going_on_from(self, at: Iterate) -> Engine:
         """Return the same engine, to go on from an iterate of tensors."""
         return replace(self, at=at)
 
-    def _applied(self, network: Any) -> Any:
+    def _applied(self, network: Module) -> Array:
         import torch
 
         from emrecon.unrolled import normalised_guide
@@ -104,14 +114,14 @@ class Engine:
         return f"{self.name} of {self.trained.name}, {card.parameters} parameters"
 
 
-def registry() -> dict[str, Callable[..., Any]]:
+def registry() -> dict[str, Callable[..., Module]]:
     """Return what builds each network; raises ImportError that names the extra where torch is missing."""
     require("torch")
     presets = importlib.import_module("emrecon.unrolled.methods.presets")
     return {name: getattr(presets, preset) for name, preset in NETWORKS.items()}
 
 
-def options_of(build: Callable[..., Any]) -> set[str]:
+def options_of(build: Callable[..., Module]) -> set[str]:
     """Return the keyword arguments that a preset takes, with those that it hands on."""
     unrolled = importlib.import_module("emrecon.unrolled")
     parameters = inspect.signature(build).parameters
@@ -120,7 +130,7 @@ def options_of(build: Callable[..., Any]) -> set[str]:
     return ({*parameters, *more} | {"dimensions"}) - {"options", "denoisers"}
 
 
-def n_subsets(network: Any) -> int:
+def n_subsets(network: Module) -> int:
     """Return the subsets of views that a network passes over in a module."""
     return int(getattr(network, "subsets", None) or 1)
 
@@ -135,7 +145,9 @@ def load(method: str, weights: Path | None, n_guides: int) -> Trained | None:
     """
     if method not in NETWORKS:
         if weights is not None:
-            raise typer.BadParameter(f"{method} has none; they are for {', '.join(NETWORKS)}", param_hint="--weights")
+            raise typer.BadParameter(
+                f"{method} has no weights; they are for {', '.join(NETWORKS)}", param_hint="--weights"
+            )
         return None
     if weights is None:
         own = [name for name in PRETRAINED if name.startswith(method)]
@@ -150,14 +162,14 @@ def load(method: str, weights: Path | None, n_guides: int) -> Trained | None:
     path = _weights_file(weights)
     card = files.read_card(path)
     if card.architecture != method:
-        does = f"; --method {card.architecture} would do" if card.architecture in known else ""
+        does = f"; use --method {card.architecture}" if card.architecture in known else ""
         raise typer.BadParameter(
             f"{weights} holds weights of {card.architecture!r}, not of {method}{does}", param_hint="--weights"
         )
     network, card = files.load_network(path, known)
     trained = Trained(path, weights.name, network, card)
     if n_guides and not trained.guide_channels:
-        raise typer.BadParameter(f"{weights} was trained without one, and makes no use of it", param_hint="--guide")
+        raise typer.BadParameter(f"{weights} was trained without a guide, and does not use one", param_hint="--guide")
     if n_guides != trained.guide_channels:
         message = f"{weights} was trained with {_guide_names(trained)}, got {n_guides or 'none'}"
         raise typer.BadParameter(message, param_hint="--guide")
@@ -191,7 +203,7 @@ def notes(trained: Trained | None, grid: ImageGrid, kind: str) -> list[str]:
     return found
 
 
-def torch_device(device: str) -> Any:
+def torch_device(device: str) -> torch.device:
     """Return torch's device; raises ImportError where torch is missing, ValueError where it sees no GPU."""
     require("torch")
     import torch
@@ -201,27 +213,29 @@ def torch_device(device: str) -> Any:
     return torch.device(device)
 
 
-def moved(parts: Sequence[Any], device: Any) -> list[Any]:
-    """Return the likelihoods with torch data on a device, float32."""
+def moved(parts: Sequence[Likelihood], device: torch.device) -> list[PoissonLikelihood | ListmodeLikelihood]:
+    """Return the likelihoods with torch data on a device, float32; raises TypeError for those of other data."""
     import torch
 
-    def tensor(values: Any) -> Any:
+    def tensor(values: Array) -> Array:
         return torch.from_numpy(np.array(values, np.float32)).to(device)
 
-    return [
-        ListmodeLikelihood(part.model, tensor(part.sensitivity))
-        if isinstance(part, ListmodeLikelihood)
-        else PoissonLikelihood(tensor(part.data), part.model)
-        for part in parts
-    ]
+    def on_device(part: Likelihood) -> PoissonLikelihood | ListmodeLikelihood:
+        if isinstance(part, ListmodeLikelihood):
+            return ListmodeLikelihood(part.model, tensor(part.sensitivity))
+        if isinstance(part, PoissonLikelihood):
+            return PoissonLikelihood(tensor(part.data), part.model)
+        raise TypeError(f"networks take likelihoods of counts or events, got {type(part).__name__}")
+
+    return [on_device(part) for part in parts]
 
 
 def prepare(
     method: str,
     trained: Trained | None,
-    parts: Sequence[Any],
+    parts: Sequence[Likelihood],
     guide: np.ndarray | None,
-    device: Any,
+    device: torch.device,
     network: str | None = None,
 ) -> Engine:
     """Return the method on a scan, at its beginning.
@@ -239,7 +253,7 @@ def prepare(
 
 
 def refuse(method: str, options: Mapping[str, object]) -> None:
-    """Refuse options that a method has no use for, given as option -> value or None."""
+    """Refuse options that a method does not use, given as option -> value or None."""
     for option, value in options.items():
         if value is not None:
             raise typer.BadParameter(f"{method} does not use it", param_hint=option)
@@ -250,9 +264,8 @@ def deep_network(method: str, network: str | None) -> str | None:
     if method not in DEEP_PRIORS:
         refuse(method, {"--network": network})
         return None
-    if network not in (None, *DEEP_NETWORKS):
-        raise typer.BadParameter(f"must be one of {', '.join(DEEP_NETWORKS)}, got {network!r}", param_hint="--network")
-    return network or DEEP_NETWORKS[0]
+    with options.named_by_option():
+        return DEEP_NETWORKS[0] if network is None else matching(network, DEEP_NETWORKS, "network")
 
 
 def _deep_prior(name: str, network: str | None, dimensions: int, channels: int) -> Any:
@@ -267,19 +280,17 @@ def _deep_prior(name: str, network: str | None, dimensions: int, channels: int) 
 
 
 def _weights_file(weights: Path) -> Path:
-    """The file of weights that is meant; raises typer.BadParameter for what is neither a file nor a name."""
+    """The file of weights that is meant, by path or by name; raises typer.BadParameter where there is no such one."""
     if weights.is_file() or weights.suffix:
         return weights
-    if str(weights) not in PRETRAINED:
-        raise typer.BadParameter(
-            f"no file {str(weights)!r}, and not one of those that come with emrecon: {', '.join(PRETRAINED)}",
-            param_hint="--weights",
-        )
-    found: Path = importlib.import_module("emrecon.unrolled.training.shipped").pretrained_path(str(weights))
+    shown = f"a file of weights, or one of those that come with emrecon: {', '.join(PRETRAINED)}"
+    with options.named_by_option():
+        name = matching(str(weights), PRETRAINED, "weights", shown=shown)
+    found: Path = importlib.import_module("emrecon.unrolled.training.shipped").pretrained_path(name)
     return found
 
 
-def _convolving(network: Any) -> Any:
+def _convolving(network: Module) -> Module:
     """The part of a network that knows its dimensions and guides."""
     return network.denoisers[0] if hasattr(network, "denoisers") else network
 

@@ -33,7 +33,7 @@ def reconstruct(
         Path,
         typer.Argument(
             help="Interfile header of SPECT projections or a PET sinogram (.hs, .hdr, .h00 ...), header of PETLINK "
-            "list-mode (.l.hdr), or emrecon HDF5 file."
+            "list-mode (.l.hdr), or emrecon HDF5 file; or `projections` in --config."
         ),
     ],
     header: Annotated[

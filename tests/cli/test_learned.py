@@ -161,14 +161,14 @@ def test_list_mode(folder, tmp_path):
             "fbsem-net",
             ("mapem-net",),
             "--weights",
-            "holds weights of 'mapem-net', not of fbsem-net; --method mapem-net",
+            "holds weights of 'mapem-net', not of fbsem-net; use --method mapem-net",
         ),
         ("mapem-net", (), "--weights", "mapem-net needs a file of weights"),
         ("mapem-net", (), "--weights", "come with emrecon: mapem-net-brain-pet, mapem-net-brain-spect"),
-        ("osem", ("mapem-net",), "--weights", "osem has none; they are for mapem-net, fbsem-net"),
-        ("dip-recon", ("mapem-net",), "--weights", "dip-recon has none"),
+        ("osem", ("mapem-net",), "--weights", "osem has no weights; they are for mapem-net, fbsem-net"),
+        ("dip-recon", ("mapem-net",), "--weights", "dip-recon has no weights"),
         ("mapem-net", ("guided",), "--guide", "was trained with 1 guide image (such as MR or CT), got none"),
-        ("mapem-net", ("mapem-net", "--guide", "GUIDE"), "--guide", "was trained without one"),
+        ("mapem-net", ("mapem-net", "--guide", "GUIDE"), "--guide", "was trained without a guide"),
         (
             "mapem-net",
             ("two", "--guide", "GUIDE"),
@@ -181,7 +181,7 @@ def test_list_mode(folder, tmp_path):
         ("mapem-net", ("mapem-net", "--checkpoint", "x.npz"), "--checkpoint", "mapem-net does not use it"),
         ("mapem-net", ("mapem-net", "--prior", "rdp:1,2"), "--prior", "mapem-net does not use it"),
         ("osem", (None, "--network", "chain"), "--network", "osem does not use it"),
-        ("dip-ot", (None, "--network", "swin"), "--network", "must be one of unet, chain, got 'swin'"),
+        ("dip-ot", (None, "--network", "swin"), "--network", "unknown network 'swin'; choose from unet, chain"),
         ("dip-ot", (None, "--order", "random"), "--order", "dip-ot does not use it"),
     ],
 )
@@ -215,7 +215,7 @@ def test_networks_that_come_with_the_library(folder, tmp_path, capsys):
     with pytest.raises(typer.BadParameter, match="mapem-net-brain-pet was trained with 1 guide image"):
         reconstructed(folder, tmp_path, "mapem-net", "--weights", "mapem-net-brain-pet")
     with pytest.raises(
-        typer.BadParameter, match=r"no file 'mapem-net-heart', and not one of .*: fbsem-net-brain-pet, "
+        typer.BadParameter, match=r"unknown weights 'mapem-net-heart'; .* choose from a file .*: fbsem-net-brain-pet, "
     ):
         reconstructed(folder, tmp_path, "mapem-net", "--weights", "mapem-net-heart")
 
