@@ -331,7 +331,7 @@ class Odd:
         (lambda x: x[:-1], ValueError, r"denoiser Odd returned \(6, 6, 3\) for an image of \(7, 6, 3\)"),
         (lambda x: x[None], ValueError, "no channel axis"),
         (lambda x: x * np.nan, ValueError, "Odd returned NaN or infinite values in 126 of 126 voxels"),
-        (lambda x: "image", TypeError, "Odd returned no array but str"),
+        (lambda x: "image", TypeError, "Odd must return an array, but returned str"),
     ],
 )
 def test_denoisers_that_return_something_else(result, error, message):

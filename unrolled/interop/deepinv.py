@@ -202,8 +202,8 @@ def as_reconstructor(
 ) -> Any:
     """Return one of our methods as a `deepinv.models.Reconstructor`, called as reconstructor(y, physics).
 
-    method : `method(likelihood, start=None, guide=...)`, such as `UnrolledEM` or `PlugAndPlayEM`; the weights of a
-        network are those of the reconstructor, so deepinv's Trainer and losses train it.
+    method : `method(likelihood, start=None, guide=...)`, such as `UnrolledEM` or `PlugAndPlayEM`; the weights of
+        a network are those of the reconstructor, so deepinv's Trainer and losses train it.
     start : a function from the likelihood to the first image (default: that of the method).
     The likelihood is made of y and the physics as it is at that moment, background included:
 

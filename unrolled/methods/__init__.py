@@ -1,19 +1,12 @@
 """Reconstructions with networks inside: unrolled EM, plug-and-play, deep image priors, presets."""
 
+from .couplings import Growing, activity_scale, coupling_unit, matched_sigma
 from .denoising_priors import LearnedGradient, RegularisationByDenoising
 from .dip import DIPRecon, Fit, NetworkWeights, dip_chain, fixed_noise
 from .iterative_network import IterativeNetwork, NetworkInput
 from .local_linear import DnCNNWithLocalLinearFitting, LocalLinearFitting, kim_llf, local_linear_fit
 from .neural_kernel import NeuralKEM, deep_kernel, dip_ot, with_kernel
-from .plug_and_play import (
-    Growing,
-    PlugAndPlayEM,
-    ProximalDenoiser,
-    activity_scale,
-    coupling_unit,
-    matched_sigma,
-    pnp_em,
-)
+from .plug_and_play import PlugAndPlayEM, ProximalDenoiser, pnp_em
 from .presets import bcd_net, em_net, fbsem_net, learned_primal_dual, mapem_net, osem_varnet, transem
 from .primal_dual_network import PrimalDualNetwork
 from .stopping import HeldOut, WindowedVariance, hold_out

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from emrecon.projectors.core.arrays import Array, array_namespace, is_torch
 from emrecon.recon import SmoothPrior
 
-from .plug_and_play import _IMAGE, _check_weight, _name, denoised
+from ..networks.scaling import IMAGE_AXES
+from .denoising import ImageMap, denoised, name_of, transposed_jacobian
+from .iterations import require_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +41,15 @@ class RegularisationByDenoising(SmoothPrior):
     Source: Romano, Elad & Milanfar 2017; Reehorst & Schniter 2019 (when it is the gradient of a function).
     """
 
-    denoiser: Any
+    denoiser: ImageMap
     beta: float = 1.0
-    sigma: Any = None
-    guide: Any = None
+    sigma: float | Array | None = None
+    guide: Array | None = None
     lipschitz: float = 1.0
     conservative: bool = False
 
     def __post_init__(self) -> None:
-        _check_weight(self, "beta", "lipschitz")
+        require_weights(self, "beta", "lipschitz")
 
     def _gradient(self, x: Array) -> Array:
         return self.beta * (x - denoised(self.denoiser, x, self.sigma, self.guide))
@@ -56,7 +57,7 @@ class RegularisationByDenoising(SmoothPrior):
     def _value(self, x: Array) -> Array:
         self._require_conservative("value")
         xp = array_namespace(x)
-        return xp.sum(x * self._gradient(x), axis=_IMAGE, dtype=xp.float64) / 2
+        return xp.sum(x * self._gradient(x), axis=IMAGE_AXES, dtype=xp.float64) / 2
 
     def _hessian_vector(self, x: Array, v: Array) -> Array:
         self._require_conservative("Hessian")
@@ -79,7 +80,7 @@ class RegularisationByDenoising(SmoothPrior):
             )
 
     def __repr__(self) -> str:
-        return f"RegularisationByDenoising({_name(self.denoiser)}, beta={self.beta:g})"
+        return f"RegularisationByDenoising({name_of(self.denoiser)}, beta={self.beta:g})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,14 +99,14 @@ class LearnedGradient(SmoothPrior):
     Source: the prior of EMnet, Gong et al. 2019 (SPIE 10948), trained apart.
     """
 
-    network: Any
+    network: ImageMap
     beta: float = 1.0
-    guide: Any = None
+    guide: Array | None = None
     lipschitz: float | None = None
     potential: Callable[[Array], Array] | None = None
 
     def __post_init__(self) -> None:
-        _check_weight(self, "beta", *([] if self.lipschitz is None else ["lipschitz"]))
+        require_weights(self, "beta", *([] if self.lipschitz is None else ["lipschitz"]))
 
     def _gradient(self, x: Array) -> Array:
         return self.beta * denoised(self.network, x, None, self.guide)
@@ -137,20 +138,4 @@ class LearnedGradient(SmoothPrior):
         return self._curvature(x)
 
     def __repr__(self) -> str:
-        return f"LearnedGradient({_name(self.network)}, beta={self.beta:g})"
-
-
-def transposed_jacobian(denoiser: Any, x: Array, v: torch.Tensor, sigma: Any = None, guide: Any = None) -> torch.Tensor:
-    """Return J'v, J the derivative of a denoiser at x, of the shape of x; torch only.
-
-    Raises NotImplementedError for other arrays, and ValueError where autograd does not see the denoiser.
-    """
-    if not is_torch(x):
-        raise NotImplementedError(f"the derivative of {_name(denoiser)} needs torch tensors")
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        z: torch.Tensor = denoised(denoiser, leaf, sigma, guide)
-        if not z.requires_grad:
-            raise ValueError(f"the denoiser {_name(denoiser)} lets no gradient through: does it leave torch?")
-        (product,) = torch.autograd.grad(z, leaf, v.detach().clone())
-    return product
+        return f"LearnedGradient({name_of(self.network)}, beta={self.beta:g})"

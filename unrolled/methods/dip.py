@@ -7,23 +7,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from emrecon.projectors.core.arrays import to_numpy
-from emrecon.recon import Iterate, ListmodeLikelihood, PoissonLikelihood, ProgressBar, em_fuse, em_step, run, surrogate
-from emrecon.recon.engines.loop import begin
+from emrecon.projectors.core.arrays import Array, to_numpy
+from emrecon.recon import Iterate, ListmodeLikelihood, ProgressBar, em_fuse, em_step, run, surrogate
+from emrecon.recon.engines.em import Likelihood, begin
 
+from ..networks.blocks import SmallCNN, seeded
 from ..networks.scaling import count_scale
-
-Likelihood = PoissonLikelihood | ListmodeLikelihood
+from ..networks.unet import UNet
+from .couplings import listed
+from .iterations import Start
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
+Memory = Mapping[str, float | Array]
+"""What an optimiser remembers, by name."""
 
-_FLOOR = 1e-5  # of the typical value: what an image never falls below, or the logarithm of a surrogate would not exist
+_FLOOR = 1e-5  # of the typical value: the least an image can be, since the surrogate takes its logarithm
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -32,7 +36,7 @@ class Fitted(NamedTuple):
     """What a fit returns: the weights, and what the optimiser remembers for the next fit, by name."""
 
     weights: torch.Tensor
-    memory: Mapping[str, Any]
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Fit:
         """The rate of learning of the first fit."""
         return self.rate if self.rate is not None else 1.0 if self.method == "lbfgs" else 1e-3
 
-    def __call__(self, loss: Loss, weights: torch.Tensor, memory: Mapping[str, Any] = MappingProxyType({})) -> Fitted:
+    def __call__(self, loss: Loss, weights: torch.Tensor, memory: Memory = MappingProxyType({})) -> Fitted:
         """Return weights whose loss is at most that of the given ones. loss : of a vector of weights, one number."""
         with torch.inference_mode(False), torch.enable_grad():
             theta = weights.detach().clone().requires_grad_()
@@ -91,7 +95,7 @@ class Fit:
             best = theta.detach() if last < least else best
             return Fitted(best, self._memory(optimiser, theta, rate, min(least, last) < first))
 
-    def _optimiser(self, theta: torch.Tensor, memory: Mapping[str, Any]) -> tuple[torch.optim.Optimizer, float]:
+    def _optimiser(self, theta: torch.Tensor, memory: Memory) -> tuple[torch.optim.Optimizer, float]:
         rate = float(memory.get("rate", self.first_rate))
         if self.method == "lbfgs":
             search = "strong_wolfe" if self.line_search else None
@@ -103,9 +107,7 @@ class Fit:
             optimiser.load_state_dict(optimiser.state_dict() | {"state": {0: known}})
         return optimiser, rate
 
-    def _memory(
-        self, optimiser: torch.optim.Optimizer, theta: torch.Tensor, rate: float, better: bool
-    ) -> dict[str, Any]:
+    def _memory(self, optimiser: torch.optim.Optimizer, theta: torch.Tensor, rate: float, better: bool) -> Memory:
         if not better:
             return {"rate": rate if self.method == "lbfgs" and self.line_search else rate / 2}
         if self.method == "lbfgs":
@@ -147,7 +149,7 @@ class NetworkWeights:
     dimensions: int | None = None
     positive: Callable[[torch.Tensor], torch.Tensor] = smooth_positive
     weights: torch.Tensor | None = None
-    memory: Mapping[str, Any] = field(default_factory=dict)
+    memory: Memory = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_network(self.network)
@@ -182,11 +184,11 @@ class NetworkWeights:
         return self.weights
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, float | Array]:
         """The weights and what the optimiser remembers, by name: arrays and numbers."""
         return {"weights": self.theta, **self.memory}
 
-    def resumed(self, state: Mapping[str, Any]) -> Self:
+    def resumed(self, state: Mapping[str, float | Array]) -> Self:
         """Return the value that had this `state`."""
         memory = {name: state[name] for name in ("rate", "moments", "steps") if name in state}
         weights = torch.as_tensor(state["weights"]).to(self.input)
@@ -197,7 +199,7 @@ class NetworkWeights:
         with torch.no_grad():
             return self.scale * self._relative(self.theta)
 
-    def fit(self, target: torch.Tensor, weight: Any, steps: int) -> Self:
+    def fit(self, target: torch.Tensor, weight: float | torch.Tensor, steps: int) -> Self:
         """Return the value after `steps` steps for sum of weight (x - target log x), which is never raised."""
         t, w = self._matched(target) / self.scale, self._matched(weight)
         total = w.sum().clamp(min=torch.finfo(w.dtype).tiny)
@@ -235,7 +237,7 @@ class NetworkWeights:
             )
         return (made[:, 0].permute(1, 2, 0) if flat else made[0, 0]).reshape(shape)
 
-    def _matched(self, values: Any) -> torch.Tensor:
+    def _matched(self, values: float | torch.Tensor) -> torch.Tensor:
         """Values as a constant of the image's shape, in float64."""
         shape = (*self.input.shape[:-4], *self.input.shape[-3:])
         with torch.inference_mode(False):  # what was made in that mode could take no part in a fit
@@ -294,7 +296,7 @@ class DeepImagePrior(ABC):
     seed: int = 0
     dimensions: int | None = None
     positive: Callable[[torch.Tensor], torch.Tensor] = smooth_positive
-    scale: Callable[[Likelihood], Any] = count_scale
+    scale: Callable[[Likelihood], float | Array] = count_scale
 
     def __post_init__(self) -> None:
         if self.n_iterations < 1 or self.initial_steps < 1 or self.n_subsets < 1 or self.channels < 1:
@@ -303,12 +305,12 @@ class DeepImagePrior(ABC):
     def __call__(
         self,
         likelihood: Likelihood | Sequence[Likelihood],
-        start: Any = None,
+        start: Start = None,
         *,
-        guide: Any = None,
-        callbacks: Sequence[Callable[[Any], Any]] = (),
+        guide: Array | None = None,
+        callbacks: Sequence[Callable[[Iterate], object]] = (),
         progress: bool = False,
-    ) -> torch.Tensor:
+    ) -> Array:
         """Return the image after `n_iterations`, or where a callback ends the run, as those of `recon.run` do.
 
         callbacks : stopping rules, logs, checkpoints. Of a rule with a `best` iterate, such as `HeldOut`, the image of
@@ -321,7 +323,7 @@ class DeepImagePrior(ABC):
         return best[0].image if best else image
 
     def iterates(
-        self, likelihood: Likelihood | Sequence[Likelihood], start: Any = None, *, guide: Any = None
+        self, likelihood: Likelihood | Sequence[Likelihood], start: Start = None, *, guide: Array | None = None
     ) -> Iterator[Iterate]:
         """Yield an `Iterate` after each iteration, for ever; stop by leaving the loop.
 
@@ -367,7 +369,7 @@ class DeepImagePrior(ABC):
     def _repeat(self, at: Iterate, parts: list[Likelihood], latent: NetworkWeights) -> Iterator[Iterate]:
         """The iterations."""
 
-    def _latent(self, image: torch.Tensor, unit: float, shape: Sequence[int], guide: Any) -> NetworkWeights:
+    def _latent(self, image: torch.Tensor, unit: float, shape: Sequence[int], guide: Array | None) -> NetworkWeights:
         z = fixed_noise(shape, self.channels, self.seed).to(image) if guide is None else _guide(guide, image, shape)
         with torch.inference_mode(False):
             z = z.reshape(*image.shape[:-3], *z.shape).clone()
@@ -376,13 +378,13 @@ class DeepImagePrior(ABC):
         return NetworkWeights(network, z, unit, dimensions=self.dimensions, positive=self.positive)
 
     def _unit(self, likelihood: Likelihood | Sequence[Likelihood]) -> float:
-        return float(to_numpy(self.scale(likelihood[0] if isinstance(likelihood, Sequence) else likelihood)).max())
+        return float(to_numpy(self.scale(listed(likelihood)[0])).max())
 
-    def _flat(self, likelihood: Likelihood | Sequence[Likelihood]) -> Any:
+    def _flat(self, likelihood: Likelihood | Sequence[Likelihood]) -> Array:
         """The typical value, wherever anything is seen."""
-        parts = list(likelihood) if isinstance(likelihood, Sequence) else [likelihood]
+        parts = listed(likelihood)
         ones = begin(parts, None)[0].image
-        seen = sum(part.sensitivity_like(ones) for part in parts) > 0
+        seen = sum((part.sensitivity_like(ones) for part in parts[1:]), parts[0].sensitivity_like(ones)) > 0
         return ones * seen * self._unit(likelihood)
 
 
@@ -458,9 +460,6 @@ def fused(x: torch.Tensor, z: torch.Tensor, likelihood: Likelihood, beta: float)
 
 def default_network(dimensions: int, in_channels: int, seed: int) -> nn.Module:
     """Return the U-Net of DIPRecon, without its last ReLU, with new weights that belong to a seed."""
-    from ..networks.blocks import seeded
-    from ..networks.unet import UNet
-
     with seeded(seed):
         return UNet(dimensions, in_channels, non_negative=False)
 
@@ -472,8 +471,6 @@ def dip_chain(dimensions: int, in_channels: int = 1, seed: int = 0, *, norm: str
     across makes noise late, and what the guide shows early.
     norm : as for `SmallCNN`. "group" for optimisation transfer; "none" for DIPRecon, whose squares fit noise faster.
     """
-    from ..networks.blocks import SmallCNN, seeded
-
     with seeded(seed):
         return SmallCNN(dimensions, in_channels, widths=(24, 24, 24), norm=norm)
 
@@ -482,7 +479,7 @@ def _fitted(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
-def _check_network(network: Any) -> None:
+def _check_network(network: object) -> None:
     if not isinstance(network, nn.Module):
         raise TypeError(f"a deep image prior needs a torch module, got {type(network).__name__}")
     if not _fitted(network):
@@ -493,7 +490,7 @@ def _check_network(network: Any) -> None:
         )
 
 
-def _guide(guide: Any, image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+def _guide(guide: Array, image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """The channels of a guide, (C, x, y, z), each divided by its largest magnitude."""
     values = torch.as_tensor(guide).detach().to(image)
     if values.ndim < 3 or tuple(values.shape[-3:]) != tuple(shape):
@@ -516,5 +513,5 @@ def _leading(likelihood: Likelihood, image: torch.Tensor) -> Sequence[int]:
     return max(of_image, of_data, key=math.prod)
 
 
-def _shape(values: Any) -> Any:
+def _shape(values: object) -> tuple[int, ...] | str:
     return tuple(values.shape) if hasattr(values, "shape") else type(values).__name__

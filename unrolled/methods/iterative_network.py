@@ -5,22 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import torch
 
-from emrecon.recon import Iterate, ParameterisedIterate, mlem, parameterised_em, sequential
-from emrecon.recon.engines.loop import begin, detached
+from emrecon.projectors.core.arrays import Array
+from emrecon.recon import Iterate, Parameterisation, ParameterisedIterate, mlem, parameterised_em, sequential
+from emrecon.recon.engines.em import Likelihood, begin
+from emrecon.recon.engines.gradient import constant
 from emrecon.recon.engines.schedules import Order
-from emrecon.recon.likelihoods import Likelihood
 
-from .plug_and_play import activity_scale, coupling_unit, denoised, em_towards
+from ..networks.scaling import IMAGE_AXES
+from .couplings import activity_scale, coupling_unit
+from .denoising import ImageMap, denoised
+from .iterations import Start, image_after, require_at_least_one
+from .plug_and_play import em_towards
 
-_IMAGE = (-3, -2, -1)
 _LONGER, _SHORTER = 1.5, 0.5  # what a step becomes where it was short enough, and where it was not
 _ROUNDING = 1e-6  # of a loss: what float32 cannot tell
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
+Value: TypeAlias = float | torch.Tensor
+"""A number, or one for each item, (B, 1, 1, 1)."""
+
+
+class InputOptions(TypedDict, total=False):
+    """The fields of `NetworkInput` besides network and alpha."""
+
+    scale: Value
+    guide: torch.Tensor | None
+    step: Value
+    search: bool
+    floor: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,16 +53,16 @@ class NetworkInput:
     floor : the least the network may return, so that no voxel is lost for good.
     `recon.parameterised_em(likelihood, NetworkInput(network, alpha))` never raises the negative log-likelihood with one
     subset. Items of a batch are independent of each other where the network treats them so.
-    Raises TypeError for an alpha that is no tensor, and ValueError for one that is negative or not finite, and for a
+    Raises TypeError for an alpha that is not a tensor, and ValueError for one that is negative or not finite, and for a
     scale, step or floor that is not positive.
     Source: Gong et al. 2019, IEEE Trans Med Imaging 38:675 (the representation).
     """
 
-    network: Any
+    network: ImageMap
     alpha: torch.Tensor
-    scale: Any = 1.0
-    guide: Any = None
-    step: Any = 1e-3
+    scale: Value = 1.0
+    guide: torch.Tensor | None = None
+    step: Value = 1e-3
     search: bool = True
     floor: float = 1e-3
 
@@ -60,7 +76,7 @@ class NetworkInput:
                 raise ValueError(f"NetworkInput {name} must be positive, got {getattr(self, name)}")
 
     @classmethod
-    def of(cls, network: Any, image: torch.Tensor, **options: Any) -> NetworkInput:
+    def of(cls, network: ImageMap, image: torch.Tensor, **options: Unpack[InputOptions]) -> NetworkInput:
         """Return the input alpha = f(image), in the network's unit: where reconstruction begins.
 
         image : (..., x, y, z) activity, such as that of 30 EM updates.  options : the other fields.
@@ -77,7 +93,9 @@ class NetworkInput:
     def fit(self, target: torch.Tensor, weight: torch.Tensor, steps: int) -> NetworkInput:
         """Return the input after steps that lower sum weight (x - target log x), or leave it."""
         wanted = (target / self.scale).detach()
-        share = weight.detach() / weight.detach().mean(_IMAGE, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+        share = weight.detach() / weight.detach().mean(IMAGE_AXES, keepdim=True).clamp(
+            min=torch.finfo(weight.dtype).tiny
+        )
         counted = share * wanted > 0
 
         def loss(alpha: torch.Tensor) -> torch.Tensor:
@@ -100,8 +118,8 @@ class NetworkInput:
 
 
 def descend(
-    loss: Loss, alpha: torch.Tensor, steps: int, step: Any, search: bool = True
-) -> tuple[torch.Tensor, torch.Tensor | float]:
+    loss: Loss, alpha: torch.Tensor, steps: int, step: Value, search: bool = True
+) -> tuple[torch.Tensor, Value]:
     """Return alpha >= 0 after projected steps of Nesterov's method, and the step as it is then.
 
         y = max(alpha + (t_k - 1) / t_{k+1} (alpha - alpha before), 0),   alpha <- max(y - step grad loss(y), 0)
@@ -140,7 +158,7 @@ def iterative_network(
     start: torch.Tensor | Iterate | None = None,
     n_subsets: int = 1,
     *,
-    rho: Any,
+    rho: Value,
     em_steps: int = 2,
     fit_steps: int = 10,
     order: Order = sequential,
@@ -175,7 +193,7 @@ def iterative_network(
     at, parts = begin(likelihood, first, n_subsets, iteration)
     if not isinstance(parts[0].ones_image(), torch.Tensor):
         raise TypeError("iterative_network works on torch tensors; give the likelihood torch data")
-    at = detached(at._replace(image=torch.as_tensor(at.image).to(latent.alpha)))
+    at = constant(at._replace(image=torch.as_tensor(at.image).to(latent.alpha)))
     if state:
         latent = replace(latent, alpha=_like(state["alpha"], at.image), step=_step(state["step"], at.image))
     mu = _like(state["mu"], at.image) if state else torch.zeros_like(at.image)
@@ -184,10 +202,10 @@ def iterative_network(
 
 def _admm(
     at: Iterate,
-    parts: list[Any],
+    parts: list[Likelihood],
     latent: NetworkInput,
     mu: torch.Tensor,
-    rho: Any,
+    rho: Value,
     em_steps: int,
     fit_steps: int,
     order: Order,
@@ -224,10 +242,10 @@ class IterativeNetwork:
     Source: Gong et al. 2019, IEEE Trans Med Imaging 38:675; De Pierro 1995 (transfer).
     """
 
-    network: Any
+    network: ImageMap
     n_iterations: int = 100
     method: Literal["admm", "transfer"] = "admm"
-    rho: Any = 0.1
+    rho: Value = 0.1
     relative: bool = True
     em_steps: int = 2
     fit_steps: int = 10
@@ -235,46 +253,46 @@ class IterativeNetwork:
     step: float = 1e-3
     search: bool = True
     initial: int = 30
-    scale: Any = None
+    scale: Value | Callable[[Likelihood | Sequence[Likelihood]], Value] | None = None
     order: Order = sequential
 
     def __post_init__(self) -> None:
-        for name in ("n_iterations", "em_steps", "fit_steps", "n_subsets", "initial"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"IterativeNetwork {name} must be at least 1, got {getattr(self, name)}")
+        require_at_least_one(self, "n_iterations", "em_steps", "fit_steps", "n_subsets", "initial")
         if self.method not in ("admm", "transfer"):
             raise ValueError(f'IterativeNetwork method must be "admm" or "transfer", got {self.method!r}')
         if self.method == "transfer" and not self.search:
             raise ValueError("IterativeNetwork by transfer needs search=True, or the likelihood may get worse")
 
     def __call__(
-        self, likelihood: Likelihood | Sequence[Likelihood], start: Any = None, *, guide: Any = None
-    ) -> torch.Tensor:
-        resumed = isinstance(start, ParameterisedIterate) or (isinstance(start, Iterate) and bool(start.state))
-        done = start.iteration if resumed else 0
-        if done >= self.n_iterations:
-            return start.image
-        *_, last = islice(self.iterates(likelihood, start, guide=guide), self.n_iterations - done)
-        return last.image
+        self,
+        likelihood: Likelihood | Sequence[Likelihood],
+        start: Start | ParameterisedIterate = None,
+        *,
+        guide: torch.Tensor | None = None,
+    ) -> Array:
+        return image_after(self.iterates(likelihood, start, guide=guide), start, self.n_iterations)
 
     def iterates(
-        self, likelihood: Likelihood | Sequence[Likelihood], start: Any = None, *, guide: Any = None
-    ) -> Iterator[Any]:
+        self,
+        likelihood: Likelihood | Sequence[Likelihood],
+        start: Start | ParameterisedIterate = None,
+        *,
+        guide: torch.Tensor | None = None,
+    ) -> Iterator[Iterate] | Iterator[ParameterisedIterate]:
         """Yield an `Iterate`, or by transfer a `ParameterisedIterate`, after each iteration, for ever."""
         if isinstance(start, ParameterisedIterate):
             return self._transfer(likelihood, start.parameterisation, start.iteration)
-        resumed = isinstance(start, Iterate) and bool(start.state)
-        image = start.state["x"] if resumed else self._first(likelihood, start)
+        at = start if isinstance(start, Iterate) and start.state else None
+        image = self._first(likelihood, start) if at is None else at.state["x"]
         scale = self._scale(likelihood, image)
-        options = {"scale": scale, "guide": guide, "step": self.step, "search": self.search}
-        if resumed:
-            latent = NetworkInput(self.network, torch.as_tensor(start.state["alpha"]), **options)
-        else:
+        options: InputOptions = {"scale": scale, "guide": guide, "step": self.step, "search": self.search}
+        if at is None:
             latent = NetworkInput.of(self.network, image, **options)
+        else:
+            latent = NetworkInput(self.network, torch.as_tensor(at.state["alpha"]), **options)
         if self.method == "transfer":
             return self._transfer(likelihood, latent, 0)
         rho = self.rho * coupling_unit(likelihood, scale, image) if self.relative else self.rho
-        at = start if resumed else None
         return iterative_network(
             likelihood,
             latent,
@@ -287,21 +305,21 @@ class IterativeNetwork:
         )
 
     def _transfer(
-        self, likelihood: Likelihood | Sequence[Likelihood], latent: Any, done: int
+        self, likelihood: Likelihood | Sequence[Likelihood], latent: Parameterisation, done: int
     ) -> Iterator[ParameterisedIterate]:
         return parameterised_em(likelihood, latent, self.n_subsets, steps=self.fit_steps, iteration=done)
 
-    def _first(self, likelihood: Likelihood | Sequence[Likelihood], start: Any) -> torch.Tensor:
+    def _first(self, likelihood: Likelihood | Sequence[Likelihood], start: Start) -> torch.Tensor:
         at, parts = begin(likelihood, start.image if isinstance(start, Iterate) else start)
         if not isinstance(at.image, torch.Tensor):
             raise TypeError("IterativeNetwork works on torch tensors; give the likelihood torch data")
         if start is not None:
-            return detached(at).image
+            return constant(at).image
         with torch.no_grad():
             *_, last = islice(mlem(parts, at.image * activity_scale(parts, at.image)), self.initial)
         return last.image
 
-    def _scale(self, likelihood: Likelihood | Sequence[Likelihood], image: torch.Tensor) -> Any:
+    def _scale(self, likelihood: Likelihood | Sequence[Likelihood], image: torch.Tensor) -> Value:
         if callable(self.scale):
             return self.scale(likelihood)
         return activity_scale(likelihood, image) if self.scale is None else self.scale
@@ -319,12 +337,12 @@ def _value_and_gradient(loss: Loss, at: torch.Tensor) -> tuple[torch.Tensor, tor
 
 def _total(values: torch.Tensor) -> torch.Tensor:
     """The sum of each item in float64, (..., 1, 1, 1)."""
-    return values.sum(_IMAGE, keepdim=True, dtype=torch.float64)
+    return values.sum(IMAGE_AXES, keepdim=True, dtype=torch.float64)
 
 
-def _like(values: Any, x: torch.Tensor) -> torch.Tensor:
+def _like(values: Array, x: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(values).to(x)
 
 
-def _step(step: Any, x: torch.Tensor) -> Any:
+def _step(step: Value, x: torch.Tensor) -> Value:
     return step if isinstance(step, float) else _like(step, x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 
@@ -12,8 +12,9 @@ from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, li
 from emrecon.recon import Iterate, PoissonLikelihood, osem, sequential
 from emrecon.recon.engines.schedules import Order
 
-from .denoising_priors import transposed_jacobian
-from .plug_and_play import _IMAGE, _begin, _check_counts, _check_weight, _last, _resumed, denoised
+from ..networks.scaling import IMAGE_AXES
+from .denoising import ImageMap, denoised, transposed_jacobian
+from .iterations import Start, begin_at_activity, image_after, require_at_least_one, require_weights, resumed
 
 Fit = Literal["slope first", "least squares"]
 
@@ -40,7 +41,7 @@ class LocalLinearFitting:
     least: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_weight(self, "beta", "gamma", "alpha", "least")
+        require_weights(self, "beta", "gamma", "alpha", "least")
         if not (self.gamma > 0 and self.least > 0):
             raise ValueError("LocalLinearFitting gamma and least must be positive")
         if self.window < 1 or self.window % 2 == 0:
@@ -69,13 +70,13 @@ def local_linear_fit(x: Array, guide: Array, window: int = 5, fit: Fit = "slope 
 
 def kim_llf(
     likelihood: PoissonLikelihood | Sequence[PoissonLikelihood],
-    denoiser: Any,
-    start: Array | Iterate | None = None,
+    denoiser: ImageMap,
+    start: Start = None,
     n_subsets: int = 16,
     *,
     fitting: LocalLinearFitting = LocalLinearFitting(),
     order: Order = sequential,
-    guide: Any = None,
+    guide: Array | None = None,
     iteration: int = 0,
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each pass of separable quadratic surrogates with a network and local linear fits.
@@ -97,10 +98,10 @@ def kim_llf(
     Raises TypeError for list-mode likelihoods, and what `denoised` raises.
     Source: Kim et al. 2018, IEEE Trans Med Imaging 37:1478, and its programme.
     """
-    at, parts = _begin(likelihood, start, n_subsets, iteration)
+    at, parts = begin_at_activity(likelihood, start, n_subsets, iteration)
     if not all(isinstance(part, PoissonLikelihood) for part in parts):
         raise TypeError("kim_llf needs counts in bins, for the curvature of the data; list-mode has none")
-    return _llf(at, parts, denoiser, fitting, order, guide)
+    return _llf(at, cast(list[PoissonLikelihood], parts), denoiser, fitting, order, guide)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ class DnCNNWithLocalLinearFitting:
     `iterates` is the loop of it. An Iterate as start goes on exactly, up to n_iterations in all.
     """
 
-    denoiser: Any
+    denoiser: ImageMap
     fitting: LocalLinearFitting = LocalLinearFitting()
     n_iterations: int = 4
     n_subsets: int = 16
@@ -121,50 +122,57 @@ class DnCNNWithLocalLinearFitting:
     order: Order = sequential
 
     def __post_init__(self) -> None:
-        _check_counts(self, "n_iterations", "n_subsets", "initial")
+        require_at_least_one(self, "n_iterations", "n_subsets", "initial")
 
     def __call__(
         self,
         likelihood: PoissonLikelihood | Sequence[PoissonLikelihood],
-        start: Array | Iterate | None = None,
+        start: Start = None,
         *,
-        guide: Any = None,
+        guide: Array | None = None,
     ) -> Array:
-        return _last(self.iterates(likelihood, start, guide=guide), start, self.n_iterations)
+        return image_after(self.iterates(likelihood, start, guide=guide), start, self.n_iterations)
 
     def iterates(
         self,
         likelihood: PoissonLikelihood | Sequence[PoissonLikelihood],
-        start: Array | Iterate | None = None,
+        start: Start = None,
         *,
-        guide: Any = None,
+        guide: Array | None = None,
     ) -> Iterator[Iterate]:
         """Yield an `Iterate` after each pass, for ever."""
-        at, parts = _begin(likelihood, _resumed(start), self.n_subsets, 0)
+        at, parts = begin_at_activity(likelihood, resumed(start), self.n_subsets)
         if start is None:
             with torch.no_grad():
-                at = at._replace(image=_last(osem(parts, at.image), None, self.initial))
-        return kim_llf(parts, self.denoiser, at, fitting=self.fitting, order=self.order, guide=guide)
+                at = at._replace(image=image_after(osem(parts, at.image), None, self.initial))
+        return kim_llf(
+            cast(list[PoissonLikelihood], parts), self.denoiser, at, fitting=self.fitting, order=self.order, guide=guide
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class _Curvatures:
     """h of each subset, made when it is first met."""
 
-    parts: list[Any]
+    parts: list[PoissonLikelihood]
     least: float
     _plans: dict[int, PlanCache] = field(default_factory=dict, init=False)
 
     def __call__(self, k: int, x: Array) -> Array:
         return self._plans.setdefault(k, PlanCache()).get(x, lambda: self._make(self.parts[k], x))
 
-    def _make(self, part: Any, x: Array) -> Array:
+    def _make(self, part: PoissonLikelihood, x: Array) -> Array:
         xp, y = array_namespace(x), like(part.data, x)
         return part.model.adjoint(part.model.linear(xp.ones_like(x)) / xp.clip(y, self.least, None))
 
 
 def _llf(
-    at: Iterate, parts: list[Any], denoiser: Any, fitting: LocalLinearFitting, order: Order, guide: Any
+    at: Iterate,
+    parts: list[PoissonLikelihood],
+    denoiser: ImageMap,
+    fitting: LocalLinearFitting,
+    order: Order,
+    guide: Array | None,
 ) -> Iterator[Iterate]:
     iteration, x, curvature = at.iteration, at.image, _Curvatures(parts, fitting.least)
     xp = array_namespace(x)
@@ -180,16 +188,16 @@ def _llf(
 
 def _llf_step(
     state: tuple[Array, Array, Array, Array],
-    part: Any,
+    part: PoissonLikelihood,
     h: Array,
-    denoiser: Any,
+    denoiser: ImageMap,
     fitting: LocalLinearFitting,
-    guide: Any,
+    guide: Array | None,
 ) -> tuple[Array, Array, Array, Array]:
     x, q, b, eta = state
     beta, gamma, xp = fitting.beta, fitting.gamma, array_namespace(x)
 
-    def network(image: Array, sigma: Any = None, *, guide: Any = None) -> Array:
+    def network(image: Array, sigma: float | Array | None = None, *, guide: Array | None = None) -> Array:
         return xp.clip(denoised(denoiser, image, sigma, guide), 0.0, None)
 
     cleaned = network(x, guide=guide)
@@ -207,7 +215,7 @@ def _llf_step(
 
 def _box(x: Array, window: int) -> Array:
     """Return the sum over a window around each voxel, of the voxels inside the image."""
-    for axis in _IMAGE:
+    for axis in IMAGE_AXES:
         n, total = x.shape[axis], x + 0
         for d in range(1, min(window // 2, n - 1) + 1):
             lower = (..., slice(None, n - d), *[slice(None)] * (-axis - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -12,16 +12,20 @@ from scipy.sparse import csr_array
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from emrecon.projectors import AcquisitionModel, ImageGrid, LinearOperator
+from emrecon.projectors import AcquisitionModel, ImageGrid, LinearOperator, Projector
+from emrecon.projectors.core.arrays import Array
 from emrecon.recon import Iterate, KernelOperator, ListmodeLikelihood, PoissonLikelihood, kernel_matrix
 from emrecon.recon import run as run_iterates
+from emrecon.recon.engines.em import Likelihood
 from emrecon.recon.kernels.matrix import Window
 
-from .dip import DeepImagePrior, Fit, Likelihood, NetworkWeights, plain_em, run_network
+from ..networks.blocks import convolution, seeded
+from ..networks.unet import UNet
+from .dip import DeepImagePrior, Fit, NetworkWeights, plain_em, run_network
 
 _PUBLISHED = Fit("adam", 151, 1e-3)  # the fit of neural KEM
 _CHUNK = 8  # neighbours whose differences of features are held at a time
-_SMALL = 1e-12  # beside a squared distance, or its root had no slope at 0
+_SMALL = 1e-12  # beside a squared distance, since a root has no slope at 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,7 +70,23 @@ class NeuralKEM(DeepImagePrior):
         return parts if self.kernel is None else [with_kernel(part, self.kernel) for part in parts]
 
 
-def dip_ot(network: nn.Module | None = None, **options: Any) -> NeuralKEM:
+class NeuralKEMOptions(TypedDict, total=False):
+    """The fields of `NeuralKEM` besides its network."""
+
+    n_iterations: int
+    kernel: LinearOperator | None
+    fit: Fit
+    initial_steps: int
+    initial_fit: Fit
+    n_subsets: int
+    channels: int
+    seed: int
+    dimensions: int | None
+    positive: Callable[[torch.Tensor], torch.Tensor]
+    scale: Callable[[Likelihood], float | Array]
+
+
+def dip_ot(network: nn.Module | None = None, **options: Unpack[NeuralKEMOptions]) -> NeuralKEM:
     """Return the deep image prior by optimisation transfer: `NeuralKEM` without a kernel, x = f(theta | z).
 
     It has no rho, and the likelihood never gets worse; the options are those of `NeuralKEM`.
@@ -84,8 +104,7 @@ def with_kernel(likelihood: Likelihood, kernel: LinearOperator) -> Likelihood:
     model = likelihood.model
     if kernel.in_shape != kernel.out_shape or kernel.out_shape != model.projector.in_shape:
         raise ValueError(f"{kernel!r} does not fit images of {model.projector.in_shape}")
-    composed: Any = model.projector @ kernel
-    seen = AcquisitionModel(composed, model.factors, model.background, model.scale)
+    seen = AcquisitionModel(cast(Projector, model.projector @ kernel), model.factors, model.background, model.scale)
     if isinstance(likelihood, ListmodeLikelihood):
         return ListmodeLikelihood(seen, kernel.T(likelihood.sensitivity))
     return PoissonLikelihood(likelihood.data, seen)
@@ -148,19 +167,19 @@ class Neighbours:
 
 
 def deep_kernel(
-    composites: Any,
-    downsampled: Any,
+    composites: Array | Sequence[Array],
+    downsampled: Array | Sequence[Array],
     grid: ImageGrid | None = None,
     *,
     network: nn.Module | None = None,
     n_neighbours: int = 48,
     window: Window | None = 7,
-    mask: Any = None,
+    mask: Array | None = None,
     n_iterations: int = 501,
     rate: float = 1e-3,
     seed: int = 0,
     dimensions: int | None = None,
-    callbacks: Sequence[Callable[[Any], Any]] = (),
+    callbacks: Sequence[Callable[[Iterate], object]] = (),
 ) -> KernelOperator:
     """Return a kernel whose weights a network has learned from the scan's own composite frames, a `KernelOperator`.
 
@@ -237,7 +256,9 @@ def _features(network: nn.Module, theta: torch.Tensor, given: torch.Tensor) -> t
     return made.permute(order).reshape(-1, made.shape[1])
 
 
-def _composites(composites: Any, downsampled: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _composites(
+    composites: Array | Sequence[Array], downsampled: Array | Sequence[Array]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Both as (M, x, y, z), divided by the means of the composites."""
     z, low = (_stacked(values) for values in (composites, downsampled))
     low = low.to(z)
@@ -252,7 +273,7 @@ def _composites(composites: Any, downsampled: Any) -> tuple[torch.Tensor, torch.
     return z / mean, low / mean
 
 
-def _stacked(images: Any) -> torch.Tensor:
+def _stacked(images: Array | Sequence[Array]) -> torch.Tensor:
     listed = images if isinstance(images, (list, tuple)) else [images]
     stack = torch.stack([torch.as_tensor(image).detach() for image in listed])
     stack = stack[0] if stack.ndim == 5 else stack
@@ -261,9 +282,6 @@ def _stacked(images: Any) -> torch.Tensor:
 
 def default_features(dimensions: int, in_channels: int, seed: int, n_features: int = 16) -> nn.Module:
     """Return the U-Net of DIPRecon with so many channels instead of one, with new weights that belong to a seed."""
-    from ..networks.blocks import convolution, seeded
-    from ..networks.unet import UNet
-
     with seeded(seed):
         network = UNet(dimensions, in_channels, width=n_features, non_negative=False)
         network.last = convolution(dimensions, n_features, n_features, 1)

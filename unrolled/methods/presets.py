@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from ..networks.blocks import ConvolutionalAutoencoder, NetworkDenoiser, ResidualUnit, SmallCNN
 from ..networks.transformer import SwinRegulariser
 from ..networks.unet import UNet
 from .primal_dual_network import PrimalDualNetwork
-from .unrolled_em import UnrolledEM
+from .unrolled_em import ModuleOptions, UnrolledEM, UnrolledOptions
 
 
 def mapem_net(
@@ -20,7 +20,7 @@ def mapem_net(
     tied: bool = True,
     width: int = 16,
     norm: str = "batch",
-    **options: Any,
+    **options: Unpack[UnrolledOptions],
 ) -> UnrolledEM:
     """Return MAPEM-Net: U-Nets as the prior of ADMM with two EM steps in a module and a dual variable.
 
@@ -30,8 +30,8 @@ def mapem_net(
     Source: Gong et al. 2019, Proc. SPIE 11072.
     """
     networks = [_unet(dimensions, guide_channels, width, norm) for _ in range(1 if tied else n_modules)]
-    given: Any = networks[0] if tied else networks
-    return UnrolledEM(given, n_modules, **{"em_steps": 2, "dual": True, **options})
+    defaults: UnrolledOptions = {"em_steps": 2, "dual": True}
+    return UnrolledEM(networks[0] if tied else networks, n_modules, **(defaults | options))
 
 
 def fbsem_net(
@@ -41,7 +41,7 @@ def fbsem_net(
     *,
     subsets: int | None = 6,
     norm: str = "batch",
-    **options: Any,
+    **options: Unpack[ModuleOptions],
 ) -> UnrolledEM:
     """Return FBSEM-Net: one residual unit before every subset's EM step, its strength learned.
 
@@ -61,7 +61,7 @@ def bcd_net(
     *,
     channels: int = 78,
     alpha: float | Sequence[float] = -15.0,
-    **options: Any,
+    **options: Unpack[UnrolledOptions],
 ) -> UnrolledEM:
     """Return BCD-Net: a convolutional autoencoder with soft thresholds of its own in every module, one EM step each.
 
@@ -75,7 +75,8 @@ def bcd_net(
         for _ in range(n_modules)
     ]
     layers = [NetworkDenoiser(body, dimensions, guide_channels) for body in bodies]
-    return UnrolledEM(layers, n_modules, **{"beta": "keep", "initial_beta": 1.0, **options})
+    defaults: UnrolledOptions = {"beta": "keep", "initial_beta": 1.0}
+    return UnrolledEM(layers, n_modules, **(defaults | options))
 
 
 def em_net(
@@ -83,9 +84,10 @@ def em_net(
     n_modules: int = 6,
     guide_channels: int = 0,
     *,
+    subsets: int | None = None,
     width: int = 16,
     norm: str = "batch",
-    **options: Any,
+    **options: Unpack[ModuleOptions],
 ) -> UnrolledEM:
     """Return EMnet: the network stands for the gradient of the prior in an EM-preconditioned step.
 
@@ -93,11 +95,16 @@ def em_net(
     Source: Gong et al. 2019, Proc. SPIE 10948; the exact form is our reading.
     """
     network = _unet(dimensions, guide_channels, width, norm, non_negative=False)
-    return UnrolledEM(network, n_modules, form="gradient", **options)
+    return UnrolledEM(network, n_modules, subsets=subsets, form="gradient", **options)
 
 
 def osem_varnet(
-    dimensions: int = 2, n_modules: int = 2, guide_channels: int = 0, *, subsets: int | None = 6, **options: Any
+    dimensions: int = 2,
+    n_modules: int = 2,
+    guide_channels: int = 0,
+    *,
+    subsets: int | None = 6,
+    **options: Unpack[ModuleOptions],
 ) -> UnrolledEM:
     """Return OSEM-VarNet: a pass of OSEM and a small shared network that is added with a weight of each module's own.
 
@@ -109,7 +116,12 @@ def osem_varnet(
 
 
 def transem(
-    dimensions: int = 2, n_modules: int = 8, guide_channels: int = 0, *, subsets: int | None = 6, **options: Any
+    dimensions: int = 2,
+    n_modules: int = 8,
+    guide_channels: int = 0,
+    *,
+    subsets: int | None = 6,
+    **options: Unpack[ModuleOptions],
 ) -> UnrolledEM:
     """Return TransEM: FBSEM-Net with a Swin transformer block instead of the residual unit (extra `monai`).
 
@@ -120,9 +132,16 @@ def transem(
     return UnrolledEM(network, n_modules, subsets=subsets, per_subset=True, **options)
 
 
-def learned_primal_dual(dimensions: int = 2, **options: Any) -> PrimalDualNetwork:
-    """Return learned primal-dual with 10 iterations of 5 primal and 5 dual channels; see `PrimalDualNetwork`."""
-    return PrimalDualNetwork(dimensions, **options)
+def learned_primal_dual(
+    dimensions: int = 2,
+    n_iterations: int = 10,
+    n_primal: int = 5,
+    n_dual: int = 5,
+    width: int = 32,
+    guide_channels: int = 0,
+) -> PrimalDualNetwork:
+    """Return learned primal-dual, as published for images of one slice; see `PrimalDualNetwork`."""
+    return PrimalDualNetwork(dimensions, n_iterations, n_primal, n_dual, width, guide_channels)
 
 
 def _unet(dimensions: int, guide_channels: int, width: int, norm: str, non_negative: bool = True) -> NetworkDenoiser:

@@ -6,11 +6,10 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
-from emrecon.projectors.core.arrays import array_namespace, like, to_numpy
+from emrecon.projectors.core.arrays import Array, array_namespace, like, to_numpy
 from emrecon.recon import Iterate, PoissonLikelihood
 
 
@@ -31,8 +30,8 @@ class WindowedVariance:
     window: int = 10
     patience: int = 20
     history: list[float] = field(default_factory=list, init=False, repr=False)
-    _seen: deque[Any] = field(default_factory=deque, init=False, repr=False)
-    _best: list[Any] = field(default_factory=list, init=False, repr=False)
+    _seen: deque[Iterate] = field(default_factory=deque, init=False, repr=False)
+    _best: list[Iterate] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.window < 2 or self.patience < 1:
@@ -67,7 +66,7 @@ class HeldOut:
     likelihood: PoissonLikelihood
     patience: int = 10
     history: list[float] = field(default_factory=list, init=False, repr=False)
-    _best: list[Any] = field(default_factory=list, init=False, repr=False)
+    _best: list[Iterate] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.patience < 1:
@@ -91,7 +90,7 @@ def hold_out(
         y_v ~ Binomial(y, fraction),  y - y_v:  independent Poisson counts, of means fraction * ybar and the rest
 
     Factors and background are divided likewise, so both explain the same image.
-    Raises ValueError for counts that are not whole numbers and a fraction that is not between 0 and 1, TypeError for
+    Raises ValueError for counts that are not whole numbers and a fraction outside 0 to 1, TypeError for
     list-mode likelihoods.
     """
     if not isinstance(likelihood, PoissonLikelihood):
@@ -106,7 +105,7 @@ def hold_out(
     return _share(likelihood, likelihood.data - held, 1 - fraction), _share(likelihood, held, fraction)
 
 
-def _share(likelihood: PoissonLikelihood, counts: Any, fraction: float) -> PoissonLikelihood:
+def _share(likelihood: PoissonLikelihood, counts: Array, fraction: float) -> PoissonLikelihood:
     model = likelihood.model
     return PoissonLikelihood(
         counts, replace(model, factors=model.factors * fraction, background=model.background * fraction)
@@ -121,7 +120,7 @@ def _no_longer_better(value: float, iterate: Iterate, rule: WindowedVariance | H
     return len(rule.history) - 1 - int(np.argmin(rule.history)) >= rule.patience
 
 
-def _relative_variance(images: Sequence[Any]) -> float:
+def _relative_variance(images: Sequence[Array]) -> float:
     xp = array_namespace(images[0])
     stack = xp.stack(list(images))
     mean = xp.mean(stack, axis=0)

@@ -5,26 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, Protocol
+from typing import Literal, TypedDict
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_fuse, em_step, osem, run
-from emrecon.recon.engines.autograd import em_update as _em_update
+from emrecon.recon import em_fuse, em_step, osem, run
+from emrecon.recon.engines.autograd import em_update as differentiable_em
+from emrecon.recon.engines.em import Likelihood
 
+from ..networks.blocks import Denoiser
 from ..networks.scaling import count_scale
 
-Likelihood = PoissonLikelihood | ListmodeLikelihood
+Network = Callable[[torch.Tensor], torch.Tensor]
 Mode = Literal["full", "checkpoint", "detach"]
 MODES = ("full", "checkpoint", "detach")
-
-
-class Denoiser(Protocol):
-    """What turns an image into a better one: a network, or any other map of images (..., x, y, z)."""
-
-    def __call__(self, x: torch.Tensor, sigma: Any = None, *, guide: torch.Tensor | None = None) -> torch.Tensor: ...
 
 
 def em_update(x: torch.Tensor, likelihood: Likelihood, grad: Mode = "full") -> torch.Tensor:
@@ -39,7 +35,28 @@ def em_update(x: torch.Tensor, likelihood: Likelihood, grad: Mode = "full") -> t
     if grad == "detach":
         with torch.no_grad():
             return em_step(x, likelihood)
-    return _em_update(x, likelihood, grad == "full")
+    return differentiable_em(x, likelihood, grad == "full")
+
+
+class ModuleOptions(TypedDict, total=False):
+    """Arguments of `UnrolledEM` that mean the same in every published form."""
+
+    em_steps: int
+    dual: bool
+    beta: Literal["learn", "keep"] | float | torch.Tensor
+    grad: Mode
+    initial_beta: float
+    scale: Callable[[Likelihood], torch.Tensor] | None
+    initial: Sequence[int]
+
+
+class UnrolledOptions(ModuleOptions, total=False):
+    """Arguments of `UnrolledEM` besides denoisers and their number."""
+
+    subsets: int | None
+    per_subset: bool
+    form: Literal["fuse", "gradient", "residual"]
+    beta_of_each: bool
 
 
 class UnrolledEM(nn.Module):
@@ -93,10 +110,10 @@ class UnrolledEM(nn.Module):
     ) -> None:
         super().__init__()
         several = isinstance(denoisers, (Sequence, nn.ModuleList))
-        given: list[Any] = list(denoisers) if several else [denoisers]  # type: ignore[arg-type]
+        given: list[Denoiser] = list(denoisers) if several else [denoisers]  # type: ignore[arg-type, list-item]
         self.n_modules = len(given) if n_modules is None else n_modules
         if not all(isinstance(n, int) for n in (self.n_modules, em_steps, subsets or 1, *initial)):
-            raise ValueError("UnrolledEM counts modules, steps, subsets and passes in whole numbers")
+            raise ValueError("UnrolledEM: n_modules, em_steps, subsets and initial must be whole numbers")
         if self.n_modules < 1 or em_steps < 1 or (subsets is not None and subsets < 1):
             raise ValueError("UnrolledEM needs at least one module, one EM step and one subset")
         if several and len(given) != self.n_modules:
@@ -106,7 +123,10 @@ class UnrolledEM(nn.Module):
         if len(initial) != 2 or initial[0] < 0 or initial[1] < 1:
             raise ValueError(f"initial is (passes, subsets) of OSEM, at least (0, 1), got {initial!r}")
         if grad not in MODES or form not in ("fuse", "gradient", "residual"):
-            raise ValueError(f"UnrolledEM has no grad {grad!r} with form {form!r}")
+            raise ValueError(
+                f"UnrolledEM: grad must be one of {', '.join(MODES)} and form one of fuse, gradient, residual; "
+                f"got grad={grad!r} and form={form!r}"
+            )
         if dual and (form != "fuse" or per_subset):
             raise ValueError("a dual variable needs form='fuse' and one denoiser for a whole module")
         self.denoisers = nn.ModuleList(d if isinstance(d, nn.Module) else _Function(d) for d in given)
@@ -136,7 +156,7 @@ class UnrolledEM(nn.Module):
         *,
         guide: torch.Tensor | None = None,
         each: bool = False,
-    ) -> Any:
+    ) -> torch.Tensor | list[torch.Tensor]:
         """Return the image of each item, or with `each` the list of images after all modules.
 
         likelihood : batched or not; with a list, each is a subset and `subsets` is not used.
@@ -144,28 +164,38 @@ class UnrolledEM(nn.Module):
         guide : as the denoisers want it.
         Raises TypeError for NumPy data or starts, ValueError for a start of another shape.
         """
-        parts = self._parts(likelihood)
-        if start is not None:
-            _check_start(start, parts[0].model.projector.in_shape)
-        unit = self._unit(likelihood, start)
-        x = self._start(likelihood, unit * ones_of(parts)) if start is None else start
+        parts, unit, x = self.begin(likelihood, start)
         mu, images = torch.zeros_like(x), []
         for n in range(self.n_modules):
-            denoiser = self.denoisers[n % len(self.denoisers)]
-            x, mu = self._module(x, mu, denoiser, parts, unit, guide, self._weight(n, x))
+            x, mu = self.run_module(n, x, mu, parts, unit, guide)
             images.append(x)
         return images if each else x
 
-    def _module(
+    def begin(
+        self, likelihood: Likelihood | Sequence[Likelihood], start: torch.Tensor | None = None
+    ) -> tuple[list[Likelihood], torch.Tensor, torch.Tensor]:
+        """Return the likelihoods of the subsets, the scale of each item, (..., 1, 1, 1), and the first image.
+
+        Arguments and errors as in `forward`.
+        """
+        parts = self.parts_of(likelihood)
+        if start is not None:
+            _check_start(start, parts[0].model.projector.in_shape)
+        unit = self._unit(likelihood, start)
+        return parts, unit, self._start(likelihood, unit * ones_of(parts)) if start is None else start
+
+    def run_module(
         self,
+        n: int,
         x: torch.Tensor,
         mu: torch.Tensor,
-        denoiser: Any,
         parts: Sequence[Likelihood],
         unit: torch.Tensor,
-        guide: torch.Tensor | None,
-        weight: torch.Tensor,
+        guide: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return image and dual variable after module n; parts and unit are those of `begin`."""
+        denoiser, weight = self.denoisers[n % len(self.denoisers)], self._weight(n, x)
+
         def network(image: torch.Tensor) -> torch.Tensor:
             if self.grad == "checkpoint" and torch.is_grad_enabled():
                 return _made_again(denoiser, image / unit, guide)
@@ -187,7 +217,7 @@ class UnrolledEM(nn.Module):
         return x, mu
 
     def _without_fusion(
-        self, x: torch.Tensor, network: Any, parts: Sequence[Likelihood], unit: torch.Tensor, weight: torch.Tensor
+        self, x: torch.Tensor, network: Network, parts: Sequence[Likelihood], unit: torch.Tensor, weight: torch.Tensor
     ) -> torch.Tensor:
         if self.form == "residual":
             em = x
@@ -217,7 +247,8 @@ class UnrolledEM(nn.Module):
     def _strength(self, weight: torch.Tensor, s: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
         return weight * _mean_over_seen(s) / unit if self.without_unit else weight
 
-    def _parts(self, likelihood: Likelihood | Sequence[Likelihood]) -> list[Likelihood]:
+    def parts_of(self, likelihood: Likelihood | Sequence[Likelihood]) -> list[Likelihood]:
+        """Return the likelihoods of the subsets; a list is taken as it is."""
         if isinstance(likelihood, Sequence):
             return list(likelihood)
         n = self.subsets or 1
@@ -296,16 +327,21 @@ def _unchanged_buffers(module: nn.Module) -> Iterator[None]:
 class _Function(nn.Module):
     """A denoiser that is not a network."""
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Denoiser) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, x: torch.Tensor, sigma: Any = None, *, guide: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, sigma: float | torch.Tensor | None = None, *, guide: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return self.function(x, sigma, guide=guide)
 
 
 def ones_of(parts: Sequence[Likelihood]) -> torch.Tensor:
-    """Ones where any of the parts sees something."""
+    """Return ones where any of the parts sees something.
+
+    Raises TypeError for likelihoods of other arrays than torch tensors.
+    """
     each = [part.ones_image() for part in parts]
     if not all(isinstance(ones, torch.Tensor) for ones in each):
         raise TypeError("UnrolledEM works on torch tensors; give the likelihood torch data")
@@ -313,7 +349,7 @@ def ones_of(parts: Sequence[Likelihood]) -> torch.Tensor:
     return torch.stack(seen).amax(0)
 
 
-def _check_start(start: Any, shape: Sequence[int]) -> None:
+def _check_start(start: object, shape: Sequence[int]) -> None:
     if not isinstance(start, torch.Tensor):
         raise TypeError(f"UnrolledEM starts from a torch tensor, got {type(start).__name__}")
     if tuple(start.shape[-3:]) != tuple(shape):

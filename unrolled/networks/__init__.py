@@ -2,6 +2,7 @@
 
 from .blocks import (
     ConvolutionalAutoencoder,
+    Denoiser,
     DnCNN,
     NetworkDenoiser,
     ResidualUnit,
@@ -18,6 +19,7 @@ __all__ = [
     "DEEP_IMAGE_PRIOR",
     "ITERATIVE_CNN",
     "ConvolutionalAutoencoder",
+    "Denoiser",
     "DnCNN",
     "NetworkDenoiser",
     "ResidualUnit",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,16 @@ _NORMS = {
     "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
     "instance": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
 }
+
+
+class Denoiser(Protocol):
+    """What turns an image into a better one: a network, or any other map of images (..., x, y, z).
+
+    sigma : the standard deviation of the noise, a number or one for each item, for denoisers that ask for it.
+    guide : another image of the same object, such as MR or CT.
+    """
+
+    def __call__(self, x: Tensor, sigma: float | Tensor | None = None, *, guide: Tensor | None = None) -> Tensor: ...
 
 
 class NetworkDenoiser(nn.Module):
@@ -44,7 +54,7 @@ class NetworkDenoiser(nn.Module):
         if getattr(body, "dimensions", dimensions) != dimensions:
             raise ValueError(f"{self._name}: the body is {body.dimensions}-D, not {dimensions}-D")
 
-    def forward(self, x: Tensor, sigma: Any = None, *, guide: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None, *, guide: Tensor | None = None) -> Tensor:
         """Return the denoised image, of the shape of x, (..., x, y, z)."""
         self._check(x)
         channels = x.unsqueeze(-4)
@@ -284,7 +294,13 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def convolution(
-    dimensions: int, in_channels: int, out_channels: int, kernel: int = 3, *, stride: Any = 1, bias: bool = True
+    dimensions: int,
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 3,
+    *,
+    stride: int | tuple[int, ...] = 1,
+    bias: bool = True,
 ) -> nn.Module:
     """Return a 2-D or 3-D convolution that keeps the size, where the stride is 1."""
     _require_dimensions(dimensions, "convolution")
@@ -330,7 +346,7 @@ def unit(
     kernel: int = 3,
     *,
     norm: str,
-    stride: Any = 1,
+    stride: int | tuple[int, ...] = 1,
     affine: bool = True,
     slope: float | None = 0.0,
 ) -> nn.Sequential:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from emrecon.projectors.core.arrays import Array, array_namespace, like
-from emrecon.recon import ListmodeLikelihood, PoissonLikelihood
+from emrecon.recon import PoissonLikelihood
+from emrecon.recon.engines.em import Likelihood
 
-Likelihood = PoissonLikelihood | ListmodeLikelihood
+from .blocks import Denoiser
 
-_IMAGE = (-3, -2, -1)
+IMAGE_AXES = (-3, -2, -1)
+"""The axes x, y, z of an image; those before them are items."""
+
 _OBJECT = 0.1  # voxels below this fraction of the mean are air
 
 
@@ -28,11 +30,18 @@ class ScaleEquivariant(nn.Module):
     Gradients pass through c.
     """
 
-    def __init__(self, denoiser: Callable[..., Tensor], scale: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, denoiser: Denoiser, scale: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.denoiser, self.scale = denoiser, mean_scale if scale is None else scale
 
-    def forward(self, x: Tensor, sigma: Any = None, *, guide: Tensor | None = None, scale: Any = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sigma: float | Tensor | None = None,
+        *,
+        guide: Tensor | None = None,
+        scale: float | Tensor | None = None,
+    ) -> Tensor:
         """Return the denoised image, of the shape of x.
 
         scale : c, a number or (..., 1, 1, 1) (default: the scale of the image). sigma : a number, or one for each item.
@@ -54,8 +63,8 @@ def mean_scale(x: Tensor) -> Tensor:
     x : (..., x, y, z) -> (..., 1, 1, 1). 0 for an image of zeros. The air around the object hardly changes it.
     """
     size = x.abs()
-    seen = size > _OBJECT * size.mean(_IMAGE, keepdim=True)
-    return (size * seen).sum(_IMAGE, keepdim=True) / seen.sum(_IMAGE, keepdim=True).clamp(min=1)
+    seen = size > _OBJECT * size.mean(IMAGE_AXES, keepdim=True)
+    return (size * seen).sum(IMAGE_AXES, keepdim=True) / seen.sum(IMAGE_AXES, keepdim=True).clamp(min=1)
 
 
 def normalised_guide(guide: Tensor, by: str = "max") -> Tensor:
@@ -66,7 +75,7 @@ def normalised_guide(guide: Tensor, by: str = "max") -> Tensor:
     """
     if by not in ("max", "mean"):
         raise ValueError(f'normalised_guide: by must be "max" or "mean", got {by!r}')
-    scale = guide.abs().amax(_IMAGE, keepdim=True) / 5 if by == "max" else mean_scale(guide)
+    scale = guide.abs().amax(IMAGE_AXES, keepdim=True) / 5 if by == "max" else mean_scale(guide)
     return guide / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
@@ -105,9 +114,9 @@ def _one_each(x: Tensor) -> tuple[int, ...]:
     return (*x.shape[:-3], 1, 1, 1)
 
 
-def _divided(sigma: Any, scale: Tensor) -> Any:
+def _divided(sigma: float | Tensor | None, scale: Tensor) -> Tensor | None:
     """sigma / scale, for a number, one for each item (...), or (..., 1, 1, 1)."""
     if sigma is None:
         return None
-    sigma = torch.as_tensor(sigma, dtype=scale.dtype, device=scale.device)
-    return (sigma[..., None, None, None] if 0 < sigma.ndim < 3 else sigma) / scale
+    noise = torch.as_tensor(sigma, dtype=scale.dtype, device=scale.device)
+    return (noise[..., None, None, None] if 0 < noise.ndim < 3 else noise) / scale

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from .blocks import convolution, normalisation, positive
@@ -63,7 +61,7 @@ class SwinRegulariser(nn.Module):
         return positive(output, self.non_negative)[crop]
 
 
-def _swin_layers() -> Any:
+def _swin_layers() -> type[nn.Module]:
     try:
         import einops  # noqa: F401  (MONAI finds out only when the network runs)
         from monai.networks.nets.swin_unetr import BasicLayer

@@ -1,8 +1,8 @@
 """How networks are trained: the loop, losses, weights, several processes, module by module."""
 
-from .distributed import ShardedProjector, process_group, shared_count_scale, view_sharded
+from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
 from .layerwise import LayerRecord, first_thresholds, train_layers
-from .loop import Record, Settings, Validation, best_weights, by_epoch, plot_log, warmup_cosine, warmup_steps
+from .loop import Record, Settings, Validation, best_weights, by_epoch, plot_log, train, warmup_cosine, warmup_steps
 from .losses import (
     Noise2Void,
     Supervised,
@@ -19,7 +19,7 @@ from .losses import (
     thinned,
 )
 from .shipped import pretrained, pretrained_names, pretrained_path
-from .weights import Card, load_network, load_weights, read_card, save_weights
+from .weights import Card, count_parameters, load_network, load_weights, read_card, save_weights
 
 __all__ = [
     "Card",
@@ -34,6 +34,7 @@ __all__ = [
     "WeightedSum",
     "best_weights",
     "by_epoch",
+    "count_parameters",
     "equivariant",
     "first_thresholds",
     "l1",
@@ -53,7 +54,9 @@ __all__ = [
     "save_weights",
     "shared_count_scale",
     "ssim_loss",
+    "sum_over_ranks",
     "thinned",
+    "train",
     "train_layers",
     "view_sharded",
     "warmup_cosine",

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from emrecon import recon
 
-from ..methods.unrolled_em import UnrolledEM, ones_of
+from ..methods.unrolled_em import UnrolledEM
 from ..networks.blocks import SoftThreshold, initial_thresholds
 from .distributed import rank_and_size
 from .loop import Objective, Settings, Validation, Weights, _read, best_weights, train
@@ -199,8 +199,7 @@ def _apply(model: UnrolledEM, n: int, batches: list[_Batch], cases: Cases, name:
         likelihood, _, guide = applied(_arguments, arguments)
         x, unit = batch.image.to(batch.device), batch.unit.to(batch.device)
         no_dual = torch.zeros_like(x)
-        weight = model._weight(n, x)
-        x, _ = model._module(x, no_dual, model.denoisers[n], model._parts(likelihood), unit, guide, weight)
+        x, _ = model.run_module(n, x, no_dual, model.parts_of(likelihood), unit, guide)
         batch.image = x.cpu()
 
 
@@ -281,8 +280,7 @@ def _batch(model: UnrolledEM, case: Any) -> _Batch:
     if not isinstance(case, (tuple, list)) or len(case) not in (2, 3):
         raise ValueError("train_layers takes cases (arguments, target) or (arguments, target, weight)")
     likelihood, start, guide = applied(_arguments, case[0])
-    unit = model._unit(likelihood, start)
-    image = model._start(likelihood, unit * ones_of(model._parts(likelihood))) if start is None else start
+    _, unit, image = model.begin(likelihood, start)
     target, *weight = case[1:]
     if target.shape != image.shape:
         raise ValueError(
