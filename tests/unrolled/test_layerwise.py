@@ -333,7 +333,7 @@ def test_errors_say_what_is_wrong():
         ({"validation": []}, "validation is empty"),
         ({"cases": [CASES[0][0]]}, "takes cases"),
         ({"cases": [(CASES[0][0], CASES[1][1])]}, r"a target of \(2, 16, 16, 1\) does not fit"),
-        ({"cases": [case(1, 0, 1), case(1, 0)]}, "have a guide or a weight and others none"),
+        ({"cases": [case(1, 0, 1), case(1, 0)]}, "must have a guide, and likewise a weight"),
         ({"cases": iter(CASES)}, "fewer after module 0"),
     ):
         with pytest.raises(ValueError, match=match):

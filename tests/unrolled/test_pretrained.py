@@ -36,7 +36,7 @@ def test_names_say_architecture_and_recipe(name):
 
 def test_unknown_names_list_those_that_there_are():
     for ask in (pretrained, pretrained_path):
-        with pytest.raises(ValueError, match=f"no trained network 'unet'; there are {', '.join(NAMES)}"):
+        with pytest.raises(ValueError, match=f"unknown trained network 'unet'; choose from {', '.join(NAMES)}"):
             ask("unet")
 
 

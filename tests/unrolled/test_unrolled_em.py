@@ -361,7 +361,7 @@ def test_list_mode_events():
     [
         (lambda: UnrolledEM(identity, 0), "at least one"),
         (lambda: UnrolledEM([identity] * 2, 3), "2 denoisers for 3 modules"),
-        (lambda: UnrolledEM(identity, 2, grad="half"), "no grad"),
+        (lambda: UnrolledEM(identity, 2, grad="half"), "grad must be one of"),
         (lambda: UnrolledEM(identity, 2, initial=(2, 0)), "passes, subsets"),
         (lambda: UnrolledEM(identity, 2, dual=True, per_subset=True), "dual"),
         (lambda: UnrolledEM(identity, 2, initial_beta=float("inf")), "learn"),

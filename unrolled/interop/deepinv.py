@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any, Literal, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,26 @@ from emrecon.projectors.core.arrays import Array, is_torch, like, to_numpy
 from emrecon.projectors.core.operator import LinearOperator, Shape, broadcasts_to
 from emrecon.recon import PoissonLikelihood
 
-from ..networks.scaling import ScaleEquivariant
+from ..networks.blocks import Denoiser
+from ..networks.optional import optional_module
+from ..networks.scaling import IMAGE_AXES, ScaleEquivariant
 from ..networks.unet import pad_to_multiple
 
-_IMAGE = (-3, -2, -1)
+if TYPE_CHECKING:
+    import deepinv
+
+
+class PhysicsOptions(TypedDict, total=False):
+    """Arguments of `as_linear_physics` besides the model."""
+
+    dimensions: int | None
+    image_unit: float
+    data_unit: float
+    noise_model: deepinv.physics.NoiseModel | None
+
+
+Given = PoissonLikelihood | Sequence[PoissonLikelihood]
+"""What a method is given: the likelihood, or those of the subsets."""
 
 
 # ---- our systems as physics ------------------------------------------------------------------------------------------
@@ -31,8 +47,8 @@ def as_linear_physics(
     dimensions: int | None = None,
     image_unit: float = 1.0,
     data_unit: float = 1.0,
-    noise_model: Any = None,
-) -> Any:
+    noise_model: deepinv.physics.NoiseModel | None = None,
+) -> deepinv.physics.LinearPhysics:
     """Return our system as a `deepinv.physics.LinearPhysics`; see `SystemPhysics` for what it offers.
 
         y = Poisson( data_unit A(x) ) / data_unit,   A(x) = (model.linear(image_unit x) [+ background]) / data_unit
@@ -45,35 +61,37 @@ def as_linear_physics(
     noise_model : of deepinv (default: Poisson noise of the counts).
     Raises ImportError where deepinv is missing, ValueError for a unit that is not positive or slices that do not fit.
     """
-    deepinv = _deepinv("as_linear_physics")
+    theirs = _deepinv("as_linear_physics")
     if not (image_unit > 0 and data_unit > 0):
         raise ValueError(f"as_linear_physics needs positive units, got image {image_unit} and data {data_unit}")
     system = model if isinstance(model, AcquisitionModel) else AcquisitionModel(model)
     if noise_model is None:
-        noise_model = deepinv.physics.PoissonNoise(gain=1 / data_unit, normalize=True)
-    make = _subclass(SystemPhysics, deepinv.physics.LinearPhysics)
+        noise_model = theirs.physics.PoissonNoise(gain=1 / data_unit, normalize=True)
+    make = _subclass(SystemPhysics, theirs.physics.LinearPhysics)
     return make(system, _dimensions(system.projector, dimensions), image_unit, data_unit, noise_model)
 
 
-def as_stacked(model: AcquisitionModel | Projector, n_subsets: int, **options: Any) -> Any:
+def as_stacked(
+    model: AcquisitionModel | Projector, n_subsets: int, **options: Unpack[PhysicsOptions]
+) -> deepinv.physics.StackedLinearPhysics:
     """Return the views k, k + n, ... of our system as the parts of a `deepinv.physics.StackedLinearPhysics`.
 
     n_subsets : n; the data belong to it as `split_views(y, n)`, for deepinv's OSEM and BSREM among others.
     options : of `as_linear_physics`.
     """
-    deepinv = _deepinv("as_stacked")
+    theirs = _deepinv("as_stacked")
     system = model if isinstance(model, AcquisitionModel) else AcquisitionModel(model)
     parts = [as_linear_physics(system.subset(k, n_subsets), **options) for k in range(n_subsets)]
-    return deepinv.physics.StackedLinearPhysics(parts)
+    return theirs.physics.StackedLinearPhysics(parts)
 
 
-def split_views(y: Tensor, n_subsets: int) -> Any:
+def split_views(y: Tensor, n_subsets: int) -> deepinv.utils.TensorList:
     """Return data (B, 1, views, ...) as a `deepinv.utils.TensorList` of the views k, k + n, ..."""
     return _deepinv("split_views").utils.TensorList([y[:, :, k::n_subsets] for k in range(n_subsets)])
 
 
 class SystemPhysics(nn.Module):
-    """What `as_linear_physics` adds to `deepinv.physics.LinearPhysics`; it is made there, not by its own name.
+    """What `as_linear_physics` adds to `deepinv.physics.LinearPhysics`; create it by that function.
 
     A, A_adjoint : the linear part and its exact transpose, with gradients. physics(x) has background and noise.
     background : buffer, expected counts / data_unit, broadcasts to data (B, 1, ...).
@@ -83,7 +101,12 @@ class SystemPhysics(nn.Module):
     """
 
     def __init__(
-        self, model: AcquisitionModel, dimensions: int, image_unit: float, data_unit: float, noise_model: Any
+        self,
+        model: AcquisitionModel,
+        dimensions: int,
+        image_unit: float,
+        data_unit: float,
+        noise_model: deepinv.physics.NoiseModel,
     ) -> None:
         image, data = model.projector.in_shape, model.projector.out_shape
         flat = dimensions == 2
@@ -97,20 +120,20 @@ class SystemPhysics(nn.Module):
         self.register_buffer("background", _with_channel(batch, self.flat_data))
         self.register_buffer("guide", None)
 
-    def A(self, x: Tensor, add_background: bool = False, **parameters: Any) -> Tensor:
+    def A(self, x: Tensor, add_background: bool = False, **parameters: Tensor) -> Tensor:
         """Return A x, (B, 1, *image) -> (B, 1, *data); parameters such as background replace the buffers."""
         self.update_parameters(**parameters)
         y = self.model.linear(self.as_image(x)) / self.data_unit
         y = _with_channel(y, self.flat_data)
         return y + self.background.to(y) if add_background else y
 
-    def A_adjoint(self, y: Tensor, **parameters: Any) -> Tensor:
+    def A_adjoint(self, y: Tensor, **parameters: Tensor) -> Tensor:
         """Return the transpose of `A` applied to data, (B, 1, *data) -> (B, 1, *image)."""
         self.update_parameters(**parameters)
         x = self.model.adjoint(self._bins(y)) * (self.image_unit / self.data_unit)
         return _with_channel(x, self.flat_image)
 
-    def forward(self, x: Tensor, **parameters: Any) -> Tensor:
+    def forward(self, x: Tensor, **parameters: Tensor) -> Tensor:
         """Return simulated data, noise(A x + background)."""
         return self.sensor(self.noise(self.A(x, add_background=True, **parameters)))
 
@@ -137,7 +160,10 @@ class SystemPhysics(nn.Module):
 
 
 def from_linear_physics(
-    physics: Any, data_shape: Sequence[int], image_shape: Sequence[int], n_items: int | None = None
+    physics: deepinv.physics.LinearPhysics,
+    data_shape: Sequence[int],
+    image_shape: Sequence[int],
+    n_items: int | None = None,
 ) -> AcquisitionModel:
     """Return a `deepinv.physics.LinearPhysics` as one of our models, for likelihoods without subsets.
 
@@ -162,7 +188,9 @@ def from_linear_physics(
 class _PhysicsOperator(LinearOperator):
     """deepinv's physics with our shapes, whole batches at a time."""
 
-    def __init__(self, physics: Any, data_shape: Shape, image_shape: Shape, n_items: int | None) -> None:
+    def __init__(
+        self, physics: deepinv.physics.LinearPhysics, data_shape: Shape, image_shape: Shape, n_items: int | None
+    ) -> None:
         self.physics, self.image_shape, self._n_items = physics, image_shape, n_items
         self.in_shape = (*image_shape[1:], *[1] * (4 - len(image_shape)))
         self.out_shape = data_shape
@@ -198,8 +226,11 @@ class _PhysicsOperator(LinearOperator):
 
 
 def as_reconstructor(
-    method: Callable[..., Any], *, start: Callable[[Any], Tensor] | None = None, device: Any = "cpu"
-) -> Any:
+    method: Callable[..., Tensor],
+    *,
+    start: Callable[[Given], Tensor] | None = None,
+    device: str | torch.device = "cpu",
+) -> deepinv.models.Reconstructor:
     """Return one of our methods as a `deepinv.models.Reconstructor`, called as reconstructor(y, physics).
 
     method : `method(likelihood, start=None, guide=...)`, such as `UnrolledEM` or `PlugAndPlayEM`; the weights of
@@ -215,23 +246,32 @@ def as_reconstructor(
     reconstructor(y, physics, guide=...): (B, channels, x, y[, z]).
     Raises ImportError where deepinv is missing.
     """
-    deepinv = _deepinv("as_reconstructor")
-    return _subclass(MethodReconstructor, deepinv.models.Reconstructor)(method, start, device)
+    theirs = _deepinv("as_reconstructor")
+    return _subclass(MethodReconstructor, theirs.models.Reconstructor)(method, start, device)
 
 
 class MethodReconstructor(nn.Module):
-    """What `as_reconstructor` adds to `deepinv.models.Reconstructor`; it is made there, not by its own name."""
+    """What `as_reconstructor` adds to `deepinv.models.Reconstructor`; create it by that function."""
 
-    def __init__(self, method: Callable[..., Any], start: Callable[[Any], Tensor] | None, device: Any) -> None:
+    def __init__(
+        self, method: Callable[..., Tensor], start: Callable[[Given], Tensor] | None, device: str | torch.device
+    ) -> None:
         super().__init__()
         self.method, self.start = method, start
         self.to(device)
 
-    def forward(self, y: Any, physics: Any, *, guide: Tensor | None = None, **_: Any) -> Tensor:
+    def forward(
+        self,
+        y: Tensor | deepinv.utils.TensorList,
+        physics: deepinv.physics.Physics,
+        *,
+        guide: Tensor | None = None,
+        **_: object,
+    ) -> Tensor:
         """Return images (B, 1, *image) of data (B, 1, *data), in units of the physics."""
         stacked = not isinstance(y, Tensor)
         system = physics[0] if stacked else physics
-        likelihood: Any
+        likelihood: Given
         if stacked:
             likelihood = [part.likelihood(values) for part, values in zip(physics, y, strict=True)]
         elif isinstance(system, SystemPhysics):
@@ -247,12 +287,12 @@ class MethodReconstructor(nn.Module):
             return system.from_image(x)
         return x.reshape(len(y), *_zeros_like_image(system, y).shape[1:])
 
-    def _foreign(self, y: Tensor, physics: Any) -> PoissonLikelihood:
+    def _foreign(self, y: Tensor, physics: deepinv.physics.LinearPhysics) -> PoissonLikelihood:
         image_shape = tuple(_zeros_like_image(physics, y).shape[1:])
         return PoissonLikelihood(y, from_linear_physics(physics, y.shape[1:], image_shape, len(y)))
 
 
-def as_loss(loss: Callable[..., Tensor], *, against: Literal["target", "data"] = "target") -> Any:
+def as_loss(loss: Callable[..., Tensor], *, against: Literal["target", "data"] = "target") -> deepinv.loss.Loss:
     """Return one of our losses as a `deepinv.loss.Loss`, on images in our layout and the model's units.
 
     loss : loss(image, target), such as `losses.ssim_loss`; or with against="data" loss(image, likelihood), such as
@@ -266,13 +306,20 @@ def as_loss(loss: Callable[..., Tensor], *, against: Literal["target", "data"] =
 
 
 class ImageLoss(nn.Module):
-    """What `as_loss` adds to `deepinv.loss.Loss`; it is made there, not by its own name."""
+    """What `as_loss` adds to `deepinv.loss.Loss`; create it by that function."""
 
     def __init__(self, loss: Callable[..., Tensor], against: str) -> None:
         super().__init__()
         self.loss, self.against = loss, against
 
-    def forward(self, x_net: Tensor, x: Tensor | None = None, y: Any = None, physics: Any = None, **_: Any) -> Tensor:
+    def forward(
+        self,
+        x_net: Tensor,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        physics: deepinv.physics.Physics | None = None,
+        **_: object,
+    ) -> Tensor:
         """Return the loss of reconstructed images (B, 1, *image)."""
         if not isinstance(physics, SystemPhysics):
             raise TypeError(f"as_loss needs physics of as_linear_physics, got {type(physics).__name__}")
@@ -316,7 +363,7 @@ def from_denoiser(
 
 def maximum_scale(x: Tensor) -> Tensor:
     """Return the largest |x| of each image, (..., x, y, z) -> (..., 1, 1, 1)."""
-    return x.abs().amax(_IMAGE, keepdim=True)
+    return x.abs().amax(IMAGE_AXES, keepdim=True)
 
 
 class _UnitRange(nn.Module):
@@ -327,7 +374,7 @@ class _UnitRange(nn.Module):
         self.denoiser, self.dimensions, self.sigma = denoiser, dimensions, sigma
         self.channels, self.multiple = channels, multiple
 
-    def forward(self, x: Tensor, sigma: Any = None, *, guide: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None, *, guide: Tensor | None = None) -> Tensor:
         """Return the denoised image, of the shape of x; sigma is a number or broadcasts to x with one for each item."""
         if guide is not None:
             raise ValueError(
@@ -343,7 +390,7 @@ class _UnitRange(nn.Module):
         return output.reshape(batch.shape).movedim(-3, -1) if self.dimensions == 2 else output.reshape(batch.shape)
 
 
-def as_denoiser(denoiser: Callable[..., Tensor]) -> Any:
+def as_denoiser(denoiser: Denoiser) -> deepinv.models.Denoiser:
     """Return one of our denoisers as a `deepinv.models.Denoiser`, for its PnP, RED and samplers.
 
     denoiser : `denoiser(x, sigma=None, guide=None)` of images (..., x, y, z), network or not.
@@ -351,18 +398,20 @@ def as_denoiser(denoiser: Callable[..., Tensor]) -> Any:
     each item. guide=... is passed on, in our layout, (B C, ..., x, y, z).
     Raises ImportError where deepinv is missing.
     """
-    deepinv = _deepinv("as_denoiser")
-    return _subclass(ImageDenoiser, deepinv.models.Denoiser)(denoiser)
+    theirs = _deepinv("as_denoiser")
+    return _subclass(ImageDenoiser, theirs.models.Denoiser)(denoiser)
 
 
 class ImageDenoiser(nn.Module):
-    """What `as_denoiser` adds to `deepinv.models.Denoiser`; it is made there, not by its own name."""
+    """What `as_denoiser` adds to `deepinv.models.Denoiser`; create it by that function."""
 
-    def __init__(self, denoiser: Callable[..., Tensor]) -> None:
+    def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
 
-    def forward(self, x: Tensor, sigma: Any = None, *, guide: Tensor | None = None, **_: Any) -> Tensor:
+    def forward(
+        self, x: Tensor, sigma: float | Tensor | None = None, *, guide: Tensor | None = None, **_: object
+    ) -> Tensor:
         """Return the denoised images, of the shape of x."""
         if x.ndim not in (4, 5):
             raise ValueError(f"a denoiser takes (B, C, x, y) or (B, C, x, y, z), got {tuple(x.shape)}")
@@ -380,7 +429,7 @@ class ImageDenoiser(nn.Module):
 
 
 @cache
-def _subclass(ours: type, theirs: type) -> Any:
+def _subclass(ours: type, theirs: type) -> type[nn.Module]:
     """Ours, as a subclass of a class of deepinv, which is not imported before it is needed."""
     return type(ours.__name__, (ours, theirs), {"__doc__": ours.__doc__})
 
@@ -406,7 +455,7 @@ def _without_channel(values: Tensor, shape: Shape, flat: bool, who: str, may_bro
     return (values[..., None] if flat else values)[:, 0]
 
 
-def _zeros_like_image(physics: Any, y: Tensor) -> Tensor:
+def _zeros_like_image(physics: deepinv.physics.LinearPhysics, y: Tensor) -> Tensor:
     with torch.no_grad():
         image: Tensor = physics.A_adjoint(torch.zeros_like(y))
     return image
@@ -422,8 +471,5 @@ def _scale(scale: Callable[[Tensor], Tensor] | float | None) -> Callable[[Tensor
     return lambda x: torch.as_tensor(scale, dtype=x.dtype, device=x.device)
 
 
-def _deepinv(who: str) -> Any:
-    try:
-        return importlib.import_module("deepinv")
-    except (ImportError, RuntimeError) as error:  # RuntimeError where torchvision was built for another torch
-        raise ImportError(f'{who} needs deepinv: pip install "emrecon[deepinv]" ({error})') from error
+def _deepinv(who: str) -> ModuleType:
+    return optional_module("deepinv", who, "deepinv", "deepinv")

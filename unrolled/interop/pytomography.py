@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -13,10 +14,16 @@ from emrecon.projectors import AcquisitionModel, ImageGrid, Projector, SPECTGeom
 from emrecon.projectors.core.operator import Shape
 from emrecon.projectors.pet.interop import from_operator
 
+from ..networks.optional import optional_module
+
+if TYPE_CHECKING:
+    from pytomography.metadata import ObjectMeta, ProjMeta
+    from pytomography.projectors import SystemMatrix
+
 _ANGLE_OFFSET = 180.0  # degrees, from our gantry angle to that of PyTomography
 
 
-def as_pytomography(model: AcquisitionModel | Projector) -> Any:
+def as_pytomography(model: AcquisitionModel | Projector) -> SystemMatrix:
     """Return our system as a `pytomography.projectors.SystemMatrix`, for its likelihoods, algorithms and priors.
 
         matrix = as_pytomography(model)
@@ -34,7 +41,7 @@ def as_pytomography(model: AcquisitionModel | Projector) -> Any:
     return _subclass(theirs)(model if isinstance(model, AcquisitionModel) else AcquisitionModel(model))
 
 
-def from_pytomography(system_matrix: Any) -> Projector:
+def from_pytomography(system_matrix: SystemMatrix) -> Projector:
     """Return a PyTomography system matrix as one of our projectors, with batches, autograd and subsets of views.
 
     system_matrix : with `forward`, `backward`, `set_n_subsets`, and metadata with shapes; of SPECT or PET sinograms.
@@ -116,7 +123,7 @@ class _Views:
 
     xp = torch
 
-    def __init__(self, matrix: Any, k: int, n: int) -> None:
+    def __init__(self, matrix: SystemMatrix, k: int, n: int) -> None:
         self.matrix, self.k, self.n = matrix, k, n
         views, *rest = matrix.proj_meta.shape
         self.in_shape: Shape = tuple(matrix.object_meta.shape)
@@ -128,7 +135,7 @@ class _Views:
     def adjoint(self, y: Tensor) -> Tensor:
         return self._call(self.matrix.backward, y).reshape(self.in_shape)
 
-    def _call(self, function: Any, values: Tensor) -> Tensor:
+    def _call(self, function: Callable[..., Tensor], values: Tensor) -> Tensor:
         if self.n == 1:
             return function(values)
         before = getattr(self.matrix, "subset_indices_array", None)
@@ -141,11 +148,11 @@ class _Views:
 
 
 @cache
-def _subclass(theirs: type) -> Any:
+def _subclass(theirs: type) -> Callable[[AcquisitionModel], SystemMatrix]:
     return type("EmreconSystemMatrix", (_Matrix, theirs), {"__doc__": as_pytomography.__doc__})
 
 
-def _metadata(projector: Projector) -> tuple[Any, Any]:
+def _metadata(projector: Projector) -> tuple[ObjectMeta, ProjMeta]:
     """PyTomography's metadata of image and data, those of SPECT where it is SPECT; cm and degrees."""
     metadata = _pytomography("as_pytomography", "metadata")
     grid, geometry = _attribute(projector, "grid"), _attribute(projector, "geometry")
@@ -164,7 +171,7 @@ def _metadata(projector: Projector) -> tuple[Any, Any]:
     )
 
 
-def _attribute(projector: Any, name: str) -> Any:
+def _attribute(projector: object, name: str) -> object:
     """An attribute of a projector, or of that inside a composed one."""
     while projector is not None and not hasattr(projector, name):
         projector = next(
@@ -185,12 +192,9 @@ def _additive_term(model: AcquisitionModel) -> Tensor | None:
     return term.expand(model.projector.out_shape).clone() if term.ndim <= len(model.projector.out_shape) else term
 
 
-def _device() -> Any:
+def _device() -> torch.device | str:
     return _pytomography("as_pytomography", "").device
 
 
-def _pytomography(who: str, module: str) -> Any:
-    try:
-        return importlib.import_module(f"pytomography.{module}".rstrip("."))
-    except ImportError as error:
-        raise ImportError(f'{who} needs PyTomography: pip install "emrecon[peers]" ({error})') from error
+def _pytomography(who: str, module: str) -> ModuleType:
+    return optional_module(f"pytomography.{module}".rstrip("."), who, "PyTomography", "peers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .blocks import convolution, normalisation, positive
+from .optional import optional_module
 from .unet import pad_to_multiple
 
 
@@ -62,9 +63,6 @@ class SwinRegulariser(nn.Module):
 
 
 def _swin_layers() -> type[nn.Module]:
-    try:
-        import einops  # noqa: F401  (MONAI finds out only when the network runs)
-        from monai.networks.nets.swin_unetr import BasicLayer
-    except ImportError as error:
-        raise ImportError('SwinRegulariser needs MONAI and einops: pip install "emrecon[monai]"') from error
-    return BasicLayer
+    for module in ("einops", "monai.networks.nets.swin_unetr"):  # MONAI needs einops only when the network runs
+        found = optional_module(module, "SwinRegulariser", "MONAI and einops", "monai")
+    return found.BasicLayer

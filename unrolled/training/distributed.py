@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import torch
 import torch.distributed
 from torch import nn
+from torch.autograd.function import FunctionCtx
 
 from emrecon.projectors import AcquisitionModel, Projector
 from emrecon.projectors.core.arrays import Array, array_namespace, is_torch
 from emrecon.recon import PoissonLikelihood
 
-Group = Any  # a torch.distributed.ProcessGroup, or None for all ranks
+Value = TypeVar("Value")
+Group: TypeAlias = "torch.distributed.ProcessGroup | None"
+"""Some of the ranks; None for all of them."""
 
 
 class Ranks(NamedTuple):
@@ -94,7 +97,7 @@ def broadcast_weights(weights: Iterable[torch.Tensor], group: Group = None) -> N
             values.copy_(whole)
 
 
-def of_first_rank(value: Any, group: Group = None) -> Any:
+def of_first_rank(value: Value, group: Group = None) -> Value:
     """Return the first rank's value on all ranks: numbers, texts and the like, not large arrays."""
     if rank_and_size(group)[1] == 1:
         return value
@@ -187,11 +190,11 @@ class _SumOverRanks(torch.autograd.Function):
         return _summed(values.detach().clone(), group)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: FunctionCtx, inputs: tuple[object, ...], output: torch.Tensor) -> None:
         pass
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         return gradient, None
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,14 +15,19 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from emrecon import recon
+from emrecon.recon.engines.em import Likelihood
 
 from ..methods.unrolled_em import UnrolledEM
 from ..networks.blocks import SoftThreshold, initial_thresholds
 from .distributed import rank_and_size
-from .loop import Objective, Settings, Validation, Weights, _read, best_weights, train
-from .losses import applied
+from .loop import Objective, Record, Settings, Validation, Weights, best_weights, read_checkpoint, train
+from .losses import Case, applied
 
-Cases = Sequence[Any] | Callable[[], Iterable[Any]]
+Cases = Sequence[Case] | Callable[[], Iterable[Case]]
+Minibatch = (
+    tuple[dict[str, torch.Tensor | None], torch.Tensor]
+    | tuple[dict[str, torch.Tensor | None], torch.Tensor, torch.Tensor]
+)
 
 
 class LayerRecord(NamedTuple):
@@ -46,15 +51,15 @@ class LayerRecord(NamedTuple):
 def train_layers(
     model: UnrolledEM,
     cases: Cases,
-    loss: Objective,
-    optimiser_of: Callable[[Any], torch.optim.Optimizer],
+    loss: Objective[Minibatch],
+    optimiser_of: Callable[[nn.Module], torch.optim.Optimizer],
     settings: Settings,
     *,
     batch_size: int = 1,
     schedule_of: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
     validation: Cases | None = None,
     warm: bool = False,
-    prepare: Callable[[Any, Sequence[torch.Tensor]], None] | None = None,
+    prepare: Callable[[nn.Module, Sequence[torch.Tensor]], None] | None = None,
     keep: Literal["last", "best"] = "last",
 ) -> Iterator[LayerRecord]:
     """Train the denoisers of an unrolled network one after the other, in place, and yield a `LayerRecord` after each.
@@ -107,7 +112,7 @@ def train_layers(
             denoiser.load_state_dict(model.denoisers[n - 1].state_dict())
         items = [item for batch in known for item in batch.items()]
         if prepare is not None:
-            prepare(denoiser, [item[0] / item[1] for item in items])
+            prepare(denoiser, [item.image / item.unit for item in items])
         optimiser = optimiser_of(denoiser)
         run = train(
             _Layer(denoiser),
@@ -148,7 +153,7 @@ def first_thresholds(denoiser: nn.Module, images: Sequence[torch.Tensor], top: f
 
 
 class _Layer(nn.Module):
-    """A denoiser as `train` wants it: called with what a minibatch names, and listed for its precision."""
+    """A denoiser as `train` needs it: called with the arguments in a minibatch, and listed for mixed precision."""
 
     def __init__(self, denoiser: nn.Module) -> None:
         super().__init__()
@@ -173,7 +178,7 @@ def _folder(settings: Settings, n: int) -> Path | None:
     return None if settings.folder is None else Path(settings.folder) / f"layer-{n:03d}"
 
 
-def _trained(run: Iterator[Any], denoiser: nn.Module, folder: Path | None, keep: str) -> float:
+def _trained(run: Iterator[Record], denoiser: nn.Module, folder: Path | None, keep: str) -> float:
     """Train a denoiser, give it the weights to keep, and return the last loss."""
     weights: Weights = {}
     last = 0.0
@@ -181,7 +186,7 @@ def _trained(run: Iterator[Any], denoiser: nn.Module, folder: Path | None, keep:
         last = record.loss
         weights = record.weights if keep == "last" or record.improved else weights
     if folder is not None:  # all or the best of its records may be of an earlier call
-        state = _read(folder / "checkpoint.pt")
+        state = read_checkpoint(folder / "checkpoint.pt")
         last = state["rows"][-1]["loss"]
         weights = best_weights(folder) if keep == "best" else state["average"] or state["model"]
     _Layer(denoiser).load_state_dict(weights)
@@ -216,7 +221,14 @@ def _validation(batches: Sequence[_Batch], size: int, device: torch.device) -> V
 
 # ---- the images ------------------------------------------------------------------------------------------------------
 
-_Item = tuple[Any, ...]  # image, unit, guide or None, target and perhaps weight, without batch axes
+
+class _Item(NamedTuple):
+    """What a denoiser learns from: arrays without batch axes; rest is the target and perhaps a weight."""
+
+    image: torch.Tensor
+    unit: torch.Tensor
+    guide: torch.Tensor | None
+    rest: tuple[torch.Tensor, ...]
 
 
 @dataclass
@@ -235,10 +247,10 @@ class _Batch:
 
     def items(self) -> Iterator[_Item]:
         n = self.image.ndim - 3
-        parts = (self.image, self.unit, self.guide, *self.rest)
-        flat = [None if part is None else part.reshape(-1, *part.shape[n:]) for part in parts]
-        for i in range(len(flat[0])):  # type: ignore[arg-type]
-            yield tuple(None if part is None else part[i] for part in flat)
+        image, unit, *rest = (part.reshape(-1, *part.shape[n:]) for part in (self.image, self.unit, *self.rest))
+        guide = None if self.guide is None else self.guide.reshape(-1, *self.guide.shape[n:])
+        for i in range(len(image)):
+            yield _Item(image[i], unit[i], None if guide is None else guide[i], tuple(part[i] for part in rest))
 
 
 @dataclass(frozen=True)
@@ -250,20 +262,23 @@ class _Shuffled:
     seed: tuple[int, int]
     device: torch.device
 
-    def __call__(self, epoch: int) -> Iterator[Any]:
+    def __call__(self, epoch: int) -> Iterator[Minibatch]:
         order = np.random.default_rng((*self.seed, epoch)).permutation(len(self.items))
         for first in range(0, len(order), self.size):
             yield _minibatch([self.items[i] for i in order[first : first + self.size]], self.device)
 
 
-def _minibatch(items: Sequence[_Item], device: torch.device) -> tuple[Any, ...]:
+def _minibatch(items: Sequence[_Item], device: torch.device) -> Minibatch:
     """(arguments of a denoiser, target[, weight]), image and target divided by the unit."""
-    shapes = {item[0].shape for item in items}
+    shapes = {item.image.shape for item in items}
     if len(shapes) > 1:
         raise ValueError(f"train_layers: images of {shapes} do not fit into one minibatch; use batch_size=1")
-    parts: list[Any] = [None if part[0] is None else torch.stack(part).to(device) for part in zip(*items)]
-    x, unit, guide, target, *weight = parts
-    return {"x": x / unit, "guide": guide}, target / unit, *weight
+    unit = torch.stack([item.unit for item in items]).to(device)
+    x = torch.stack([item.image for item in items]).to(device) / unit
+    guides = [item.guide for item in items if item.guide is not None]
+    target, *weight = (torch.stack(part).to(device) for part in zip(*(item.rest for item in items)))
+    arguments = {"x": x, "guide": torch.stack(guides).to(device) if guides else None}
+    return (arguments, target / unit, *weight)
 
 
 @torch.no_grad()
@@ -272,11 +287,11 @@ def _before_first(model: UnrolledEM, cases: Cases, name: str) -> list[_Batch]:
     if not batches:
         raise ValueError(f"train_layers: {name} is empty; is it a generator that has been used up?")
     if len({(batch.guide is None, len(batch.rest)) for batch in batches}) > 1:
-        raise ValueError(f"train_layers: some of {name} have a guide or a weight and others none")
+        raise ValueError(f"train_layers: either all or none of the {name} must have a guide, and likewise a weight")
     return batches
 
 
-def _batch(model: UnrolledEM, case: Any) -> _Batch:
+def _batch(model: UnrolledEM, case: Case) -> _Batch:
     if not isinstance(case, (tuple, list)) or len(case) not in (2, 3):
         raise ValueError("train_layers takes cases (arguments, target) or (arguments, target, weight)")
     likelihood, start, guide = applied(_arguments, case[0])
@@ -303,11 +318,16 @@ def _expanded(guide: torch.Tensor, image: torch.Tensor, denoiser: nn.Module) -> 
     return guide.expand(*image.shape[:-3], *own)
 
 
-def _arguments(likelihood: Any, start: Any = None, *, guide: Any = None) -> tuple[Any, Any, Any]:
+def _arguments(
+    likelihood: Likelihood | Sequence[Likelihood],
+    start: torch.Tensor | None = None,
+    *,
+    guide: torch.Tensor | None = None,
+) -> tuple[Likelihood | Sequence[Likelihood], torch.Tensor | None, torch.Tensor | None]:
     return likelihood, start, guide
 
 
-def _passed(cases: Cases) -> Iterable[Any]:
+def _passed(cases: Cases) -> Iterable[Case]:
     return cases() if callable(cases) else cases
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -24,10 +24,16 @@ from emrecon import recon
 from emrecon.projectors.core.files import atomic_path
 
 from .distributed import average_gradients, broadcast_weights, of_first_rank, rank_and_size
-from .losses import applied
+from .losses import Case, applied
 
-Batches = Callable[[int], Iterable[Any]]
-Objective = Callable[[nn.Module, Any, torch.Generator], torch.Tensor]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Raw = TypeVar("Raw")
+Batch = TypeVar("Batch")
+
+Batches = Callable[[int], Iterable[Batch]]
+Objective = Callable[[nn.Module, Batch, torch.Generator], torch.Tensor]
 Validate = Callable[[nn.Module], Mapping[str, float]]
 Weights = dict[str, torch.Tensor]
 
@@ -93,8 +99,8 @@ class Record(NamedTuple):
 
 def train(
     model: nn.Module,
-    batches: Batches,
-    loss: Objective,
+    batches: Batches[Batch],
+    loss: Objective[Batch],
     optimiser: torch.optim.Optimizer,
     settings: Settings,
     *,
@@ -191,7 +197,7 @@ class _Run:
     seconds: float = 0.0
     best: float | None = None
     waited: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, float]] = field(default_factory=list)
     average: Weights | None = None
     saved: float = field(default_factory=time.perf_counter)
 
@@ -278,7 +284,7 @@ class _Run:
         if self.folder is None or not (self.folder / "checkpoint.pt").exists():
             return
         path = self.folder / "checkpoint.pt"
-        state = _read(path)
+        state = read_checkpoint(path)
         expected = self._signature()
         if state.get("signature") != expected:
             raise ValueError(
@@ -349,18 +355,22 @@ def warmup_steps(
 # ---- data and validation ---------------------------------------------------------------------------------------------
 
 
-def by_epoch(loader: Any, prepare: Callable[[Any], Any] = lambda batch: batch) -> Batches:
+@overload
+def by_epoch(loader: Iterable[Batch]) -> Batches[Batch]: ...
+@overload
+def by_epoch(loader: Iterable[Raw], prepare: Callable[[Raw], Batch]) -> Batches[Batch]: ...
+def by_epoch(loader: Iterable[object], prepare: Callable[..., object] = lambda batch: batch) -> Batches[object]:
     """Return epoch -> batches of a loader with `loader.batch_sampler.set_epoch` (or of its sampler).
 
     prepare : makes of each batch what the loss takes, such as a likelihood and a target.
     Raises TypeError for a loader whose order is not a function of the epoch: its runs could not be resumed exactly.
     """
-    samplers: list[Any] = [getattr(loader, name, None) for name in ("batch_sampler", "sampler")]
+    samplers: list[object] = [getattr(loader, name, None) for name in ("batch_sampler", "sampler")]
     set_epoch = next((sampler.set_epoch for sampler in samplers if hasattr(sampler, "set_epoch")), None)
     if set_epoch is None:
-        raise TypeError(f"by_epoch needs a sampler with set_epoch(epoch), which {type(loader).__name__} has not")
+        raise TypeError(f"by_epoch needs a sampler with set_epoch(epoch), which {type(loader).__name__} does not have")
 
-    def batches(epoch: int) -> Iterator[Any]:
+    def batches(epoch: int) -> Iterator[object]:
         set_epoch(epoch)
         return map(prepare, loader)
 
@@ -369,18 +379,18 @@ def by_epoch(loader: Any, prepare: Callable[[Any], Any] = lambda batch: batch) -
 
 @dataclass(frozen=True)
 class Validation:
-    """Means over items of NRMSE, PSNR (dB) and SSIM of what a model makes of held-out data.
+    """Means over items of NRMSE, PSNR (dB) and SSIM of the images that a model returns for held-out data.
 
     pairs : (arguments, target) batches as `Supervised` takes them, a sequence or a function that returns them.
     dimensions : how many trailing axes make one image.
     Peak and range are those of each target; see `recon.nrmse`, `recon.psnr`, `recon.ssim`.
     """
 
-    pairs: Sequence[Any] | Callable[[], Iterable[Any]]
+    pairs: Sequence[Case] | Callable[[], Iterable[Case]]
     dimensions: int = 3
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        values: dict[str, list[Any]] = {"nrmse": [], "psnr": [], "ssim": []}
+        values: dict[str, list[torch.Tensor]] = {"nrmse": [], "psnr": [], "ssim": []}
         for arguments, target, *_ in self.pairs() if callable(self.pairs) else self.pairs:
             image = applied(model, arguments)
             for name, metric in (("nrmse", recon.nrmse), ("psnr", recon.psnr), ("ssim", recon.ssim)):
@@ -428,8 +438,8 @@ def mixed_precision(networks: Iterable[nn.Module], precision: torch.dtype | None
         yield
 
 
-def _under_autocast(forward: Callable[..., Any], precision: torch.dtype | None) -> Callable[..., Any]:
-    def run(x: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+def _under_autocast(forward: Callable[..., torch.Tensor], precision: torch.dtype | None) -> Callable[..., torch.Tensor]:
+    def run(x: torch.Tensor, *arguments: object, **named: object) -> torch.Tensor:
         with torch.autocast(x.device.type, dtype=precision):
             image = forward(x, *arguments, **named)
         return image.to(x.dtype)
@@ -479,10 +489,10 @@ def best_weights(folder: str | os.PathLike[str]) -> Weights:
 
     Raises FileNotFoundError where there is none yet, ValueError for a damaged file. Nothing is unpickled.
     """
-    return _read(Path(folder) / "best.pt")
+    return read_checkpoint(Path(folder) / "best.pt")
 
 
-def plot_log(folder: str | os.PathLike[str]) -> Any:
+def plot_log(folder: str | os.PathLike[str]) -> Figure:
     """Draw log.json of a run to curves.png next to it, and return the matplotlib figure: loss, rate, metrics by step.
 
     Raises FileNotFoundError where there is no log, ValueError for a damaged one.
@@ -509,7 +519,7 @@ def plot_log(folder: str | os.PathLike[str]) -> Any:
     return figure
 
 
-def _write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
+def _write_log(folder: Path, rows: list[dict[str, float]]) -> None:
     with atomic_path(folder / "log.json") as path:
         path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     with atomic_path(folder / "log.csv") as path, path.open("w", newline="", encoding="utf-8") as stream:
@@ -519,12 +529,16 @@ def _write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _write(path: Path, state: Any) -> None:
+def _write(path: Path, state: object) -> None:
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
 
 
-def _read(path: Path) -> Any:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a file written by a training holds, on the CPU; nothing is unpickled.
+
+    Raises FileNotFoundError where it is missing, ValueError for a damaged file.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -536,12 +550,12 @@ def _read(path: Path) -> Any:
     return state
 
 
-def _difference(found: Any, expected: Mapping[str, str]) -> str:
+def _difference(found: object, expected: Mapping[str, str]) -> str:
     if not isinstance(found, dict):
         return "it has no signature"
     names = [name for name in expected if found.get(name) != expected[name]]
     return "; ".join(f"{name}: {_short(found.get(name))} there, {_short(expected[name])} here" for name in names)
 
 
-def _short(text: Any) -> str:
+def _short(text: object) -> str:
     return str(text) if len(str(text)) <= 80 else f"{str(text)[:77]}..."

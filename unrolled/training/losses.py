@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import torch
 from torch import nn
 
 from emrecon import recon
 from emrecon.projectors import AcquisitionModel
+from emrecon.recon.engines.em import Likelihood
+
+from ..networks.optional import optional_module
+
+if TYPE_CHECKING:
+    import deepinv
 
 Criterion = Callable[..., torch.Tensor]
 """criterion(image, target, weight=None) -> one number; images (..., x, y, z)."""
 
-Likelihood = recon.PoissonLikelihood | recon.ListmodeLikelihood
+Case: TypeAlias = tuple[object, torch.Tensor] | tuple[object, torch.Tensor, torch.Tensor]
+"""(arguments of the model, target) or (arguments of the model, target, weight)."""
+
+Result = TypeVar("Result")
 
 
 # ---- image against target --------------------------------------------------------------------------------------------
@@ -50,7 +59,9 @@ def relative_mse(
     axes = tuple(range(-dimensions, 0))
     scale = (_checked(image, target) ** 2).mean(axes, keepdim=True)
     if not bool((scale > 0).all()):
-        raise ValueError("relative_mse: the target of an item is zero everywhere; is it empty, or are the axes others?")
+        raise ValueError(
+            "relative_mse: the target of an item is zero everywhere; is the image empty, or `dimensions` wrong?"
+        )
     return _mean((image - target) ** 2 / scale, weight)
 
 
@@ -162,7 +173,7 @@ class Supervised:
 
     criterion: Criterion = mse
 
-    def __call__(self, model: nn.Module, batch: Any, generator: torch.Generator | None = None) -> torch.Tensor:
+    def __call__(self, model: nn.Module, batch: object, generator: torch.Generator | None = None) -> torch.Tensor:
         if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
             raise ValueError("Supervised takes batches (arguments, target) or (arguments, target, weight)")
         return self.criterion(applied(model, batch[0]), *batch[1:])
@@ -194,7 +205,7 @@ class ThinnedNoise2Noise:
     def __post_init__(self) -> None:
         _check_share(self.p)
 
-    def __call__(self, model: nn.Module, batch: Any, generator: torch.Generator) -> torch.Tensor:
+    def __call__(self, model: nn.Module, batch: object, generator: torch.Generator) -> torch.Tensor:
         likelihood, with_part = _likelihood_of(batch)
         seen, held_out = thinned(likelihood, self.p, generator)
         image = applied(model, with_part(seen))
@@ -219,7 +230,7 @@ class Noise2Void:
     box: tuple[int, int, int] = (8, 8, 1)
     reach: int = 2
 
-    def __call__(self, model: nn.Module, batch: Any, generator: torch.Generator) -> torch.Tensor:
+    def __call__(self, model: nn.Module, batch: object, generator: torch.Generator) -> torch.Tensor:
         arguments = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
         image = arguments[0]
         hidden, spots = blind_spots(image, generator, self.box, self.reach)
@@ -236,10 +247,10 @@ class DeepinvLoss:
     Random numbers that the loss or the physics take from torch's global state belong to the step.
     """
 
-    loss: Any
-    physics: Any
+    loss: deepinv.loss.Loss
+    physics: deepinv.physics.Physics
 
-    def __call__(self, model: nn.Module, batch: Any, generator: torch.Generator) -> torch.Tensor:
+    def __call__(self, model: nn.Module, batch: object, generator: torch.Generator) -> torch.Tensor:
         y, x = batch if isinstance(batch, (tuple, list)) else (batch, None)
         adapted = self.loss.adapt_model(model)
         # a loss that splits or adds noise to the data remembers how, when asked to
@@ -249,7 +260,9 @@ class DeepinvLoss:
         return value.mean()
 
 
-def equivariant(physics: Any, transform: Any, metric: nn.Module | None = None) -> DeepinvLoss:
+def equivariant(
+    physics: deepinv.physics.Physics, transform: deepinv.transform.Transform, metric: nn.Module | None = None
+) -> DeepinvLoss:
     """Return the equivariant-imaging objective of deepinv, |T x - model(A T x)|^2 with x = model(y).
 
     transform : T, such as `deepinv.transform.Rotate()`. It constrains only what the data do not see: add a data fit.
@@ -260,7 +273,10 @@ def equivariant(physics: Any, transform: Any, metric: nn.Module | None = None) -
 
 
 def measurement_splitting(
-    physics: Any, data_shape: Sequence[int], kept: float = 0.9, metric: nn.Module | None = None
+    physics: deepinv.physics.Physics,
+    data_shape: Sequence[int],
+    kept: float = 0.9,
+    metric: nn.Module | None = None,
 ) -> DeepinvLoss:
     """Return the measurement-splitting objective of deepinv, |y2 - A2 model(y1, A1)|^2 for random halves of the bins.
 
@@ -269,12 +285,12 @@ def measurement_splitting(
     Raises ImportError that names the extra where deepinv is missing, ValueError for a part outside 0 to 1.
     """
     _check_share(kept)
-    deepinv = _deepinv("measurement_splitting")
-    masks = deepinv.physics.generator.BernoulliSplittingMaskGenerator(tuple(data_shape), split_ratio=kept)
-    return DeepinvLoss(deepinv.loss.SplittingLoss(metric, split_ratio=kept, mask_generator=masks), physics)
+    theirs = _deepinv("measurement_splitting")
+    masks = theirs.physics.generator.BernoulliSplittingMaskGenerator(tuple(data_shape), split_ratio=kept)
+    return DeepinvLoss(theirs.loss.SplittingLoss(metric, split_ratio=kept, mask_generator=masks), physics)
 
 
-def applied(model: Callable[..., Any], arguments: Any) -> Any:
+def applied(model: Callable[..., Result], arguments: object) -> Result:
     """Return model(*arguments) for a tuple, model(**arguments) for a mapping, and model(arguments) otherwise."""
     if isinstance(arguments, Mapping):
         return model(**arguments)
@@ -349,7 +365,7 @@ def blind_spots(
     if not any(shape[axis] > 1 for axis in active):
         raise ValueError(f"blind_spots: images of {shape} have no neighbours along the axes of a box {box}")
 
-    def drawn(limit: Any) -> torch.Tensor:
+    def drawn(limit: int | torch.Tensor) -> torch.Tensor:
         return torch.floor(torch.rand(grid, generator=generator, device=generator.device) * limit).long()
 
     items = image.reshape(-1, *shape)
@@ -375,7 +391,9 @@ def blind_spots(
     return hidden.reshape(image.shape), chosen.reshape(image.shape)
 
 
-def _likelihood_of(batch: Any) -> tuple[recon.PoissonLikelihood, Callable[[Any], Any]]:
+def _likelihood_of(
+    batch: object,
+) -> tuple[recon.PoissonLikelihood, Callable[[recon.PoissonLikelihood], object]]:
     """Return the likelihood in a model's arguments, and how to put another in its place."""
     if isinstance(batch, Mapping):
         if "likelihood" not in batch:
@@ -383,16 +401,13 @@ def _likelihood_of(batch: Any) -> tuple[recon.PoissonLikelihood, Callable[[Any],
         return batch["likelihood"], lambda part: {**batch, "likelihood": part}
     if isinstance(batch, (tuple, list)):
         return batch[0], lambda part: (part, *batch[1:])
-    return batch, lambda part: part
+    return cast(recon.PoissonLikelihood, batch), lambda part: part
 
 
 def _check_share(p: float) -> None:
     if not 0 < p < 1:
-        raise ValueError(f"the share of the counts must be between 0 and 1, and neither of them, got {p}")
+        raise ValueError(f"the share of the counts must be above 0 and below 1, got {p}")
 
 
-def _deepinv(who: str) -> Any:
-    try:
-        return importlib.import_module("deepinv")
-    except ImportError as error:
-        raise ImportError(f'{who} needs deepinv: pip install "emrecon[deepinv]" ({error})') from error
+def _deepinv(who: str) -> ModuleType:
+    return optional_module("deepinv", who, "deepinv", "deepinv")

@@ -25,10 +25,10 @@ def pretrained_names() -> tuple[str, ...]:
 def pretrained_path(name: str) -> Path:
     """Return the file of weights of a name out of `pretrained_names()`; its card is beside it.
 
-    Raises ValueError for another name.
+    Raises ValueError for an unknown name.
     """
     if name not in pretrained_names():
-        raise ValueError(f"no trained network {name!r}; there are {', '.join(pretrained_names())}")
+        raise ValueError(f"unknown trained network {name!r}; choose from {', '.join(pretrained_names())}")
     return Path(str(files(__package__) / f"{_PREFIX}{name}{_SUFFIX}"))
 
 
@@ -38,8 +38,9 @@ def pretrained(name: str) -> tuple[nn.Module, Card]:
         network, card = pretrained("mapem-net-brain-pet")
         image = network(likelihood, guide=normalised_guide(mr))
 
-    These are networks of slices with voxels of 3.6 mm, for low counts, with an MR image as a guide; other scans are
-    other networks. Raises ValueError for a name that is none of `pretrained_names()`, ImportError that names the extra
-    where safetensors is missing.
+    These networks work on slices with voxels of 3.6 mm, at low counts, with an MR image as a guide; they were not
+    trained for other scans.
+    Raises ValueError for a name that is not among `pretrained_names()`, and ImportError that names the extra where
+    safetensors is missing.
     """
     return load_network(pretrained_path(name), _REGISTRY)

@@ -7,15 +7,17 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import nn
 
 from emrecon.projectors.core.files import atomic_path
+
+from ..networks.optional import optional_module
 
 _SCHEMA, _SCHEMA_VERSION = "emrecon-weights", 1
 _LARGEST_CARD = 1 << 20
@@ -37,8 +39,8 @@ class Card:
     """
 
     architecture: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    data: Any = None
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    data: object = None
     scale: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     notes: str = ""
@@ -71,8 +73,9 @@ def save_weights(path: str | os.PathLike[str], module: nn.Module, card: Card, *,
     for name, w in tensors.items():
         _require_finite(path, name, w)
     data = _safetensors().save(tensors, metadata={"format": f"{_SCHEMA} {_SCHEMA_VERSION}"})
-    written = Card(
-        **{**_fields(card), "parameters": count_parameters(module)},
+    written = replace(
+        card,
+        parameters=count_parameters(module),
         sha256=hashlib.sha256(data).hexdigest(),
         version=_library_version(),
     )
@@ -92,24 +95,26 @@ def read_card(path: str | os.PathLike[str]) -> Card:
     """Return the card of a weights file.
 
     Raises FileNotFoundError where there is none, and ValueError that names the file and the fact for one that is not a
-    card: too large, no JSON, another format or version, fields that are missing, unknown or of another kind.
+    card: too large, not JSON, another format or version, fields that are missing, unknown or of another kind.
     """
     where = card_path(path)
     if not where.exists():
         raise FileNotFoundError(f"{where}: the card of {Path(path).name} is missing; both files belong together")
     if where.stat().st_size > _LARGEST_CARD:
         raise ValueError(
-            f"{where} is no card of weights: it has {where.stat().st_size} bytes, cards have less than 1 MiB"
+            f"{where} is not a card of weights: it has {where.stat().st_size} bytes, and a card has at most 1 MiB"
         )
     try:
         values = json.loads(where.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no card of weights: it is not JSON ({error})") from error
+        raise ValueError(f"{where} is not a card of weights: it is not JSON ({error})") from error
     if not isinstance(values, dict) or values.pop("format", None) != _SCHEMA:
-        raise ValueError(f"{where} is no card of weights: its format is not {_SCHEMA!r}")
+        raise ValueError(f"{where} is not a card of weights: its format is not {_SCHEMA!r}")
     found = values.pop("schema_version", None)
     if found != _SCHEMA_VERSION:
-        raise ValueError(f"{where} has schema version {found!r}, this emrecon reads {_SCHEMA_VERSION}; a newer one may")
+        raise ValueError(
+            f"{where} has schema version {found!r}, this emrecon reads {_SCHEMA_VERSION}; is a newer one needed?"
+        )
     _check_fields(where, values)
     return Card(**values)
 
@@ -142,7 +147,7 @@ def load_network(path: str | os.PathLike[str], registry: Registry) -> tuple[nn.M
     """
     card = read_card(path)
     if any(isinstance(n, int) and abs(n) > _LARGEST_NUMBER for n in _numbers(card.arguments.values())):
-        raise ValueError(f"{path}: the card's arguments {dict(card.arguments)} have sizes without sense")
+        raise ValueError(f"{path}: a number in the card's arguments {dict(card.arguments)} is too large to build")
     if card.architecture not in registry:
         raise ValueError(
             f"{path} needs the architecture {card.architecture!r}; known are {', '.join(sorted(registry)) or 'none'}"
@@ -163,7 +168,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _numbers(values: Iterable[Any]) -> Iterator[Any]:
+def _numbers(values: Iterable[object]) -> Iterator[object]:
     for value in values:
         if isinstance(value, (list, tuple)):
             yield from _numbers(value)
@@ -202,8 +207,8 @@ def _read_tensors(path: Path, card: Card) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is a pickle (torch.save?), which can run code, and is not read; use save_weights")
     if hashlib.sha256(data).hexdigest() != card.sha256:
         raise ValueError(
-            f"{path} has {len(data)} bytes and not the SHA-256 that its card states: it is truncated or changed, or "
-            "the card is that of other weights"
+            f"{path} ({len(data)} bytes) does not have the SHA-256 that its card states: the file is truncated or "
+            "changed, or the card belongs to other weights"
         )
     safetensors = _safetensors()
     try:
@@ -221,7 +226,7 @@ def _require_same(
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or unknown:
         raise ValueError(
-            f"{path} holds weights of another architecture: {_some(missing)} missing, {_some(unknown)} not wanted"
+            f"{path} holds weights of another architecture; missing: {_some(missing)}; unknown: {_some(unknown)}"
         )
     for name, w in expected.items():
         if (found[name].shape, found[name].dtype) != (w.shape, w.dtype):
@@ -242,35 +247,24 @@ def _require_finite(path: str | os.PathLike[str], name: str, w: torch.Tensor) ->
         raise ValueError(f"{path}: {name} holds NaN or infinite values; did the training diverge?")
 
 
-def _check_fields(where: Path, values: Mapping[str, Any]) -> None:
-    kinds = {name: type(value) for name, value in _fields(Card("")).items()} | {
-        "parameters": int,
-        "sha256": str,
-        "version": str,
-    }
+def _check_fields(where: Path, values: Mapping[str, object]) -> None:
+    kinds = {name: type(value) for name, value in asdict(Card("")).items()}
     if values.keys() != kinds.keys():
         missing, unknown = sorted(kinds.keys() - values.keys()), sorted(values.keys() - kinds.keys())
-        raise ValueError(f"{where} is no card of weights: {_some(missing)} missing, {_some(unknown)} unknown")
+        raise ValueError(
+            f"{where} is not a card of weights; missing fields: {_some(missing)}; unknown fields: {_some(unknown)}"
+        )
     for name, kind in kinds.items():
         if name != "data" and not isinstance(values[name], kind):
             raise ValueError(f"{where}: {name} must be {kind.__name__}, got {type(values[name]).__name__}")
-
-
-def _fields(card: Card) -> dict[str, Any]:
-    """What the writer of a card states."""
-    return {name: value for name, value in asdict(card).items() if name not in ("parameters", "sha256", "version")}
 
 
 def _some(names: list[str]) -> str:
     return (", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")) or "nothing"
 
 
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ImportError('weights need safetensors: pip install "emrecon[learned]"') from error
-    return safetensors.torch
+def _safetensors() -> ModuleType:
+    return optional_module("safetensors.torch", "a file of weights", "safetensors", "learned")
 
 
 def _library_version() -> str:
