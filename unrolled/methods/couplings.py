@@ -10,7 +10,7 @@ import numpy as np
 
 from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, like, to_numpy
 from emrecon.recon import PoissonLikelihood
-from emrecon.recon.engines.em import Likelihood
+from emrecon.recon.likelihoods import Likelihood
 
 from ..networks.scaling import IMAGE_AXES
 

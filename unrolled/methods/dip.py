@@ -15,7 +15,8 @@ from torch.func import functional_call
 
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.recon import Iterate, ListmodeLikelihood, ProgressBar, em_fuse, em_step, run, surrogate
-from emrecon.recon.engines.em import Likelihood, begin
+from emrecon.recon.engines.loop import begin
+from emrecon.recon.likelihoods import Likelihood
 
 from ..networks.blocks import SmallCNN, seeded
 from ..networks.scaling import count_scale

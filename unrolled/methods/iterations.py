@@ -10,8 +10,8 @@ import torch
 
 from emrecon.projectors.core.arrays import Array
 from emrecon.recon import Iterate, ParameterisedIterate
-from emrecon.recon.engines.em import Likelihood, begin
-from emrecon.recon.engines.gradient import constant
+from emrecon.recon.engines.loop import begin, detached
+from emrecon.recon.likelihoods import Likelihood
 from emrecon.recon.running import Standing
 
 from .couplings import activity_scale
@@ -31,7 +31,7 @@ def begin_at_activity(
     if start is None:
         with torch.no_grad():
             at = at._replace(image=at.image * activity_scale(parts, at.image))
-    return constant(at), parts
+    return detached(at), parts
 
 
 def resumed(start: Start | ParameterisedIterate) -> Start | ParameterisedIterate:

@@ -11,9 +11,9 @@ import torch
 
 from emrecon.projectors.core.arrays import Array
 from emrecon.recon import Iterate, Parameterisation, ParameterisedIterate, mlem, parameterised_em, sequential
-from emrecon.recon.engines.em import Likelihood, begin
-from emrecon.recon.engines.gradient import constant
+from emrecon.recon.engines.loop import begin, detached
 from emrecon.recon.engines.schedules import Order
+from emrecon.recon.likelihoods import Likelihood
 
 from ..networks.scaling import IMAGE_AXES
 from .couplings import activity_scale, coupling_unit
@@ -193,7 +193,7 @@ def iterative_network(
     at, parts = begin(likelihood, first, n_subsets, iteration)
     if not isinstance(parts[0].ones_image(), torch.Tensor):
         raise TypeError("iterative_network works on torch tensors; give the likelihood torch data")
-    at = constant(at._replace(image=torch.as_tensor(at.image).to(latent.alpha)))
+    at = detached(at._replace(image=torch.as_tensor(at.image).to(latent.alpha)))
     if state:
         latent = replace(latent, alpha=_like(state["alpha"], at.image), step=_step(state["step"], at.image))
     mu = _like(state["mu"], at.image) if state else torch.zeros_like(at.image)
@@ -314,7 +314,7 @@ class IterativeNetwork:
         if not isinstance(at.image, torch.Tensor):
             raise TypeError("IterativeNetwork works on torch tensors; give the likelihood torch data")
         if start is not None:
-            return constant(at).image
+            return detached(at).image
         with torch.no_grad():
             *_, last = islice(mlem(parts, at.image * activity_scale(parts, at.image)), self.initial)
         return last.image

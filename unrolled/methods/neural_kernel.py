@@ -16,8 +16,8 @@ from emrecon.projectors import AcquisitionModel, ImageGrid, LinearOperator, Proj
 from emrecon.projectors.core.arrays import Array
 from emrecon.recon import Iterate, KernelOperator, ListmodeLikelihood, PoissonLikelihood, kernel_matrix
 from emrecon.recon import run as run_iterates
-from emrecon.recon.engines.em import Likelihood
 from emrecon.recon.kernels.matrix import Window
+from emrecon.recon.likelihoods import Likelihood
 
 from ..networks.blocks import convolution, seeded
 from ..networks.unet import UNet

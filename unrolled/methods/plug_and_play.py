@@ -9,8 +9,8 @@ import torch
 
 from emrecon.projectors.core.arrays import Array, array_namespace, like
 from emrecon.recon import Iterate, ProximablePrior, em_fuse, em_step, sequential
-from emrecon.recon.engines.em import Likelihood
 from emrecon.recon.engines.schedules import Order
+from emrecon.recon.likelihoods import Likelihood, sensitivity_like
 
 from .couplings import (
     Coupling,
@@ -195,5 +195,5 @@ def em_towards(
     """
     for _ in range(em_steps):
         for k in order:
-            x = em_fuse(em_step(x, parts[k]), target, parts[k].sensitivity_like(x), rho / len(parts))
+            x = em_fuse(em_step(x, parts[k]), target, sensitivity_like(parts[k], x), rho / len(parts))
     return x

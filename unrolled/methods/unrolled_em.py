@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from emrecon.recon import em_fuse, em_step, osem, run
 from emrecon.recon.engines.autograd import em_update as differentiable_em
-from emrecon.recon.engines.em import Likelihood
+from emrecon.recon.likelihoods import Likelihood
 
 from ..networks.blocks import Denoiser
 from ..networks.scaling import count_scale

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from emrecon.projectors.core.arrays import Array, array_namespace, like
 from emrecon.recon import PoissonLikelihood
-from emrecon.recon.engines.em import Likelihood
+from emrecon.recon.likelihoods import Likelihood
 
 from .blocks import Denoiser
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from emrecon import recon
-from emrecon.recon.engines.em import Likelihood
+from emrecon.recon.likelihoods import Likelihood
 
 from ..methods.unrolled_em import UnrolledEM
 from ..networks.blocks import SoftThreshold, initial_thresholds

@@ -14,7 +14,7 @@ from torch import nn
 
 from emrecon import recon
 from emrecon.projectors import AcquisitionModel
-from emrecon.recon.engines.em import Likelihood
+from emrecon.recon.likelihoods import Likelihood
 
 from ..networks.optional import optional_module
 
