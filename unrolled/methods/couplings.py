@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, like, to_numpy
-from emrecon.recon import PoissonLikelihood
-from emrecon.recon.likelihoods import Likelihood
+from emrecon.recon.likelihoods import Likelihood, sensitivity_like, start_image
 
-from ..networks.scaling import IMAGE_AXES
+from ..networks.scaling import IMAGE_AXES, of_counts
 
 Coupling = float | Array | Callable[[int], float | Array]
 """A coupling: a number, an array that broadcasts to images, or a function of the iterations done."""
@@ -47,9 +46,10 @@ def activity_scale(likelihood: Likelihood | Sequence[Likelihood], x: Array | Non
     It doubles with counts and background. At least 1 % of the counts are taken for activity. The background of
     list-mode data is taken for activity too, since single events do not tell its sum.
     x : an image whose library, device and precision arrays shall have (default: those of the data).
+    Raises TypeError for a likelihood that does not know its counts.
     """
     parts = listed(likelihood)
-    x = parts[0].ones_image() if x is None else x
+    x = start_image(parts[0]) if x is None else x
     signal = sum((_signal(part, x) for part in parts[1:]), _signal(parts[0], x))
     xp = array_namespace(x)
     sensitivity = xp.sum(_sensitivity(parts, x), axis=IMAGE_AXES)
@@ -67,7 +67,7 @@ def coupling_unit(
     scale : a typical activity, a number or (B, 1, 1, 1) (default: `activity_scale`).  x : as there.
     """
     parts = listed(likelihood)
-    x = parts[0].ones_image() if x is None else x
+    x = start_image(parts[0]) if x is None else x
     s = _sensitivity(parts, x)
     xp = array_namespace(x)
     seen = xp.sum(xp.where(s > 0, xp.ones_like(s), xp.zeros_like(s)), axis=IMAGE_AXES)
@@ -108,18 +108,21 @@ def require_positive(rho: Coupling, iteration: int) -> None:
 
 
 def _sensitivity(parts: Sequence[Likelihood], x: Array) -> Array:
-    total = sum((part.sensitivity_like(x) for part in parts[1:]), parts[0].sensitivity_like(x))
+    total = sensitivity_like(parts[0], x)
+    for part in parts[1:]:
+        total = total + sensitivity_like(part, x)
     return total.detach() if is_torch(total) else total
 
 
 def _signal(part: Likelihood, x: Array) -> Array:
     """The counts of each item that the background does not explain, but at least a few of them."""
-    xp, bins = array_namespace(x), tuple(range(-len(part.model.projector.out_shape), 0))
-    if not isinstance(part, PoissonLikelihood):
-        return xp.sum(xp.zeros_like(x), axis=IMAGE_AXES) + part.model.projector.out_shape[0]
-    y = like(part.data, x)
+    counted = of_counts(part, "a typical activity", "give a start, relative=False and rho in units of s / x")
+    xp, bins = array_namespace(x), tuple(range(-len(counted.model.projector.out_shape), 0))
+    if not counted.sensitivity_has_factors:
+        return xp.sum(xp.zeros_like(x), axis=IMAGE_AXES) + counted.total_counts(x)
+    y = counted.counts_like(x)
     counts = xp.sum(y, axis=bins)
-    signal = xp.maximum(xp.sum(y - part.model.background_like(y), axis=bins), _FAINT * counts)
+    signal = xp.maximum(xp.sum(y - counted.model.background_like(y), axis=bins), _FAINT * counts)
     signal = signal.detach() if is_torch(signal) else signal
     return xp.where(signal > 0, signal, xp.ones_like(signal))
 

@@ -14,9 +14,9 @@ from torch import nn
 from torch.func import functional_call
 
 from emrecon.projectors.core.arrays import Array, to_numpy
-from emrecon.recon import Iterate, ListmodeLikelihood, ProgressBar, em_fuse, em_step, run, surrogate
+from emrecon.recon import Iterate, ProgressBar, em_fuse, em_step, run, surrogate
 from emrecon.recon.engines.loop import begin
-from emrecon.recon.likelihoods import Likelihood
+from emrecon.recon.likelihoods import Likelihood, image_shape, sensitivity_like, start_image
 
 from ..networks.blocks import SmallCNN, seeded
 from ..networks.scaling import count_scale
@@ -338,7 +338,7 @@ class DeepImagePrior(ABC):
         at, parts = begin(likelihood, start if start is not None else self._flat(likelihood), self.n_subsets)
         if not isinstance(at.image, torch.Tensor):
             raise TypeError(f"{who} works on torch tensors; give the likelihood torch data")
-        shape = parts[0].model.projector.in_shape
+        shape = image_shape(parts[0])
         items = max(math.prod(_leading(part, at.image)) for part in parts)
         if items > 1:
             raise ValueError(f"{who} has one network for one scan, and got a batch of {items}; loop over its items")
@@ -385,7 +385,7 @@ class DeepImagePrior(ABC):
         """The typical value, wherever anything is seen."""
         parts = listed(likelihood)
         ones = begin(parts, None)[0].image
-        seen = sum((part.sensitivity_like(ones) for part in parts[1:]), parts[0].sensitivity_like(ones)) > 0
+        seen = sum((sensitivity_like(part, ones) for part in parts[1:]), sensitivity_like(parts[0], ones)) > 0
         return ones * seen * self._unit(likelihood)
 
 
@@ -441,7 +441,7 @@ class DIPRecon(DeepImagePrior):
     def _strength(self, part: Likelihood, x: torch.Tensor, scale: float, n: int) -> float:
         if not self.relative:
             return self.rho / n
-        s = part.sensitivity_like(x)
+        s = sensitivity_like(part, x)
         return self.rho * float(s.sum() / (s > 0).sum().clamp(min=1)) / scale
 
 
@@ -455,7 +455,7 @@ def plain_em(x: torch.Tensor, likelihood: Likelihood) -> torch.Tensor:
 def fused(x: torch.Tensor, z: torch.Tensor, likelihood: Likelihood, beta: float) -> torch.Tensor:
     """Return one MAP-EM step towards z as a constant."""
     with torch.no_grad():
-        made: torch.Tensor = em_fuse(em_step(x, likelihood), z, likelihood.sensitivity_like(x), beta)
+        made: torch.Tensor = em_fuse(em_step(x, likelihood), z, sensitivity_like(likelihood, x), beta)
         return made
 
 
@@ -507,11 +507,7 @@ def _guide(guide: Array, image: torch.Tensor, shape: Sequence[int]) -> torch.Ten
 
 def _leading(likelihood: Likelihood, image: torch.Tensor) -> Sequence[int]:
     """The batch axes of image and data together."""
-    of_image = tuple(image.shape[:-3])
-    if isinstance(likelihood, ListmodeLikelihood):
-        return of_image
-    of_data = tuple(likelihood.data.shape[: likelihood.data.ndim - len(likelihood.model.projector.out_shape)])
-    return max(of_image, of_data, key=math.prod)
+    return max(tuple(image.shape[:-3]), tuple(start_image(likelihood).shape[:-3]), key=math.prod)
 
 
 def _shape(values: object) -> tuple[int, ...] | str:

@@ -13,7 +13,7 @@ from emrecon.projectors.core.arrays import Array
 from emrecon.recon import Iterate, Parameterisation, ParameterisedIterate, mlem, parameterised_em, sequential
 from emrecon.recon.engines.loop import begin, detached
 from emrecon.recon.engines.schedules import Order
-from emrecon.recon.likelihoods import Likelihood
+from emrecon.recon.likelihoods import Likelihood, start_image
 
 from ..networks.scaling import IMAGE_AXES
 from .couplings import activity_scale, coupling_unit
@@ -191,7 +191,7 @@ def iterative_network(
     if isinstance(start, Iterate) and state:
         first = start._replace(image=state["x"])
     at, parts = begin(likelihood, first, n_subsets, iteration)
-    if not isinstance(parts[0].ones_image(), torch.Tensor):
+    if not isinstance(start_image(parts[0]), torch.Tensor):
         raise TypeError("iterative_network works on torch tensors; give the likelihood torch data")
     at = detached(at._replace(image=torch.as_tensor(at.image).to(latent.alpha)))
     if state:

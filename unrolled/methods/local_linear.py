@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 
 from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, like
-from emrecon.recon import Iterate, PoissonLikelihood, osem, sequential
+from emrecon.recon import CountsLikelihood, Iterate, osem, sequential
 from emrecon.recon.engines.schedules import Order
+from emrecon.recon.likelihoods import Likelihood
 
-from ..networks.scaling import IMAGE_AXES
+from ..networks.scaling import IMAGE_AXES, of_bins
 from .denoising import ImageMap, denoised, transposed_jacobian
 from .iterations import Start, begin_at_activity, image_after, require_at_least_one, require_weights, resumed
 
@@ -69,7 +70,7 @@ def local_linear_fit(x: Array, guide: Array, window: int = 5, fit: Fit = "slope 
 
 
 def kim_llf(
-    likelihood: PoissonLikelihood | Sequence[PoissonLikelihood],
+    likelihood: Likelihood | Sequence[Likelihood],
     denoiser: ImageMap,
     start: Start = None,
     n_subsets: int = 16,
@@ -95,13 +96,14 @@ def kim_llf(
     denoiser, guide : as in `pnp_em`; the authors' DnCNN saw 5 slices.
     start, n_subsets, order, iteration : as in `osem`; begin with an OSEM image.
     An iterate remembers q ("slope"), b ("offset") and eta ("dual"); handed back as `start` it goes on exactly.
-    Raises TypeError for list-mode likelihoods, and what `denoised` raises.
+    Raises TypeError for likelihoods without counts in bins, such as list-mode, and what `denoised` raises.
     Source: Kim et al. 2018, IEEE Trans Med Imaging 37:1478, and its programme.
     """
     at, parts = begin_at_activity(likelihood, start, n_subsets, iteration)
-    if not all(isinstance(part, PoissonLikelihood) for part in parts):
-        raise TypeError("kim_llf needs counts in bins, for the curvature of the data; list-mode has none")
-    return _llf(at, cast(list[PoissonLikelihood], parts), denoiser, fitting, order, guide)
+    counted = [
+        of_bins(part, "kim_llf", "the curvature of the data comes from the counts of all bins") for part in parts
+    ]
+    return _llf(at, counted, denoiser, fitting, order, guide)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +128,7 @@ class DnCNNWithLocalLinearFitting:
 
     def __call__(
         self,
-        likelihood: PoissonLikelihood | Sequence[PoissonLikelihood],
+        likelihood: Likelihood | Sequence[Likelihood],
         start: Start = None,
         *,
         guide: Array | None = None,
@@ -135,7 +137,7 @@ class DnCNNWithLocalLinearFitting:
 
     def iterates(
         self,
-        likelihood: PoissonLikelihood | Sequence[PoissonLikelihood],
+        likelihood: Likelihood | Sequence[Likelihood],
         start: Start = None,
         *,
         guide: Array | None = None,
@@ -145,30 +147,28 @@ class DnCNNWithLocalLinearFitting:
         if start is None:
             with torch.no_grad():
                 at = at._replace(image=image_after(osem(parts, at.image), None, self.initial))
-        return kim_llf(
-            cast(list[PoissonLikelihood], parts), self.denoiser, at, fitting=self.fitting, order=self.order, guide=guide
-        )
+        return kim_llf(parts, self.denoiser, at, fitting=self.fitting, order=self.order, guide=guide)
 
 
 @dataclass(frozen=True, eq=False)
 class _Curvatures:
     """h of each subset, made when it is first met."""
 
-    parts: list[PoissonLikelihood]
+    parts: list[CountsLikelihood]
     least: float
     _plans: dict[int, PlanCache] = field(default_factory=dict, init=False)
 
     def __call__(self, k: int, x: Array) -> Array:
         return self._plans.setdefault(k, PlanCache()).get(x, lambda: self._make(self.parts[k], x))
 
-    def _make(self, part: PoissonLikelihood, x: Array) -> Array:
-        xp, y = array_namespace(x), like(part.data, x)
-        return part.model.adjoint(part.model.linear(xp.ones_like(x)) / xp.clip(y, self.least, None))
+    def _make(self, part: CountsLikelihood, x: Array) -> Array:
+        xp = array_namespace(x)
+        return part.model.adjoint(part.model.linear(xp.ones_like(x)) / xp.clip(part.counts_like(x), self.least, None))
 
 
 def _llf(
     at: Iterate,
-    parts: list[PoissonLikelihood],
+    parts: list[CountsLikelihood],
     denoiser: ImageMap,
     fitting: LocalLinearFitting,
     order: Order,
@@ -188,7 +188,7 @@ def _llf(
 
 def _llf_step(
     state: tuple[Array, Array, Array, Array],
-    part: PoissonLikelihood,
+    part: CountsLikelihood,
     h: Array,
     denoiser: ImageMap,
     fitting: LocalLinearFitting,

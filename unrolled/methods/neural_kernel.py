@@ -17,9 +17,10 @@ from emrecon.projectors.core.arrays import Array
 from emrecon.recon import Iterate, KernelOperator, ListmodeLikelihood, PoissonLikelihood, kernel_matrix
 from emrecon.recon import run as run_iterates
 from emrecon.recon.kernels.matrix import Window
-from emrecon.recon.likelihoods import Likelihood
+from emrecon.recon.likelihoods import Likelihood, image_shape, knows_counts, sensitivity_like
 
 from ..networks.blocks import convolution, seeded
+from ..networks.scaling import counts_of
 from ..networks.unet import UNet
 from .dip import DeepImagePrior, Fit, NetworkWeights, plain_em, run_network
 
@@ -50,7 +51,7 @@ class NeuralKEM(DeepImagePrior):
     fit: Fit = _PUBLISHED
 
     def _first(self, x: torch.Tensor, parts: list[Likelihood], latent: NetworkWeights) -> NetworkWeights:
-        s = sum(part.sensitivity_like(x) for part in self._of_latent(parts))
+        s = sum(sensitivity_like(part, x) for part in self._of_latent(parts))
         return replace(latent, fitting=self.initial_fit).fit(x, s, self.initial_fit.steps)
 
     def _repeat(self, at: Iterate, parts: list[Likelihood], latent: NetworkWeights) -> Iterator[Iterate]:
@@ -60,7 +61,7 @@ class NeuralKEM(DeepImagePrior):
         while True:
             for part in through:
                 alpha = latent.image()
-                latent = latent.fit(plain_em(alpha, part), part.sensitivity_like(alpha), self.fit.steps)
+                latent = latent.fit(plain_em(alpha, part), sensitivity_like(part, alpha), self.fit.steps)
             alpha = latent.image()
             iteration += 1
             image = alpha if self.kernel is None else self.kernel(alpha)
@@ -101,13 +102,46 @@ def with_kernel(likelihood: Likelihood, kernel: LinearOperator) -> Likelihood:
 
     Raises ValueError for a kernel that does not fit the images.
     """
+    shape = image_shape(likelihood)
+    if kernel.in_shape != kernel.out_shape or kernel.out_shape != shape:
+        raise ValueError(f"{kernel!r} does not fit images of {shape}")
+    if not knows_counts(likelihood):
+        return ThroughKernel(likelihood, kernel)
     model = likelihood.model
-    if kernel.in_shape != kernel.out_shape or kernel.out_shape != model.projector.in_shape:
-        raise ValueError(f"{kernel!r} does not fit images of {model.projector.in_shape}")
     seen = AcquisitionModel(cast(Projector, model.projector @ kernel), model.factors, model.background, model.scale)
-    if isinstance(likelihood, ListmodeLikelihood):
+    if not likelihood.sensitivity_has_factors:
         return ListmodeLikelihood(seen, kernel.T(likelihood.sensitivity))
-    return PoissonLikelihood(likelihood.data, seen)
+    return PoissonLikelihood(counts_of(likelihood), seen)
+
+
+@dataclass(frozen=True, eq=False)
+class ThroughKernel:
+    """The likelihood f(K alpha) of coefficients alpha, for any likelihood f of images."""
+
+    likelihood: Likelihood
+    kernel: LinearOperator
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of the coefficients."""
+        return self.kernel.in_shape
+
+    @property
+    def sensitivity(self) -> Array:
+        """K's."""
+        return self.kernel.T(self.likelihood.sensitivity)
+
+    def value(self, x: Array) -> Array:
+        """Return f(K alpha)."""
+        return self.likelihood.value(self.kernel(x))
+
+    def gradient(self, x: Array) -> Array:
+        """Return K' grad f(K alpha)."""
+        return self.kernel.T(self.likelihood.gradient(self.kernel(x)))
+
+    def subset(self, k: int, n: int) -> ThroughKernel:
+        """Return the likelihood of a part of the data."""
+        return ThroughKernel(self.likelihood.subset(k, n), self.kernel)
 
 
 # ---- deep kernel -----------------------------------------------------------------------------------------------------

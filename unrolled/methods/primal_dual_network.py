@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from emrecon.recon import ListmodeLikelihood, PoissonLikelihood
+from emrecon.recon.likelihoods import Likelihood, start_image
 
 from ..networks.blocks import convolution
-from ..networks.scaling import count_scale
+from ..networks.scaling import count_scale, of_bins
 
 
 class PrimalDualNetwork(nn.Module):
@@ -21,7 +21,7 @@ class PrimalDualNetwork(nn.Module):
     dimensions : 2 for images of one slice and data (views, bins, 1); 3 for volumes. TOF bins are items of a batch.
     n_iterations, n_primal, n_dual, width : of the networks, each of four convolutions with PReLU between them.
     guide_channels : images beside f, as for `NetworkDenoiser`.
-    Raises ValueError for list-mode data, which have no grid to convolve on, and guides that are missing.
+    Raises TypeError for list-mode data, which have no grid to convolve on, and ValueError for guides that are missing.
     Source: Adler & Oktem 2018, IEEE Trans Med Imaging 37:1322; PET: Guazzo & Colarieti-Tosti 2021.
     """
 
@@ -44,21 +44,19 @@ class PrimalDualNetwork(nn.Module):
         self.primals = nn.ModuleList(_chain(dimensions, primal, width, n_primal) for _ in range(n_iterations))
 
     def forward(
-        self, likelihood: PoissonLikelihood, start: torch.Tensor | None = None, *, guide: torch.Tensor | None = None
+        self, likelihood: Likelihood, start: torch.Tensor | None = None, *, guide: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the image of each item, (..., x, y, z); start fills the first primal images (default: the scale)."""
-        if isinstance(likelihood, ListmodeLikelihood):
-            raise ValueError("PrimalDualNetwork convolves sinograms; histogram the events first")
+        counted = of_bins(likelihood, "PrimalDualNetwork", "histogram the events of a list first")
         if (guide is None) != (self.guide_channels == 0):
             raise ValueError(f"PrimalDualNetwork was built for {self.guide_channels} guide channels")
-        model, ones = likelihood.model, likelihood.ones_image()
-        c = count_scale(likelihood)
-        s = torch.mean(likelihood.sensitivity_like(ones), (-3, -2, -1), keepdim=True)
+        model, ones = counted.model, start_image(counted)
+        c = count_scale(counted)
+        s = counted.sensitivity_like(ones).mean((-3, -2, -1), keepdim=True)
         n_axes = len(model.projector.out_shape)
         unit = model.linear(c * ones)
-        d = torch.mean(unit, tuple(range(-n_axes, 0)), keepdim=True)
-        y = torch.as_tensor(likelihood.data).to(unit)
-        measured = (y - model.background_like(unit)) / d
+        d = unit.mean(tuple(range(-n_axes, 0)), keepdim=True)
+        measured = (counted.counts_like(unit) - model.background_like(unit)) / d
         image = ones if start is None else start / c
         f, h = (
             torch.stack([image] * self.n_primal, -4),

@@ -11,6 +11,9 @@ import numpy as np
 
 from emrecon.projectors.core.arrays import Array, array_namespace, like, to_numpy
 from emrecon.recon import Iterate, PoissonLikelihood
+from emrecon.recon.likelihoods import Likelihood
+
+from ..networks.scaling import counts_of, of_bins
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,7 @@ class HeldOut:
     Source: cross-validation by counts, as in Coakley 1991, IEEE Trans Nucl Sci 38:9.
     """
 
-    likelihood: PoissonLikelihood
+    likelihood: Likelihood
     patience: int = 10
     history: list[float] = field(default_factory=list, init=False, repr=False)
     _best: list[Iterate] = field(default_factory=list, init=False, repr=False)
@@ -90,19 +93,19 @@ def hold_out(
         y_v ~ Binomial(y, fraction),  y - y_v:  independent Poisson counts, of means fraction * ybar and the rest
 
     Factors and background are divided likewise, so both explain the same image.
-    Raises ValueError for counts that are not whole numbers and a fraction outside 0 to 1, TypeError for
-    list-mode likelihoods.
+    Raises ValueError for counts that are not whole numbers and a fraction outside 0 to 1, TypeError for likelihoods
+    without counts in bins, such as list-mode.
     """
-    if not isinstance(likelihood, PoissonLikelihood):
-        raise TypeError(f"hold_out divides the counts of a PoissonLikelihood, got {type(likelihood).__name__}")
+    of_bins(likelihood, "hold_out", "divide the events of a list instead")
     if not 0 < fraction < 1:
         raise ValueError(f"hold_out fraction must be between 0 and 1, got {fraction}")
-    counts = to_numpy(likelihood.data)
+    data = counts_of(likelihood)
+    counts = to_numpy(data)
     if not np.array_equal(counts, np.rint(counts)):
         raise ValueError("hold_out divides whole counts, and some are not; are they corrected, or means?")
     drawn = np.random.Generator(np.random.Philox(seed)).binomial(counts.astype(np.int64), fraction)
-    held = like(drawn, likelihood.data)
-    return _share(likelihood, likelihood.data - held, 1 - fraction), _share(likelihood, held, fraction)
+    held = like(drawn, data)
+    return _share(likelihood, data - held, 1 - fraction), _share(likelihood, held, fraction)
 
 
 def _share(likelihood: PoissonLikelihood, counts: Array, fraction: float) -> PoissonLikelihood:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from emrecon.recon import em_fuse, em_step, osem, run
 from emrecon.recon.engines.autograd import em_update as differentiable_em
-from emrecon.recon.likelihoods import Likelihood
+from emrecon.recon.likelihoods import Likelihood, image_shape, knows_counts, sensitivity_like, start_image
 
 from ..networks.blocks import Denoiser
 from ..networks.scaling import count_scale
@@ -29,13 +29,18 @@ def em_update(x: torch.Tensor, likelihood: Likelihood, grad: Mode = "full") -> t
     grad : "full" keeps one array of the size of the data and differentiates exactly; "checkpoint" keeps the image alone
     and makes the rest again, with one more projection forth and back; "detach" lets no gradient through, as if the EM
     image were data.
+    likelihood : of counts, or any other whose gradient torch can differentiate; see `recon.em_step`.
     """
     if grad not in MODES:
         raise ValueError(f"grad must be one of {', '.join(MODES)}, got {grad!r}")
     if grad == "detach":
         with torch.no_grad():
             return em_step(x, likelihood)
-    return differentiable_em(x, likelihood, grad == "full")
+    if knows_counts(likelihood):
+        return differentiable_em(x, likelihood, grad == "full")
+    if grad == "full":
+        return em_step(x, likelihood)
+    return checkpoint(lambda image: em_step(image, likelihood), x, use_reentrant=False)
 
 
 class ModuleOptions(TypedDict, total=False):
@@ -180,7 +185,7 @@ class UnrolledEM(nn.Module):
         """
         parts = self.parts_of(likelihood)
         if start is not None:
-            _check_start(start, parts[0].model.projector.in_shape)
+            _check_start(start, image_shape(parts[0]))
         unit = self._unit(likelihood, start)
         return parts, unit, self._start(likelihood, unit * ones_of(parts)) if start is None else start
 
@@ -211,7 +216,7 @@ class UnrolledEM(nn.Module):
         for _ in range(self.em_steps):
             for part in parts:
                 z = unit * network(x) if self.per_subset else target
-                s = part.sensitivity_like(x)
+                s = sensitivity_like(part, x)
                 em, strength = em_update(x, part, self.grad), self._strength(weight, s, unit)
                 x = torch.where((s > 0) | (strength > 0), em_fuse(em, z, s, strength), em)
         return x, mu
@@ -225,7 +230,7 @@ class UnrolledEM(nn.Module):
                 em = em_update(em, part, self.grad)
             return torch.relu(em + weight * unit * network(x))
         for part in (*parts,) * self.em_steps:
-            s = part.sensitivity_like(x)
+            s = sensitivity_like(part, x)
             step = torch.where(s > 0, x / torch.where(s > 0, s, 1), 0)
             x = torch.relu(em_update(x, part, self.grad) - weight * _mean_over_seen(s) * step * network(x))
         return x
@@ -342,10 +347,10 @@ def ones_of(parts: Sequence[Likelihood]) -> torch.Tensor:
 
     Raises TypeError for likelihoods of other arrays than torch tensors.
     """
-    each = [part.ones_image() for part in parts]
+    each = [start_image(part) for part in parts]
     if not all(isinstance(ones, torch.Tensor) for ones in each):
         raise TypeError("UnrolledEM works on torch tensors; give the likelihood torch data")
-    seen = [ones * (part.sensitivity_like(ones) > 0) for ones, part in zip(each, parts)]
+    seen = [ones * (sensitivity_like(part, ones) > 0) for ones, part in zip(each, parts)]
     return torch.stack(seen).amax(0)
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from emrecon.projectors.core.arrays import Array, array_namespace, like
-from emrecon.recon import PoissonLikelihood
-from emrecon.recon.likelihoods import Likelihood
+from emrecon.recon.likelihoods import CountsLikelihood, Likelihood, start_image
 
 from .blocks import Denoiser
 
 IMAGE_AXES = (-3, -2, -1)
 """The axes x, y, z of an image; those before them are items."""
 
+_OF_COUNTS = ("model", "ratio", "counts_like", "total_counts", "sensitivity_like", "sensitivity_has_factors")
 _OBJECT = 0.1  # voxels below this fraction of the mean are air
 
 
@@ -79,7 +80,9 @@ def normalised_guide(guide: Tensor, by: str = "max") -> Tensor:
     return guide / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-def count_scale(likelihood: Likelihood, steps: int = 16) -> Array:
+def count_scale(
+    likelihood: Likelihood, steps: int = 16, *, total: Callable[[Array], Array] = lambda sums: sums
+) -> Array:
     """Return the activity of the uniform image that explains the counts best, for each item: (..., 1, 1, 1).
 
     EM for an image of one number c, started from all counts, so that c stays positive and the background is heeded:
@@ -90,24 +93,58 @@ def count_scale(likelihood: Likelihood, steps: int = 16) -> Array:
     step is exact, c = sum(y) / sum(s). Counts and background doubled give c doubled.
     Never below a hundredth of where it starts, also where all counts are background; 1 where nothing was counted.
     Takes one projection and the sensitivity that EM needs anyway, and keeps no gradient.
+    total : from the sums over the bins that are here to those over all bins, where others hold a part of them.
+    Raises TypeError for a likelihood without counts, and ValueError where nothing of the image is seen.
     """
+    counted = of_counts(likelihood, "count_scale", "give the network a scale of its own, or scale=None")
     with torch.no_grad():
-        model, ones = likelihood.model, likelihood.ones_image()
+        model, ones = counted.model, start_image(counted)
         a = model.linear(ones)
-        xp, background = array_namespace(a), like(model.background, a)
-        y = like(likelihood.data, a) if isinstance(likelihood, PoissonLikelihood) else xp.ones_like(a)
+        xp, background, y = array_namespace(a), like(model.background, a), counted.counts_like(a)
         bins, image = (tuple(range(-len(shape), 0)) for shape in (model.projector.out_shape, model.projector.in_shape))
-        total = xp.sum(likelihood.sensitivity_like(ones) * ones, axis=image)
-        counts = xp.sum(y, axis=bins)
-        if not bool(xp.all(total > 0)):
+        seen = xp.sum(counted.sensitivity_like(ones) * ones, axis=image)
+        counts = total(xp.sum(y, axis=bins))
+        if not bool(xp.all(seen > 0)):
             raise ValueError("count_scale: the sensitivity is 0 everywhere; nothing of the image is seen")
-        c = start = xp.where(counts > 0, counts / total, xp.ones_like(counts / total))
+        c = start = xp.where(counts > 0, counts / seen, xp.ones_like(counts / seen))
         for _ in range(steps):
             expected = c[(..., *[None] * len(bins))] * a + background
             ratio = y * a / xp.where(expected > 0, expected, xp.ones_like(expected))
-            c = c * xp.sum(ratio, axis=bins) / total
+            c = c * total(xp.sum(ratio, axis=bins)) / seen
         least = xp.where(counts > 0, start / 100, start)
         return xp.where(c > least, c, least)[..., None, None, None]
+
+
+def of_counts(likelihood: Likelihood, who: str, instead: str) -> CountsLikelihood:
+    """Return a likelihood that knows its counts and their model.
+
+    who, instead : who asks for them, and what one may do without.
+    Raises TypeError that names what the likelihood lacks.
+    """
+    missing = [name for name in _OF_COUNTS if not hasattr(likelihood, name)]
+    if missing:
+        raise TypeError(
+            f"{who} needs a likelihood that knows its counts, and {type(likelihood).__name__} has no "
+            f"{', '.join(missing)}; {instead}"
+        )
+    return cast(CountsLikelihood, likelihood)
+
+
+def of_bins(likelihood: Likelihood, who: str, instead: str) -> CountsLikelihood:
+    """Return a likelihood of counts whose model expects all bins, not those of events alone; otherwise as `of_counts`.
+
+    Raises TypeError for other likelihoods, list-mode ones among them.
+    """
+    counted = of_counts(likelihood, who, instead)
+    if not counted.sensitivity_has_factors:
+        raise TypeError(f"{who} needs counts in bins, and {type(likelihood).__name__} knows single events; {instead}")
+    return counted
+
+
+def counts_of(likelihood: CountsLikelihood) -> Array:
+    """Return the counts of all bins: the `data` as they are, or where there are none those like the start image."""
+    data: Array | None = getattr(likelihood, "data", None)
+    return likelihood.counts_like(start_image(likelihood)) if data is None else data
 
 
 def _one_each(x: Tensor) -> tuple[int, ...]:

@@ -16,6 +16,8 @@ from emrecon.projectors import AcquisitionModel, Projector
 from emrecon.projectors.core.arrays import Array, array_namespace, is_torch
 from emrecon.recon import PoissonLikelihood
 
+from ..networks.scaling import count_scale
+
 Value = TypeVar("Value")
 Group: TypeAlias = "torch.distributed.ProcessGroup | None"
 """Some of the ranks; None for all of them."""
@@ -203,28 +205,16 @@ def sum_over_ranks(values: torch.Tensor, group: Group = None) -> torch.Tensor:
     return _SumOverRanks.apply(values, group)
 
 
-def shared_count_scale(likelihood: PoissonLikelihood, steps: int = 16, group: Group = None) -> torch.Tensor:
+def shared_count_scale(likelihood: PoissonLikelihood, steps: int = 16, group: Group = None) -> Array:
     """Return `count_scale` of a view-sharded scan: its sums over bins go over the views of all ranks.
 
     For `UnrolledEM(..., scale=shared_count_scale)`; the plain one would see the counts of one rank, and each rank
-    another scale. (..., 1, 1, 1), the same bits on all ranks; alone it is `count_scale`. Torch data only.
+    another scale. (..., 1, 1, 1), the same bits on all ranks; alone it is `count_scale`.
+    Raises TypeError for data other than torch tensors.
     """
-    shape = likelihood.model.projector.out_shape
-    bins = tuple(range(-len(shape), 0))
-    with torch.no_grad():
-        ones = likelihood.ones_image()
-        a = likelihood.model.linear(ones)
-        data: torch.Tensor = likelihood.data
-        y = data.to(a)
-        background = torch.as_tensor(likelihood.model.background, dtype=a.dtype, device=a.device)
-        total = (likelihood.sensitivity_like(ones) * ones).sum((-3, -2, -1))
-        counts = sum_over_ranks(y.sum(bins), group)
-        c = start = torch.where(counts > 0, counts / total, torch.ones_like(counts))
-        for _ in range(steps):
-            expected = c[(..., *[None] * len(bins))] * a + background
-            ratio = y * a / torch.where(expected > 0, expected, torch.ones_like(expected))
-            c = c * sum_over_ranks(ratio.sum(bins), group) / total
-        return torch.where(counts > 0, torch.maximum(c, start / 100), start)[..., None, None, None]
+    if not isinstance(likelihood.data, torch.Tensor):
+        raise TypeError("shared_count_scale works on torch tensors; give the likelihood torch data")
+    return count_scale(likelihood, steps, total=lambda sums: sum_over_ranks(sums, group))
 
 
 def _summed(values: Array, group: Group) -> Array:

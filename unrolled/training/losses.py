@@ -14,9 +14,10 @@ from torch import nn
 
 from emrecon import recon
 from emrecon.projectors import AcquisitionModel
-from emrecon.recon.likelihoods import Likelihood
+from emrecon.recon.likelihoods import Likelihood, knows_counts
 
 from ..networks.optional import optional_module
+from ..networks.scaling import counts_of, of_bins
 
 if TYPE_CHECKING:
     import deepinv
@@ -121,14 +122,16 @@ def poisson_loss(image: torch.Tensor, likelihood: Likelihood) -> torch.Tensor:
     """Return how badly an image explains the counts, the mean over bins of ybar - y + y log(y / ybar).
 
     It is `likelihood.value` less its least possible value, per bin: 0 for ybar = y, about 1/2 for the true image. Of
-    list-mode data: the value per event, without a zero point.
+    list-mode data: the value per event, without a zero point. Of any other likelihood: its value as it is.
     image : (B, x, y, z) or (x, y, z) >= 0, in the unit of the likelihood's model.
     Raises ValueError where counts were measured but none are expected.
     """
-    value = likelihood.value(image)
+    value = torch.as_tensor(likelihood.value(image))
+    if not knows_counts(likelihood):
+        return value.mean().to(image.dtype)
     shape = likelihood.model.projector.out_shape
-    if isinstance(likelihood, recon.PoissonLikelihood):
-        y = torch.as_tensor(likelihood.data, device=value.device).to(torch.float64)
+    if likelihood.sensitivity_has_factors:  # all bins are known, those without counts too
+        y = torch.as_tensor(counts_of(likelihood), device=value.device).to(torch.float64)
         value = value - (y - torch.xlogy(y, y)).sum(tuple(range(-len(shape), 0)))
     return (value / math.prod(shape)).mean().to(image.dtype)
 
@@ -326,11 +329,11 @@ def thinned(
 
     ybar holds the background, so it is shared out as well, and an image means the same activity for both parts and the
     whole. The sensitivity image is made once, for the whole.
-    Raises TypeError for list-mode likelihoods (thin the events instead), and as `thin` does.
+    Raises TypeError for likelihoods without counts in bins, such as list-mode (thin the events instead), and as `thin`
+    does.
     """
-    if not isinstance(likelihood, recon.PoissonLikelihood):
-        raise TypeError(f"thinned takes a PoissonLikelihood of binned counts, got {type(likelihood).__name__}")
-    counts = torch.as_tensor(likelihood.data)
+    of_bins(likelihood, "thinned", "thin the events of a list instead")
+    counts = torch.as_tensor(counts_of(likelihood))
     first, second = thin(counts, p, generator)
     return _part(likelihood, first, p), _part(likelihood, second, 1 - p)
 
