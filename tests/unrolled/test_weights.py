@@ -180,12 +180,12 @@ def test_hostile_headers(path, data):
 def test_truncated_changed_and_exchanged_files(path, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-8])
-    refused(path, f"has {len(whole) - 8} bytes and not the SHA-256")
+    refused(path, rf"\({len(whole) - 8} bytes\) does not have the SHA-256")
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    refused(path, "not the SHA-256")
+    refused(path, "does not have the SHA-256")
     save_weights(tmp_path / "other.safetensors", network(seed=2), CARD)
     path.write_bytes((tmp_path / "other.safetensors").read_bytes())
-    refused(path, "card is that of other weights")
+    refused(path, "card belongs to other weights")
     path.unlink()
     refused(path, "weights of the card .* are missing", FileNotFoundError)
     card_path(path).unlink()
@@ -241,11 +241,11 @@ def test_wrong_cards(path):
         ("[]", "its format is not"),
         (json.dumps(good | {"format": "other"}), "its format is not"),
         (json.dumps(good | {"schema_version": 2}), "schema version 2"),
-        (json.dumps(good | {"code": "x"}), "nothing missing, code unknown"),
-        (json.dumps({k: v for k, v in good.items() if k != "sha256"}), "sha256 missing"),
+        (json.dumps(good | {"code": "x"}), "missing fields: nothing; unknown fields: code"),
+        (json.dumps({k: v for k, v in good.items() if k != "sha256"}), "missing fields: sha256"),
         (json.dumps(good | {"arguments": ["channels"]}), "arguments must be dict, got list"),
         (json.dumps(good | {"architecture": ["small"]}), "architecture must be str"),
-        (" " * (1 << 20) + json.dumps(good), "less than 1 MiB"),
+        (" " * (1 << 20) + json.dumps(good), "at most 1 MiB"),
     ]:
         where.write_text(text)
         refused(path, match)
