@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,8 +16,6 @@ from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, lik
 ImageMap = Callable[..., Array]
 """Any map of images (..., x, y, z), called as D(x), D(x, sigma) or D(x, sigma, guide=...): a network or a function."""
 
-Given = TypeVar("Given")
-
 
 def denoised(denoiser: ImageMap, x: Array, sigma: float | Array | None = None, guide: Array | None = None) -> Array:
     """Return D(x) in the library, device and precision of x.
@@ -26,7 +24,7 @@ def denoised(denoiser: ImageMap, x: Array, sigma: float | Array | None = None, g
     on host arrays too; tensors carry gradients.
     Raises TypeError for a result that is not an array, and ValueError for one of another shape or with NaN or infinity.
     """
-    guides = {} if guide is None else {"guide": guide}
+    guides: dict[str, object] = {} if guide is None else {"guide": guide}
     given: tuple[object, ...] = (x,) if sigma is None else (x, sigma)
     if isinstance(denoiser, nn.Module):
         given = tuple(_entering(denoiser, value) for value in given)
@@ -86,12 +84,12 @@ def name_of(denoiser: object) -> str:
     return getattr(denoiser, "__name__", None) or type(denoiser).__name__
 
 
-def _entering(network: nn.Module, value: Given) -> Given | torch.Tensor:
+def _entering(network: nn.Module, value: object) -> object:
     """Return an image, sigma or guide in the precision of a network, and on its device where it is not a tensor yet."""
     known = next((p for p in network.parameters() if p.is_floating_point()), None)
     if isinstance(value, torch.Tensor):
         return value if known is None or not value.is_floating_point() else value.to(known.dtype)
     if not hasattr(value, "shape") or not value.shape:
         return value
-    tensor = torch.as_tensor(np.ascontiguousarray(to_numpy(value)))
+    tensor = torch.as_tensor(np.ascontiguousarray(to_numpy(cast(Array, value))))
     return tensor if known is None else tensor.to(known)

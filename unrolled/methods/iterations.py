@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import torch
 
@@ -16,6 +17,7 @@ from emrecon.recon.running import Standing
 
 from .couplings import activity_scale
 
+Given = TypeVar("Given")
 Start = Array | Iterate | None
 """An image to start from, an iterate to go on from, or None for the method's own start."""
 
@@ -34,7 +36,7 @@ def begin_at_activity(
     return detached(at), parts
 
 
-def resumed(start: Start | ParameterisedIterate) -> Start | ParameterisedIterate:
+def resumed(start: Given) -> Given | Array:
     """Return an iterate of the same method as it is; of another method's, which remembers nothing, the image alone."""
     return start.image if isinstance(start, Iterate) and not start.state else start
 

@@ -52,10 +52,10 @@ class PrimalDualNetwork(nn.Module):
             raise ValueError(f"PrimalDualNetwork was built for {self.guide_channels} guide channels")
         model, ones = counted.model, start_image(counted)
         c = count_scale(counted)
-        s = counted.sensitivity_like(ones).mean((-3, -2, -1), keepdim=True)
+        s = torch.mean(counted.sensitivity_like(ones), (-3, -2, -1), keepdim=True)
         n_axes = len(model.projector.out_shape)
         unit = model.linear(c * ones)
-        d = unit.mean(tuple(range(-n_axes, 0)), keepdim=True)
+        d = torch.mean(unit, tuple(range(-n_axes, 0)), keepdim=True)
         measured = (counted.counts_like(unit) - model.background_like(unit)) / d
         image = ones if start is None else start / c
         f, h = (
