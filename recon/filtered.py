@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
-from emrecon.projectors import ImageGrid, LinearOperator, SPECTGeometry
+from emrecon.projectors import ImageGrid, SPECTGeometry
 from emrecon.projectors.core.arrays import Array, PlanCache, add_up, array_namespace, device, dtype_name, is_numpy
+from emrecon.projectors.core.operator import BatchOperator
 from emrecon.projectors.core.threads import thread_count
 from emrecon.projectors.parallel.geometry import ParallelBeamGeometry
 from emrecon.projectors.parallel.projector import ParallelBeamProjector
@@ -72,7 +73,7 @@ class Window:
         return np.where(f <= nyquist, values, 0.0)
 
 
-class FilteredBackprojection(LinearOperator):
+class FilteredBackprojection(BatchOperator):
     """Filtered back projection as a linear operator, from line integrals (views, bins, planes) to (nx, ny, nz).
 
         x(p) = sum over views of  weight * q(p . (cos phi, sin phi)),   q = y * (ramp filter) * (window) along the bins
@@ -109,12 +110,6 @@ class FilteredBackprojection(LinearOperator):
         self._n_parts = min(geometry.n_views, math.ceil(bytes_per_view * geometry.n_views / _SCRATCH))
         self._items = max(1, _SCRATCH // (bytes_per_view * geometry.n_views))
         self._plans = PlanCache()
-
-    def _forward(self, y: Array) -> Array:
-        return self._forward_batch(y[None, ...])[0, ...]
-
-    def _adjoint(self, x: Array) -> Array:
-        return self._adjoint_batch(x[None, ...])[0, ...]
 
     def _forward_batch(self, y: Array) -> Array:
         return self._in_groups(self._reconstruct, y)

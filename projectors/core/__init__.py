@@ -3,9 +3,11 @@
 from .arrays import (
     Array,
     PlanCache,
+    add_up,
     array_namespace,
     as_real,
     device,
+    divide_where,
     dtype_name,
     from_host,
     is_cuda,
@@ -21,11 +23,21 @@ from .blur import GaussianBlur, MeasuredBlur
 from .errors import FormatError
 from .files import atomic_path
 from .grid import FrozenArrays, ImageGrid, check_subset
-from .operator import BatchProjector, DenseOperator, Diagonal, LinearOperator, Projector, Shape, broadcasts_to
+from .operator import (
+    BatchOperator,
+    BatchProjector,
+    DenseOperator,
+    Diagonal,
+    LinearOperator,
+    Projector,
+    Shape,
+    broadcasts_to,
+)
 from .threads import share, thread_count
 
 __all__ = [
     "Array",
+    "BatchOperator",
     "BatchProjector",
     "DenseOperator",
     "Diagonal",
@@ -38,12 +50,14 @@ __all__ = [
     "PlanCache",
     "Projector",
     "Shape",
+    "add_up",
     "array_namespace",
     "as_real",
     "atomic_path",
     "broadcasts_to",
     "check_subset",
     "device",
+    "divide_where",
     "dtype_name",
     "from_host",
     "is_cuda",

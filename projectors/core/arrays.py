@@ -152,6 +152,20 @@ def add_up(arrays: Iterable[Array]) -> Array:
     return reduce(operator.add, arrays)
 
 
+def divide_where(a: Array, b: Array, otherwise: Array | float | None = None) -> Array:
+    """Return a / b where b > 0, and `otherwise` in the other places (default: a itself, as divided by one).
+
+    a, b : arrays that broadcast, of one library and device.
+    Gradients with respect to a and b stay finite where b is zero: nothing is ever divided by it.
+    """
+    xp = array_namespace(b)
+    quotient: Array = a / xp.where(b > 0, b, xp.ones_like(b))
+    if otherwise is None:
+        return quotient
+    chosen: Array = xp.where(b > 0, quotient, otherwise + xp.zeros_like(quotient))
+    return chosen
+
+
 def from_host(values: np.ndarray, x: Array) -> Array:
     """Return NumPy values as a tensor where `x` is one, without a copy."""
     if not is_torch(x):

@@ -12,7 +12,7 @@ from scipy.special import erf
 
 from .arrays import Array, PlanCache, add_up, array_namespace, device, dtype_name, is_numpy, like, to_numpy
 from .grid import ImageGrid
-from .operator import LinearOperator
+from .operator import BatchOperator, LinearOperator
 from .threads import thread_count
 
 N_SIGMAS = 4.0
@@ -21,7 +21,7 @@ N_SIGMAS = 4.0
 _BLOCK = 64  # voxels of an axis that are blurred by one matrix product
 
 
-class GaussianBlur(LinearOperator):
+class GaussianBlur(BatchOperator):
     """A Gaussian blur of an image, axis by axis: y = K_x K_y K_z x.
 
     grid : the image, (nx, ny, nz).  fwhm : mm, one number or (x, y, z); 0 leaves an axis as it is.
@@ -53,12 +53,6 @@ class GaussianBlur(LinearOperator):
         sizes = zip(self.fwhm, self.grid.voxel_size, self.in_shape)
         x, y, z = (gaussian_kernel(width / size if n > 1 else 0.0) for width, size, n in sizes)
         return x, y, z
-
-    def _forward(self, x: Array) -> Array:
-        return self._forward_batch(x[None, ...])[0, ...]
-
-    def _adjoint(self, y: Array) -> Array:
-        return self._adjoint_batch(y[None, ...])[0, ...]
 
     def _forward_batch(self, x: Array) -> Array:
         return self._blurred(x, self._matrices(x))

@@ -136,8 +136,8 @@ class Projector(LinearOperator):
         return array_namespace(like).ones(self.in_shape, dtype=like.dtype, device=like.device)
 
 
-class BatchProjector(Projector):
-    """A projector whose kernels take whole batches: one item is a batch of one."""
+class BatchOperator(LinearOperator):
+    """An operator that takes whole batches: one item is a batch of one."""
 
     @abstractmethod
     def _forward_batch(self, x: Array) -> Array:
@@ -152,6 +152,10 @@ class BatchProjector(Projector):
 
     def _adjoint(self, y: Array) -> Array:
         return self._adjoint_batch(y[None, ...])[0, ...]
+
+
+class BatchProjector(BatchOperator, Projector):
+    """A projector whose kernels take whole batches."""
 
 
 class Diagonal(LinearOperator):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core.arrays import Array, PlanCache, dtype_name
 from ..core.cuda import Engine, on_device, returned_like
+from ..core.lanes import fold_with, unfold_with
 from ..core.operator import Shape
 from .plan import LinePlan
 
@@ -62,9 +63,8 @@ def _one_part(plan: CudaPlan, x: Array, engine: Engine, kernel: str, shape: tupl
         _launch(plan, xp.ascontiguousarray(x), out, engine, kernel)
         return out
     out = xp.empty((1, *shape[:2], shape[2] * items), x.dtype)
-    lanes = xp.ascontiguousarray(xp.moveaxis(x, 0, -1)).reshape(1, *x.shape[1:3], -1)
-    _launch(plan, lanes, out, engine, kernel)
-    return xp.ascontiguousarray(xp.moveaxis(out.reshape(*shape, items), -1, 0))
+    _launch(plan, fold_with(xp, x), out, engine, kernel)
+    return unfold_with(xp, out, shape, items)
 
 
 def _launch(plan: CudaPlan, x: Array, out: Array, engine: Engine, kernel: str) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 
-from ..core.arrays import Array, PlanCache, from_host, is_cuda, read_only, to_host
+from ..core.arrays import Array, PlanCache, from_host, is_cuda, to_host
 from ..core.grid import ImageGrid
-from ..core.operator import BatchProjector, Shape
+from ..core.lanes import items_together, map_lanes
+from ..core.operator import BatchProjector
 from ..core.threads import share, thread_count
 from . import kernels, launches
 from .geometry import ParallelBeamGeometry
 from .plan import LinePlan, make_plan
-
-_LANES = 256  # items of thin images are projected together until so many lanes are filled
 
 
 class ParallelBeamProjector(BatchProjector):
@@ -76,14 +74,18 @@ class ParallelBeamProjector(BatchProjector):
     def _forward_batch(self, x: Array) -> Array:
         if is_cuda(x):
             return launches.forward(self._cuda_plan, x)
-        return from_host(_map_lanes(self._integrate, to_host(x, self), self.out_shape), x)
+        return from_host(map_lanes(self._integrate, to_host(x, self), self.out_shape, self._together), x)
 
     def _adjoint_batch(self, y: Array) -> Array:
         if is_cuda(y):
             return launches.adjoint(self._cuda_plan, y)
-        return from_host(_map_lanes(self._backproject, to_host(y, self), self.in_shape), y)
+        return from_host(map_lanes(self._backproject, to_host(y, self), self.in_shape, self._together), y)
 
-    def _integrate(self, image: np.ndarray, out: np.ndarray) -> None:
+    @property
+    def _together(self) -> int:
+        return items_together(self.in_shape[2])
+
+    def _integrate(self, image: np.ndarray, _: slice, out: np.ndarray) -> None:
         """Write the integrals (views, bins, lanes) of an image (nx, ny, lanes)."""
         (along_x, lines), steps = self._plan, max(image.shape[:2])
         most = steps * int(2 * lines[:, 4].max() + 2)
@@ -94,7 +96,7 @@ class ParallelBeamProjector(BatchProjector):
 
         share(work, out.shape[0])
 
-    def _backproject(self, projections: np.ndarray, out: np.ndarray) -> None:
+    def _backproject(self, projections: np.ndarray, _: slice, out: np.ndarray) -> None:
         """Write the back projection (nx, ny, lanes) of (views, bins, lanes)."""
         along_x, lines = self._plan
         most = int(np.sum(2 * lines[:, 4] * np.abs(lines[:, 3]) + 2))
@@ -118,24 +120,6 @@ class ParallelBeamProjector(BatchProjector):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name not in ("_made", "_plan")}
-
-
-def _map_lanes(apply: Callable[[np.ndarray, np.ndarray], None], x: np.ndarray, shape: Shape) -> np.ndarray:
-    """Return `apply` of every item of x, (B, a, b, z) to (B, *shape), whose last axis is z too.
-
-    apply : writes the result for its first argument (a, b, lanes) into its second, (*shape[:2], lanes). A lane is a
-        slice; in a batch of thin images it is (slice, item).
-    """
-    out, depth = np.empty((x.shape[0], *shape), x.dtype), shape[2]
-    together = max(1, _LANES // depth) if depth < 16 else 1
-    for items in (slice(i, min(i + together, x.shape[0])) for i in range(0, x.shape[0], together)):
-        n = items.stop - items.start
-        lanes = np.ascontiguousarray(x[items.start] if n == 1 else np.moveaxis(x[items], 0, -1))
-        result = out[items.start] if n == 1 else np.empty((*shape, n), x.dtype)
-        apply(read_only(lanes.reshape(*x.shape[1:3], -1)), result.reshape(*shape[:2], -1))
-        if n > 1:
-            out[items] = np.moveaxis(result, -1, 0)
-    return out
 
 
 def _check_planes(grid: ImageGrid, geometry: ParallelBeamGeometry) -> None:

@@ -7,8 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..core.arrays import Array, PlanCache, dtype_name, from_host, is_cuda, read_only, to_host
+from ..core.arrays import Array, PlanCache, dtype_name, from_host, is_cuda, to_host
 from ..core.grid import ImageGrid
+from ..core.lanes import items_together, map_lanes
 from ..core.operator import BatchProjector
 from ..core.threads import share, thread_count
 from . import kernels, launches
@@ -17,7 +18,6 @@ from .plan import make_plan
 from .sinogram import PETSinogram
 
 _IMAGES_BYTES = 1 << 30  # for the partial images of a back projection
-_LANES = 256  # items of thin sinograms are projected together until so many lanes are filled
 
 
 class PETProjector(BatchProjector):
@@ -76,29 +76,20 @@ class PETProjector(BatchProjector):
         return views, radial, (tof or [1])[0], planes
 
     def _forward_host(self, x: np.ndarray) -> np.ndarray:
-        views, radial, tof, planes = self._bins
-        out = np.empty((x.shape[0], views, radial, tof, planes), x.dtype)
-        for items in self._folds(x.shape[0]):
-            n = items.stop - items.start
-            lanes = out[items][0] if n == 1 else np.empty((views, radial, tof, planes * n), x.dtype)
-            self._project(_fold(x[items]), n, lanes)
-            if n > 1:
-                out[items] = np.moveaxis(lanes.reshape(views, radial, tof, planes, n), -1, 0)
-        return out.reshape(x.shape[0], *self.out_shape)
+        def apply(image: np.ndarray, items: slice, out: np.ndarray) -> None:
+            self._project(image, items.stop - items.start, out)
+
+        return map_lanes(apply, x, self._bins, self._together).reshape(x.shape[0], *self.out_shape)
 
     def _adjoint_host(self, y: np.ndarray) -> np.ndarray:
-        out = np.empty((y.shape[0], *self.in_shape), y.dtype)
-        y = y.reshape(y.shape[0], *self._bins)
-        for items in self._folds(y.shape[0]):
-            n = items.stop - items.start
-            out[items] = np.moveaxis(self._backproject(_fold(y[items]), n).reshape(*self.in_shape, n), -1, 0)
-        return out
+        def apply(sinogram: np.ndarray, items: slice, out: np.ndarray) -> None:
+            out[...] = self._backproject(sinogram, items.stop - items.start)
 
-    def _folds(self, n: int) -> list[slice]:
-        """Group the items of a batch: one by one, or many thin sinograms side by side as lanes."""
-        planes = self.out_shape[-1]
-        together = max(1, _LANES // planes) if planes < 16 else 1
-        return [slice(i, min(i + together, n)) for i in range(0, n, together)]
+        return map_lanes(apply, y.reshape(y.shape[0], *self._bins), self.in_shape, self._together)
+
+    @property
+    def _together(self) -> int:
+        return items_together(self.out_shape[-1])
 
     def _project(self, image: np.ndarray, stride: int, out: np.ndarray) -> None:
         plan = self._plan(image)
@@ -145,9 +136,3 @@ def summed(work: Any, n_items: int, shape: tuple[int, ...], dtype: Any) -> np.nd
         total += other
     image: np.ndarray = total
     return image
-
-
-def _fold(x: np.ndarray) -> np.ndarray:
-    """Return (B, ..., lane) as (..., lane * B), contiguous; no copy for one item."""
-    lanes = x[0] if x.shape[0] == 1 else np.moveaxis(x, 0, -1)
-    return read_only(np.ascontiguousarray(lanes).reshape(*x.shape[1:-1], -1))

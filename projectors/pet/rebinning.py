@@ -76,12 +76,6 @@ class _Rebinning(LinearOperator, ABC):
         self._tables = changing or tables[-1:]  # at least one: the result is never the input itself
         self.in_shape, self.out_shape, self._plans = in_shape, out_shape, PlanCache()
 
-    def _forward(self, x: Array) -> Array:
-        return self._forward_batch(x[None, ...])[0, ...]
-
-    def _adjoint(self, y: Array) -> Array:
-        return self._adjoint_batch(y[None, ...])[0, ...]
-
     def _forward_batch(self, x: Array) -> Array:
         shape = (x.shape[0], *self.out_shape)
         for axis, forward, _ in self._made(x):

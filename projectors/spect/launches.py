@@ -14,6 +14,7 @@ import numpy as np
 
 from ..core.arrays import Array, PlanCache, dtype_name
 from ..core.cuda import Engine, on_device, returned_like
+from ..core.lanes import fold_with, unfold_with
 from ..core.operator import Shape
 from .direct_blur import DirectBlur
 from .plan import SPECTPlan, five_taps, make_bands, n_passes
@@ -248,11 +249,6 @@ def _one_group(plan: CudaPlan, x: Array, part: slice, engine: Engine, shape: tup
     if slices >= 16 or items == 1 or plan.direct is not None:
         return apply(Launches(plan, engine, tables, absorbed, 1), x)
     if absorbed is not None:
-        absorbed = _fold(xp, xp.broadcast_to(absorbed, (items, *plan.in_shape)))
-    y = apply(Launches(plan, engine, tables, absorbed, items), _fold(xp, x))
-    return xp.ascontiguousarray(xp.moveaxis(y.reshape(*shape, items), -1, 0))
-
-
-def _fold(xp: Any, x: Array) -> Array:
-    """Return (B, a, b, z) as (1, a, b, z * B), contiguous."""
-    return xp.ascontiguousarray(xp.moveaxis(x, 0, -1)).reshape(1, *x.shape[1:3], -1)
+        absorbed = fold_with(xp, xp.broadcast_to(absorbed, (items, *plan.in_shape)))
+    y = apply(Launches(plan, engine, tables, absorbed, items), fold_with(xp, x))
+    return unfold_with(xp, y, shape, items)

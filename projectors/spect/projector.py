@@ -21,6 +21,7 @@ from ..core.arrays import (
     to_numpy,
 )
 from ..core.grid import ImageGrid
+from ..core.lanes import fold, items_together, map_lanes
 from ..core.operator import BatchProjector
 from ..core.threads import share, thread_count
 from . import blur_kernels, kernels, launches
@@ -30,7 +31,6 @@ from .direct_blur import DirectBlur, is_gaussian, reach_of
 from .plan import MadePlan, SPECTPlan, farthest, make_plan
 
 _IMAGES_BYTES = 1 << 30  # for the partial images of a back projection
-_LANES = 256  # items of thin images are projected together until so many lanes are filled
 
 
 class SPECTProjector(BatchProjector):
@@ -164,34 +164,20 @@ class SPECTProjector(BatchProjector):
     # ---- CPU --------------------------------------------------------------------------------------------------------
 
     def _forward_host(self, x: np.ndarray) -> np.ndarray:
-        out = np.empty((x.shape[0], *self.out_shape), x.dtype)
-        for items in self._folds(x.shape[0]):
-            image, absorbed, stride = self._fold(x[items]), self._absorbed_lanes(items, x), items.stop - items.start
-            projections = out[items][0] if stride == 1 else np.empty((*out.shape[1:3], out.shape[3] * stride), x.dtype)
-            self._project(image, absorbed, stride, projections)
-            if stride > 1:
-                out[items] = np.moveaxis(projections.reshape(*out.shape[1:], stride), -1, 0)
-        return out
+        def apply(image: np.ndarray, items: slice, out: np.ndarray) -> None:
+            self._project(image, self._absorbed_lanes(items, x), items.stop - items.start, out)
+
+        return map_lanes(apply, x, self.out_shape, self._together)
 
     def _adjoint_host(self, y: np.ndarray) -> np.ndarray:
-        out = np.empty((y.shape[0], *self.in_shape), y.dtype)
-        for items in self._folds(y.shape[0]):
-            stride = items.stop - items.start
-            image = self._backproject(self._fold(y[items]), self._absorbed_lanes(items, y), stride)
-            out[items] = np.moveaxis(image.reshape(*self.in_shape, stride), -1, 0)
-        return out
+        def apply(projections: np.ndarray, items: slice, out: np.ndarray) -> None:
+            out[...] = self._backproject(projections, self._absorbed_lanes(items, y), items.stop - items.start)
 
-    def _folds(self, n: int) -> list[slice]:
-        """Group the items of a batch: one by one, or many thin images side by side as lanes."""
-        depth = self.in_shape[2]
-        together = max(1, _LANES // depth) if depth < 16 and self._direct is None else 1
-        return [slice(i, min(i + together, n)) for i in range(0, n, together)]
+        return map_lanes(apply, y, self.in_shape, self._together)
 
-    @staticmethod
-    def _fold(x: np.ndarray) -> np.ndarray:
-        """Return (B, a, b, z) as (a, b, z * B), contiguous; no copy for one item."""
-        lanes = x[0] if x.shape[0] == 1 else np.moveaxis(x, 0, -1)
-        return read_only(np.ascontiguousarray(lanes).reshape(*x.shape[1:3], -1))
+    @property
+    def _together(self) -> int:
+        return items_together(self.in_shape[2]) if self._direct is None else 1
 
     def _absorbed_lanes(self, items: slice, x: np.ndarray) -> np.ndarray:
         """Return 1 - exp(-mu h / 2) for a group of items; empty without attenuation."""
@@ -200,7 +186,7 @@ class SPECTProjector(BatchProjector):
         absorbed = self._absorbed.get(x, lambda: self._make_absorbed(x))
         n = items.stop - items.start
         if absorbed.ndim == 4:
-            return self._fold(absorbed[items])
+            return fold(absorbed[items])
         return read_only(absorbed if n == 1 else np.repeat(absorbed, n, axis=2))
 
     def _make_absorbed(self, x: Array) -> Array:

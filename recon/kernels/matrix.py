@@ -27,6 +27,7 @@ from emrecon.projectors.core.arrays import (
     to_host,
     to_numpy,
 )
+from emrecon.projectors.core.operator import BatchOperator
 from emrecon.projectors.core.threads import share, thread_count
 
 from . import row_kernels
@@ -46,7 +47,7 @@ class Rows(NamedTuple):
     weight: np.ndarray
 
 
-class KernelOperator(LinearOperator):
+class KernelOperator(BatchOperator):
     """A sparse matrix that mixes voxels, x = K alpha, whose rows are not negative and sum to one.
 
     matrix : (voxels, voxels), any SciPy sparse matrix; `kernel_matrix` makes one from images.
@@ -101,12 +102,6 @@ class KernelOperator(LinearOperator):
         columns = self.matrix.tocsc()
         return _read_only(Rows(columns.indptr, columns.indices, columns.data))
 
-    def _forward(self, x: Array) -> Array:
-        return self._forward_batch(x[None, ...])[0, ...]
-
-    def _adjoint(self, y: Array) -> Array:
-        return self._adjoint_batch(y[None, ...])[0, ...]
-
     def _forward_batch(self, x: Array) -> Array:
         if _on_host(x):
             return self._gather(self._rows, x)
@@ -138,7 +133,7 @@ class KernelOperator(LinearOperator):
         return {name: value for name, value in super().__getstate__().items() if name != "_columns"}
 
 
-class SpatioTemporalKernel(LinearOperator):
+class SpatioTemporalKernel(BatchOperator):
     """A kernel for all frames of a dynamic scan, K = K_t (x) K_s: x[f] = sum over g of K_t[f, g] K_s alpha[g].
 
     temporal : K_t, (frames, frames), not negative, rows that sum to one; for instance `temporal_kernel(...)`.
@@ -160,12 +155,6 @@ class SpatioTemporalKernel(LinearOperator):
         self.temporal, self.spatial = matrix, spatial
         self.in_shape = self.out_shape = (matrix.shape[0], *spatial.in_shape)
         self._plans = PlanCache()
-
-    def _forward(self, x: Array) -> Array:
-        return self._forward_batch(x[None, ...])[0, ...]
-
-    def _adjoint(self, y: Array) -> Array:
-        return self._adjoint_batch(y[None, ...])[0, ...]
 
     def _forward_batch(self, x: Array) -> Array:
         return self._apply_both(x, self.spatial._forward_batch, self._temporal_like(x))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from emrecon.projectors import LinearOperator
 from emrecon.projectors.core.arrays import (
     Array,
     add_up,
@@ -18,6 +17,7 @@ from emrecon.projectors.core.arrays import (
     read_only,
     to_host,
 )
+from emrecon.projectors.core.operator import BatchOperator
 from emrecon.projectors.core.threads import share
 
 from . import variation_kernels as kernels
@@ -27,7 +27,7 @@ _SLAB = 8  # planes at a time, where many arrays are needed
 _CUBES = (1.0, 1.0, 1.0)
 
 
-class ImageGradient(LinearOperator):
+class ImageGradient(BatchOperator):
     """Forward differences of an image, (x, y, z) -> (3, x, y, z).
 
         (D x)[a, i] = w_a (x[i + e_a] - x[i]),  w_a = smallest voxel size / voxel size along a
@@ -48,12 +48,6 @@ class ImageGradient(LinearOperator):
     def norm_bound(self) -> float:
         """An upper bound of |D x| / |x|."""
         return 2 * math.hypot(*_weights(self.voxel_size))
-
-    def _forward(self, x: Array) -> Array:
-        return self._forward_batch(x[None, ...])[0, ...]
-
-    def _adjoint(self, y: Array) -> Array:
-        return self._adjoint_batch(y[None, ...])[0, ...]
 
     def _forward_batch(self, x: Array) -> Array:
         weights = _weights(self.voxel_size)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from emrecon.projectors import LinearOperator
 from emrecon.projectors.core.arrays import (
     Array,
     PlanCache,
@@ -25,6 +24,7 @@ from emrecon.projectors.core.arrays import (
     to_host,
     to_numpy,
 )
+from emrecon.projectors.core.operator import BatchOperator
 from emrecon.projectors.core.threads import thread_count
 
 from . import variation_kernels as kernels
@@ -234,7 +234,7 @@ class DirectionalTotalVariation(_GradientBall):
         return f"DirectionalTotalVariation(guide {self._shape()})"
 
 
-class DirectionalGradient(LinearOperator):
+class DirectionalGradient(BatchOperator):
     """The differences across the edges of a guide, K = (I - xi xi') D, (x, y, z) -> (3, x, y, z).
 
     prior : the `DirectionalTotalVariation` whose xi this is.
@@ -248,12 +248,6 @@ class DirectionalGradient(LinearOperator):
     def norm_bound(self) -> float:
         """An upper bound of |K x| / |x|."""
         return self.gradient.norm_bound
-
-    def _forward(self, x: Array) -> Array:
-        return self._forward_batch(x[None, ...])[0, ...]
-
-    def _adjoint(self, y: Array) -> Array:
-        return self._adjoint_batch(y[None, ...])[0, ...]
 
     def _forward_batch(self, x: Array) -> Array:
         return self._across(self.gradient._forward_batch(x))

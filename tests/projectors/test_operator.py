@@ -7,6 +7,7 @@ import torch
 from battery import check_operator, dense
 
 from emrecon.projectors import DenseOperator, Diagonal
+from emrecon.projectors.core import divide_where
 
 RNG = np.random.default_rng(0)
 
@@ -118,3 +119,19 @@ def test_projectors_for_a_batch_stay_so():
     A = projector("thin", "gaussian", "per item")
     assert A.n_items is not None
     assert (A + A).n_items == (2 * A).n_items == (A @ GaussianBlur(A.grid, 5.0)).n_items == A.n_items
+
+
+def test_divide_where_is_the_guarded_division_and_says_what_stands_elsewhere():
+    a, b = np.array([1.0, 2, 3, 0], np.float32), np.array([2.0, 0, -1, 4], np.float32)
+    np.testing.assert_array_equal(divide_where(a, b), a / np.where(b > 0, b, np.ones_like(b)))
+    np.testing.assert_array_equal(divide_where(a, b, 7.0), np.array([0.5, 7, 7, 0], np.float32))
+    assert divide_where(a, b).dtype == divide_where(a, b, 0.0).dtype == np.float32
+
+
+@pytest.mark.parametrize("otherwise", [None, 0.0])
+def test_divide_where_has_finite_gradients_where_nothing_is_divided(otherwise):
+    a, b = torch.tensor([1.0, 2, 0], requires_grad=True), torch.tensor([2.0, 0, 0], requires_grad=True)
+    divide_where(a, b, otherwise).sum().backward()
+    torch.testing.assert_close(b.grad, torch.tensor([-0.25, 0, 0]))
+    assert torch.isfinite(a.grad).all()
+    torch.testing.assert_close(a.grad[0], torch.tensor(0.5))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from emrecon.projectors import AcquisitionModel, Projector
 from emrecon.projectors.core.arrays import Array, is_torch, like, to_numpy
-from emrecon.projectors.core.operator import LinearOperator, Shape, broadcasts_to
+from emrecon.projectors.core.operator import BatchOperator, Shape, broadcasts_to
 from emrecon.recon import PoissonLikelihood
 
 from ..networks.blocks import Denoiser
@@ -185,7 +185,7 @@ def from_linear_physics(
     return AcquisitionModel(cast(Projector, operator), background=background[0] if n_items is None else background)
 
 
-class _PhysicsOperator(LinearOperator):
+class _PhysicsOperator(BatchOperator):
     """deepinv's physics with our shapes, whole batches at a time."""
 
     def __init__(
@@ -198,12 +198,6 @@ class _PhysicsOperator(LinearOperator):
     @property
     def n_items(self) -> int | None:
         return self._n_items
-
-    def _forward(self, x: Array) -> Array:
-        return self._forward_batch(x[None, ...])[0, ...]
-
-    def _adjoint(self, y: Array) -> Array:
-        return self._adjoint_batch(y[None, ...])[0, ...]
 
     def _forward_batch(self, x: Array) -> Array:
         return self._called(self.physics.A, x, self.image_shape, self.out_shape)
