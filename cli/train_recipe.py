@@ -266,7 +266,7 @@ def _possible_data(plan: Plan) -> None:
     if data.n is not None and plan.folder is not None:
         raise ValueError("n is for simulated samples; a folder has as many as it has")
     if plan.level not in simulation.counts.levels:
-        raise ValueError(f"level {plan.level:g} is none of {list(simulation.counts.levels)}, those of the simulation")
+        raise ValueError(f"level {plan.level:g} is not in the simulation; choose from {list(simulation.counts.levels)}")
     if len(set(data.guides)) < len(data.guides):
         raise ValueError(f"guide {list(data.guides)} names one of them twice")
     if "guide" in data.guides and not simulation.phantom.has_guide:
@@ -286,12 +286,12 @@ def _possible_data(plan: Plan) -> None:
 def _possible_network(plan: Plan) -> None:
     name, build = plan.recipe.network.name, learned.registry().get(plan.recipe.network.name)
     if build is None:
-        raise ValueError(f"name {name!r} is none; there are {', '.join(learned.NETWORKS)}")
+        raise ValueError(f"name {name!r} is not a known network; choose from {', '.join(learned.NETWORKS)}")
     taken = learned.options_of(build)
     wrong = [key for key in plan.arguments if key not in taken]
     if wrong:
         own = ", ".join(key for key in NetworkTable.model_fields if key in taken)
-        raise ValueError(f"{wrong[0]} is no option of {name}, which has {own}")
+        raise ValueError(f"{wrong[0]} is not an option of {name}; choose from {own}")
     if plan.arguments["dimensions"] == 3 and plan.source.is_flat:
         raise ValueError("dimensions of 3 need volumes, and the samples have one slice")
     network = build(**plan.arguments)
