@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
+from numpy.typing import ArrayLike
 
 from emrecon.projectors import ImageGrid, SPECTGeometry
 from emrecon.projectors.core.arrays import Array, PlanCache, add_up, array_namespace, device, dtype_name, is_numpy
@@ -61,7 +62,7 @@ class Window:
             if not 0 < value < math.inf:
                 raise ValueError(f"Window {what} must be positive and finite, got {value}")
 
-    def response(self, frequency: Any, bin_size: float) -> np.ndarray:
+    def response(self, frequency: ArrayLike, bin_size: float) -> np.ndarray:
         """Return W at frequencies in cycles/mm, for bins of bin_size mm; 0 above the Nyquist frequency."""
         f, nyquist = np.abs(np.asarray(frequency, float)), 0.5 / bin_size
         cutoff = self.cutoff * nyquist if self.unit == "nyquist" else self.cutoff / 10
@@ -206,7 +207,7 @@ def fbp(
     return FilteredBackprojection(grid, geometry, Window(window, cutoff, unit, order))(data)
 
 
-def ramp_kernel(n: Any, bin_size: float) -> np.ndarray:
+def ramp_kernel(n: ArrayLike, bin_size: float) -> np.ndarray:
     """Return the ramp filter |f|, cut off at the Nyquist frequency, at n bins from its middle; in 1/mm^2.
 
         1 / (4 tau^2) for n = 0,  -1 / (pi n tau)^2 for odd n,  0 for even n
@@ -218,7 +219,7 @@ def ramp_kernel(n: Any, bin_size: float) -> np.ndarray:
     return np.where(n == 0, 0.25, -1 / (np.pi * odd) ** 2) / bin_size**2
 
 
-def angular_weights(angles: Any) -> np.ndarray:
+def angular_weights(angles: ArrayLike) -> np.ndarray:
     """Return how much of the half turn every view stands for, in radians; they sum to pi.
 
     A view has half the gap to either neighbour modulo 180 degrees, shared with the views that repeat its direction (to
@@ -250,11 +251,11 @@ class _HostFFT:
     """SciPy's transforms on the library's number of threads."""
 
     @staticmethod
-    def rfft(x: np.ndarray, **options: Any) -> Any:
+    def rfft(x: np.ndarray, **options: int) -> np.ndarray:
         return scipy.fft.rfft(x, workers=thread_count(), **options)
 
     @staticmethod
-    def irfft(x: np.ndarray, **options: Any) -> Any:
+    def irfft(x: np.ndarray, **options: int) -> np.ndarray:
         return scipy.fft.irfft(x, workers=thread_count(), **options)
 
 

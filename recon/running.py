@@ -28,12 +28,13 @@ class Standing(Protocol):
     @property
     def iteration(self) -> int: ...
     @property
-    def image(self) -> Any: ...
+    def image(self) -> Array: ...
 
 
+Row = dict[str, Any]
 Callback = Callable[[Any], Any]
 _STATE = "state_"  # before the names of what an engine remembers, in a checkpoint
-Objective = Callable[[Array], Any]
+Objective = Callable[[Array], Array]
 
 
 def run(iterates: Iterator[Standing], n_iterations: int, *callbacks: Callback) -> Array:
@@ -104,11 +105,11 @@ class Log:
         self.path, self.objective = Path(path), objective
         if self.path.suffix not in (".csv", ".json"):
             raise ValueError(f"Log writes .csv or .json, not {self.path.name!r}")
-        self._rows: list[dict[str, Any]] = _read_log(self.path) if resume and self.path.exists() else []
+        self._rows: list[Row] = _read_log(self.path) if resume and self.path.exists() else []
         self._start = time.perf_counter() - (float(self._rows[-1]["seconds"]) if self._rows else 0.0)
 
     def __call__(self, iterate: Standing) -> None:
-        row: dict[str, Any] = {"iteration": iterate.iteration, "seconds": round(time.perf_counter() - self._start, 4)}
+        row: Row = {"iteration": iterate.iteration, "seconds": round(time.perf_counter() - self._start, 4)}
         if self.objective is not None:
             row["objective"] = _total(self.objective, iterate.image)
         # A kill between this file and a checkpoint leaves rows that the resumed run writes again.
@@ -184,7 +185,7 @@ class RelativeChange:
     """Stop when |image - previous| / |previous| falls below `tolerance`."""
 
     tolerance: float
-    _previous: list[Any] = field(default_factory=list, init=False, repr=False)
+    _previous: list[Array] = field(default_factory=list, init=False, repr=False)
 
     def __call__(self, iterate: Standing) -> bool:
         previous = self._previous.pop() if self._previous else None
@@ -196,18 +197,18 @@ class RelativeChange:
         return bool(change < self.tolerance)
 
 
-def _moved(value: np.ndarray, like: Array) -> Any:
+def _moved(value: np.ndarray, like: Array) -> Array:
     """Return an array in the library and on the device of another, in its own precision; numbers stay as they are."""
     return array_namespace(like).asarray(value, device=device(like)) if value.ndim else value
 
 
-def _host(value: Any) -> np.ndarray:
+def _host(value: object) -> np.ndarray:
     if isinstance(value, tuple):
         return np.stack([to_numpy(part) for part in value])
     return to_numpy(value) if hasattr(value, "shape") else np.asarray(value)
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
+def _read_log(path: Path) -> list[Row]:
     try:
         text = path.read_text(encoding="utf-8")
         rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))

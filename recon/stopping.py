@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class PetricRule:
         return first
 
     @property
-    def _masks(self) -> tuple[Any, Any]:
+    def _masks(self) -> tuple[RegionOfInterest, RegionOfInterest]:
         return self.object_mask, self.background_mask
 
 
@@ -180,7 +180,7 @@ class KKTRule:
     tolerance: float
     start: Array | None = None
     history: list[KKTErrors] = field(default_factory=list, init=False, repr=False)
-    _start_gradient: list[Any] = field(default_factory=list, init=False, repr=False)
+    _start_gradient: list[Array] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
 import torch
+from torch.autograd.function import FunctionCtx
 
+from emrecon.projectors.core.arrays import Array
+
+from ..likelihoods.protocol import CountsLikelihood
 from .plain_steps import plain_step, positive_root
+
+Value: TypeAlias = Array | float  # tensors among them
 
 
 class _Fuse(torch.autograd.Function):
@@ -22,19 +28,19 @@ class _Fuse(torch.autograd.Function):
         return positive_root(beta, s - beta * z, s * x_em)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: FunctionCtx, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def backward(ctx: FunctionCtx, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
         parts = _fuse_derivatives(*ctx.saved_tensors)
         return tuple(
             (weight * part).sum_to_size(value.shape) for part, value in zip(parts, ctx.saved_tensors, strict=True)
         )
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: torch.Tensor) -> torch.Tensor:
+    def jvp(ctx: FunctionCtx, *tangents: torch.Tensor) -> torch.Tensor:
         return sum(part * t for part, t in zip(_fuse_derivatives(*ctx.saved_tensors), tangents, strict=True))
 
 
@@ -62,7 +68,7 @@ def _divided(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.where(found, a / torch.where(found, b, torch.ones_like(b)), torch.zeros_like(a))
 
 
-def fuse(x_em: Any, z: Any, s: Any, beta: Any) -> torch.Tensor:
+def fuse(x_em: Value, z: Value, s: Value, beta: Value) -> torch.Tensor:
     """Return `em_fuse` of tensors (numbers and arrays follow them) so that torch can differentiate it twice."""
     tensors = [value for value in (x_em, z, s, beta) if isinstance(value, torch.Tensor)]
     model = max(tensors, key=lambda t: (t.dtype == torch.float64, t.ndim))
@@ -89,13 +95,13 @@ class _EMStep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: torch.Tensor, factors: Any, background: Any, likelihood: Any, keep: bool
+        x: torch.Tensor, factors: Value, background: Value, likelihood: CountsLikelihood, keep: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         m, q = _multiplier(x.detach(), likelihood)
         return x.detach() * m, *((m, q) if keep else (None, None))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    def setup_context(ctx: FunctionCtx, inputs: tuple[object, ...], output: tuple[object, ...]) -> None:
         ctx.likelihood = inputs[3]
         kept = [tensor for tensor in output[1:] if tensor is not None]
         ctx.mark_non_differentiable(*kept)
@@ -104,7 +110,7 @@ class _EMStep(torch.autograd.Function):
         ctx.save_for_backward(*tensors, *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, g: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, g: torch.Tensor | None, *_: object) -> tuple[torch.Tensor | None, ...]:
         x, factors, background, m, q = ctx.saved_tensors
         if g is None:
             return (None,) * 5
@@ -119,7 +125,7 @@ class _EMStep(torch.autograd.Function):
             return *_em_gradients(x, factors, background, m, q, g, ctx.likelihood, wanted), None, None
 
 
-def _multiplier(x: torch.Tensor, likelihood: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _multiplier(x: torch.Tensor, likelihood: CountsLikelihood) -> tuple[torch.Tensor, torch.Tensor]:
     """Return m, 1 where nothing is seen, and q."""
     with torch.no_grad():
         ratio, q = likelihood.ratio_and_slope(x)
@@ -135,7 +141,7 @@ def _em_gradients(
     m: torch.Tensor,
     q: torch.Tensor,
     g: torch.Tensor,
-    likelihood: Any,
+    likelihood: CountsLikelihood,
     wanted: tuple[bool, ...],
 ) -> tuple[torch.Tensor | None, ...]:
     model, s = likelihood.model, likelihood.sensitivity_like(x)
@@ -153,7 +159,7 @@ def _em_gradients(
     return to_x, to_factors, to_background
 
 
-def em_update(x: torch.Tensor, likelihood: Any, keep: bool = True) -> torch.Tensor:
+def em_update(x: torch.Tensor, likelihood: CountsLikelihood, keep: bool = True) -> torch.Tensor:
     """Return one EM update whose gradients by image, factors and background cost one projection forth and back.
 
     keep : hold one array of the size of the data until then; False makes it again.

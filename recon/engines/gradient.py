@@ -52,7 +52,9 @@ class Anchored(State):
     table: Sequence[Array] | None = None
 
 
-def gradient_step(x: Array, gradient: Array, diagonal: Array, step: Any = 1.0, upper: float | None = None) -> Array:
+def gradient_step(
+    x: Array, gradient: Array, diagonal: Array, step: Array | float = 1.0, upper: float | None = None
+) -> Array:
     """Return x - step D g, kept between 0 and `upper`.
 
     x, gradient, diagonal : (..., x, y, z).  step : a number, or an array that broadcasts to them.
@@ -175,7 +177,7 @@ class _Anchor(NamedTuple):
     """An image, its objective, and the gradient of everything there."""
 
     image: Array
-    value: Any
+    value: Array
     slope: Array
 
 
@@ -189,7 +191,7 @@ class _Svrg:
         """Make x the anchor."""
         self.at, self.diagonal = x, self.problem.diagonal(x)
         self.table: list[Array] = []  # before the new one is made, so that there is never more than one
-        value: Any = self.problem.prior_value(x)
+        value: Array = self.problem.prior_value(x)
         total: Any = 0.0
         for part in self.problem.parts:
             of_part, slope = value_and_gradient(part, x)
@@ -283,14 +285,14 @@ def _variance_reduced(
         yield Iterate(iteration, x, Anchored(begun, phase, anchor.image, length, found, known.kept()))
 
 
-def _between(step: StepSize, before: _Anchor, now: _Anchor, diagonal: Array) -> Any:
+def _between(step: StepSize, before: _Anchor, now: _Anchor, diagonal: Array) -> Array | None:
     """The step found from two anchors, where the rule is one that finds steps."""
     if not isinstance(step, BarzilaiBorwein):
         return None
     return step.between(now.image - before.image, now.slope - before.slope, diagonal)
 
 
-def _is_worse(now: Any, before: Any) -> Array:
+def _is_worse(now: Array, before: Array) -> Array:
     """Which items' objectives have risen, as booleans (..., 1, 1, 1)."""
     return ~(now <= before + _NOISE * abs(before))[..., None, None, None]
 
@@ -312,9 +314,9 @@ class _Problem:
     def diagonal(self, x: Array) -> Array:
         return self.preconditioner(x, add_up(sensitivity_like(part, x) for part in self.parts), self.prior)
 
-    def prior_gradient(self, x: Array) -> Any:
+    def prior_gradient(self, x: Array) -> Array:
         return 0.0 if self.prior is None else self.prior.gradient(x)
 
-    def prior_value(self, x: Array) -> Any:
+    def prior_value(self, x: Array) -> Array:
         xp = array_namespace(x)
         return xp.sum(0 * x, axis=(-3, -2, -1), dtype=xp.float64) if self.prior is None else self.prior.value(x)

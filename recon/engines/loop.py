@@ -63,7 +63,7 @@ class Iterate(NamedTuple):
     """
 
     iteration: int
-    image: Any
+    image: Array
     state: Mapping[str, Any] = State()
 
 
@@ -141,7 +141,7 @@ def detached(at: Iterate) -> Iterate:
     return at._replace(image=at.image.detach()) if is_torch(at.image) else at
 
 
-def require_smooth(prior: Any) -> None:
+def require_smooth(prior: object) -> None:
     """Raise TypeError for what is not a smooth prior."""
     if prior is not None and not isinstance(prior, SmoothPrior):
         raise TypeError(

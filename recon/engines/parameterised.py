@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from emrecon.projectors import LinearOperator
 from emrecon.projectors.core.arrays import Array, array_namespace, as_real, is_torch, like
@@ -34,11 +34,11 @@ class ParameterisedIterate(NamedTuple):
     """Where the loop stands: the number of passes over the data, the image, and the parameterisation that made it."""
 
     iteration: int
-    image: Any
-    parameterisation: Any
+    image: Array
+    parameterisation: Parameterisation
 
 
-def surrogate(image: Array, target: Array, weight: Array) -> Any:
+def surrogate(image: Array, target: Array, weight: Array) -> Array:
     """Return sum over voxels of weight * (x - target * log x), which is lowest at x = target; torch differentiates it.
 
     image : (..., x, y, z) >= 0, and > 0 wherever weight and target are.  target, weight : broadcast to it.

@@ -23,7 +23,7 @@ class Gradient(Protocol):
     def gradient(self, x: Array) -> Array: ...
 
 
-def em_fuse(x_em: Array, z: Array, sensitivity: Array, beta: Any) -> Array:
+def em_fuse(x_em: Array, z: Array, sensitivity: Array, beta: Array | float) -> Array:
     """Return the image that joins an EM image to a target z, voxel by voxel.
 
         argmin over x >= 0 of  s (x - x_em log x) + beta / 2 (x - z)^2

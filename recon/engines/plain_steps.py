@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from emrecon.projectors.core.arrays import Array, array_namespace
 
 from ..likelihoods.protocol import Likelihood, knows_counts, sensitivity_like
@@ -21,7 +19,7 @@ def plain_step(x: Array, likelihood: Likelihood) -> Array:
     return x * xp.where(seen, update, xp.ones_like(update))
 
 
-def positive_root(a: Any, b: Array, c: Array) -> Array:
+def positive_root(a: Array | float, b: Array, c: Array) -> Array:
     """Return the root x >= 0 of a x^2 + b x - c = 0, for a, c >= 0; 0 where there is none.
 
     The numerically stable form, 2 c / (b + D) or (D - b) / (2 a) with D = sqrt(b^2 + 4 a c), by the sign of b.

@@ -27,7 +27,7 @@ def pdhg(
     start: Array | Iterate | None = None,
     *,
     iteration: int = 0,
-    gamma: Any = None,
+    gamma: Array | float | None = None,
 ) -> Iterator[Iterate]:
     """Yield an iterate after each step that minimises f(x) + U(x) over x >= 0, for ever; stop by leaving the loop.
 
@@ -60,7 +60,7 @@ def spdhg(
     *,
     iteration: int = 0,
     seed: int = 0,
-    gamma: Any = None,
+    gamma: Array | float | None = None,
 ) -> Iterator[Iterate]:
     """Yield an iterate after each epoch of stochastic PDHG, which minimises f(x) + U(x) over x >= 0; for ever.
 
@@ -125,7 +125,7 @@ class _Problem(NamedTuple):
     """The blocks of f(x) + U(x): subsets of the data, and perhaps a prior; `stochastic` where they take turns."""
 
     parts: Sequence[CountsLikelihood]
-    dual: Any
+    dual: _Ball | _Identity | None
     stochastic: bool
 
     @property
@@ -185,7 +185,7 @@ def _in_turns(
     duals, blocks = list(state.data), n if problem.dual is None else 2 * n
     for block in rng.integers(blocks, size=blocks):
         x = _descend(x, steps.image, ahead)
-        if block < n:
+        if block < n or problem.dual is None:
             duals[block], change = _update_data(problem.parts[block], duals[block], steps.data[block], x)
         else:
             q, change = problem.dual.update(q, steps.prior, x)
@@ -269,10 +269,10 @@ class _Steps(NamedTuple):
 
     image: Array
     data: tuple[Array, ...]
-    prior: Any
+    prior: Array | None
 
 
-def _prepare(problem: _Problem, x: Array, given: Any) -> tuple[_Steps, Array, Array]:
+def _prepare(problem: _Problem, x: Array, given: Array | float | None) -> tuple[_Steps, Array, Array]:
     """The step sizes, the sensitivity and one EM step from a uniform image with the total of the counts."""
     xp, parts, safety = array_namespace(x), problem.parts, _SAFETY
     ones = xp.ones_like(like(start_image(parts[0]), x))
@@ -305,7 +305,7 @@ def _one_em_step(parts: Sequence[CountsLikelihood], ones: Array, sensitivity: Ar
     return x * xp.where(seen, back / xp.where(seen, sensitivity, xp.ones_like(sensitivity)), xp.ones_like(back))
 
 
-def _gamma(x: Array, given: Any) -> Array:
+def _gamma(x: Array, given: Array | float | None) -> Array:
     """gamma, (..., 1, 1, 1): as it is given, or sum x / sum x^2, 1 / a mean value where the activity is."""
     xp = array_namespace(x)
     if given is None:
@@ -336,7 +336,7 @@ def _poisson_prox(a: Array, b: Array) -> Array:
     return xp.where(a > 0, -2 * b / whole, (a - root) / 2)
 
 
-def _dual_of(prior: Any, shape: tuple[int, ...]) -> Any:
+def _dual_of(prior: object, shape: tuple[int, ...]) -> _Ball | _Identity | None:
     weight = 1.0
     while isinstance(prior, ScaledProximable):
         weight, prior = weight * prior.beta, prior.prior

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -104,7 +103,7 @@ class _Smooth:
     def __post_init__(self) -> None:
         require_smooth(self.prior)
 
-    def value_and_gradient(self, x: Array) -> tuple[Any, Array]:
+    def value_and_gradient(self, x: Array) -> tuple[Array, Array]:
         values, gradients = zip(*(value_and_gradient(part, x) for part in self.parts), strict=True)
         value, gradient = sum(values), sum(gradients)
         if self.prior is None:
@@ -140,7 +139,7 @@ def _lbfgsb(at: Iterate, problem: _Smooth, memory: int, preconditioner: Precondi
 def _inverse(slope: Array, moves: list[Array], turns: list[Array]) -> Array:
     """Return H g by the two loops; pairs without positive curvature count for nothing."""
     xp, found = array_namespace(slope), list[tuple[Array, ...]]()
-    scale: Any = xp.ones_like(_dot(slope, slope))
+    scale: Array = xp.ones_like(_dot(slope, slope))
     for move, turn in zip(reversed(moves), reversed(turns), strict=True):
         along = _dot(move, turn)
         good = along > 1e-10 * xp.sqrt(_dot(move, move) * _dot(turn, turn))
@@ -156,7 +155,7 @@ def _inverse(slope: Array, moves: list[Array], turns: list[Array]) -> Array:
     return slope
 
 
-def _search(problem: _Smooth, x: Array, value: Any, slope: Array, step: Array) -> tuple[Array, Any, Array]:
+def _search(problem: _Smooth, x: Array, value: Array, slope: Array, step: Array) -> tuple[Array, Array, Array]:
     """Return image, value and gradient after the longest of the steps 1, 1/2, ... that lowers each item's objective."""
     xp, size = array_namespace(x), 1.0
     best, settled = (x, value, slope), xp.zeros_like(_dot(x, x)) > 0

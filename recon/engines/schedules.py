@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -217,7 +217,7 @@ def _prime_factors(n: int) -> list[int]:
     return factors
 
 
-def _check_positive(rule: Any, *names: str) -> None:
+def _check_positive(rule: object, *names: str) -> None:
     for name in names:
         if not 0 < getattr(rule, name) < math.inf:
             raise ValueError(f"{type(rule).__name__} {name} must be positive and finite, got {getattr(rule, name)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ class KernelOperator(BatchOperator):
     Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61.
     """
 
-    def __init__(self, matrix: Any, shape: Shape) -> None:
+    def __init__(self, matrix: csr_array | np.ndarray, shape: Shape) -> None:
         self.in_shape = self.out_shape = tuple(int(n) for n in shape)
         n, rows = math.prod(self.in_shape), csr_array(matrix)
         if rows.shape != (n, n):
@@ -80,7 +81,7 @@ class KernelOperator(BatchOperator):
         self._plans = {"forward": PlanCache(), "transpose": PlanCache()}
 
     @property
-    def matrix(self) -> Any:
+    def matrix(self) -> csr_array:
         """K as a `scipy.sparse.csr_array`, (voxels, voxels)."""
         start, index, weight = self._rows
         n = math.prod(self.in_shape)
@@ -162,7 +163,7 @@ class SpatioTemporalKernel(BatchOperator):
     def _adjoint_batch(self, y: Array) -> Array:
         return self._apply_both(y, self.spatial._adjoint_batch, self._temporal_like(y).T)
 
-    def _apply_both(self, x: Array, spatial: Any, temporal: Array) -> Array:
+    def _apply_both(self, x: Array, spatial: Callable[[Array], Array], temporal: Array) -> Array:
         xp, shape = array_namespace(x), tuple(x.shape)
         frames = spatial(xp.reshape(x, (-1, *self.spatial.in_shape)))
         return xp.reshape(xp.matmul(temporal, xp.reshape(frames, (*shape[:2], -1))), shape)
@@ -175,12 +176,12 @@ class SpatioTemporalKernel(BatchOperator):
 
 
 def kernel_matrix(
-    features: Any,
+    features: Array | Sequence[Array],
     grid: ImageGrid | None = None,
     *,
     n_neighbours: int = 48,
     window: Window | None = 7,
-    sigma: Any = 1.0,
+    sigma: float | Sequence[float] | np.ndarray = 1.0,
     spatial_sigma: float | None = None,
     patch: int = 1,
     mask: Array | None = None,
@@ -272,7 +273,7 @@ def hypr_kernel(composite: Array, blur: LinearOperator) -> LinearOperator:
     return Diagonal(ratio) @ blur
 
 
-def temporal_kernel(features: Any, sigma: float, n_neighbours: int | None = None) -> np.ndarray:
+def temporal_kernel(features: Array | Sequence[Array], sigma: float, n_neighbours: int | None = None) -> np.ndarray:
     """Return a kernel of the frames for `SpatioTemporalKernel`, (frames, frames), float64, rows of sum one.
 
         K_t[f, g] proportional to exp(-|t_f - t_g|^2 / (2 sigma^2))
@@ -299,7 +300,7 @@ def temporal_kernel(features: Any, sigma: float, n_neighbours: int | None = None
     return kernel
 
 
-def _guides(features: Any) -> np.ndarray:
+def _guides(features: Array | Sequence[Array]) -> np.ndarray:
     """The features as (F, x, y, z)."""
     listed = features if isinstance(features, (list, tuple)) else [features]
     for feature in listed:
@@ -322,7 +323,9 @@ def _inside(mask: Array | None, shape: Shape) -> np.ndarray:
     return inside
 
 
-def _scaled_features(guides: np.ndarray, inside: np.ndarray, sigma: Any, patch: int) -> np.ndarray:
+def _scaled_features(
+    guides: np.ndarray, inside: np.ndarray, sigma: float | Sequence[float] | np.ndarray, patch: int
+) -> np.ndarray:
     """The features so that d is their squared distance, float32 (voxels, F * voxels of a patch)."""
     widths = np.atleast_1d(np.asarray(sigma, float))
     if widths.size not in (1, len(guides)) or not (np.isfinite(widths).all() and (widths > 0).all()):
@@ -386,7 +389,7 @@ def _positive(value: float, name: str) -> float:
     return float(value)
 
 
-def _odd(edges: Any, name: str) -> tuple[int, int, int]:
+def _odd(edges: Window, name: str) -> tuple[int, int, int]:
     values = np.asarray(edges)
     if values.size not in (1, 3) or not np.all((values >= 1) & (values % 2 == 1)):
         raise ValueError(f"kernel {name} must be odd, one number of voxels or three, got {edges}")

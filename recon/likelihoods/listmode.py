@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -59,7 +58,7 @@ class ListmodeLikelihood:
         xp = array_namespace(sensitivity)
         return xp.where(sensitivity > 0, xp.ones_like(sensitivity), xp.zeros_like(sensitivity))
 
-    def value(self, x: Array) -> Any:
+    def value(self, x: Array) -> Array:
         """Return f(x), summed in float64: one number for each item of a batch."""
         return self._value(x, self._expected(x))
 
@@ -77,7 +76,7 @@ class ListmodeLikelihood:
         """Whether the sensitivity is that of the model's factors: no, it is given."""
         return False
 
-    def value_and_gradient(self, x: Array) -> tuple[Any, Array]:
+    def value_and_gradient(self, x: Array) -> tuple[Array, Array]:
         """Return f(x) and its gradient, with one projection forth and back."""
         ybar = self._expected(x)
         return self._value(x, ybar), self.sensitivity_like(x) - self.model.adjoint(1 / ybar)
@@ -106,7 +105,7 @@ class ListmodeLikelihood:
         """Return the likelihood of the events k, k + n, ..."""
         return ListmodeLikelihood(self.model.subset(k, n), self.sensitivity / n)
 
-    def _value(self, x: Array, ybar: Array) -> Any:
+    def _value(self, x: Array, ybar: Array) -> Array:
         xp = array_namespace(ybar)
         image = tuple(range(-len(self.model.projector.in_shape), 0))
         explained = xp.sum(xp.log(ybar), axis=-1, dtype=xp.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class PoissonLikelihood:
         batch = y.shape[: y.ndim - len(projector.out_shape)]
         return array_namespace(y).ones((*batch, *projector.in_shape), dtype=y.dtype, device=y.device)
 
-    def value(self, x: Array) -> Any:
+    def value(self, x: Array) -> Array:
         """Return f(x), summed in float64: one number for each item of a batch."""
         y, ybar, safe = self._explained(x)
         return self._total(ybar - y * array_namespace(ybar).log(safe))
@@ -81,7 +81,7 @@ class PoissonLikelihood:
         """Return A'(1 - y / ybar), of the shape of x."""
         return self.sensitivity_like(x) - self.model.adjoint(self.ratio(x))
 
-    def value_and_gradient(self, x: Array) -> tuple[Any, Array]:
+    def value_and_gradient(self, x: Array) -> tuple[Array, Array]:
         """Return f(x) and its gradient, with one projection forth and back."""
         y, ybar, safe = self._explained(x)
         value = self._total(ybar - y * array_namespace(ybar).log(safe))
@@ -125,7 +125,7 @@ class PoissonLikelihood:
         xp = array_namespace(y)
         return xp.reshape(xp.sum(y, axis=axes, dtype=xp.float64), (*y.shape[: axes[0]], 1, 1, 1))
 
-    def _total(self, terms: Array) -> Any:
+    def _total(self, terms: Array) -> Array:
         """Sum over the bins of each item, in float64."""
         xp = array_namespace(terms)
         return xp.sum(terms, axis=tuple(range(-len(self.model.projector.out_shape), 0)), dtype=xp.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, Self, TypeGuard
 
+from emrecon.projectors import AcquisitionModel
 from emrecon.projectors.core.arrays import Array, array_namespace, as_real, like
 
 
@@ -29,7 +30,7 @@ class Likelihood(Protocol):
     `recon.spatial_weights`, `image_shape` is checked against the start, and `is_empty` tells of a subset without data.
     """
 
-    def value(self, x: Array) -> Any:
+    def value(self, x: Array) -> Array:
         """Return f(x), one number for each item of a batch."""
         ...
 
@@ -54,7 +55,7 @@ class CountsLikelihood(Likelihood, Protocol):
     """
 
     @property
-    def model(self) -> Any:
+    def model(self) -> AcquisitionModel:
         """The `AcquisitionModel` that expects ybar."""
         ...
 
@@ -67,11 +68,15 @@ class CountsLikelihood(Likelihood, Protocol):
         """Return y / ybar of every bin, 0 where nothing is measured or expected."""
         ...
 
+    def ratio_and_slope(self, x: Array) -> tuple[Array, Array]:
+        """Return y / ybar, and y / ybar^2, its derivative by -ybar."""
+        ...
+
     def counts_like(self, ybar: Array) -> Array:
         """Return the counts y of every bin, in the library, device and precision of ybar."""
         ...
 
-    def total_counts(self, x: Array) -> Any:
+    def total_counts(self, x: Array) -> Array | int:
         """Return the sum of the counts of each item, (..., 1, 1, 1), like x."""
         ...
 
@@ -84,17 +89,17 @@ _NEEDED = ("value", "gradient", "sensitivity", "subset")
 _COUNTS = ("model", "ratio", "counts_like", "total_counts", "sensitivity_like", "sensitivity_has_factors")
 
 
-def require_likelihood(f: Any, who: str = "this engine") -> None:
+def require_likelihood(f: object, who: str = "this engine") -> None:
     """Raise TypeError that names what is missing where `f` cannot be minimised by engines that take gradients."""
     _require(f, _NEEDED, f"{who} takes a likelihood, or a list of them,", "see recon.Likelihood")
 
 
-def require_counts(f: Any, who: str) -> None:
+def require_counts(f: object, who: str) -> None:
     """Raise TypeError that names what is missing where `f` is not a likelihood of Poisson counts."""
     _require(f, _COUNTS, f"{who} takes a likelihood of Poisson counts, or a list of them,", "use osem, svrg or lbfgsb?")
 
 
-def _require(f: Any, names: tuple[str, ...], expects: str, advice: str) -> None:
+def _require(f: object, names: tuple[str, ...], expects: str, advice: str) -> None:
     missing = [name for name in names if not hasattr(f, name)]
     if missing:
         raise TypeError(f"{expects} and {type(f).__name__} has no {', '.join(missing)}; {advice}")
@@ -112,10 +117,10 @@ def sensitivity_like(f: Likelihood, x: Array) -> Array:
     return sensitivity
 
 
-def value_and_gradient(f: Likelihood, x: Array) -> tuple[Any, Array]:
+def value_and_gradient(f: Likelihood, x: Array) -> tuple[Array, Array]:
     """Return f(x) and its gradient, by one projection forth and back where f can."""
     own = getattr(f, "value_and_gradient", None)
-    both: tuple[Any, Array] = own(x) if own is not None else (f.value(x), f.gradient(x))
+    both: tuple[Array, Array] = own(x) if own is not None else (f.value(x), f.gradient(x))
     return both
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -45,9 +44,9 @@ class TransmissionLikelihood:
     """
 
     data: Array
-    blank: Any
+    blank: Array | float
     projector: Projector
-    background: Any = 0.0
+    background: Array | float = 0.0
     _plans: dict[str, PlanCache] = field(
         default_factory=lambda: {name: PlanCache() for name in ("data", "blank", "background", "sensitivity")},
         init=False,
@@ -79,7 +78,7 @@ class TransmissionLikelihood:
         depth = self.depth(mu)
         return self._through(depth) + self._match("background", depth)
 
-    def value(self, mu: Array) -> Any:
+    def value(self, mu: Array) -> Array:
         """Return f(mu), summed in float64: one number for each item of a batch."""
         ybar = self.expected(mu)
         xp, y = array_namespace(ybar), self._match("data", ybar)
@@ -90,7 +89,7 @@ class TransmissionLikelihood:
         """Return A'((y / ybar - 1) blank exp(-A mu / 10)) / 10, of the shape of mu."""
         return self._back(self._slope(self.depth(mu)))
 
-    def value_and_gradient(self, mu: Array) -> tuple[Any, Array]:
+    def value_and_gradient(self, mu: Array) -> tuple[Array, Array]:
         """Return f(mu) and its gradient."""
         return self.value(mu), self.gradient(mu)
 
@@ -183,14 +182,14 @@ class TransmissionLikelihood:
     def _back(self, y: Array) -> Array:
         return self.projector.T(y) / 10
 
-    def _match(self, name: str, y: Array) -> Any:
+    def _match(self, name: str, y: Array) -> Array:
         values = getattr(self, name)
         if isinstance(values, (int, float)):
             return float(values)
         return like(values, y) if is_torch(values) else self._plans[name].get(y, lambda: like(values, y))
 
 
-def _checked(values: Any, name: str, data: Array) -> np.ndarray:
+def _checked(values: Array | float, name: str, data: Array) -> np.ndarray:
     who = f"TransmissionLikelihood {name}"
     if not hasattr(values, "shape") and not isinstance(values, (int, float)):
         raise TypeError(f"{who} must be a number or an array, got {type(values).__name__}")

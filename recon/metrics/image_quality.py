@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -141,7 +141,7 @@ def _slice(volume: np.ndarray, grid: ImageGrid, z: float) -> np.ndarray:
     return np.asarray(volume[:, :, k], float)
 
 
-def _mean(slices: list[np.ndarray], grid: ImageGrid, centre: Any, diameter: float) -> list[float]:
+def _mean(slices: list[np.ndarray], grid: ImageGrid, centre: Sequence[float], diameter: float) -> list[float]:
     """Return the mean in a disc of every slice."""
     x, y, weight = _disc(grid, centre, diameter)
     means = [float((weight * image[x, y]).sum() / weight.sum()) for image in slices]
@@ -151,7 +151,7 @@ def _mean(slices: list[np.ndarray], grid: ImageGrid, centre: Any, diameter: floa
     return means
 
 
-def _disc(grid: ImageGrid, centre: Any, diameter: float) -> tuple[slice, slice, np.ndarray]:
+def _disc(grid: ImageGrid, centre: Sequence[float], diameter: float) -> tuple[slice, slice, np.ndarray]:
     """Return the pixels a disc touches, and the part of each one's area that is inside.
 
     Chords are exact along y, and averaged over 64 columns of every pixel.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from types import ModuleType
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def nrmse(
     *,
     denominator: Denominator = "norm",
     dimensions: int | None = None,
-) -> Any:
+) -> Array:
     """Return the root mean square of image - reference over a scale of the reference, both over the voxels of `mask`.
 
         denominator="norm"    |image - reference| / |reference|, the scale is the root mean square of the reference
@@ -66,7 +67,7 @@ def psnr(
     *,
     data_range: float | None = None,
     dimensions: int | None = None,
-) -> Any:
+) -> Array:
     """Return the peak signal-to-noise ratio in dB, 10 log10(MAX^2 / MSE); infinite where the images are equal.
 
     image, reference, mask, dimensions : as in `nrmse`; MSE is the mean over the mask.
@@ -87,7 +88,7 @@ def ssim(
     *,
     data_range: float | None = None,
     dimensions: int | None = None,
-) -> Any:
+) -> Array:
     """Return the mean structural similarity, 1 for equal images.
 
     image, reference, mask, dimensions : as in `nrmse`, with one to three axes in an image.
@@ -127,10 +128,10 @@ class _Pair(NamedTuple):
     """An image and its reference in float64, and the voxels that count; outside of those nothing is NaN."""
 
     who: str
-    xp: Any
-    image: Any
-    reference: Any
-    inside: Any
+    xp: ModuleType
+    image: Array
+    reference: Array
+    inside: Array
     item: tuple[int, ...]
 
     @property
@@ -138,24 +139,24 @@ class _Pair(NamedTuple):
         return tuple(range(-len(self.item), 0))
 
     @property
-    def n_voxels(self) -> Any:
+    def n_voxels(self) -> Array:
         if self.inside is None:
             return math.prod(self.item)
         return self.xp.sum(double(self.inside), axis=self.axes)
 
     @property
-    def mean_square(self) -> Any:
+    def mean_square(self) -> Array:
         return self.sum((self.image - self.reference) ** 2) / self.n_voxels
 
-    def sum(self, x: Array) -> Any:
+    def sum(self, x: Array) -> Array:
         chosen = x if self.inside is None else self.xp.where(self.inside, x, self.xp.zeros_like(x))
         return self.xp.sum(chosen, axis=self.axes)
 
-    def max(self, x: Array) -> Any:
+    def max(self, x: Array) -> Array:
         chosen = x if self.inside is None else self.xp.where(self.inside, x, -math.inf * self.xp.ones_like(x))
         return self.xp.max(chosen, axis=self.axes)
 
-    def range(self, data_range: float | None) -> Any:
+    def range(self, data_range: float | None) -> Array:
         """The given range, or the maximum of the whole reference."""
         xp = self.xp
         found = xp.max(self.reference, axis=self.axes)
@@ -200,7 +201,7 @@ def _mask(who: str, mask: Array, image: Array, shape: tuple[int, ...], n: int) -
     return inside
 
 
-def _least(x: Any) -> float:
+def _least(x: Array) -> float:
     return float(np.min(to_numpy(x)))
 
 
@@ -244,7 +245,7 @@ def _window(n: int) -> np.ndarray:
 
 def contrast_recovery(
     image: Array, region: RegionOfInterest | Array, background: RegionOfInterest | Array, ratio: float
-) -> Any:
+) -> Array:
     """Return the contrast recovery coefficient, 1 for the truth.
 
         hot    (m_H / m_B - 1) / (a_H / a_B - 1)
@@ -260,7 +261,7 @@ def contrast_recovery(
     return (_mean("contrast_recovery", image, region, "region") / level - 1) / (ratio - 1)
 
 
-def recovery_coefficient(image: Array, region: RegionOfInterest | Array, activity: float) -> Any:
+def recovery_coefficient(image: Array, region: RegionOfInterest | Array, activity: float) -> Array:
     """Return the recovery coefficient m_H / a_H, the mean of a region over its true activity.
 
     Raises ValueError for an activity that is not positive, and NaN.
@@ -270,7 +271,7 @@ def recovery_coefficient(image: Array, region: RegionOfInterest | Array, activit
     return _mean("recovery_coefficient", image, region, "region") / activity
 
 
-def contrast_to_noise(image: Array, region: RegionOfInterest | Array, background: RegionOfInterest | Array) -> Any:
+def contrast_to_noise(image: Array, region: RegionOfInterest | Array, background: RegionOfInterest | Array) -> Array:
     """Return the contrast-to-noise ratio (m_H - m_B) / sd_B, with the standard deviation of the background's voxels.
 
     Raises ValueError for a background without noise, and NaN.
@@ -283,7 +284,7 @@ def contrast_to_noise(image: Array, region: RegionOfInterest | Array, background
     return contrast / noise
 
 
-def coefficient_of_variation(image: Array, region: RegionOfInterest | Array) -> Any:
+def coefficient_of_variation(image: Array, region: RegionOfInterest | Array) -> Array:
     """Return the coefficient of variation sd / mean of a region's voxels, in one image.
 
     It is noise only where the object is uniform and wide against the resolution.
@@ -293,7 +294,7 @@ def coefficient_of_variation(image: Array, region: RegionOfInterest | Array) -> 
     return chosen.sd(image) / _level("coefficient_of_variation", image, chosen, "region")
 
 
-def background_variability(image: Array, regions: Sequence[RegionOfInterest | Array]) -> Any:
+def background_variability(image: Array, regions: Sequence[RegionOfInterest | Array]) -> Array:
     """Return the standard deviation of the means of several regions over their mean, SD_k(m_k) / mean_k(m_k).
 
     SD is that with (number of regions - 1). As a fraction; `nema_image_quality` gives per cent.
@@ -308,20 +309,20 @@ def background_variability(image: Array, regions: Sequence[RegionOfInterest | Ar
     return root(xp.sum((means - level[..., None]) ** 2, axis=-1) / (len(regions) - 1)) / level
 
 
-def _mean(who: str, image: Array, region: RegionOfInterest | Array, name: str) -> Any:
+def _mean(who: str, image: Array, region: RegionOfInterest | Array, name: str) -> Array:
     mean = as_region(region, name).mean(image)
     if not bool(array_namespace(mean).all(array_namespace(mean).isfinite(mean))):
         raise ValueError(f"{who}: the {name} holds NaN or infinite values")
     return mean
 
 
-def _level(who: str, image: Array, region: RegionOfInterest | Array, name: str) -> Any:
+def _level(who: str, image: Array, region: RegionOfInterest | Array, name: str) -> Array:
     mean = _mean(who, image, region, name)
     _require_positive(who, mean, f"mean of the {name}")
     return mean
 
 
-def _require_positive(who: str, level: Any, what: str) -> None:
+def _require_positive(who: str, level: Array, what: str) -> None:
     if not bool(array_namespace(level).all(level > 0)):
         raise ValueError(f"{who}: the {what} is {_least(level):g}, and must be positive; is it in the right place?")
 
@@ -363,7 +364,7 @@ class Ensemble:
         return self.bias**2 + self.sd**2
 
     @property
-    def noise(self) -> Any:
+    def noise(self) -> Array:
         """The mean over the regions (the last axis) of sd_r / mean_r: the background STD of Gong et al. 2019.
 
         Raises ValueError for statistics of voxels, not of regions.
@@ -390,8 +391,8 @@ def ensemble_statistics(
     """
     require_array(reference, "ensemble_statistics reference")
     n = 0
-    mean: Any = None
-    squares: Any = None
+    mean: Array | None = None
+    squares: Array | None = None
     for image in images:
         if tuple(image.shape) != tuple(reference.shape):
             raise ValueError(
@@ -406,7 +407,7 @@ def ensemble_statistics(
         change = x - mean
         mean = mean + change / n
         squares = squares + change * (x - mean)
-    if n < 2:
+    if mean is None or squares is None or n < 2:
         raise ValueError(f"ensemble_statistics needs two realisations or more, got {n}")
     truth = like(reference if regions is None else region_means(reference, regions), mean)
     return Ensemble(n, mean, root(squares / (n - 1)), truth)
@@ -415,7 +416,7 @@ def ensemble_statistics(
 # ---- standardised uptake values --------------------------------------------------------------------------------------
 
 
-def suv_max(image: Array, region: RegionOfInterest | Array | None = None) -> Any:
+def suv_max(image: Array, region: RegionOfInterest | Array | None = None) -> Array:
     """Return the largest voxel of the image, or of the voxels that are inside of a region by half or more.
 
     image : (..., x, y, z) SUV (`projectors.suv`), or any other unit.
@@ -434,7 +435,7 @@ def suv_mean(
     *,
     threshold: float | None = None,
     fraction: float | None = None,
-) -> Any:
+) -> Array:
     """Return the mean of the voxels of a region (default: of the image) that reach a threshold.
 
     threshold : a fixed value, such as SUV 2.5 or 4.  fraction : of the region's maximum, such as 0.41 or 0.5.
@@ -463,7 +464,7 @@ def suv_mean(
 
 def suv_peak(
     image: Array, grid: ImageGrid, region: RegionOfInterest | Array | None = None, *, volume: float = 1.0
-) -> Any:
+) -> Array:
     """Return the largest mean in a sphere of `volume` mL, over all voxels of a region (default: of the image).
 
     The sphere, 12.4 mm in diameter for 1 mL, is centred on voxels of which half or more is inside of the region, and
@@ -493,7 +494,7 @@ def _ball(grid: ImageGrid, volume: float) -> np.ndarray:
     return region_of("sphere", ball, ImageGrid((x, y, z), grid.voxel_size), oversample=20).weights
 
 
-def _finite(who: str, x: Any) -> Any:
+def _finite(who: str, x: Array) -> Array:
     if not bool(array_namespace(x).all(array_namespace(x).isfinite(x))):
         raise ValueError(f"{who}: the image holds NaN or infinite values")
     return x

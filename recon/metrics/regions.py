@@ -83,12 +83,12 @@ class RegionOfInterest:
         """Return the weights of the same voxels, (voxels,) float64, in the library and on the device of x."""
         return self._plan(x)[1]
 
-    def mean(self, image: Array) -> Any:
+    def mean(self, image: Array) -> Array:
         """Return sum(w x) / sum(w)."""
         values = double(self.values(image))
         return array_namespace(values).sum(self.parts_like(image) * values, axis=-1) / self.n_voxels
 
-    def sd(self, image: Array) -> Any:
+    def sd(self, image: Array) -> Array:
         """Return the standard deviation of the voxels, sqrt( sum(w (x - mean)^2) / (sum(w) - sum(w^2) / sum(w)) ).
 
         With whole voxels this is the usual one with n - 1.
@@ -102,7 +102,7 @@ class RegionOfInterest:
         squares = (values - self.mean(image)[..., None]) ** 2
         return root(xp.sum(self.parts_like(image) * squares, axis=-1) / freedom)
 
-    def max(self, image: Array) -> Any:
+    def max(self, image: Array) -> Array:
         """Return the largest value of the voxels that are inside by half or more (by any part, if there are none)."""
         values = double(self.values(image))
         xp = array_namespace(values)
@@ -141,7 +141,7 @@ class Shape(Protocol):
     def bounds(self) -> Any:
         """The lowest and highest (x, y, z), in mm."""
 
-    def contains(self, x: Any, y: Any, z: Any) -> Any:
+    def contains(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Any:
         """Whether points are inside; x, y, z in mm broadcast against each other."""
 
 
@@ -167,16 +167,16 @@ class Sphere:
         """The lowest and highest (x, y, z) in mm."""
         return np.array(self.centre) - self.diameter / 2, np.array(self.centre) + self.diameter / 2
 
-    def contains(self, x: Any, y: Any, z: Any) -> np.ndarray:
+    def contains(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Whether points are inside; x, y, z in mm broadcast against each other."""
         return self._distance(x, y, z) <= self.diameter / 2
 
-    def straddles(self, x: Any, y: Any, z: Any, half: tuple[float, float, float]) -> np.ndarray:
+    def straddles(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, half: tuple[float, float, float]) -> np.ndarray:
         """Whether the surface may cross the boxes centred on (x, y, z) with these half edges."""
         near: np.ndarray = np.abs(self._distance(x, y, z) - self.diameter / 2) <= math.hypot(*half)
         return near
 
-    def _distance(self, x: Any, y: Any, z: Any) -> np.ndarray:
+    def _distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         a, b, c = self.centre
         distance: np.ndarray = np.sqrt((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2)
         return distance

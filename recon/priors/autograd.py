@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
+from torch.autograd.function import FunctionCtx
+
+from emrecon.projectors.core.arrays import Array
+
+
+class VmapInfo(Protocol):
+    """What torch tells a function's vmap rule."""
+
+    batch_size: int
 
 
 class Smooth(Protocol):
     """What is asked of a smooth prior: its functions of batches (B, x, y, z), without autograd."""
 
-    def _at_batch(self, function: Any, *images: Any) -> Any: ...
-    def _value(self, x: Any) -> Any: ...
-    def _gradient(self, x: Any) -> Any: ...
-    def _curvature(self, x: Any) -> Any: ...
+    def _at_batch(self, function: Callable[..., Array], *images: Array) -> Array: ...
+    def _value(self, x: Array) -> Array: ...
+    def _gradient(self, x: Array) -> Array: ...
+    def _curvature(self, x: Array) -> Array: ...
 
 
 class _Value(torch.autograd.Function):
@@ -24,23 +34,25 @@ class _Value(torch.autograd.Function):
         return prior._at_batch(prior._value, x.detach())
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: FunctionCtx, inputs: tuple[object, ...], output: torch.Tensor) -> None:
         ctx.prior = inputs[1]
         ctx.save_for_backward(inputs[0])
         ctx.save_for_forward(inputs[0])
 
     @staticmethod
-    def backward(ctx: Any, weight: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: FunctionCtx, weight: torch.Tensor) -> tuple[torch.Tensor, None]:
         (x,) = ctx.saved_tensors
         return weight[..., None, None, None].to(x.dtype) * prior_gradient(x, ctx.prior), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: torch.Tensor, _: None) -> torch.Tensor:
+    def jvp(ctx: FunctionCtx, tangent: torch.Tensor, _: None) -> torch.Tensor:
         (x,) = ctx.saved_tensors
         return (prior_gradient(x, ctx.prior) * tangent).sum(dim=(-3, -2, -1), dtype=torch.float64)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: torch.Tensor, prior: Smooth) -> tuple[torch.Tensor, int]:
+    def vmap(
+        info: VmapInfo, in_dims: tuple[int | None, ...], x: torch.Tensor, prior: Smooth
+    ) -> tuple[torch.Tensor, int]:
         return prior_value(x.movedim(in_dims[0], 0), prior), 0
 
 
@@ -52,21 +64,23 @@ class _Gradient(torch.autograd.Function):
         return prior._at_batch(prior._gradient, x.detach())
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: FunctionCtx, inputs: tuple[object, ...], output: torch.Tensor) -> None:
         ctx.prior = inputs[1]
         ctx.save_for_backward(inputs[0])
         ctx.save_for_forward(inputs[0])
 
     @staticmethod
-    def backward(ctx: Any, weight: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: FunctionCtx, weight: torch.Tensor) -> tuple[torch.Tensor, None]:
         return prior_hessian_vector(ctx.saved_tensors[0], weight, ctx.prior), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: torch.Tensor, _: None) -> torch.Tensor:
+    def jvp(ctx: FunctionCtx, tangent: torch.Tensor, _: None) -> torch.Tensor:
         return prior_hessian_vector(ctx.saved_tensors[0], tangent, ctx.prior)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: torch.Tensor, prior: Smooth) -> tuple[torch.Tensor, int]:
+    def vmap(
+        info: VmapInfo, in_dims: tuple[int | None, ...], x: torch.Tensor, prior: Smooth
+    ) -> tuple[torch.Tensor, int]:
         return prior_gradient(x.movedim(in_dims[0], 0), prior), 0
 
 
@@ -78,16 +92,18 @@ class _Curvature(torch.autograd.Function):
         return prior._at_batch(prior._curvature, x.detach())
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: FunctionCtx, inputs: tuple[object, ...], output: torch.Tensor) -> None:
         ctx.prior = inputs[1]
         ctx.save_for_backward(inputs[0])
 
     @staticmethod
-    def backward(ctx: Any, weight: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: FunctionCtx, weight: torch.Tensor) -> tuple[torch.Tensor, None]:
         return _Bent.apply(*ctx.saved_tensors, weight, ctx.prior, "_curvature_transposed"), None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: torch.Tensor, prior: Smooth) -> tuple[torch.Tensor, int]:
+    def vmap(
+        info: VmapInfo, in_dims: tuple[int | None, ...], x: torch.Tensor, prior: Smooth
+    ) -> tuple[torch.Tensor, int]:
         return prior_curvature(x.movedim(in_dims[0], 0), prior), 0
 
 
@@ -99,12 +115,12 @@ class _Bent(torch.autograd.Function):
         return prior._at_batch(getattr(prior, name), x.detach(), v.detach().to(x.dtype))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: FunctionCtx, inputs: tuple[object, ...], output: torch.Tensor) -> None:
         ctx.prior, ctx.name = inputs[2:]
         ctx.save_for_backward(inputs[0])
 
     @staticmethod
-    def backward(ctx: Any, weight: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, weight: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.needs_input_grad[0] or ctx.name != "_hessian_vector":
             raise NotImplementedError(
                 f"{ctx.prior!r} is not differentiable that often: its gradient twice, its curvature and Hessian once"
@@ -113,7 +129,7 @@ class _Bent(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], x: torch.Tensor, v: torch.Tensor, prior: Smooth, name: str
+        info: VmapInfo, in_dims: tuple[int | None, ...], x: torch.Tensor, v: torch.Tensor, prior: Smooth, name: str
     ) -> tuple[torch.Tensor, int]:
         x, v = (
             t.movedim(d, 0) if d is not None else t.expand(info.batch_size, *t.shape)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from emrecon.projectors.core.arrays import (
     Array,
@@ -62,7 +64,7 @@ class ImageGradient(BatchOperator):
         return _each(y, self.in_shape, lambda flux, *part: kernels.transpose(flux, _typed(weights, flux), *part))
 
 
-def _along(axis: int, part: slice) -> tuple[Any, ...]:
+def _along(axis: int, part: slice) -> tuple[slice | EllipsisType, ...]:
     return (..., part, *[slice(None)] * (2 - axis))
 
 
@@ -111,11 +113,11 @@ def _on_host(x: Array) -> bool:
     return not is_cuda(x)
 
 
-def _host(x: Array, who: Any) -> np.ndarray:
+def _host(x: Array, who: object) -> np.ndarray:
     return read_only(np.ascontiguousarray(to_host(x, who)))
 
 
-def _host_rows(x: Array, who: Any) -> np.ndarray:
+def _host_rows(x: Array, who: object) -> np.ndarray:
     """Images on the host; a flat (B, x, y, 1) as (B, x, 1, y), since kernels run along the last axis."""
     host = _host(x, who)
     return host.reshape(*host.shape[:2], 1, host.shape[2]) if host.shape[3] == 1 else host
@@ -142,11 +144,11 @@ def _typed(weights: tuple[float, ...], x: np.ndarray) -> np.ndarray:
     return np.asarray(weights, x.dtype)
 
 
-def _no_direction(dtype: Any) -> np.ndarray:
+def _no_direction(dtype: DTypeLike) -> np.ndarray:
     return read_only(np.empty((3, 0, 0, 0), dtype))
 
 
-def _three_sizes(voxel_size: Any, who: str) -> tuple[float, float, float]:
+def _three_sizes(voxel_size: Sequence[float], who: str) -> tuple[float, float, float]:
     sizes = tuple(map(float, voxel_size)) if np.ndim(voxel_size) == 1 else ()
     if len(sizes) != 3 or not all(0 < size < math.inf for size in sizes):
         raise ValueError(f"{who} voxel_size must be three positive numbers (mm), got {voxel_size}")

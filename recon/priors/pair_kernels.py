@@ -8,7 +8,7 @@ threads.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -23,68 +23,68 @@ _OPTIONS = {name: _FLAGS[name] for name in ("error_model", "fastmath")}
 class Quadratic(NamedTuple):
     """psi = d^2 / 2."""
 
-    half: Any
-    one: Any
+    half: np.floating
+    one: np.floating
 
 
 class LogCosh(NamedTuple):
     """psi = delta^2 log cosh(d / delta)."""
 
-    delta: Any
-    one: Any
+    delta: np.floating
+    one: np.floating
 
 
 class Huber(NamedTuple):
     """psi = d^2 / 2 where |d| <= delta, delta |d| - delta^2 / 2 beyond."""
 
-    delta: Any
-    half: Any
-    one: Any
+    delta: np.floating
+    half: np.floating
+    one: np.floating
 
 
 class Hyperbolic(NamedTuple):
     """psi = delta^2 (sqrt(1 + (d / delta)^2) - 1)."""
 
-    delta: Any
-    one: Any
+    delta: np.floating
+    one: np.floating
 
 
 class RelativeDifference(NamedTuple):
     """psi = d^2 / (a + b + gamma |d| + epsilon)."""
 
-    gamma: Any
-    epsilon: Any
-    two: Any
+    gamma: np.floating
+    epsilon: np.floating
+    two: np.floating
 
 
 class Slope(NamedTuple):
     """Ask for psi and its derivatives."""
 
-    one: Any
+    one: np.floating
 
 
 class Product(NamedTuple):
     """Ask for the Hessian of psi applied to a direction."""
 
-    one: Any
+    one: np.floating
 
 
 class Diagonal(NamedTuple):
     """Ask for the second derivatives of psi."""
 
-    one: Any
+    one: np.floating
 
 
 class Above(NamedTuple):
     """Ask for the second derivatives of separable parabolas above psi that touch it."""
 
-    one: Any
+    one: np.floating
 
 
 class Bend(NamedTuple):
     """Ask for the transposed derivative of those second derivatives, applied to a direction."""
 
-    one: Any
+    one: np.floating
 
 
 def terms(wanted, potential, a, b, u, v):
@@ -330,11 +330,11 @@ class PairWeights(NamedTuple):
         them, by `once`.
     """
 
-    kappa: Any
-    guide: Any
-    chosen: Any
+    kappa: np.ndarray
+    guide: np.ndarray
+    chosen: np.ndarray
     once: bool
-    row: Any
+    row: np.ndarray
 
 
 @_compile

@@ -26,13 +26,13 @@ class CudaPlan(NamedTuple):
     once : whether a pair that either voxel chooses counts once.
     """
 
-    potential: Callable[[Any], Any]
+    potential: Callable[[type], tuple[np.floating, ...]]
     arrays: Callable[[np.dtype], tuple[np.ndarray, ...]]
     once: bool
     tables: PlanCache
 
 
-def gather(plan: CudaPlan, wanted: Any, x: Array, v: Array, keep: bool) -> tuple[Array, Array]:
+def gather(plan: CudaPlan, wanted: type, x: Array, v: Array, keep: bool) -> tuple[Array, Array]:
     """Return the values (B,) and, to keep, what is wanted of every voxel, of images (B, x, y, z) on a CUDA device."""
     with on_device(x) as (engine, images):
         directions = images if v is x else on_engine(engine, v)
@@ -46,7 +46,7 @@ def on_engine(engine: Engine, v: Array) -> Array:
     return xp.ascontiguousarray(xp.from_dlpack(v.detach().contiguous()) if hasattr(v, "detach") else v)
 
 
-def gather_with(plan: CudaPlan, wanted: Any, x: Array, v: Array, keep: bool, engine: Engine) -> tuple[Array, Array]:
+def gather_with(plan: CudaPlan, wanted: type, x: Array, v: Array, keep: bool, engine: Engine) -> tuple[Array, Array]:
     """`gather` on the arrays of an engine."""
     xp, (items, nx, ny, nz) = engine.xp, x.shape
     if not items:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -127,7 +127,7 @@ class PairPrior(SmoothPrior):
             )
 
     @abstractmethod
-    def _potential(self, real: Any) -> Any:
+    def _potential(self, real: type[np.floating]) -> tuple[np.floating, ...]:
         """Return psi as a potential of the kernels, with numbers of the type `real`."""
 
     def _value(self, x: Array) -> Array:
@@ -165,7 +165,7 @@ class PairPrior(SmoothPrior):
             self._potential, lambda real: (*pair_steps(self), *anatomy_arrays(self, real)), once, self._plans
         )
 
-    def _gather(self, wanted: Any, x: Array, v: Array, keep: bool = True) -> tuple[Array, Array]:
+    def _gather(self, wanted: type, x: Array, v: Array, keep: bool = True) -> tuple[Array, Array]:
         """Return the values (B,) and, to keep, what is wanted of every voxel."""
         if is_cuda(x):
             return pair_launches.gather(self._cuda_plan, wanted, x, v, keep)
@@ -179,7 +179,7 @@ class PairPrior(SmoothPrior):
 class Quadratic(PairPrior):
     """psi = (x_j - x_k)^2 / 2."""
 
-    def _potential(self, real: Any) -> Any:
+    def _potential(self, real: type[np.floating]) -> tuple[np.floating, ...]:
         return kernels.Quadratic(real(0.5), real(1))
 
 
@@ -197,7 +197,7 @@ class LogCosh(PairPrior):
         super().__post_init__()
         _check_delta(self)
 
-    def _potential(self, real: Any) -> Any:
+    def _potential(self, real: type[np.floating]) -> tuple[np.floating, ...]:
         return kernels.LogCosh(real(self.delta), real(1))
 
 
@@ -215,7 +215,7 @@ class Huber(PairPrior):
         super().__post_init__()
         _check_delta(self)
 
-    def _potential(self, real: Any) -> Any:
+    def _potential(self, real: type[np.floating]) -> tuple[np.floating, ...]:
         return kernels.Huber(real(self.delta), real(0.5), real(1))
 
 
@@ -233,7 +233,7 @@ class Hyperbolic(PairPrior):
         super().__post_init__()
         _check_delta(self)
 
-    def _potential(self, real: Any) -> Any:
+    def _potential(self, real: type[np.floating]) -> tuple[np.floating, ...]:
         return kernels.Hyperbolic(real(self.delta), real(1))
 
 
@@ -260,13 +260,19 @@ class RelativeDifference(PairPrior):
                 "maximum is usual"
             )
 
-    def _potential(self, real: Any) -> Any:
+    def _potential(self, real: type[np.floating]) -> tuple[np.floating, ...]:
         return kernels.RelativeDifference(real(self.gamma), real(self.epsilon), real(2))
 
     def _curvature(self, x: Array) -> Array:
         if self.gamma < 1:
             raise NotImplementedError(f"{self!r} has parabolas above it only for gamma >= 1; use bsrem, svrg or saga")
         return super()._curvature(x)
+
+
+class CurvedLikelihood(Protocol):
+    """What `spatial_weights` asks of a likelihood."""
+
+    def hessian_vector(self, x: Array, v: Array) -> Array: ...
 
 
 def bowsher(guide: Array, n_chosen: int = 7, *, symmetric: bool = False, **options: Any) -> Quadratic:
@@ -277,7 +283,7 @@ def bowsher(guide: Array, n_chosen: int = 7, *, symmetric: bool = False, **optio
     return Quadratic(anatomy=BowsherWeights(guide, n_chosen, symmetric), **options)
 
 
-def spatial_weights(likelihood: Any, x: Array) -> Array:
+def spatial_weights(likelihood: CurvedLikelihood, x: Array) -> Array:
     """Return kappa = sqrt(H(x) 1), H the Hessian of the likelihood: where the data are strong, so is the prior.
 
     x : an early image, such as one pass of OSEM. With these weights resolution is nearly the same everywhere, and beta
@@ -345,7 +351,7 @@ def _lanes(x: np.ndarray) -> np.ndarray:
 
 
 def _on_host(
-    prior: PairPrior, wanted: Any, x: np.ndarray, v: np.ndarray, flat: bool, plan: HostPlan, keep: bool
+    prior: PairPrior, wanted: type, x: np.ndarray, v: np.ndarray, flat: bool, plan: HostPlan, keep: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     real = x.dtype.type
     # in the one memory order that kernels are compiled for

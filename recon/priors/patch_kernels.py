@@ -11,10 +11,11 @@ Images are (B, x, y, z). A field on the region (xa, xb, ya, yb, za, zb) is store
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import DTypeLike
 
 _FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
 _compile = njit(**_FLAGS)
@@ -29,16 +30,16 @@ class Potential(NamedTuple):
     """psi(t), even, with psi''(0) = 1, as a function of q = t^2; the numbers are of the type of the images."""
 
     kind: int
-    delta: Any
-    one: Any
-    tiny: Any
+    delta: np.floating
+    one: np.floating
+    tiny: np.floating
 
 
 class Steps(NamedTuple):
     """Half of the search window: (S, 3) from the first voxel of a pair to the second, and the weights (S,)."""
 
-    step: Any
-    weight: Any
+    step: np.ndarray
+    weight: np.ndarray
 
 
 class Patch(NamedTuple):
@@ -47,7 +48,7 @@ class Patch(NamedTuple):
     x: int
     y: int
     z: int
-    share: Any
+    share: np.floating
 
 
 class Box(NamedTuple):
@@ -66,7 +67,7 @@ def n_tiles(shape: tuple[int, ...]) -> int:
     return -(-shape[0] // TILE) * -(-shape[1] // TILE)
 
 
-def scratch(shape: tuple[int, ...], reach: Any, patch: Patch, dtype: Any) -> np.ndarray:
+def scratch(shape: tuple[int, ...], reach: tuple[int, ...], patch: Patch, dtype: DTypeLike) -> np.ndarray:
     """Return room for the fields of one tile; reach : (3,) the longest step."""
     x, y = (min(n, TILE + r) + 4 * p for n, r, p in zip(shape[:2], reach[:2], patch[:2]))
     return np.empty((5, x, y, shape[2] + 2 * patch.z), dtype)

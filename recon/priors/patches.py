@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -416,7 +416,7 @@ class _Pair(NamedTuple):
         return self.plan.share * _box(field, *self._patch())
 
 
-def _ends(step: list[int], shape: tuple[int, ...]) -> tuple[Any, Any]:
+def _ends(step: list[int], shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Return where the first voxels of a step's pairs are, and where the second ones."""
     first = (slice(max(-d, 0), max(n - max(d, 0), 0)) for d, n in zip(step, shape))
     second = (slice(max(d, 0), max(n + min(d, 0), 0)) for d, n in zip(step, shape))
@@ -471,7 +471,7 @@ def _rates(prior: NonLocal, q: Array) -> tuple[Array, Array, Array]:
 # ---- checks --------------------------------------------------------------------------------------------------------
 
 
-def _odd(size: Any, who: str) -> tuple[int, int, int]:
+def _odd(size: Window, who: str) -> tuple[int, int, int]:
     x, y, z = size if isinstance(size, tuple | list) and len(size) == 3 else (size, size, size)
     if not all(isinstance(n, int | np.integer) and n > 0 and n % 2 == 1 for n in (x, y, z)):
         raise ValueError(f"{who} must be odd and positive, one number of voxels or three, got {size}")
@@ -482,7 +482,7 @@ def _triple(size: Window) -> tuple[int, int, int]:
     return (size, size, size) if isinstance(size, int) else size
 
 
-def _compact(size: Any) -> str:
+def _compact(size: Window) -> str:
     return "x".join(map(str, _triple(size)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ class SmoothPrior(ABC):
         """Return the transposed derivative of the curvature at x applied to v."""
         raise NotImplementedError(f"gradients do not flow through the curvature of {self!r}; detach the image for it")
 
-    def value(self, x: Array) -> Any:
+    def value(self, x: Array) -> Array:
         """Return U(x), summed in float64: one number for each item of a batch."""
         x = self._checked(x)
         if is_torch(x):
@@ -99,10 +100,10 @@ class SmoothPrior(ABC):
 
     __rmul__ = __mul__
 
-    def __add__(self, other: Any) -> SmoothPrior:
+    def __add__(self, other: object) -> SmoothPrior:
         return _Sum(self, other) if isinstance(other, SmoothPrior) else NotImplemented
 
-    def __radd__(self, other: Any) -> Objective:
+    def __radd__(self, other: object) -> Objective:
         return Objective(other, self) if _is_likelihood(other) else NotImplemented
 
     def _shape(self) -> tuple[int, ...] | None:
@@ -118,7 +119,7 @@ class SmoothPrior(ABC):
         return as_real(x)
 
     @staticmethod
-    def _at_batch(function: Any, *images: Array) -> Array:
+    def _at_batch(function: Callable[..., Array], *images: Array) -> Array:
         """Apply a function of batches to images with any leading axes."""
         batch, image = tuple(images[0].shape[:-3]), tuple(images[0].shape[-3:])
         y = function(*(x.reshape(math.prod(batch), *image) for x in images))
@@ -131,11 +132,11 @@ class ProximablePrior(ABC):
     __array_ufunc__ = None
 
     @abstractmethod
-    def value(self, x: Array) -> Any:
+    def value(self, x: Array) -> Array:
         """Return U(x), summed in float64: one number for each item of a batch."""
 
     @abstractmethod
-    def prox(self, x: Array, step: Any) -> Array:
+    def prox(self, x: Array, step: Array | float) -> Array:
         """Return the image t that minimises U(t) + sum (t - x)^2 / (2 step); step is a number or an array like x."""
 
     def __mul__(self, beta: float) -> ProximablePrior:
@@ -143,7 +144,7 @@ class ProximablePrior(ABC):
 
     __rmul__ = __mul__
 
-    def __radd__(self, other: Any) -> Objective:
+    def __radd__(self, other: object) -> Objective:
         return Objective(other, self) if _is_likelihood(other) else NotImplemented
 
 
@@ -157,7 +158,7 @@ class Objective:
     likelihood: Any
     prior: Any
 
-    def value(self, x: Array) -> Any:
+    def value(self, x: Array) -> Array:
         """Return f(x) + U(x): one number for each item of a batch."""
         return self.likelihood.value(x) + self.prior.value(x)
 
@@ -169,7 +170,7 @@ class Objective:
         """Return the Hessian at x applied to v."""
         return self.likelihood.hessian_vector(x, v) + self.prior.hessian_vector(x, v)
 
-    def __add__(self, other: Any) -> Objective:
+    def __add__(self, other: object) -> Objective:
         return Objective(self.likelihood, self.prior + other) if isinstance(other, SmoothPrior) else NotImplemented
 
 
@@ -238,10 +239,10 @@ class ScaledProximable(ProximablePrior):
     def __init__(self, beta: float, prior: ProximablePrior) -> None:
         self.beta, self.prior = beta, prior
 
-    def value(self, x: Array) -> Any:
+    def value(self, x: Array) -> Array:
         return self.beta * self.prior.value(x)
 
-    def prox(self, x: Array, step: Any) -> Array:
+    def prox(self, x: Array, step: Array | float) -> Array:
         return self.prior.prox(x, self.beta * step)
 
     def __repr__(self) -> str:
@@ -251,13 +252,13 @@ class ScaledProximable(ProximablePrior):
 _NUMBERS = (int, float, np.integer, np.floating)
 
 
-def _weight(beta: float, prior: Any) -> float:
+def _weight(beta: float, prior: object) -> float:
     if not 0 <= beta < math.inf:
         raise ValueError(f"the weight of {prior!r} must be finite and not negative, got {beta}")
     return float(beta)
 
 
-def _is_likelihood(other: Any) -> bool:
+def _is_likelihood(other: object) -> bool:
     return hasattr(other, "value") and hasattr(other, "gradient")
 
 

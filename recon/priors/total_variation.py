@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,7 @@ class DualBallPrior(ProximablePrior):
         """Return K, a `LinearOperator` from images (x, y, z) with a `norm_bound`."""
 
     @abstractmethod
-    def project(self, p: Array, radius: Any = 1.0) -> Array:
+    def project(self, p: Array, radius: Array | float = 1.0) -> Array:
         """Return the point of the ball nearest to p, (..., *K.out_shape)."""
 
 
@@ -77,20 +77,20 @@ class _GradientBall(DualBallPrior):
     max_iterations: int
     isotropic: bool = True
 
-    def value(self, x: Array) -> Any:
+    def value(self, x: Array) -> Array:
         return _at_batch(self._value, self._checked(x))
 
     def _value(self, x: Array) -> Array:
         return _sum_of_lengths(self, x, None)
 
-    def project(self, p: Array, radius: Any = 1.0) -> Array:
+    def project(self, p: Array, radius: Array | float = 1.0) -> Array:
         xp = array_namespace(p)
         if not self.isotropic:
             return xp.clip(p, -radius, radius)
         length = xp.sqrt(xp.sum(p * p, axis=-4, keepdims=True))
         return p / xp.maximum(length / radius, xp.ones_like(length)) if _positive(radius) else xp.zeros_like(p)
 
-    def prox(self, x: Array, step: Any) -> Array:
+    def prox(self, x: Array, step: Array | float) -> Array:
         """Return the image t that minimises U(t) + sum (t - x)^2 / (2 step), within `tolerance`; no autograd.
 
         x : (..., x, y, z).  step : not negative; a number, or an array that broadcasts to x.
@@ -427,7 +427,7 @@ def _highest(step: Array) -> Array:
     return highest
 
 
-def _half_bound(weights: Any, shape: tuple[int, ...]) -> float:
+def _half_bound(weights: Sequence[float] | np.ndarray, shape: tuple[int, ...]) -> float:
     """Half a bound of |D|^2: the differences of a voxel, squared, are at most twice those of either of its ends."""
     return 2 * max(sum(float(w) ** 2 for w, n in zip(weights, shape) if n > 1), 1e-30)
 
@@ -485,7 +485,7 @@ def _kernel_arguments(prior: Any, x: Array, direction: Array | None, epsilon: fl
     return weights, field, real(epsilon)
 
 
-def _at_batch(function: Callable[[Array], Array], x: Array) -> Any:
+def _at_batch(function: Callable[[Array], Array], x: Array) -> Array:
     xp, batch = array_namespace(x), tuple(x.shape[:-3])
     x = xp.reshape(x.detach() if is_torch(x) else x, (math.prod(batch), *x.shape[-3:]))
     return xp.reshape(function(x), batch)[()]
@@ -496,7 +496,7 @@ def _total(x: Array) -> float:
     return float(xp.sum(x, dtype=xp.float64))
 
 
-def _positive(radius: Any) -> bool:
+def _positive(radius: Array | float) -> bool:
     return hasattr(radius, "shape") or radius > 0
 
 
