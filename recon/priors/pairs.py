@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from emrecon.projectors.core.arrays import (
 )
 from emrecon.projectors.core.threads import share
 
+from ..likelihoods.protocol import Likelihood
 from . import pair_kernels as kernels
 from . import pair_launches
 from .prior import SmoothPrior
@@ -269,12 +270,6 @@ class RelativeDifference(PairPrior):
         return super()._curvature(x)
 
 
-class CurvedLikelihood(Protocol):
-    """What `spatial_weights` asks of a likelihood."""
-
-    def hessian_vector(self, x: Array, v: Array) -> Array: ...
-
-
 def bowsher(guide: Array, n_chosen: int = 7, *, symmetric: bool = False, **options: Any) -> Quadratic:
     """Return the quadratic prior on the neighbours that look most alike in a guide: `BowsherWeights`, `PairPrior`.
 
@@ -283,15 +278,20 @@ def bowsher(guide: Array, n_chosen: int = 7, *, symmetric: bool = False, **optio
     return Quadratic(anatomy=BowsherWeights(guide, n_chosen, symmetric), **options)
 
 
-def spatial_weights(likelihood: CurvedLikelihood, x: Array) -> Array:
+def spatial_weights(likelihood: Likelihood, x: Array) -> Array:
     """Return kappa = sqrt(H(x) 1), H the Hessian of the likelihood: where the data are strong, so is the prior.
 
     x : an early image, such as one pass of OSEM. With these weights resolution is nearly the same everywhere, and beta
     has no unit. The rows' sums stand for the diagonal, which would take a projection for every voxel.
+    Raises TypeError for a likelihood without `hessian_vector`.
     Source: Fessler & Rogers 1996 (the idea).
     """
-    xp = array_namespace(x)
-    return xp.sqrt(likelihood.hessian_vector(x, xp.ones_like(x)))
+    xp, product = array_namespace(x), getattr(likelihood, "hessian_vector", None)
+    if product is None:
+        raise TypeError(
+            f"spatial_weights needs a likelihood with hessian_vector, and {type(likelihood).__name__} has none"
+        )
+    return xp.sqrt(product(x, xp.ones_like(x)))
 
 
 class HostPlan(NamedTuple):

@@ -33,6 +33,7 @@ from emrecon.recon import (
     pdhg,
     run,
     saga,
+    spatial_weights,
     spdhg,
     svrg,
 )
@@ -217,6 +218,8 @@ def test_what_is_missing_is_named():
         pdhg(GAUSSIAN)
     with pytest.raises(TypeError, match="kem takes a likelihood of Poisson counts"):
         kem(GAUSSIAN, kernel_matrix(TRUTH, n_neighbours=4, window=3))
+    with pytest.raises(TypeError, match="hessian_vector"):
+        spatial_weights(GAUSSIAN, TRUTH)
     with pytest.raises(TypeError):
         Half() + PRIOR
 
