@@ -34,7 +34,7 @@ class Standing(Protocol):
 Row = dict[str, Any]
 Callback = Callable[[Any], Any]
 _STATE = "state_"  # before the names of what an engine remembers, in a checkpoint
-Objective = Callable[[Array], Array]
+Objective = Callable[[Array], Array | float]
 
 
 def run(iterates: Iterator[Standing], n_iterations: int, *callbacks: Callback) -> Array:
@@ -202,7 +202,7 @@ def _moved(value: np.ndarray, like: Array) -> Array:
     return array_namespace(like).asarray(value, device=device(like)) if value.ndim else value
 
 
-def _host(value: object) -> np.ndarray:
+def _host(value: Any) -> np.ndarray:
     if isinstance(value, tuple):
         return np.stack([to_numpy(part) for part in value])
     return to_numpy(value) if hasattr(value, "shape") else np.asarray(value)

@@ -113,7 +113,7 @@ class PetricRule:
         return first
 
     @property
-    def _masks(self) -> tuple[RegionOfInterest, RegionOfInterest]:
+    def _masks(self) -> tuple[RegionOfInterest | Array, RegionOfInterest | Array]:
         return self.object_mask, self.background_mask
 
 

@@ -314,7 +314,7 @@ class _Problem:
     def diagonal(self, x: Array) -> Array:
         return self.preconditioner(x, add_up(sensitivity_like(part, x) for part in self.parts), self.prior)
 
-    def prior_gradient(self, x: Array) -> Array:
+    def prior_gradient(self, x: Array) -> Array | float:
         return 0.0 if self.prior is None else self.prior.gradient(x)
 
     def prior_value(self, x: Array) -> Array:

@@ -63,7 +63,7 @@ class Iterate(NamedTuple):
     """
 
     iteration: int
-    image: Array
+    image: Any
     state: Mapping[str, Any] = State()
 
 

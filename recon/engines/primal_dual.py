@@ -91,7 +91,7 @@ class Duals(State):
     """
 
     data: tuple[Array, ...]
-    prior: Array | None
+    prior: Any
     gradient: Array
     ahead: Array
 
@@ -269,7 +269,7 @@ class _Steps(NamedTuple):
 
     image: Array
     data: tuple[Array, ...]
-    prior: Array | None
+    prior: Any
 
 
 def _prepare(problem: _Problem, x: Array, given: Array | float | None) -> tuple[_Steps, Array, Array]:

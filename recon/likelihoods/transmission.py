@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -182,7 +183,7 @@ class TransmissionLikelihood:
     def _back(self, y: Array) -> Array:
         return self.projector.T(y) / 10
 
-    def _match(self, name: str, y: Array) -> Array:
+    def _match(self, name: str, y: Array) -> Any:
         values = getattr(self, name)
         if isinstance(values, (int, float)):
             return float(values)

@@ -151,7 +151,11 @@ def _kernel(method: Method, problem: Problem, guide: np.ndarray | None) -> Kerne
     if choice is None or isinstance(choice, KernelOperator):
         return choice
     return kernel_matrix(
-        guide, problem.grid, n_neighbours=choice.n_neighbours, window=choice.window, sigma=choice.sigma
+        _needed(guide, "a guide image"),
+        problem.grid,
+        n_neighbours=choice.n_neighbours,
+        window=choice.window,
+        sigma=choice.sigma,
     )
 
 

@@ -131,7 +131,7 @@ class _Pair(NamedTuple):
     xp: ModuleType
     image: Array
     reference: Array
-    inside: Array
+    inside: Array | None
     item: tuple[int, ...]
 
     @property
@@ -139,7 +139,7 @@ class _Pair(NamedTuple):
         return tuple(range(-len(self.item), 0))
 
     @property
-    def n_voxels(self) -> Array:
+    def n_voxels(self) -> Array | int:
         if self.inside is None:
             return math.prod(self.item)
         return self.xp.sum(double(self.inside), axis=self.axes)
@@ -402,7 +402,7 @@ def ensemble_statistics(
         n, x = n + 1, double(image if regions is None else region_means(image, regions))
         if not bool(array_namespace(x).all(array_namespace(x).isfinite(x))):
             raise ValueError(f"ensemble_statistics: realisation {n} holds NaN or infinite values")
-        if mean is None:
+        if mean is None or squares is None:
             mean, squares = x, array_namespace(x).zeros_like(x)
         change = x - mean
         mean = mean + change / n
@@ -451,11 +451,14 @@ def suv_mean(
         RegionOfInterest("image", np.ones(image.shape[-3:], bool)) if region is None else as_region(region, "region")
     )
     mean = _finite("suv_mean", chosen.mean(image))
-    if threshold is None and fraction is None:
-        return mean
     xp, values = array_namespace(mean), double(chosen.values(image))
-    level: Any = threshold if fraction is None else fraction * chosen.max(image)[..., None]
-    weights = chosen.parts_like(values) * double(values >= level)
+    if fraction is not None:
+        above = values >= fraction * chosen.max(image)[..., None]
+    elif threshold is not None:
+        above = values >= threshold
+    else:
+        return mean
+    weights = chosen.parts_like(values) * double(above)
     total = xp.sum(weights, axis=-1)
     if not bool(xp.all(total > 0)):
         raise ValueError(f"suv_mean: no voxel of {chosen} reaches the threshold")

@@ -482,8 +482,8 @@ def _triple(size: Window) -> tuple[int, int, int]:
     return (size, size, size) if isinstance(size, int) else size
 
 
-def _compact(size: Window) -> str:
-    return "x".join(map(str, _triple(size)))
+def _compact(size: int | tuple[int, ...]) -> str:
+    return "x".join(map(str, (size, size, size) if isinstance(size, int) else size))
 
 
 def _check_image(image: Array, who: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emrecon.projectors import ImageGrid
-from emrecon.projectors.core.arrays import Array, array_namespace, device, like, require_array, to_numpy
+from emrecon.projectors.core.arrays import Array, add_up, array_namespace, device, like, require_array, to_numpy
 from emrecon.projectors.core.operator import broadcasts_to
 
 from ..likelihoods.protocol import Likelihood
@@ -53,7 +53,7 @@ class Problem:
 
     def value(self, x: Array) -> Array:
         """Return f(x), the negative log-likelihood of all data: one number for each item of a batch."""
-        return sum(part.value(x) for part in self.parts)
+        return add_up(part.value(x) for part in self.parts)
 
     def __str__(self) -> str:
         return self.summary
