@@ -1,7 +1,10 @@
 """Files: read and write scans and images, choosing the format by the file's name or content.
 
-`read_scan`, `write_scan`, `read_image`, `write_image` and `describe` serve every format. HDF5 is the native one and
-the only one that keeps everything; Interfile (STIR, SIMIND) and NIfTI are for exchange.
+The core: `read_scan`, `write_scan`, `read_image`, `write_image` and `describe` serve every format, and raise
+`FormatError` for a file that cannot be used. HDF5 is the native format and the only one that keeps everything;
+Interfile (STIR, SIMIND) and NIfTI are for exchange. Frames, gates and energy windows: `read_dynamic`, `write_dynamic`,
+`read_windowed_scan`, `write_windowed_scan`. Scanners' files: `read_petlink`, `read_petsird`, `read_siemens_norm`,
+`read_dicom_pet`, `write_dicom_pet`. Everything else stands below the core by theme.
 """
 
 if __name__ != "emrecon.formats":
@@ -35,48 +38,53 @@ from .registry import describe, image_kind, read_image, read_scan, write_image, 
 from .siemens import PETLink, histogram_petlink, is_petlink, read_petlink, read_siemens_norm, split_petlink
 
 __all__ = [
+    # the core
+    "read_scan",
+    "write_scan",
+    "read_image",
+    "write_image",
+    "describe",
     "FormatError",
-    "PETFacts",
-    "PETImage",
+    "read_dynamic",
+    "write_dynamic",
+    "read_windowed_scan",
+    "write_windowed_scan",
+    "read_petlink",
+    "read_petsird",
+    "read_siemens_norm",
+    "read_dicom_pet",
+    "write_dicom_pet",
+    # the native file
+    "atomic_path",
+    "describe_dynamic",
+    "image_kind",
+    "read_gated",
+    # Interfile and NIfTI
+    "PETSinogramFacts",
+    "parse_header",
+    "read_interfile",
+    "read_interfile_image",
+    "read_interfile_pet",
+    "read_nifti",
+    "write_interfile",
+    "write_interfile_image",
+    "write_interfile_pet",
+    "write_nifti",
+    # list-mode
     "PETLink",
     "PETSIRDBlock",
     "PETSIRDEfficiencies",
     "PETSIRDHeader",
     "PETSIRDScan",
-    "PETSinogramFacts",
-    "atomic_path",
-    "decay_reference_time",
-    "describe",
-    "describe_dynamic",
     "histogram_petlink",
-    "image_kind",
     "is_petlink",
-    "parse_header",
     "petsird_blocks",
-    "read_dicom_ct",
-    "read_dicom_pet",
-    "read_dynamic",
-    "read_gated",
-    "read_image",
-    "read_interfile",
-    "read_interfile_image",
-    "read_interfile_pet",
-    "read_nifti",
-    "read_petlink",
-    "read_petsird",
     "read_petsird_header",
-    "read_scan",
-    "read_siemens_norm",
-    "read_windowed_scan",
     "split_petlink",
+    # DICOM
+    "PETFacts",
+    "PETImage",
+    "decay_reference_time",
+    "read_dicom_ct",
     "suv_factor",
-    "write_dicom_pet",
-    "write_dynamic",
-    "write_image",
-    "write_interfile",
-    "write_interfile_image",
-    "write_interfile_pet",
-    "write_nifti",
-    "write_scan",
-    "write_windowed_scan",
 ]

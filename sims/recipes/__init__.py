@@ -1,9 +1,19 @@
-"""Recipes: pages of TOML that say what a training set holds."""
+"""Recipes: TOML files that describe training sets, and the samples that they make."""
 
-from .recipe import Recipe, RecipeSource, ReconstructionTable, load_recipe, parse_recipe, recipe_names
+from .recipe import (
+    OUTPUTS,
+    Recipe,
+    RecipeSource,
+    ReconstructionTable,
+    load_recipe,
+    parse_recipe,
+    recipe_names,
+    simulator_of,
+)
 from .recipe_file import RecipeError, Table, complain, decode
 
 __all__ = [
+    "OUTPUTS",
     "Recipe",
     "RecipeError",
     "RecipeSource",
@@ -14,4 +24,5 @@ __all__ = [
     "load_recipe",
     "parse_recipe",
     "recipe_names",
+    "simulator_of",
 ]

@@ -1,10 +1,11 @@
 """Simulated scans: expected counts with scatter, randoms and decay, and samples of them."""
 
 from .pet import ConvolutionScatter, PETSimulator, Randoms, SingleScatter, list_events, random_normalisation
-from .simulator import Expectation, Mismatch, Simulation, Simulator, count_levels, item_seed, respiratory_gates
+from .simulator import Body, Expectation, Mismatch, Simulation, Simulator, count_levels, item_seed, respiratory_gates
 from .spect import SPECTSimulator
 
 __all__ = [
+    "Body",
     "ConvolutionScatter",
     "Expectation",
     "Mismatch",

@@ -296,7 +296,7 @@ def test_what_is_not_toml_and_what_is_not_there(tmp_path):
         recipes.load_recipe(tmp_path / "noise.toml")
     (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf" + SMALL_SPECT.encode())  # as some editors save it
     assert recipes.load_recipe(tmp_path / "marked.toml") == recipes.parse_recipe(SMALL_SPECT)
-    with pytest.raises(FileNotFoundError, match=r"not one of .*spectnet"):
+    with pytest.raises(FileNotFoundError, match=r"choose from .*spectnet"):
         recipes.load_recipe(tmp_path / "nothing.toml")
     with pytest.raises(RecipeError, match="one scanner"):
         recipes.parse_recipe(SMALL_SPECT[: SMALL_SPECT.index("[spect]")])
