@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.recon import Iterate, ProgressBar, em_fuse, em_step, run, surrogate
-from emrecon.recon.engines.loop import begin
+from emrecon.recon.engines.loop import State, begin
 from emrecon.recon.likelihoods import Likelihood, image_shape, sensitivity_like, start_image
 
 from ..networks.blocks import SmallCNN, seeded
@@ -118,6 +118,16 @@ class Fit:
         return {"rate": rate, "moments": moments, "steps": float(state["step"])}
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WeightsState(State):
+    """Weights of a network as a vector, and what their optimiser remembers; checkpoints make arrays of numbers."""
+
+    weights: Array
+    rate: float | Array | None = None
+    moments: float | Array | None = None
+    steps: float | Array | None = None
+
+
 def smooth_positive(values: torch.Tensor) -> torch.Tensor:
     """Return log(1 + exp(10 v)) / 10: nearly max(v, 0), but with a slope everywhere, so that no voxel is lost."""
     return nn.functional.softplus(values, beta=10)
@@ -185,9 +195,9 @@ class NetworkWeights:
         return self.weights
 
     @property
-    def state(self) -> dict[str, float | Array]:
-        """The weights and what the optimiser remembers, by name: arrays and numbers."""
-        return {"weights": self.theta, **self.memory}
+    def state(self) -> WeightsState:
+        """The weights and what the optimiser remembers."""
+        return WeightsState(weights=self.theta, **self.memory)
 
     def resumed(self, state: Mapping[str, float | Array]) -> Self:
         """Return the value that had this `state`."""
@@ -390,6 +400,14 @@ class DeepImagePrior(ABC):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class DIPState(WeightsState):
+    """What `DIPRecon` remembers besides f(theta)."""
+
+    x: torch.Tensor
+    mu: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DIPRecon(DeepImagePrior):
     """The most likely image that a network can make, by ADMM: maximise L(y | x) subject to x = f(theta | z).
 
@@ -424,11 +442,11 @@ class DIPRecon(DeepImagePrior):
         return replace(latent, fitting=self.initial_fit).fit_squares(x, self.initial_fit.steps)
 
     def _repeat(self, at: Iterate, parts: list[Likelihood], latent: NetworkWeights) -> Iterator[Iterate]:
-        fresh = {} if "weights" not in at.state else latent.memory  # the first fit's optimiser was another
+        known = DIPState.of(at)
+        fresh = {} if known is None else latent.memory  # the first fit's optimiser was another
         latent = replace(latent, fitting=self.fit, memory=fresh)
         f, iteration = latent.image(), at.iteration
-        x = at.state.get("x", at.image)
-        mu = at.state.get("mu", torch.zeros_like(x))
+        x, mu = (at.image, torch.zeros_like(at.image)) if known is None else (known.x, known.mu)
         while True:
             for part in parts * self.em_steps:
                 x = fused(x, f - mu, part, self._strength(part, x, latent.scale, len(parts)))
@@ -436,7 +454,7 @@ class DIPRecon(DeepImagePrior):
             f = latent.image()
             mu = mu + x - f
             iteration += 1
-            yield Iterate(iteration, f, {"x": x, "mu": mu, **latent.state})
+            yield Iterate(iteration, f, DIPState(x=x, mu=mu, **latent.state))
 
     def _strength(self, part: Likelihood, x: torch.Tensor, scale: float, n: int) -> float:
         if not self.relative:

@@ -11,7 +11,7 @@ import torch
 
 from emrecon.projectors.core.arrays import Array
 from emrecon.recon import Iterate, Parameterisation, ParameterisedIterate, mlem, parameterised_em, sequential
-from emrecon.recon.engines.loop import begin, detached
+from emrecon.recon.engines.loop import State, begin, detached
 from emrecon.recon.engines.schedules import Order
 from emrecon.recon.likelihoods import Likelihood, start_image
 
@@ -152,6 +152,16 @@ def descend(
     return alpha, step
 
 
+@dataclass(frozen=True, eq=False)
+class InputState(State):
+    """What `iterative_network` remembers besides F(alpha)."""
+
+    x: torch.Tensor
+    alpha: torch.Tensor
+    mu: torch.Tensor
+    step: Value
+
+
 def iterative_network(
     likelihood: Likelihood | Sequence[Likelihood],
     latent: NetworkInput,
@@ -186,17 +196,17 @@ def iterative_network(
         raise ValueError("iterative_network needs at least one EM step and one step of the fit")
     if not bool((torch.as_tensor(rho) > 0).all()):
         raise ValueError(f"iterative_network rho must be positive, got {rho}")
-    state = start.state if isinstance(start, Iterate) else {}
+    known = InputState.of(start) if isinstance(start, Iterate) else None
     first = latent.image() if start is None else start
-    if isinstance(start, Iterate) and state:
-        first = start._replace(image=state["x"])
+    if isinstance(start, Iterate) and known is not None:
+        first = start._replace(image=known.x)
     at, parts = begin(likelihood, first, n_subsets, iteration)
     if not isinstance(start_image(parts[0]), torch.Tensor):
         raise TypeError("iterative_network works on torch tensors; give the likelihood torch data")
     at = detached(at._replace(image=torch.as_tensor(at.image).to(latent.alpha)))
-    if state:
-        latent = replace(latent, alpha=_like(state["alpha"], at.image), step=_step(state["step"], at.image))
-    mu = _like(state["mu"], at.image) if state else torch.zeros_like(at.image)
+    if known is not None:
+        latent = replace(latent, alpha=_like(known.alpha, at.image), step=_step(known.step, at.image))
+    mu = torch.zeros_like(at.image) if known is None else _like(known.mu, at.image)
     return _admm(at, parts, latent, mu, rho, em_steps, fit_steps, order)
 
 
@@ -219,7 +229,7 @@ def _admm(
             z = latent.image()
             mu = mu + x - z
         iteration += 1
-        yield Iterate(iteration, z, {"x": x, "alpha": latent.alpha, "mu": mu, "step": latent.step})
+        yield Iterate(iteration, z, InputState(x, latent.alpha, mu, latent.step))
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,21 +292,21 @@ class IterativeNetwork:
         """Yield an `Iterate`, or by transfer a `ParameterisedIterate`, after each iteration, for ever."""
         if isinstance(start, ParameterisedIterate):
             return self._transfer(likelihood, start.parameterisation, start.iteration)
-        at = start if isinstance(start, Iterate) and start.state else None
-        image = self._first(likelihood, start) if at is None else at.state["x"]
+        known = InputState.of(start) if isinstance(start, Iterate) else None
+        image = self._first(likelihood, start) if known is None else known.x
         scale = self._scale(likelihood, image)
         options: InputOptions = {"scale": scale, "guide": guide, "step": self.step, "search": self.search}
-        if at is None:
+        if known is None:
             latent = NetworkInput.of(self.network, image, **options)
         else:
-            latent = NetworkInput(self.network, torch.as_tensor(at.state["alpha"]), **options)
+            latent = NetworkInput(self.network, torch.as_tensor(known.alpha), **options)
         if self.method == "transfer":
             return self._transfer(likelihood, latent, 0)
         rho = self.rho * coupling_unit(likelihood, scale, image) if self.relative else self.rho
         return iterative_network(
             likelihood,
             latent,
-            at,
+            None if known is None else start,
             self.n_subsets,
             rho=rho,
             em_steps=self.em_steps,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 
 from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, like
 from emrecon.recon import CountsLikelihood, Iterate, osem, sequential
+from emrecon.recon.engines.loop import State, repeat
 from emrecon.recon.engines.schedules import Order
 from emrecon.recon.likelihoods import Likelihood
 
@@ -100,10 +102,10 @@ def kim_llf(
     Source: Kim et al. 2018, IEEE Trans Med Imaging 37:1478, and its programme.
     """
     at, parts = begin_at_activity(likelihood, start, n_subsets, iteration)
-    counted = [
-        of_bins(part, "kim_llf", "the curvature of the data comes from the counts of all bins") for part in parts
-    ]
-    return _llf(at, counted, denoiser, fitting, order, guide)
+    advice = "the curvature of the data comes from the counts of all bins"
+    prepared = [_Part(of_bins(part, "kim_llf", advice), fitting.least) for part in parts]
+    step = partial(_step, denoiser=denoiser, fitting=fitting, guide=guide)
+    return repeat((at.iteration, _first(at)), prepared, order, step, _iterate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,50 +153,56 @@ class DnCNNWithLocalLinearFitting:
 
 
 @dataclass(frozen=True, eq=False)
-class _Curvatures:
-    """h of each subset, made when it is first met."""
+class LinearFitState(State):
+    """What `kim_llf` remembers besides x: q ("slope"), b ("offset") and eta ("dual")."""
 
-    parts: list[CountsLikelihood]
+    slope: Array
+    offset: Array
+    dual: Array
+
+
+class _Point(NamedTuple):
+    """x, q, b and eta of `kim_llf`."""
+
+    image: Array
+    slope: Array
+    offset: Array
+    dual: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A subset of the data, with the curvature h of it, made when it is first met."""
+
+    likelihood: CountsLikelihood
     least: float
-    _plans: dict[int, PlanCache] = field(default_factory=dict, init=False)
+    _curvature: PlanCache = field(default_factory=PlanCache, init=False)
 
-    def __call__(self, k: int, x: Array) -> Array:
-        return self._plans.setdefault(k, PlanCache()).get(x, lambda: self._make(self.parts[k], x))
+    def curvature(self, x: Array) -> Array:
+        """Return h like x."""
+        return self._curvature.get(x, lambda: self._made(x))
 
-    def _make(self, part: CountsLikelihood, x: Array) -> Array:
-        xp = array_namespace(x)
-        return part.model.adjoint(part.model.linear(xp.ones_like(x)) / xp.clip(part.counts_like(x), self.least, None))
-
-
-def _llf(
-    at: Iterate,
-    parts: list[CountsLikelihood],
-    denoiser: ImageMap,
-    fitting: LocalLinearFitting,
-    order: Order,
-    guide: Array | None,
-) -> Iterator[Iterate]:
-    iteration, x, curvature = at.iteration, at.image, _Curvatures(parts, fitting.least)
-    xp = array_namespace(x)
-    blank = {"slope": xp.ones_like(x), "offset": xp.zeros_like(x), "dual": xp.zeros_like(x)}
-    q, b, eta = (like(at.state.get(name, value), x) for name, value in blank.items())
-    while True:
-        with torch.no_grad():
-            for k in order(iteration, len(parts)):
-                x, q, b, eta = _llf_step((x, q, b, eta), parts[k], curvature(k, x), denoiser, fitting, guide)
-        iteration += 1
-        yield Iterate(iteration, x, {"slope": q, "offset": b, "dual": eta})
+    def _made(self, x: Array) -> Array:
+        xp, model = array_namespace(x), self.likelihood.model
+        return model.adjoint(model.linear(xp.ones_like(x)) / xp.clip(self.likelihood.counts_like(x), self.least, None))
 
 
-def _llf_step(
-    state: tuple[Array, Array, Array, Array],
-    part: CountsLikelihood,
-    h: Array,
-    denoiser: ImageMap,
-    fitting: LocalLinearFitting,
-    guide: Array | None,
-) -> tuple[Array, Array, Array, Array]:
-    x, q, b, eta = state
+def _first(at: Iterate) -> _Point:
+    x = at.image
+    xp, known = array_namespace(x), LinearFitState.of(at)
+    if known is None:
+        return _Point(x, xp.ones_like(x), xp.zeros_like(x), xp.zeros_like(x))
+    return _Point(x, like(known.slope, x), like(known.offset, x), like(known.dual, x))
+
+
+def _iterate(iteration: int, at: _Point) -> Iterate:
+    return Iterate(iteration, at.image, LinearFitState(at.slope, at.offset, at.dual))
+
+
+@torch.no_grad()
+def _step(at: _Point, part: _Part, denoiser: ImageMap, fitting: LocalLinearFitting, guide: Array | None) -> _Point:
+    x, q, b, eta = at
+    h = part.curvature(x)
     beta, gamma, xp = fitting.beta, fitting.gamma, array_namespace(x)
 
     def network(image: Array, sigma: float | Array | None = None, *, guide: Array | None = None) -> Array:
@@ -205,12 +213,12 @@ def _llf_step(
     z = x + q * drawn + b
     q, b = local_linear_fit(x, drawn, fitting.window, fitting.fit)
     seen = h > 0
-    step = xp.where(seen, part.gradient(x) / xp.where(seen, h, xp.ones_like(h)), xp.zeros_like(x))
+    step = xp.where(seen, part.likelihood.gradient(x) / xp.where(seen, h, xp.ones_like(h)), xp.zeros_like(x))
     step = step + beta * (2 * x - z)
     if fitting.network_gradient:
         step = step - gamma * transposed_jacobian(network, x, drawn - cleaned - eta, None, guide)
     moved = xp.clip(x - step / (1 + 2 * beta + fitting.alpha * gamma), 0.0, None)
-    return moved, q, b, eta - (drawn - cleaned)
+    return _Point(moved, q, b, eta - (drawn - cleaned))
 
 
 def _box(x: Array, window: int) -> Array:

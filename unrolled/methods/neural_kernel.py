@@ -16,17 +16,25 @@ from emrecon.projectors import AcquisitionModel, ImageGrid, LinearOperator, Proj
 from emrecon.projectors.core.arrays import Array
 from emrecon.recon import Iterate, KernelOperator, ListmodeLikelihood, PoissonLikelihood, kernel_matrix
 from emrecon.recon import run as run_iterates
+from emrecon.recon.engines.loop import State
 from emrecon.recon.kernels.matrix import Window
 from emrecon.recon.likelihoods import Likelihood, image_shape, knows_counts, sensitivity_like
 
 from ..networks.blocks import convolution, seeded
 from ..networks.scaling import counts_of
 from ..networks.unet import UNet
-from .dip import DeepImagePrior, Fit, NetworkWeights, plain_em, run_network
+from .dip import DeepImagePrior, Fit, NetworkWeights, WeightsState, plain_em, run_network
 
 _PUBLISHED = Fit("adam", 151, 1e-3)  # the fit of neural KEM
 _CHUNK = 8  # neighbours whose differences of features are held at a time
 _SMALL = 1e-12  # beside a squared distance, since a root has no slope at 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KernelState(WeightsState):
+    """What `NeuralKEM` remembers besides K alpha."""
+
+    coefficients: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,7 +63,7 @@ class NeuralKEM(DeepImagePrior):
         return replace(latent, fitting=self.initial_fit).fit(x, s, self.initial_fit.steps)
 
     def _repeat(self, at: Iterate, parts: list[Likelihood], latent: NetworkWeights) -> Iterator[Iterate]:
-        fresh = {} if "weights" not in at.state else latent.memory  # the first fit's optimiser was another
+        fresh = {} if KernelState.of(at) is None else latent.memory  # the first fit's optimiser was another
         latent, iteration = replace(latent, fitting=self.fit, memory=fresh), at.iteration
         through = self._of_latent(parts)
         while True:
@@ -65,7 +73,7 @@ class NeuralKEM(DeepImagePrior):
             alpha = latent.image()
             iteration += 1
             image = alpha if self.kernel is None else self.kernel(alpha)
-            yield Iterate(iteration, image, {"coefficients": alpha, **latent.state})
+            yield Iterate(iteration, image, KernelState(coefficients=alpha, **latent.state))
 
     def _of_latent(self, parts: list[Likelihood]) -> list[Likelihood]:
         return parts if self.kernel is None else [with_kernel(part, self.kernel) for part in parts]
@@ -252,6 +260,13 @@ def deep_kernel(
     return neighbours.matrix(latest[-1], shape)
 
 
+@dataclass(frozen=True)
+class LossState(State):
+    """What an iterate of `deep_kernel` tells besides the filtered images: the loss before its step."""
+
+    loss: float
+
+
 def _learn(
     network: nn.Module,
     given: torch.Tensor,
@@ -276,7 +291,7 @@ def _learn(
             optimiser.step()
         latest[:] = [weights.detach()]
         iteration += 1
-        yield Iterate(iteration, made.detach().reshape(low.shape), {"loss": float(loss.detach())})
+        yield Iterate(iteration, made.detach().reshape(low.shape), LossState(float(loss.detach())))
 
 
 def _features(network: nn.Module, theta: torch.Tensor, given: torch.Tensor) -> torch.Tensor:

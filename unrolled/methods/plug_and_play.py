@@ -9,6 +9,7 @@ import torch
 
 from emrecon.projectors.core.arrays import Array, array_namespace, like
 from emrecon.recon import Iterate, ProximablePrior, em_fuse, em_step, sequential
+from emrecon.recon.engines.loop import State
 from emrecon.recon.engines.schedules import Order
 from emrecon.recon.likelihoods import Likelihood, sensitivity_like
 
@@ -172,10 +173,18 @@ class _Splitting:
         return rho, value_like(self.sigma, x) * fall
 
 
+@dataclass(frozen=True, eq=False)
+class SplittingState(State):
+    """What plug-and-play EM remembers besides x: the denoised image z and the dual variable mu."""
+
+    z: Array
+    mu: Array
+
+
 def _pnp(at: Iterate, parts: list[Likelihood], method: _Splitting) -> Iterator[Iterate]:
     iteration, x = at.iteration, at.image
-    z = like(at.state["z"], x) if "z" in at.state else x
-    mu = like(at.state["mu"], x) if "mu" in at.state else array_namespace(x).zeros_like(x)
+    known = SplittingState.of(at) or SplittingState(x, array_namespace(x).zeros_like(x))
+    z, mu = like(known.z, x), like(known.mu, x)
     while True:
         with torch.no_grad():  # not around the yield: what the caller does in between is its own
             rho, sigma = method.strengths(iteration, x)
@@ -183,7 +192,7 @@ def _pnp(at: Iterate, parts: list[Likelihood], method: _Splitting) -> Iterator[I
             z = denoised(method.denoiser, x + mu, sigma, method.guide)
             mu = mu + x - z if method.dual else mu
         iteration += 1
-        yield Iterate(iteration, x, {"z": z, "mu": mu})
+        yield Iterate(iteration, x, SplittingState(z, mu))
 
 
 def em_towards(
