@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from typing import Any
 
 import numpy as np
 
 from ..core.arrays import Array, PlanCache, add_up, array_namespace, like
-from ..core.operator import LinearOperator, Shape
+from ..core.operator import BatchOperator, Shape
 from ..parallel.geometry import ParallelBeamGeometry
 from .sinogram import PETSinogram
 from .tof import TimeOfFlight
@@ -65,7 +64,7 @@ def gather(x: Array, taps: list[tuple[Array, Array | None]], axis: int) -> Array
     return add_up(part(index, weight) for index, weight in taps)
 
 
-class _Rebinning(LinearOperator, ABC):
+class _Rebinning(BatchOperator):
     """Tables along axes, one after the other. `_tables`: (axis without the batch, table)."""
 
     _tables: list[tuple[int, GatherTable]]
