@@ -5,9 +5,8 @@ import tempfile
 
 import pytest
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # before anything counts cores: workers with several threads wait for each other
+# before anything counts cores: workers of several threads would wait for each other
+if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("EMRECON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 

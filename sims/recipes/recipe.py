@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
@@ -196,18 +196,23 @@ def load_recipe(recipe: str | Path) -> Recipe:
     Raises RecipeError, naming the line, for what is not a recipe or cannot be simulated; FileNotFoundError.
     """
     if str(recipe) in recipe_names():
-        name, text = f"{recipe}.toml", (files(__package__) / f"recipe_{recipe}.toml").read_text("utf-8")
-    else:
-        path = Path(recipe)
-        if not path.exists():
-            raise FileNotFoundError(
-                f"unknown recipe {str(recipe)!r}; choose from {', '.join(recipe_names())}, or name a file"
-            )
-        try:
-            name, text = str(path), path.read_text("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise RecipeError(f"{path}: not TOML: {error}; is it text in UTF-8?") from None
-    return parse_recipe(text, name)
+        return _recipe_of_the_library(str(recipe))
+    path = Path(recipe)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"unknown recipe {str(recipe)!r}; choose from {', '.join(recipe_names())}, or name a file"
+        )
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not TOML: {error}; is it text in UTF-8?") from None
+    return parse_recipe(text, str(path))
+
+
+@cache
+def _recipe_of_the_library(name: str) -> Recipe:
+    """Return a recipe by its name; the checks draw a phantom, so one file is checked once."""
+    return parse_recipe((files(__package__) / f"recipe_{name}.toml").read_text("utf-8"), f"{name}.toml")
 
 
 def parse_recipe(text: str, name: str = "recipe") -> Recipe:

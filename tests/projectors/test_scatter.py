@@ -311,7 +311,7 @@ def test_halving_every_spacing_changes_little(mmr):
     grid = ImageGrid((40, 40, 40), 5.0)
     activity, mu = cylinder(grid, 60, 150, (15.0, -10.0, 20.0))
     activity[24:28, 16:20, 20:25] *= 5
-    sinogram = replace(mmr, max_ring_difference=16)
+    sinogram = replace(mmr, max_ring_difference=5)
     coarse = single_scatter(activity, mu, grid, sinogram)
     fine = single_scatter(activity, mu, grid, sinogram, sampling=ScatterSampling(10, 17.5, 12.5, 5))
     assert relative_difference(coarse, fine) < 0.02

@@ -217,7 +217,7 @@ def test_one_step_late_is_its_formula():
 
 def test_one_step_late_and_map_em_agree_where_the_prior_is_weak():
     prior = 0.02 * Quadratic()
-    one, other = (last(method(F, prior, np.ones(A.in_shape)), 3000).image for method in (map_em, osl))
+    one, other = (last(method(F, prior, np.ones(A.in_shape)), 1200).image for method in (map_em, osl))
     assert relative_error(one, other) < 1e-4
 
 

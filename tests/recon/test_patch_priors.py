@@ -88,7 +88,8 @@ def test_against_a_double_loop(guided, patch):
 @pytest.mark.parametrize("shape", [(18, 17, 3), (20, 3, 1), (1, 20, 3), (2, 2, 2), (1, 1, 1)])
 def test_whole_images_step_by_step(shape):
     x, v, guide = RNG.random((2, *shape)), RNG.normal(size=(2, *shape)), RNG.random(shape)
-    for (potential, delta), guided in itertools.product(POTENTIALS, GUIDED):
+    some = POTENTIALS if x[0].size < 100 else POTENTIALS[1:2]  # large images are about slabs and borders
+    for (potential, delta), guided in itertools.product(some, GUIDED):
         U = prior(potential, delta, guided, guide, window=(5, 7, 5))
         for wanted in range(5):
             expected = by_steps(U, wanted, x, v)

@@ -117,10 +117,9 @@ def test_a_set_is_what_the_source_makes(made):
     assert not [name for name in contents(made) if name.startswith(".")]
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_any_number_of_workers_writes_the_same_bytes(made, tmp_path, workers):
+def test_any_number_of_workers_writes_the_same_bytes(made, tmp_path):
     told = []
-    done = write_dataset(Toy(), tmp_path, shard_size=8, workers=workers, progress=lambda *facts: told.append(facts))
+    done = write_dataset(Toy(), tmp_path, shard_size=8, workers=3, progress=lambda *facts: told.append(facts))
     assert contents(tmp_path) == contents(made)
     assert (done.n_made, done.complete) == (60, True)
     assert [facts[0] for facts in told] == sorted(facts[0] for facts in told)
