@@ -32,7 +32,7 @@ def _prior(dtype):
 
 
 def _parallel(dtype):
-    A = ParallelBeamProjector(ImageGrid((4, 4, 3), 4.0), ParallelBeamGeometry.equally_spaced(3, n_bins=6, bin_size=4.0))
+    A = ParallelBeamProjector(ImageGrid((4, 4, 1), 4.0), ParallelBeamGeometry.equally_spaced(3, n_bins=6, bin_size=4.0))
     _forward(A, dtype)
     _adjoint(A, dtype)
 
