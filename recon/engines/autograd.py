@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 from torch.autograd.function import FunctionCtx
 
-from emrecon.projectors.core.arrays import Array
+from emrecon.projectors.core.arrays import Array, divide_where
 
 from ..likelihoods.protocol import CountsLikelihood
 from .plain_steps import plain_step, positive_root
@@ -131,7 +131,7 @@ def _multiplier(x: torch.Tensor, likelihood: CountsLikelihood) -> tuple[torch.Te
         ratio, q = likelihood.ratio_and_slope(x)
         s = likelihood.sensitivity_like(x)
         back = likelihood.model.adjoint(ratio)
-        return torch.where(s > 0, back / torch.where(s > 0, s, 1), 1), q
+        return divide_where(back, s, 1.0), q
 
 
 def _em_gradients(
@@ -145,7 +145,7 @@ def _em_gradients(
     wanted: tuple[bool, ...],
 ) -> tuple[torch.Tensor | None, ...]:
     model, s = likelihood.model, likelihood.sensitivity_like(x)
-    w = torch.where(s > 0, g * x / torch.where(s > 0, s, 1), 0)
+    w = divide_where(g * x, s, 0.0)
     seen = q * model.linear(w)
     to_x = m * g - model.adjoint(seen) if wanted[0] else None
     to_factors = to_background = None

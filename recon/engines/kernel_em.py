@@ -13,6 +13,7 @@ from emrecon.projectors import LinearOperator
 from emrecon.projectors.core.arrays import (
     Array,
     array_namespace,
+    divide_where,
     like,
     to_numpy,
 )
@@ -111,11 +112,8 @@ def _step(at: _Point, part: _Part, kernel: LinearOperator) -> _Point:
 def _updated(
     alpha: Array, image: Array, likelihood: CountsLikelihood, kernel: LinearOperator, sensitivity: Array
 ) -> Array:
-    xp = array_namespace(alpha)
-    seen = sensitivity > 0
     back = kernel.T(likelihood.model.adjoint(likelihood.ratio(image)))
-    update = back / xp.where(seen, sensitivity, xp.ones_like(sensitivity))
-    return alpha * xp.where(seen, update, xp.ones_like(update))
+    return alpha * divide_where(back, sensitivity, 1.0)
 
 
 def _kernel_sensitivity(image: Array, likelihood: CountsLikelihood, kernel: LinearOperator) -> Array:

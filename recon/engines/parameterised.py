@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
 from emrecon.projectors import LinearOperator
-from emrecon.projectors.core.arrays import Array, array_namespace, as_real, is_torch, like
+from emrecon.projectors.core.arrays import Array, array_namespace, as_real, divide_where, is_torch, like
 
 from ..likelihoods.protocol import Likelihood, sensitivity_like
 from .em import em_step
@@ -120,10 +120,8 @@ class KernelCoefficients:
         xp = array_namespace(alpha)
         weight = xp.broadcast_to(like(weight, alpha), tuple(target.shape))
         sensitivity = kernel.T(weight)
-        seen = sensitivity > 0
         for _ in range(steps):
             image = kernel(alpha)
-            ratio = weight * target / xp.where(image > 0, image, xp.ones_like(image))
-            update = kernel.T(ratio) / xp.where(seen, sensitivity, xp.ones_like(sensitivity))
-            alpha = alpha * xp.where(seen, update, xp.ones_like(update))
+            ratio = divide_where(weight * target, image)
+            alpha = alpha * divide_where(kernel.T(ratio), sensitivity, 1.0)
         return KernelCoefficients(kernel, alpha)

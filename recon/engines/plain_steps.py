@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emrecon.projectors.core.arrays import Array, array_namespace
+from emrecon.projectors.core.arrays import Array, array_namespace, divide_where
 
 from ..likelihoods.protocol import Likelihood, knows_counts, sensitivity_like
 
@@ -10,13 +10,10 @@ from ..likelihoods.protocol import Likelihood, knows_counts, sensitivity_like
 def plain_step(x: Array, likelihood: Likelihood) -> Array:
     """Return `em_step` by plain operations on arrays."""
     sensitivity = sensitivity_like(likelihood, x)
-    xp = array_namespace(x)
-    seen = sensitivity > 0
     if not knows_counts(likelihood):
-        scale = x / xp.where(seen, sensitivity, xp.ones_like(sensitivity))
-        return xp.where(seen, xp.clip(x - scale * likelihood.gradient(x), min=0.0), x)
-    update = likelihood.model.adjoint(likelihood.ratio(x)) / xp.where(seen, sensitivity, xp.ones_like(sensitivity))
-    return x * xp.where(seen, update, xp.ones_like(update))
+        step = divide_where(x, sensitivity, 0.0) * likelihood.gradient(x)
+        return array_namespace(x).clip(x - step, min=0.0)
+    return x * divide_where(likelihood.model.adjoint(likelihood.ratio(x)), sensitivity, 1.0)
 
 
 def positive_root(a: Array | float, b: Array, c: Array) -> Array:
@@ -31,5 +28,4 @@ def positive_root(a: Array | float, b: Array, c: Array) -> Array:
     root = xp.sqrt(b * b + 4 * a * c)
     steep = b > 0
     top, bottom = xp.where(steep, 2 * c, root - b), xp.where(steep, b + root, 2 * a * xp.ones_like(b))
-    found = bottom > 0
-    return xp.where(found, top / xp.where(found, bottom, xp.ones_like(bottom)), xp.zeros_like(b))
+    return divide_where(top, bottom, 0.0)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emrecon.projectors.core.arrays import Array, add_up, array_namespace, like, to_numpy
+from emrecon.projectors.core.arrays import Array, add_up, array_namespace, divide_where, like, to_numpy
 
 from ..likelihoods.protocol import CountsLikelihood, image_shape, require_counts, start_image
 from ..priors.prior import Objective, ProximablePrior, ScaledProximable, SmoothPrior
@@ -301,17 +301,14 @@ def _one_em_step(parts: Sequence[CountsLikelihood], ones: Array, sensitivity: Ar
     if not bool(xp.all(total > 0)):
         raise ValueError("no voxel is seen: the sensitivity is 0 everywhere")
     x = _cast(sum(part.total_counts(ones) for part in parts) / total * ones, ones)
-    back, seen = sum(part.model.adjoint(part.ratio(x)) for part in parts), sensitivity > 0
-    return x * xp.where(seen, back / xp.where(seen, sensitivity, xp.ones_like(sensitivity)), xp.ones_like(back))
+    back = sum(part.model.adjoint(part.ratio(x)) for part in parts)
+    return x * divide_where(back, sensitivity, 1.0)
 
 
 def _gamma(x: Array, given: Array | float | None) -> Array:
     """gamma, (..., 1, 1, 1): as it is given, or sum x / sum x^2, 1 / a mean value where the activity is."""
-    xp = array_namespace(x)
     if given is None:
-        square = _sum(x * x)
-        found = square > 0
-        return _cast(xp.where(found, _sum(x) / xp.where(found, square, xp.ones_like(square)), xp.ones_like(square)), x)
+        return _cast(divide_where(_sum(x), _sum(x * x), 1.0), x)
     if not (to_numpy(given) > 0).all():
         raise ValueError(f"gamma must be positive, got {given}")
     return like(np.asarray(to_numpy(given))[..., None, None, None], x)

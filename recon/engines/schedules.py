@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from emrecon.projectors.core.arrays import Array, array_namespace
+from emrecon.projectors.core.arrays import Array, array_namespace, divide_where
 
 from ..priors.prior import SmoothPrior
 
@@ -202,9 +202,7 @@ def _floored(x: Array, floor: float) -> Array:
 
 def _scaled(x: Array, scale: Array) -> Array:
     """x / scale, 0 where nothing is seen."""
-    xp = array_namespace(x)
-    seen = scale > 0
-    return xp.where(seen, x / xp.where(seen, scale, xp.ones_like(scale)), xp.zeros_like(x))
+    return divide_where(x, scale, 0.0)
 
 
 def _prime_factors(n: int) -> list[int]:

@@ -10,6 +10,7 @@ from emrecon.projectors.core.arrays import (
     array_namespace,
     as_real,
     device,
+    divide_where,
     to_numpy,
 )
 
@@ -80,9 +81,7 @@ def _step(mu: Array, part: _Part, n: int, penalty: SmoothPrior | None) -> Array:
     curvature = n * curvature
     if penalty is not None:
         gradient, curvature = gradient + penalty.gradient(mu), curvature + penalty.curvature(mu)
-    seen = curvature > 0
-    step = gradient / xp.where(seen, curvature, xp.ones_like(curvature))
-    return xp.where(seen, xp.maximum(mu - step, xp.zeros_like(mu)), mu)
+    return xp.maximum(mu - divide_where(gradient, curvature, 0.0), xp.zeros_like(mu))
 
 
 def _prepared(likelihood: TransmissionLikelihood, mu: Array, curvature: str) -> _Part:

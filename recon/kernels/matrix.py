@@ -18,6 +18,7 @@ from emrecon.projectors.core.arrays import (
     array_namespace,
     as_real,
     device,
+    divide_where,
     from_host,
     is_cuda,
     is_numpy,
@@ -268,9 +269,7 @@ def hypr_kernel(composite: Array, blur: LinearOperator) -> LinearOperator:
         raise ValueError(f"hypr_kernel: a composite of shape {tuple(c.shape)} does not fit {blur!r}")
     if not (np.isfinite(host).all() and host.min() >= 0):
         raise ValueError("hypr_kernel composite must be finite and not negative everywhere")
-    xp, smooth = array_namespace(c), blur(c)
-    ratio = xp.where(smooth > 0, c / xp.where(smooth > 0, smooth, xp.ones_like(c)), xp.zeros_like(c))
-    return Diagonal(ratio) @ blur
+    return Diagonal(divide_where(c, blur(c), 0.0)) @ blur
 
 
 def temporal_kernel(features: Array | Sequence[Array], sigma: float, n_neighbours: int | None = None) -> np.ndarray:

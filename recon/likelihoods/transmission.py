@@ -14,6 +14,7 @@ from emrecon.projectors.core.arrays import (
     array_namespace,
     as_real,
     device,
+    divide_where,
     is_torch,
     like,
     require_array,
@@ -97,11 +98,10 @@ class TransmissionLikelihood:
     def hessian_vector(self, mu: Array, v: Array) -> Array:
         """Return the Hessian at mu applied to v, A'(h'' A v) / 100 with h'' = through (1 - y background / ybar^2)."""
         depth = self.depth(mu)
-        xp, through = array_namespace(depth), self._through(depth)
+        through = self._through(depth)
         background = self._match("background", depth)
         ybar = through + background
-        seen = ybar > 0
-        share = self._match("data", depth) * background / xp.where(seen, ybar, xp.ones_like(ybar)) ** 2
+        share = divide_where(self._match("data", depth) * background, ybar**2)
         return self._back(through * (1 - share) * self.depth(v))
 
     @property
@@ -145,9 +145,9 @@ class TransmissionLikelihood:
 
     def _slope(self, depth: Array) -> Array:
         """h'(l) = (y / ybar - 1) blank exp(-l)."""
-        xp, through = array_namespace(depth), self._through(depth)
+        through = self._through(depth)
         ybar = through + self._match("background", depth)
-        share = xp.where(ybar > 0, through / xp.where(ybar > 0, ybar, xp.ones_like(ybar)), xp.ones_like(ybar))
+        share = divide_where(through, ybar, 1.0)
         return self._match("data", depth) * share - through
 
     def _least_curvature(self, depth: Array) -> Array:

@@ -16,6 +16,7 @@ from emrecon.projectors.core.arrays import (
     array_namespace,
     as_real,
     device,
+    divide_where,
     from_host,
     is_torch,
     like,
@@ -386,7 +387,7 @@ def _sum_of_lengths(prior: Any, x: Array, direction: Array | None, epsilon: floa
     if not _on_host(x):
         _, square = _across(ImageGradient(tuple(x.shape[1:]), prior.voxel_size)._forward_batch(x), direction)
         root = xp.sqrt(square + epsilon**2) + epsilon  # the difference of roots without cancellation
-        return xp.sum(square / xp.where(root > 0, root, xp.ones_like(root)), axis=(1, 2, 3, 4), dtype=xp.float64)
+        return xp.sum(divide_where(square, root), axis=(1, 2, 3, 4), dtype=xp.float64)
     host = _host_rows(x, prior)
     fixed, sums = _kernel_arguments(prior, x, direction, epsilon), np.empty(host.shape[:2])
     for image, out in zip(host, sums):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, like, to_numpy
+from emrecon.projectors.core.arrays import Array, array_namespace, divide_where, is_torch, like, to_numpy
 from emrecon.recon.likelihoods import Likelihood, sensitivity_like, start_image
 
 from ..networks.scaling import IMAGE_AXES, of_counts
@@ -53,7 +53,7 @@ def activity_scale(likelihood: Likelihood | Sequence[Likelihood], x: Array | Non
     signal = sum((_signal(part, x) for part in parts[1:]), _signal(parts[0], x))
     xp = array_namespace(x)
     sensitivity = xp.sum(_sensitivity(parts, x), axis=IMAGE_AXES)
-    return _for_items(signal / xp.where(sensitivity > 0, sensitivity, xp.ones_like(sensitivity)))
+    return _for_items(divide_where(signal, sensitivity))
 
 
 def coupling_unit(
@@ -71,7 +71,7 @@ def coupling_unit(
     s = _sensitivity(parts, x)
     xp = array_namespace(x)
     seen = xp.sum(xp.where(s > 0, xp.ones_like(s), xp.zeros_like(s)), axis=IMAGE_AXES)
-    mean = _for_items(xp.sum(s, axis=IMAGE_AXES) / xp.where(seen > 0, seen, xp.ones_like(seen)))
+    mean = _for_items(divide_where(xp.sum(s, axis=IMAGE_AXES), seen))
     return mean / (activity_scale(parts, x) if scale is None else value_like(scale, x))
 
 

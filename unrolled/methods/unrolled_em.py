@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from emrecon.projectors.core.arrays import divide_where
 from emrecon.recon import em_fuse, em_step, osem, run
 from emrecon.recon.engines.autograd import em_update as differentiable_em
 from emrecon.recon.likelihoods import Likelihood, image_shape, knows_counts, sensitivity_like, start_image
@@ -231,7 +232,7 @@ class UnrolledEM(nn.Module):
             return torch.relu(em + weight * unit * network(x))
         for part in (*parts,) * self.em_steps:
             s = sensitivity_like(part, x)
-            step = torch.where(s > 0, x / torch.where(s > 0, s, 1), 0)
+            step = divide_where(x, s, 0.0)
             x = torch.relu(em_update(x, part, self.grad) - weight * _mean_over_seen(s) * step * network(x))
         return x
 

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from emrecon.projectors.core.arrays import Array, array_namespace, like
+from emrecon.projectors.core.arrays import Array, array_namespace, divide_where, like
 from emrecon.recon.likelihoods import CountsLikelihood, Likelihood, start_image
 
 from .blocks import Denoiser
@@ -77,7 +77,7 @@ def normalised_guide(guide: Tensor, by: str = "max") -> Tensor:
     if by not in ("max", "mean"):
         raise ValueError(f'normalised_guide: by must be "max" or "mean", got {by!r}')
     scale = guide.abs().amax(IMAGE_AXES, keepdim=True) / 5 if by == "max" else mean_scale(guide)
-    return guide / torch.where(scale > 0, scale, torch.ones_like(scale))
+    return divide_where(guide, scale)
 
 
 def count_scale(
@@ -109,7 +109,7 @@ def count_scale(
         c = start = xp.where(counts > 0, counts / seen, xp.ones_like(counts / seen))
         for _ in range(steps):
             expected = c[(..., *[None] * len(bins))] * a + background
-            ratio = y * a / xp.where(expected > 0, expected, xp.ones_like(expected))
+            ratio = divide_where(y * a, expected)
             c = c * total(xp.sum(ratio, axis=bins)) / seen
         least = xp.where(counts > 0, start / 100, start)
         return xp.where(c > least, c, least)[..., None, None, None]
