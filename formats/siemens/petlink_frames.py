@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from emrecon.projectors import PETSinogram
-from emrecon.projectors.scan.dynamic import Frames, Gates, histogram_events, split_events
+from emrecon.projectors.scan.frames import Frames, Gates, histogram_events, split_events
 
 from .petlink import Chunk, PETLink
 

@@ -2,18 +2,9 @@
 
 from .acquisition import AcquisitionModel
 from .counting import DeadTime, RecoveryTable, planar_sensitivity, scan_seconds, spect_calibration, view_decay
-from .dynamic import (
-    DynamicScan,
-    Frames,
-    GatedScan,
-    Gates,
-    ScanSeries,
-    all_views_at_once,
-    decay_factors,
-    histogram_events,
-    split_events,
-)
+from .dynamic import DynamicScan, GatedScan, ScanSeries, all_views_at_once
 from .energy_windows import EnergyWindow, WindowedScan, dual_energy_window, smooth_projections, triple_energy_window
+from .frames import Frames, Gates, decay_factors, histogram_events, split_events
 from .scan import Scan
 
 __all__ = [

@@ -28,8 +28,9 @@ from emrecon.projectors.spect.collimation import Response
 
 from ..datasets.reading import Field
 from ..noise import generator
+from ..simulators.mismatch import Mismatch
 from ..simulators.pet import ConvolutionScatter, PETSimulator, Randoms, SingleScatter, random_normalisation
-from ..simulators.simulator import Body, Expectation, Mismatch, Simulation, Simulator, item_seed, shortened
+from ..simulators.simulator import Body, Expectation, Simulation, Simulator, item_seed, shortened
 from ..simulators.spect import SPECTSimulator
 from .random_bodies import Drawn, PhantomTable
 from .recipe_file import RecipeError, Table, complain, decode

@@ -29,7 +29,8 @@ from emrecon.projectors.core.arrays import to_numpy
 from ..noise import generator
 from ..phantoms.phantom import Phantom, Region
 from ..phantoms.shapes import Ellipsoid
-from .simulator import Mismatch, Rates, Simulator, item_sums
+from .mismatch import Mismatch
+from .simulator import Rates, Simulator, item_sums
 
 _BALL = 20.0  # mm, radius of the source that calibrates
 

@@ -28,7 +28,8 @@ from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.physics.compton import ELECTRON_MASS, accepted_fraction
 from emrecon.projectors.spect.collimation import Response
 
-from .simulator import Expectation, Mismatch, Rates, Simulator, item_seed
+from .mismatch import Mismatch
+from .simulator import Expectation, Rates, Simulator, item_seed
 
 _COSINES = np.linspace(-1, 1, 2001)
 _SAME_LINE = 1.0  # keV, by which tables of the same line may differ

@@ -22,16 +22,8 @@ from emrecon.projectors import (
     SPECTProjector,
     isotope,
 )
-from emrecon.projectors.scan.dynamic import (
-    DynamicScan,
-    Frames,
-    GatedScan,
-    Gates,
-    all_views_at_once,
-    decay_factors,
-    histogram_events,
-    split_events,
-)
+from emrecon.projectors.scan.dynamic import DynamicScan, GatedScan, all_views_at_once
+from emrecon.projectors.scan.frames import Frames, Gates, decay_factors, histogram_events, split_events
 from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_step, mlem, osem, run
 
 TWENTY = Frames.parse("8x5,6x20,6x60")
