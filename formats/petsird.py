@@ -43,16 +43,18 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class PETSIRDEfficiencies:
-    """How likely crystal pairs detect: single efficiencies, those of module pairs, and a calibration.
+    """How likely crystal pairs detect: single efficiencies, those of module pairs, and a calibration::
 
         efficiency = calibration * sum over energy bins a, b of single[c, a] * single[d, b] * pair[group, c, a, d, b]
 
-    elements : (crystals, 3) the [module type, module, element] of every crystal of the scanner.
-    calibration : counts for each annihilation times mm of line.
-    single : for every module type (modules, elements, energy bins), 0 in energy bins that were not read.
-    groups : for pairs of module types (first >= second), (modules, modules) the symmetry group; negative where a pair
-        is not in coincidence.
-    pair : for pairs of module types (groups, elements, energy bins, elements, energy bins); empty where all are 1.
+    Args:
+        elements : (crystals, 3) the [module type, module, element] of every crystal of the scanner.
+        calibration : counts for each annihilation times mm of line.
+        single : for every module type (modules, elements, energy bins), 0 in energy bins that were not read.
+        groups : for pairs of module types (first >= second), (modules, modules) the symmetry group; negative where a
+            pair is not in coincidence.
+        pair : for pairs of module types (groups, elements, energy bins, elements, energy bins); empty where all are 1.
+
     Source: the documentation of DetectionEfficiencies in PETSIRD 0.12.
     """
 
@@ -65,7 +67,8 @@ class PETSIRDEfficiencies:
     def of(self, events: ArrayLike) -> np.ndarray:
         """Return the efficiency of every event, (n,) float64.
 
-        events : (n, 2 or more) crystal numbers of both ends in either order; further columns are ignored.
+        Args:
+            events : (n, 2 or more) crystal numbers of both ends in either order; further columns are ignored.
         """
         ends = self.elements[np.asarray(events)[:, :2]]
         first, second = ends[:, 0], ends[:, 1]
@@ -95,11 +98,13 @@ class PETSIRDEfficiencies:
 class PETSIRDHeader:
     """What the header says that reconstruction needs.
 
-    scanner : crystals at the middle of their boxes, in mm of the gantry. Rings of equal crystals come in the order of
-        `PETScanner.polygon` as (rings, crystals, 3), anything else as (1, crystals, 3) in the order of the file.
-    elements : (crystals, 3) the [module type, module, element] of every crystal in the file.
-    efficiencies : None where the file has none.
-    alignment : (3, 4) the transformation from the gantry to a reference such as the CT, None where the file has none.
+    Args:
+        scanner : crystals at the middle of their boxes, in mm of the gantry. Rings of equal crystals come in the order
+            of `PETScanner.polygon` as (rings, crystals, 3), anything else as (1, crystals, 3) in the order of the file.
+        elements : (crystals, 3) the [module type, module, element] of every crystal in the file.
+        efficiencies : None where the file has none.
+        alignment : (3, 4) the transformation from the gantry to a reference such as the CT, None where the file has
+            none.
     """
 
     scanner: PETScanner
@@ -117,10 +122,11 @@ class PETSIRDHeader:
 class PETSIRDBlock:
     """The events of one time block.
 
-    start, stop : s since the start of the acquisition.
-    events : (n, 2) int32 crystal numbers of both ends, or (n, 3) with the TOF bin, counted towards the second end.
-    delayed : likewise, the delayed coincidences; None where the file has none.
-    bed : (3, 4) how the bed was moved when the block was measured, None where the file does not say.
+    Args:
+        start, stop : s since the start of the acquisition.
+        events : (n, 2) int32 crystal numbers of both ends, or (n, 3) with the TOF bin, counted towards the second end.
+        delayed : likewise, the delayed coincidences; None where the file has none.
+        bed : (3, 4) how the bed was moved when the block was measured, None where the file does not say.
     """
 
     start: float
@@ -134,8 +140,10 @@ class PETSIRDBlock:
 class PETSIRDScan:
     """The events of a PETSIRD file.
 
-    events, delayed, bed : as in `PETSIRDBlock`, of all time blocks one after the other.
-    intervals : (blocks, 2) start and stop of every time block in s.  counts : (blocks,) events of every block.
+    Args:
+        events, delayed, bed : as in `PETSIRDBlock`, of all time blocks one after the other.
+        intervals : (blocks, 2) start and stop of every time block in s.
+        counts : (blocks,) events of every block.
     """
 
     header: PETSIRDHeader
@@ -180,9 +188,10 @@ def read_petsird(
 ) -> PETSIRDScan:
     """Return the coincidences of a binary PETSIRD file, all in memory; `petsird_blocks` reads them block by block.
 
-    tof : False leaves out the TOF bins.
-    energy_window : (low, high) keV; keeps events with both photons in energy bins within it (default: all bins).
-    module_types : reads the coincidences between two types of modules only, and their crystals (default: all).
+    Args:
+        tof : False leaves out the TOF bins.
+        energy_window : (low, high) keV; keeps events with both photons in energy bins within it (default: all bins).
+        module_types : reads the coincidences between two types of modules only, and their crystals (default: all).
 
     TOF bins of PETSIRD are (arrival at the first end - arrival at the second) c / 2, which is positive towards the
     second end, as here: they stay as they are.
@@ -283,9 +292,12 @@ class _Layout:
     """How the detection bins of the module types that are read are numbered.
 
     A detection bin is energy bin + energy bins * (element + elements * module), separately for every module type.
-    pairs : of module types, first >= second.
-    shape : for every type (modules, elements, energy bins).  first : the number of its first crystal in the file's
-    order.  window : for every type which energy bins are read.
+
+    Args:
+        pairs : of module types, first >= second.
+        shape : for every type (modules, elements, energy bins).
+        first : the number of its first crystal in the file's order.
+        window : for every type which energy bins are read.
     """
 
     pairs: tuple[Pair, ...]

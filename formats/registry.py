@@ -43,7 +43,9 @@ _KNOWN = ".h5 .hdf5 (emrecon), .nii .nii.gz (NIfTI), .hs .hv .h33 .h00 (Interfil
 def read_scan(path: str | os.PathLike[str], **overrides: object) -> Scan:
     """Return the scan in an emrecon HDF5 file or an Interfile header.
 
-    overrides : values that replace those of an Interfile header, see `read_interfile` and `read_interfile_pet`.
+    Args:
+        overrides : values that replace those of an Interfile header, see `read_interfile` and `read_interfile_pet`.
+
     Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files; TypeError for overrides that
     the format does not take.
     """

@@ -34,7 +34,7 @@ _SHAPES = {
 class Window:
     """What the ramp filter is multiplied by, W(f), to keep the noise of high frequencies down.
 
-    name, with t = f / cutoff:
+    name, with t = f / cutoff::
 
         "ramp"         1                             "hamming"      0.54 + 0.46 cos(pi t)
         "shepp-logan"  sin(pi t / 2) / (pi t / 2)    "hann"         0.5 + 0.5 cos(pi t)
@@ -42,8 +42,12 @@ class Window:
 
     All but the Butterworth window are 0 above the cutoff. That one is 0.71 there; some programs leave out the root, and
     some call 2 * order the power factor.
-    cutoff, unit : a fraction of the Nyquist frequency 1 / (2 bin_size) for unit "nyquist", or a frequency for unit
-        "cycles/cm".  order : of the Butterworth window.
+
+    Args:
+        cutoff, unit : a fraction of the Nyquist frequency 1 / (2 bin_size) for unit "nyquist", or a frequency for unit
+            "cycles/cm".
+        order : of the Butterworth window.
+
     Raises ValueError for an unknown name or unit, and for a cutoff or order that is not positive and finite.
     """
 
@@ -75,12 +79,15 @@ class Window:
 
 
 class FilteredBackprojection(BatchOperator):
-    """Filtered back projection as a linear operator, from line integrals (views, bins, planes) to (nx, ny, nz).
+    """Filtered back projection as a linear operator, from line integrals (views, bins, planes) to (nx, ny, nz)::
 
         x(p) = sum over views of  weight * q(p . (cos phi, sin phi)),   q = y * (ramp filter) * (window) along the bins
 
-    grid : the image.  geometry : a `ParallelBeamGeometry`, or a `SPECTGeometry` whose lines are meant.
-    window : a `Window`.
+    Args:
+        grid : the image.
+        geometry : a `ParallelBeamGeometry`, or a `SPECTGeometry` whose lines are meant.
+        window : a `Window`.
+
     Data are integrals in mm, so the image has their unit per mm. Voxels are samples at their centres.
 
     The ramp is the band-limited one, from its samples in space, so that the mean is right; nothing wraps around, and
@@ -193,8 +200,11 @@ def fbp(
 ) -> Array:
     """Return the filtered back projection of line integrals (..., views, bins, planes) as images (..., nx, ny, nz).
 
-    geometry : where the lines are; a `ParallelBeamProjector` knows the grid too.  grid : of the image.
-    window, cutoff, unit, order : see `Window`.
+    Args:
+        geometry : where the lines are; a `ParallelBeamProjector` knows the grid too.
+        grid : of the image.
+        window, cutoff, unit, order : see `Window`.
+
     Data are integrals in mm: line integrals of mu in 1/mm give 1/mm. Counts y of a SPECT camera are integrals after
     y * dx * dy / bin_size, for an image whose voxels of 1 add 1 to each view, as in `SPECTProjector`.
     For many data of one geometry, make a `FilteredBackprojection` once.
@@ -208,7 +218,7 @@ def fbp(
 
 
 def ramp_kernel(n: ArrayLike, bin_size: float) -> np.ndarray:
-    """Return the ramp filter |f|, cut off at the Nyquist frequency, at n bins from its middle; in 1/mm^2.
+    """Return the ramp filter ``|f|``, cut off at the Nyquist frequency, at n bins from its middle; in 1/mm^2::
 
         1 / (4 tau^2) for n = 0,  -1 / (pi n tau)^2 for odd n,  0 for even n
 

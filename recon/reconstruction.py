@@ -30,26 +30,28 @@ def reconstruct(
     start: Array | Iterate | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Array:
-    """Return the image that a method makes of a problem: the minimum of f(x) + U(x) over x >= 0, or on the way there.
+    """Return the image that a method makes of a problem: the minimum of f(x) + U(x) over x >= 0, or on the way there::
 
         image = reconstruct(spect_problem(scan, mu=mu), "svrg", iterations=12, prior="rdp:0.5,2")
 
-    problem : of `spect_problem` or `pet_problem`; its parts are the subsets.
-    method : a name in `METHODS`, "osem" "map-em" "bsrem" "svrg" "saga" "osl" "lbfgsb" "spdhg" "pdhg" or "kem"; case and
-        hyphens do not matter. All but OSEM start from one pass of it.
-    iterations : passes over all data, in all.
-    prior : "NAME:BETA,..." with a name in `PRIORS`, such as "rdp:BETA,GAMMA" or "tv:BETA", or a prior times its weight,
-        such as `0.1 * RelativeDifference(gamma=2, epsilon=0.01)`. Without the last number an epsilon of rdp is 1e-3 of
-        the maximum after the first pass.
-    guide : image on the grid, (x, y, z), which the priors bowsher, dtv and non-local and the method kem follow.
-    order : of the subsets: "sequential", "staggered", "cofactor", "random", "random:SEED", or an `Order` (default: the
-        method's own).
-    neighbours : of priors on pairs, 6, 18 or 26 (default).  kappa : those priors are as strong as the data are, for
-        even resolution (`spatial_weights`).
-    kernel : of kem: "K,WINDOW,SIGMA" (default "48,7,1": neighbours, box in voxels, how alike), or a `KernelOperator`,
-        which needs no guide.
-    start : an image instead of the problem's start, or an `Iterate` to go on from, whose passes count.
-    callbacks : called with every iterate, such as `ProgressBar`, `Log`, `Checkpoint` and stopping rules; see `run`.
+    Args:
+        problem : of `spect_problem` or `pet_problem`; its parts are the subsets.
+        method : a name in `METHODS`, "osem" "map-em" "bsrem" "svrg" "saga" "osl" "lbfgsb" "spdhg" "pdhg" or "kem"; case
+            and hyphens do not matter. All but OSEM start from one pass of it.
+        iterations : passes over all data, in all.
+        prior : "NAME:BETA,..." with a name in `PRIORS`, such as "rdp:BETA,GAMMA" or "tv:BETA", or a prior times its
+            weight, such as `0.1 * RelativeDifference(gamma=2, epsilon=0.01)`. Without the last number an epsilon of rdp
+            is 1e-3 of the maximum after the first pass.
+        guide : image on the grid, (x, y, z), which the priors bowsher, dtv and non-local and the method kem follow.
+        order : of the subsets: "sequential", "staggered", "cofactor", "random", "random:SEED", or an `Order` (default:
+            the method's own).
+        neighbours : of priors on pairs, 6, 18 or 26 (default).
+        kappa : those priors are as strong as the data are, for even resolution (`spatial_weights`).
+        kernel : of kem: "K,WINDOW,SIGMA" (default "48,7,1": neighbours, box in voxels, how alike), or a
+            `KernelOperator`, which needs no guide.
+        start : an image instead of the problem's start, or an `Iterate` to go on from, whose passes count.
+        callbacks : called with every iterate, such as `ProgressBar`, `Log`, `Checkpoint` and stopping rules; see `run`.
+
     Returns (x, y, z), or (B, x, y, z) for a batch: NumPy, unless the problem's data are of another library.
     Raises ArgumentError (a ValueError; its `argument` is the name), with the nearest known name, for unknown methods,
     priors and orders and for arguments that do not go together; ValueError where counts were measured but none are

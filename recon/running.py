@@ -68,7 +68,9 @@ def _is_true(answer: Any) -> bool:
 class ProgressBar:
     """A progress bar with iteration, objective and time; silent where the output is no terminal.
 
-    n_iterations : for the bar's length.  objective : f(image), shown when given (costs a projection per iteration).
+    Args:
+        n_iterations : for the bar's length.
+        objective : f(image), shown when given (costs a projection per iteration).
     """
 
     def __init__(
@@ -97,7 +99,9 @@ class ProgressBar:
 class Log:
     """Write iteration, seconds and objective of every iterate to a .csv or .json file, complete at any moment.
 
-    resume : keep the rows the file has already, when a run goes on; seconds count on from the last of them.
+    Args:
+        resume : keep the rows the file has already, when a run goes on; seconds count on from the last of them.
+
     Raises ValueError for another suffix, or a file to resume that is no log.
     """
 
@@ -125,14 +129,17 @@ class Log:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Save every `every`-th iterate to an .npz file, so that a run can go on after a kill as if nothing had happened.
+    """Save every `every`-th iterate to an .npz file, so that a run can go on after a kill as if nothing had happened::
 
         saved = Checkpoint(path).load()
         done = saved.iteration if saved else 0
         run(svrg(f, prior, saved, 8), 20 - done, Checkpoint(path))
 
     What an engine remembers besides the image is saved too.
-    signature : anything that must be the same when resuming, such as the settings as text.
+
+    Args:
+        signature : anything that must be the same when resuming, such as the settings as text.
+
     The file is complete at any moment, and loaded without unpickling.
     """
 
@@ -159,8 +166,10 @@ class Checkpoint:
     def load(self, like: Array | None = None) -> Iterate | None:
         """Return the saved iterate, or None where there is no file yet.
 
-        like : an array whose library and device the saved ones shall have (default: NumPy); with it a run on tensors
-            goes on exactly.
+        Args:
+            like : an array whose library and device the saved ones shall have (default: NumPy); with it a run on
+                tensors goes on exactly.
+
         Raises ValueError for a file that is damaged, or was written with another signature.
         """
         if not Path(self.path).exists():
@@ -182,7 +191,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class RelativeChange:
-    """Stop when |image - previous| / |previous| falls below `tolerance`."""
+    """Stop when ``|image - previous| / |previous|`` falls below `tolerance`."""
 
     tolerance: float
     _previous: list[Array] = field(default_factory=list, init=False, repr=False)

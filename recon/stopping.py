@@ -17,7 +17,9 @@ from .metrics.regions import RegionOfInterest, as_region, double
 class PetricErrors(NamedTuple):
     """How far an iterate is from the reference, all relative to the reference's mean in the background.
 
-    object, background : root mean square errors.  region : the largest absolute error of a region's mean.
+    Args:
+        object, background : root mean square errors.
+        region : the largest absolute error of a region's mean.
     """
 
     iteration: int
@@ -30,16 +32,18 @@ class PetricErrors(NamedTuple):
 class PetricRule:
     """Stop when the image has been close to a reference for several evaluations in a row, as the PETRIC challenge does.
 
-    With b the mean of the reference in the background, an iterate is within the thresholds if
+    With b the mean of the reference in the background, an iterate is within the thresholds if::
 
         RMSE over the object      <= object_tolerance x b
         RMSE over the background  <= background_tolerance x b
         |mean of a region - that of the reference| <= region_tolerance x b,  for every region
 
-    reference : (..., x, y, z), the converged image; of a batch the largest error of its items counts.
-    object_mask, background_mask, regions : `RegionOfInterest`, or booleans or parts of voxels (x, y, z);
-        there may be no regions.
-    n_in_row : evaluations within the thresholds that end the run.
+    Args:
+        reference : (..., x, y, z), the converged image; of a batch the largest error of its items counts.
+        object_mask, background_mask, regions : `RegionOfInterest`, or booleans or parts of voxels (x, y, z); there may
+            be no regions.
+        n_in_row : evaluations within the thresholds that end the run.
+
     `history` holds the errors of every iterate seen, so a rule serves one run; NaN is beyond all thresholds.
     Raises ValueError for tolerances that are not positive, shapes that do not fit, a background without activity, and a
     reference with NaN.
@@ -120,7 +124,9 @@ class PetricRule:
 class KKT(NamedTuple):
     """How far an image is from the optimum of an objective among images that are not negative; both 0 at the optimum.
 
-    product : |x g|.  negative : |min(g, 0)| over the voxels with x = 0, where growing must not help.
+    Args:
+        product : ``|x g|``.
+        negative : ``|min(g, 0)|`` over the voxels with x = 0, where growing must not help.
     """
 
     product: float
@@ -128,13 +134,17 @@ class KKT(NamedTuple):
 
 
 def kkt_residual(x: Array, gradient: Array, start_gradient: Array | None = None) -> KKT:
-    """Return the residuals of the Karush-Kuhn-Tucker conditions x g = 0, and g >= 0 where x = 0.
+    """Return the residuals of the Karush-Kuhn-Tucker conditions x g = 0, and g >= 0 where x = 0::
 
         product = |x g| / (max(x) |g_0|),    negative = |min(g, 0) where x = 0| / |g_0|
 
-    x : an image >= 0.  gradient : g, that of the objective to be minimised, at x.
-    start_gradient : g_0, that at the start of the algorithm, which makes both numbers free of units; without it they
-        are |x g| and |min(g, 0) where x = 0|. Norms are Euclidean, over all voxels; a batch is one image.
+    Args:
+        x : an image >= 0.
+        gradient : g, that of the objective to be minimised, at x.
+        start_gradient : g_0, that at the start of the algorithm, which makes both numbers free of units; without it
+            they are ``|x g|`` and ``|min(g, 0) where x = 0|``. Norms are Euclidean, over all voxels; a batch is one
+            image.
+
     Raises ValueError for shapes that differ, negative values of x, NaN, and a start that is the optimum already.
     """
     xp = require_array(x, "kkt_residual")
@@ -170,8 +180,10 @@ class KKTErrors(NamedTuple):
 class KKTRule:
     """Stop when both residuals of `kkt_residual`, against the gradient at the start, are at most `tolerance`.
 
-    gradient : f(image), the gradient of the objective; a pass over the data for every iterate.
-    start : the image the algorithm starts from; default: the first iterate seen.
+    Args:
+        gradient : f(image), the gradient of the objective; a pass over the data for every iterate.
+        start : the image the algorithm starts from; default: the first iterate seen.
+
     `history` holds the residuals of every iterate seen, so a rule serves one run.
     Raises ValueError for a tolerance that is not positive.
     """

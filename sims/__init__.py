@@ -1,9 +1,9 @@
 """Simulated scans: phantoms, acquisitions with counting noise, and training data at scale.
 
-The core: a `Phantom` of `Region`s, or one of `nema_iec_body`, `random_torso` and `random_folded_brain`; counts by
-`poisson`, `thin` and `scale_to_counts`; whole scans by `SPECTSimulator` and `PETSimulator`, which differ from the model
-of the reconstruction by a `Mismatch`; and training sets: `load_recipe`, `RecipeSource`, `write_dataset`, `Dataset` and
-`loader`. Everything else stands below the core by theme.
+The core: a `Phantom` of `Region` objects, or one of `nema_iec_body`, `random_torso` and `random_folded_brain`; counts
+by `poisson`, `thin` and `scale_to_counts`; whole scans by `SPECTSimulator` and `PETSimulator`, which differ from the
+model of the reconstruction by a `Mismatch`; and training sets: `load_recipe`, `RecipeSource`, `write_dataset`,
+`Dataset` and `loader`. Everything else stands below the core by theme.
 """
 
 if __name__ != "emrecon.sims":

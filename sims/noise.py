@@ -12,8 +12,11 @@ from emrecon.projectors.core.arrays import Array, like, require_array, to_numpy
 def generator(seed: int, purpose: str = "") -> np.random.Generator:
     """Return the random numbers that belong to a seed and a purpose, whatever was drawn before.
 
-    seed : a non-negative integer.  purpose : any text; different ones give independent numbers, so the same seed may
-    serve for a phantom, its noise and its thinning.
+    Args:
+        seed : a non-negative integer.
+        purpose : any text; different ones give independent numbers, so the same seed may serve for a phantom, its noise
+            and its thinning.
+
     Raises ValueError for another seed.
     Source: Philox, a counter-based generator (Salmon et al. 2011).
     """
@@ -26,9 +29,12 @@ def generator(seed: int, purpose: str = "") -> np.random.Generator:
 def poisson(expected: Array, seed: int, total: float | None = None) -> Array:
     """Return counts drawn from the Poisson distribution, y ~ Poisson(expected).
 
-    expected : expected counts >= 0, any shape, NumPy, CuPy or torch.  seed : a non-negative integer.
-    total : scale the expectation first, so that its sum is this number of counts; the factor, which the activity has
-        then been multiplied by as well, is `scale_to_counts(expected, total)`.
+    Args:
+        expected : expected counts >= 0, any shape, NumPy, CuPy or torch.
+        seed : a non-negative integer.
+        total : scale the expectation first, so that its sum is this number of counts; the factor, which the activity
+            has then been multiplied by as well, is `scale_to_counts(expected, total)`.
+
     Returns counts of the library, device, dtype and shape of `expected`; the draw itself is done on the host, so one
     seed gives the same counts everywhere. No gradient passes.
     Raises ValueError for negative or non-finite expectations and for a total that is not positive.
@@ -59,7 +65,11 @@ def thin(counts: Array, probability: float, seed: int) -> Array:
 
     If y is Poisson with mean m, then z and y - z are independent and Poisson with means p m and (1 - p) m: exact pairs
     for training without a noise-free target, and shorter scans out of longer ones.
-    counts : integers >= 0 of any dtype, NumPy, CuPy or torch.  Returns the same library, device, dtype and shape.
+
+    Args:
+        counts : integers >= 0 of any dtype, NumPy, CuPy or torch.
+
+    Returns the same library, device, dtype and shape.
     Raises ValueError for counts that are not non-negative integers (usual cause: corrected or expected counts) and for
     a probability outside 0 to 1.
     """

@@ -52,19 +52,32 @@ _ELEMENTS = dict(
 class PETFacts:
     """What a PET series says about itself, None where it does not say; `dataclasses.replace` adds or corrects a fact.
 
-    units : of the values, as DICOM writes them: "BQML" (Bq/mL), "CNTS", "GML" (SUV in g/mL), "PROPCPS", ...
-    suv_type : "BW", "LBMJAMES128", "LBMJANMA", "BSA", ... where the values are SUV already.
-    decay_correction : "START", "ADMIN" or "NONE".  corrections : as (0028,0051), such as "ATTN", "SCAT", "DECY".
-    series_type : "STATIC", "DYNAMIC", "GATED" or "WHOLE BODY".
-    radionuclide : such as "F-18".  half_life : s.  injected_dose : MBq.  injection_time : date and time.
-    series_time : of the series; acquisition_time : when the earliest image of the series began; frame_start : when the
-        earliest image of this frame began.  n_beds : how many different ones occur in it.
-    frame_reference_time : s after series_time.  frame_duration : s.  decay_factor : what the values were multiplied by.
-    n_frames : time frames or gates of the series; frame : the one that was read, 1 to n_frames.
-    decay_reference : the moment the values are decay corrected to; None leaves it to `decay_reference_time`.
-    siemens_decay_time, ge_scan_time, philips_suv_factor, philips_activity_factor : private attributes.
-    weight : kg.  height : m.  sex : "M", "F" or "O".  patient_position : such as "HFS".
-    study : attributes of patient and study that a derived series shares (names and UIDs; not shown by repr).
+    Args:
+        units : of the values, as DICOM writes them: "BQML" (Bq/mL), "CNTS", "GML" (SUV in g/mL), "PROPCPS", ...
+        suv_type : "BW", "LBMJAMES128", "LBMJANMA", "BSA", ... where the values are SUV already.
+        decay_correction : "START", "ADMIN" or "NONE".
+        corrections : as (0028,0051), such as "ATTN", "SCAT", "DECY".
+        series_type : "STATIC", "DYNAMIC", "GATED" or "WHOLE BODY".
+        radionuclide : such as "F-18".
+        half_life : s.
+        injected_dose : MBq.
+        injection_time : date and time.
+        series_time : of the series.
+        acquisition_time : when the earliest image of the series began.
+        frame_start : when the earliest image of this frame began.
+        n_beds : how many different ones occur in it.
+        frame_reference_time : s after series_time.
+        frame_duration : s.
+        decay_factor : what the values were multiplied by.
+        n_frames : time frames or gates of the series.
+        frame : the one that was read, 1 to n_frames.
+        decay_reference : the moment the values are decay corrected to; None leaves it to `decay_reference_time`.
+        siemens_decay_time, ge_scan_time, philips_suv_factor, philips_activity_factor : private attributes.
+        weight : kg.
+        height : m.
+        sex : "M", "F" or "O".
+        patient_position : such as "HFS".
+        study : attributes of patient and study that a derived series shares (names and UIDs; not shown by repr).
     """
 
     units: str | None = None

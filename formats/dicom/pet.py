@@ -45,9 +45,12 @@ def read_dicom_pet(
 ) -> PETImage:
     """Return the image, grid and facts of a PET series: value = stored * RescaleSlope + RescaleIntercept, by slice.
 
-    path : a folder (with its subfolders; files that are not PET images are passed over), a list of files, or one file.
-    series : SeriesInstanceUID or series number, where several series are there.
-    frame : 1, 2, ... in order of time (or gate), where the series holds several.
+    Args:
+        path : a folder (with its subfolders; files that are not PET images are passed over), a list of files, or one
+            file.
+        series : SeriesInstanceUID or series number, where several series are there.
+        frame : 1, 2, ... in order of time (or gate), where the series holds several.
+
     Slices are put in order by ImagePositionPatient along the slice normal; other orientations along the patient's axes
     are turned to LPS. Settings of pydicom and warning filters are as before afterwards.
     Raises FileNotFoundError; FormatError (a ValueError) naming the file and the fact: not DICOM, truncated, NM or
@@ -94,9 +97,11 @@ def write_dicom_pet(
 ) -> None:
     """Write an image (x, y, z) on `grid` as a PET series, one file per slice, 0001.dcm, 0002.dcm, ... from the feet up.
 
-    like : `PETFacts`, a `PETImage` or a pydicom dataset whose patient, study, tracer and times the series shares.
-    changes : fields of `PETFacts` that are different, such as units="BQML" (the default without `like`),
-        series_description="MAP-EM", corrections=("ATTN", "SCAT", "DECY").
+    Args:
+        like : `PETFacts`, a `PETImage` or a pydicom dataset whose patient, study, tracer and times the series shares.
+        changes : fields of `PETFacts` that are different, such as units="BQML" (the default without `like`),
+            series_description="MAP-EM", corrections=("ATTN", "SCAT", "DECY").
+
     Values are stored with 16 bits and a RescaleSlope by slice, so they are rounded by at most half a step, the largest
     value of the slice / 131070 (/ 65534 where the image has negative values). Series and images get new UIDs, and
     nothing private is copied. The folder appears complete or not at all; what was in it stays unless `overwrite`, and

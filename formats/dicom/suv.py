@@ -54,10 +54,12 @@ _NAMES = {
 def suv_factor(facts: PETFacts, kind: str = "body weight") -> float:
     """Return what the image is multiplied by to be SUV: size / (dose * 2 ** (-(reference - injection) / half-life)).
 
-    kind : "body weight", "James lean body mass", "Janmahasatian lean body mass" or "ideal body weight" (size in g, SUV
-        in g/mL), or "body surface area" (size in cm2, SUV in cm2/mL).
-    reference : `decay_reference_time(facts)`.  Images in Philips' counts take the scanner's private factors, and images
-        that are SUV already are converted between the kinds.
+    Args:
+        kind : "body weight", "James lean body mass", "Janmahasatian lean body mass" or "ideal body weight" (size in g,
+            SUV in g/mL), or "body surface area" (size in cm2, SUV in cm2/mL).
+
+    The reference is `decay_reference_time(facts)`. Images in Philips' counts take the scanner's private factors, and
+    images that are SUV already are converted between the kinds.
     Raises ValueError that says which fact is missing or contradictory and how to replace it. Warns where DecayFactor
     says that the values were corrected to another time.
     James' lean body mass turns over for the obese (body mass index near 43 for men, 36 for women).
@@ -76,10 +78,14 @@ def suv_factor(facts: PETFacts, kind: str = "body weight") -> float:
 def decay_reference_time(facts: PETFacts) -> datetime:
     """Return the moment that the values are decay corrected to.
 
-    ADMIN : the injection.
-    START : SeriesTime, unless an image began before it: then the series was made afterwards, and the reference is the
-        scan time GE notes, or the earlier of the first AcquisitionTime and what FrameReferenceTime implies.
-    NONE : the moment of mean activity during the frame.
+    What DecayCorrection says decides::
+
+        ADMIN   the injection
+        START   SeriesTime, unless an image began before it: then the series was made afterwards, and the reference
+                is the scan time GE notes, or the earlier of the first AcquisitionTime and what FrameReferenceTime
+                implies
+        NONE    the moment of mean activity during the frame
+
     `facts.decay_reference` and the moment Siemens notes come before these rules.
     Raises ValueError where times are not known, or where beds that are not decay corrected began at different times.
     Source: QIBA, vendor-neutral pseudo-code for SUV; DICOM PS3.3, PET Image module.

@@ -78,8 +78,10 @@ def write_image(
 ) -> None:
     """Write an image (..., x, y, z) on `grid` to an HDF5 file (schema "image"), atomically.
 
-    units : of the values, such as "MBq/mL" or "1/cm".  attributes : names with numbers, short lists or text; `describe`
-    returns them.
+    Args:
+        units : of the values, such as "MBq/mL" or "1/cm".
+        attributes : names with numbers, short lists or text; `describe` returns them.
+
     Raises ValueError where the image does not fit the grid, OSError naming `path` where it cannot be written.
     """
     shape = tuple(image.shape)

@@ -59,16 +59,19 @@ _UNSAID = " (as STIR takes it where the key `applied corrections` is missing)"
 class PETSinogramFacts:
     """What a header says about a PET sinogram besides its bins; None or "" where it does not say.
 
-    scanner : where the crystals come from: the name of a scanner of the library, "header" for crystals on a circle from
-        the header's numbers, or "caller".
-    system : the scanner's name in the header.
-    data_type : "emission", "transmission", "blank", "attenuationcorrection" or "normalisation".
-    corrections : what has been applied to the data.
-    content : "prompts" or "randoms", in Siemens' files.
-    frame, n_frames : the time frame that was read, from 1, and how many there are.
-    duration, start : of the frame, in s.  radionuclide : such as "F-18".  energy_window : keV.
-    patient_orientation, patient_rotation : such as "head_in" and "supine".
-    bed_position : horizontal and vertical, mm.
+    Args:
+        scanner : where the crystals come from: the name of a scanner of the library, "header" for crystals on a circle
+            from the header's numbers, or "caller".
+        system : the scanner's name in the header.
+        data_type : "emission", "transmission", "blank", "attenuationcorrection" or "normalisation".
+        corrections : what has been applied to the data.
+        content : "prompts" or "randoms", in Siemens' files.
+        frame, n_frames : the time frame that was read, from 1, and how many there are.
+        duration, start : of the frame, in s.
+        radionuclide : such as "F-18".
+        energy_window : keV.
+        patient_orientation, patient_rotation : such as "head_in" and "supine".
+        bed_position : horizontal and vertical, mm.
     """
 
     scanner: str = ""
@@ -126,8 +129,11 @@ def read_interfile_pet(
 class _Layout:
     """How the file's values follow each other.
 
-    axes : names, slowest first, with "segment" in front of "axial".  sizes : of all but those two.
-    numbers, planes : of every segment, in the file's order.  keep : the outermost segment wanted.
+    Args:
+        axes : names, slowest first, with "segment" in front of "axial".
+        sizes : of all but those two.
+        numbers, planes : of every segment, in the file's order.
+        keep : the outermost segment wanted.
     """
 
     axes: tuple[str, ...]

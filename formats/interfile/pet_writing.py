@@ -30,10 +30,12 @@ def write_interfile_pet(
 ) -> None:
     """Write a sinogram as a header `.hs` and data `.s` that STIR reads: [TOF bin][segment][view][axial][radial].
 
-    counts : of `sinogram.shape`; whole numbers of up to 4 bytes and floats keep their number format.
-    facts : what else the header says; `scanner`, `content`, `frame` and `n_frames` are not used.
-    approximate : STIR puts crystals on a circle. True writes the circle nearest to a scanner that is neither on one nor
-        in the library's table (reading it again then needs scanner=...); False refuses such a scanner.
+    Args:
+        counts : of `sinogram.shape`; whole numbers of up to 4 bytes and floats keep their number format.
+        facts : what else the header says; `scanner`, `content`, `frame` and `n_frames` are not used.
+        approximate : STIR puts crystals on a circle. True writes the circle nearest to a scanner that is neither on one
+            nor in the library's table (reading it again then needs scanner=...); False refuses such a scanner.
+
     Segments are in the order 0, +1, -1, ...; both files are written atomically, little endian.
     Raises ValueError for counts of another shape or that are not finite, for a subset of views, for arc-corrected data
     and for scanners the header cannot describe; OSError naming the file that cannot be written.

@@ -28,7 +28,9 @@ def read_siemens_norm(
 ) -> Normalisation:
     """Return the `Normalisation` of a Siemens normalisation header (.n.hdr) and its data file.
 
-    scanner : what the file belongs to, a `PETScanner` or a name.
+    Args:
+        scanner : what the file belongs to, a `PETScanner` or a name.
+
     Components are found by their names in the header: geometric effects, crystal interference, crystal efficiencies,
     axial effects (planes of the header's axial compression, segments 0, -1, +1, ...; ring pairs beyond get 1), and the
     two dead time parameters of every ring. Others ("additional axial effects", the crystals' dead time) are not used.

@@ -36,8 +36,9 @@ _SCANNERS = {(504, 64): "mmr"}  # by crystals per ring and rings
 class Chunk(NamedTuple):
     """A part of a list-mode file.
 
-    prompts, delays : (n, 2) int32 crystal numbers of the scanner.
-    prompt_times, delay_times : (n,) ms since the file's clock began, int64.
+    Args:
+        prompts, delays : (n, 2) int32 crystal numbers of the scanner.
+        prompt_times, delay_times : (n,) ms since the file's clock began, int64.
     """
 
     prompts: np.ndarray
@@ -50,10 +51,13 @@ class Chunk(NamedTuple):
 class PETLink:
     """A list-mode file: its scanner, the sinogram its addresses count in, and its events in chunks.
 
-    path : the binary file.  offset : bytes before its first word.  sinogram : of span 1.
-    announced : how many words the header announces, None where it does not say.
-    facts : "radionuclide", "half_life" (s), "dose" (Bq at injection), "start" (date and time) and "orientation" as the
-        header has them, or None.
+    Args:
+        path : the binary file.
+        offset : bytes before its first word.
+        sinogram : of span 1.
+        announced : how many words the header announces, None where it does not say.
+        facts : "radionuclide", "half_life" (s), "dose" (Bq at injection), "start" (date and time) and "orientation" as
+            the header has them, or None.
     """
 
     path: Path
@@ -137,8 +141,10 @@ class PETLink:
 def read_petlink(path: str | os.PathLike[str], **overrides: object) -> PETLink:
     """Open a PETLINK list-mode file by its header (.l.hdr, or STIR's copy of it); nothing is read yet.
 
-    overrides : `data_file`, `data_offset` (bytes), `scanner` (a `PETScanner` or a name such as "mmr"), and for numbers
-        of the header `n_rings`, `n_views`, `n_projections`, `max_ring_difference`, `span`, `word_bits`.
+    Args:
+        overrides : `data_file`, `data_offset` (bytes), `scanner` (a `PETScanner` or a name such as "mmr"), and for
+            numbers of the header `n_rings`, `n_views`, `n_projections`, `max_ring_difference`, `span`, `word_bits`.
+
     Words are 32 bits, little endian: bit 31 a tag, bit 30 a prompt (else a delay), the rest the address of the bin in
     a sinogram of span 1, whose planes are in the order of segments 0, -1, +1, -2, ... in the library's numbering.
     Time tags count milliseconds. A file that ends early is read as far as it goes: see `PETLink.is_complete`.

@@ -13,7 +13,8 @@ from .petlink import Chunk, PETLink
 def split_petlink(scan: PETLink, parts: Frames | Gates) -> list[Chunk]:
     """Return the prompts and delays of every frame or gate, one `Chunk` each.
 
-    parts : times in s after the file's first time tag, as in `PETLink.read`; events outside of all are left out.
+    Args:
+        parts : times in s after the file's first time tag, as in `PETLink.read`; events outside of all are left out.
     """
     chunks: list[list[Chunk]] = [[] for _ in range(len(parts))]
     zero = scan.first_time()
@@ -27,9 +28,12 @@ def split_petlink(scan: PETLink, parts: Frames | Gates) -> list[Chunk]:
 def histogram_petlink(
     scan: PETLink, parts: Frames | Gates, sinogram: PETSinogram | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the counts (parts, *sinogram.shape) of prompts and of delays, float32, without holding the events.
+    """Return the counts (parts, ``*sinogram.shape``) of prompts and of delays, float32, without holding the events.
 
-    parts : times in s after the file's first time tag.  sinogram : without TOF (default: that of the file, span 1).
+    Args:
+        parts : times in s after the file's first time tag.
+        sinogram : without TOF (default: that of the file, span 1).
+
     The prompts are the counts of a `DynamicScan` or a `GatedScan`; randoms are better estimated from the delays by
     `crystal_rates` than used as they are.
     """

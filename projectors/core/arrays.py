@@ -155,7 +155,9 @@ def add_up(arrays: Iterable[Array]) -> Array:
 def divide_where(a: Array, b: Array, otherwise: Array | float | None = None) -> Array:
     """Return a / b where b > 0, and `otherwise` in the other places (default: a itself, as divided by one).
 
-    a, b : arrays that broadcast, of one library and device.
+    Args:
+        a, b : arrays that broadcast, of one library and device.
+
     Gradients with respect to a and b stay finite where b is zero: nothing is ever divided by it.
     """
     xp = array_namespace(b)

@@ -24,12 +24,15 @@ _BLOCK = 64  # voxels of an axis that are blurred by one matrix product
 class GaussianBlur(BatchOperator):
     """A Gaussian blur of an image, axis by axis: y = K_x K_y K_z x.
 
-    grid : the image, (nx, ny, nz).  fwhm : mm, one number or (x, y, z); 0 leaves an axis as it is.
-    The weight of the voxel at n voxels' distance is the Gaussian's integral over that voxel,
+    Args:
+        grid : the image, (nx, ny, nz).
+        fwhm : mm, one number or (x, y, z); 0 leaves an axis as it is.
+
+    The weight of the voxel at n voxels' distance is the Gaussian's integral over that voxel::
 
         w(n) = [erf((n + 1/2) d / (sqrt(2) sigma)) - erf((n - 1/2) d / (sqrt(2) sigma))] / 2,     sigma = fwhm / 2.355
 
-    for |n| d up to 4 sigma and the rest of its last voxel, scaled to a sum of one. From a FWHM of 1.5 voxels on, the
+    for ``|n|`` d up to 4 sigma and the rest of its last voxel, scaled to a sum of one. From an FWHM of 1.5 voxels, the
     variance is sigma^2 + d^2 / 12: that of the Gaussian and that of a voxel of size d.
     What leaves the image is lost (zeros outside): K is a symmetric band matrix, cut off at the borders, and the
     operator is its own transpose. An axis of one voxel is not blurred: such an image is two-dimensional.
@@ -86,11 +89,13 @@ class GaussianBlur(BatchOperator):
 class MeasuredBlur(LinearOperator):
     """A blur with kernels of any shape, by FFT: y = sum over k of kernel_k * (weight_k x).
 
-    grid : the image, (nx, ny, nz).
-    kernel : (kx, ky, kz) of odd lengths on the voxels of the grid, the image of a point in its middle; it need be
-        neither symmetric nor of sum one. Or a list of (weight image, kernel) for a blur that changes from place to
-        place: a point in voxel j is spread as sum_k weight_k[j] kernel_k, so totals are kept where kernels have a sum
-        of one and the weights add up to one. Every pair costs one transform.
+    Args:
+        grid : the image, (nx, ny, nz).
+        kernel : (kx, ky, kz) of odd lengths on the voxels of the grid, the image of a point in its middle; it need be
+            neither symmetric nor of sum one. Or a list of (weight image, kernel) for a blur that changes from place to
+            place: a point in voxel j is spread as sum_k weight_k[j] kernel_k, so totals are kept where kernels have a
+            sum of one and the weights add up to one. Every pair costs one transform.
+
     What leaves the image is lost (zeros outside, nothing wraps around). The transpose correlates with the kernels and
     then weights, exactly.
     Runs on NumPy (SciPy's transforms), CuPy and torch.

@@ -26,7 +26,8 @@ class Engine(Protocol):
     ) -> None:
         """Run `kernel` of `source` compiled for `real` ("float" or "double").
 
-        source : "package/file", such as "emrecon.projectors.spect/spect.cu".
+        Args:
+            source : "package/file", such as "emrecon.projectors.spect/spect.cu".
         """
         ...
 

@@ -37,9 +37,11 @@ class FrozenArrays:
 class ImageGrid:
     """A regular grid of voxels in patient space.
 
-    shape : (nx, ny, nz) voxels; use nz = 1 for a two-dimensional image.
-    voxel_size : (dx, dy, dz) in mm, or one number for cubes.
-    origin : centre of voxel (0, 0, 0) in mm (LPS); by default the grid is centred on (0, 0, 0), the rotation axis.
+    Args:
+        shape : (nx, ny, nz) voxels; use nz = 1 for a two-dimensional image.
+        voxel_size : (dx, dy, dz) in mm, or one number for cubes.
+        origin : centre of voxel (0, 0, 0) in mm (LPS); by default the grid is centred on (0, 0, 0), the rotation axis.
+
     Raises ValueError for sizes that are not positive and finite.
     """
 

@@ -21,10 +21,11 @@ def items_together(depth: int) -> int:
 def map_lanes(
     apply: Callable[[np.ndarray, slice, np.ndarray], None], x: np.ndarray, shape: tuple[int, ...], together: int
 ) -> np.ndarray:
-    """Return `apply` of every item of x, (B, ..., z) to (B, *shape), with `together` items in each call.
+    """Return `apply` of every item of x, (B, ..., z) to (B, ``*shape``), with `together` items in each call.
 
-    apply : takes (..., z * n), which items of the batch these are, and (*shape[:-1], shape[-1] * n) to write into.
-        The lane of slice z of item b is z * n + b.
+    Args:
+        apply : takes (..., z * n), which items of the batch these are, and (``*shape``[:-1], shape[-1] * n) to write
+            into. The lane of slice z of item b is z * n + b.
     """
     out = np.empty((x.shape[0], *shape), x.dtype)
     for first in range(0, x.shape[0], together):
@@ -50,6 +51,6 @@ def fold_with(xp: Any, x: Array) -> Array:
 
 
 def unfold_with(xp: Any, lanes: Array, shape: tuple[int, ...], n: int) -> Array:
-    """Return one item of n * shape[-1] lanes as (n, *shape), contiguous: the inverse of `fold_with`."""
+    """Return one item of n * shape[-1] lanes as (n, ``*shape``), contiguous: the inverse of `fold_with`."""
     items: Array = xp.ascontiguousarray(xp.moveaxis(lanes.reshape((*shape, n)), -1, 0))
     return items

@@ -18,11 +18,11 @@ class LinearOperator(ABC):
     """A linear map A from arrays of shape `in_shape` to arrays of shape `out_shape`.
 
     A subclass sets the two shapes and writes `_forward` and `_adjoint`, which act on one item. This class adds
-    leading batch axes, autograd for torch tensors (reverse, forward and double), shape errors and algebra:
+    leading batch axes, autograd for torch tensors (reverse, forward and double), shape errors and algebra::
 
         A(x)        A.T(y)        A @ B        A + B        2 * A        -A
 
-    A(x) : x of shape (..., *in_shape) gives (..., *out_shape), float64 for float64 input and float32 otherwise.
+    A(x) : x of shape (..., ``*in_shape``) gives (..., ``*out_shape``), float64 for float64 input and float32 otherwise.
     A.T(y) : the exact transpose; `A.T.T is A`.
     Raises ValueError where trailing axes do not match and TypeError where x is no array.
     """
@@ -40,11 +40,11 @@ class LinearOperator(ABC):
         """Apply the transpose to one item of shape `out_shape`."""
 
     def _forward_batch(self, x: Array) -> Array:
-        """Apply the map to (B, *in_shape); a kernel that batches by itself overrides this."""
+        """Apply the map to (B, ``*in_shape``); a kernel that batches by itself overrides this."""
         return array_namespace(x).stack([self._forward(x[i, ...]) for i in range(x.shape[0])])
 
     def _adjoint_batch(self, y: Array) -> Array:
-        """Apply the transpose to (B, *out_shape)."""
+        """Apply the transpose to (B, ``*out_shape``)."""
         return array_namespace(y).stack([self._adjoint(y[i, ...]) for i in range(y.shape[0])])
 
     def __call__(self, x: Array) -> Array:
@@ -141,11 +141,11 @@ class BatchOperator(LinearOperator):
 
     @abstractmethod
     def _forward_batch(self, x: Array) -> Array:
-        """Apply the map to (B, *in_shape)."""
+        """Apply the map to (B, ``*in_shape``)."""
 
     @abstractmethod
     def _adjoint_batch(self, y: Array) -> Array:
-        """Apply the transpose to (B, *out_shape)."""
+        """Apply the transpose to (B, ``*out_shape``)."""
 
     def _forward(self, x: Array) -> Array:
         return self._forward_batch(x[None, ...])[0, ...]
@@ -161,8 +161,9 @@ class BatchProjector(BatchOperator, Projector):
 class Diagonal(LinearOperator):
     """Multiplication by `weights`, element by element: y = w x.
 
-    weights : array whose shape broadcasts to `shape`; a constant, also for autograd.
-    shape : that of the operator's items (default: of weights).
+    Args:
+        weights : array whose shape broadcasts to `shape`; a constant, also for autograd.
+        shape : that of the operator's items (default: of weights).
     """
 
     def __init__(self, weights: Array, shape: Shape | None = None) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 def renamed(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a `__getattr__` for a package whose public names changed.
 
-    package : its `__name__`.  names : former name -> name of today.
+    Args:
+        package : its `__name__`.
+        names : former name -> name of today.
     """
 
     def find(name: str) -> Any:

@@ -11,7 +11,10 @@ from .grid import ImageGrid
 def resample(image: np.ndarray, grid: ImageGrid, target: ImageGrid) -> np.ndarray:
     """Return `image` on another grid: trilinear between voxel centres, zero outside; for maps such as attenuation.
 
-    image : (nx, ny, nz) on `grid`.  Returns the shape of `target`, in the dtype of `image`; no copy on equal grids.
+    Args:
+        image : (nx, ny, nz) on `grid`.
+
+    Returns the shape of `target`, in the dtype of `image`; no copy on equal grids.
     Raises ValueError where the image does not fit its grid, or the grids do not overlap.
     """
     if tuple(image.shape) != grid.shape:

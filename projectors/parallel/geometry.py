@@ -19,11 +19,14 @@ class ParallelBeamGeometry(FrozenArrays):
     The line of the angle phi at s is {(x, y) : x cos phi + y sin phi = s}, in the axes of the image (LPS).
     The bins of a view lie at s = (i - (n_bins - 1) / 2) * bin_size + shift.
 
-    angles : (views,) degrees, any list.  n_bins, bin_size : bins per view, and their distance in mm.
-    n_planes : the image's slices, one plane for each.
-    plane_size : mm; None for whatever the image's slices have.
-    shift : mm, one number or (views,).
-    axial_shift : z of the middle of the planes in mm; None for wherever the image is.
+    Args:
+        angles : (views,) degrees, any list.
+        n_bins, bin_size : bins per view, and their distance in mm.
+        n_planes : the image's slices, one plane for each.
+        plane_size : mm; None for whatever the image's slices have.
+        shift : mm, one number or (views,).
+        axial_shift : z of the middle of the planes in mm; None for wherever the image is.
+
     Raises ValueError where lengths differ or values are not finite and positive.
     """
 
@@ -99,7 +102,8 @@ class ParallelBeamGeometry(FrozenArrays):
     def rays(self, z: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Return a point of every line and its unit direction, in mm: (views, bins, planes, 3) and (views, 1, 1, 3).
 
-        z : of each plane in mm, for instance the z coordinates of an `ImageGrid`.
+        Args:
+            z : of each plane in mm, for instance the z coordinates of an `ImageGrid`.
         """
         phi, s, z = np.deg2rad(self.angles)[:, None, None], self.bin_centres()[..., None], np.ravel(z)
         points = np.stack(np.broadcast_arrays(s * np.cos(phi), s * np.sin(phi), z), -1)

@@ -37,7 +37,10 @@ def make_taps(most: int, dtype: np.dtype) -> Taps:
 def forward(image, along_x, lines, taps, first, n, out):
     """out[v] = the sums along the lines of view v, for v in first::n.
 
-    image : (nx, ny, L); along_x, lines : as in `LinePlan`; out : (V, bins, L).
+    Args:
+        image : (nx, ny, L).
+        along_x, lines : as in `LinePlan`.
+        out : (V, bins, L).
     """
     nx, ny, lanes = image.shape
     rows = image.reshape(-1, lanes)

@@ -13,13 +13,15 @@ from .geometry import ParallelBeamGeometry
 class LinePlan(NamedTuple):
     """The lines of every view in voxel indices.
 
-    A line that steps along x (along_x, otherwise y) is at voxel i of that axis for its i-th step, and then at
+    A line that steps along x (along_x, otherwise y) is at voxel i of that axis for its i-th step, and then at::
 
         position = start + per_step * i + per_bin * bin
 
-    across it. The voxel j across has the weight scale * max(0, 1 - |position - j| / reach) in that bin.
+    across it. The voxel j across has the weight scale * max(0, 1 - ``|position - j|`` / reach) in that bin.
 
-    along_x : (views,) int32.  lines : (views, 6) float64: start, per_step, per_bin, its inverse, reach, scale (mm).
+    Args:
+        along_x : (views,) int32.
+        lines : (views, 6) float64: start, per_step, per_bin, its inverse, reach, scale (mm).
     """
 
     along_x: np.ndarray

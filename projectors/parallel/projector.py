@@ -18,16 +18,18 @@ from .plan import LinePlan, make_plan
 
 
 class ParallelBeamProjector(BatchProjector):
-    """The integrals in mm of an image along the lines of a `ParallelBeamGeometry`, slice by slice.
+    """The integrals in mm of an image along the lines of a `ParallelBeamGeometry`, slice by slice::
 
         y[v, i, k] = integral of x(., ., z_k) along the line of the angle of view v at the position of bin i
 
-    grid : the image, (nx, ny, nz).  geometry : the lines; data are (views, bins, planes), and nz planes.
-    sampling : "rays" steps along each line from column to column of voxels and interpolates linearly between the two
-        nearest, as far as the interpolation reaches beyond the grid, so that an image of ones gives the length of the
-        line in it. "splat" shares out every voxel to the two nearest bins instead: the sum of each view times the bin
-        size is exactly the image's sum times the voxel's area, and the transpose interpolates linearly between bins.
-        Bins should then be no finer than voxels, or some stay empty.
+    Args:
+        grid : the image, (nx, ny, nz).
+        geometry : the lines; data are (views, bins, planes), and nz planes.
+        sampling : "rays" steps along each line from column to column of voxels and interpolates linearly between the
+            two nearest, as far as the interpolation reaches beyond the grid, so that an image of ones gives the length
+            of the line in it. "splat" shares out every voxel to the two nearest bins instead: the sum of each view
+            times the bin size is exactly the image's sum times the voxel's area, and the transpose interpolates
+            linearly between bins. Bins should then be no finer than voxels, or some stay empty.
 
     Runs on NumPy arrays and CPU tensors (numba, all cores, SIMD along z or along a batch of thin images) and on CuPy
     arrays and CUDA tensors. float64 where the input is float64, otherwise float32. The adjoint is the exact transpose;

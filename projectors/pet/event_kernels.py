@@ -13,8 +13,9 @@ from .kernels import _coefficients, _compile, _cumulated, _inline
 class EventPlan(NamedTuple):
     """Where the lines of events are; `edges`, `kernel` and `per_mm` as in `PETPlan`.
 
-    crystals : (crystals, 3) positions in mm, float64
-    axial : (1,) whether lines may be followed along z: not for cylinders, whose sinograms never are
+    Args:
+        crystals : (crystals, 3) positions in mm, float64
+        axial : (1,) whether lines may be followed along z: not for cylinders, whose sinograms never are
     """
 
     crystals: np.ndarray
@@ -49,7 +50,10 @@ class _Line(NamedTuple):
 def events_forward(image, events, plan, weight, begin, end, out):
     """out[e] = the line integral of `image` in mm for the events begin to end, with their TOF bin where there is one.
 
-    image : (nx, ny, nz); events : (E, 2 or 3) crystals and TOF bin; weight : room for one line's steps.
+    Args:
+        image : (nx, ny, nz).
+        events : (E, 2 or 3) crystals and TOF bin.
+        weight : room for one line's steps.
     """
     flat = image.reshape(image.size)
     for e in range(begin, end):

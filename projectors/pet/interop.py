@@ -19,17 +19,19 @@ Subsets = Callable[[int, int], Any]
 def from_operator(operator: Any, *, subset: Subsets | None = None, dtype: str | None = None) -> LinearOperator:
     """Return another program's linear operator as one of ours, with batches, autograd and shape errors.
 
-    operator : anything with `in_shape`, `out_shape`, `adjoint(y)`, and `apply(x)` or a call `operator(x)`; among them
-        the linear operators of parallelproj 1 and 2. It is called with one item at a time.
-    subset : a function (k, n) that returns the operator of the views k, k + n, ... (of axis 0 of the data). With it the
-        result is a `Projector`, for `AcquisitionModel` and `recon.osem`.
-    dtype : "float32" for operators that take nothing else, as parallelproj's projectors do; default: as it comes in.
+    Args:
+        operator : anything with `in_shape`, `out_shape`, `adjoint(y)`, and `apply(x)` or a call `operator(x)`; among
+            them the linear operators of parallelproj 1 and 2. It is called with one item at a time.
+        subset : a function (k, n) that returns the operator of the views k, k + n, ... (of axis 0 of the data). With it
+            the result is a `Projector`, for `AcquisitionModel` and `recon.osem`.
+        dtype : "float32" for operators that take nothing else, as parallelproj's projectors do; default: as it comes
+            in.
 
     Arrays: where the operator has an attribute `xp` (its array library, and perhaps `dev`, its device), arrays of other
     libraries are converted to it; otherwise it is handed what comes in. Tensors come without their gradient: that is
     our part, and uses `adjoint`. Results are converted back to the library, device and dtype of the input, so a result
     for float64 input is float64, in the precision in which the operator computed it.
-    Whether `adjoint` is the transpose is not checked here; `<A x, y> = <x, A' y>` for random x and y tells.
+    Whether `adjoint` is the transpose is not checked here; `<A x, y> = <x, A' y>` for random x and y tells::
 
         A = from_operator(parallelproj_projector, dtype="float32")
 
@@ -42,7 +44,7 @@ def as_parallelproj_lors(sinogram: PETSinogram) -> tuple[np.ndarray, np.ndarray]
     """Return the first and second ends of every line as parallelproj takes them: (xstart, xend), float32, in mm.
 
     Both are (views, radial, planes, 3), contiguous. With an `ImageGrid` the other arguments are its origin, the centre
-    of voxel (0, 0, 0), and its voxel size. parallelproj 1 returns the projection, version 2 writes it into an array:
+    of voxel (0, 0, 0), and its voxel size. parallelproj 1 returns the projection, version 2 writes it into an array::
 
         xstart, xend = as_parallelproj_lors(sinogram)
         origin, voxel = np.array(grid.origin, np.float32), np.array(grid.voxel_size, np.float32)
@@ -60,7 +62,7 @@ def as_parallelproj_tof(tof: TimeOfFlight) -> dict[str, float]:
 
     Bins grow from xstart to xend in parallelproj and from the first end to the second here: with the ends of
     `as_parallelproj_lors` they agree without a change of sign, and the offset is 0. Both programs cut the kernel off at
-    3 sigma and scale it to a sum of one, but not at the same place within a bin: weights agree approximately.
+    3 sigma and scale it to a sum of one, but not at the same place within a bin: weights agree approximately::
 
         parameters = parallelproj.TOFParameters(**as_parallelproj_tof(sinogram.tof))
     """

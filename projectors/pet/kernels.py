@@ -31,13 +31,14 @@ _TILE = 256  # lanes whose TOF bins stay in the cache
 class PETPlan(NamedTuple):
     """Where the lines of a sinogram are, in the precision of the arrays except where noted.
 
-    ends : (views, radial, 4) x and y in mm of both ends of the transaxial lines, float64
-    start, rise : (planes,) height of the first end, and of the second above it, in slices; start counts the padding
-    rise_mm : (planes,) the same rise in mm
-    origin, voxel : (3,) centre of the first voxel and voxel sizes in mm, float64
-    edges : (TOF bins + 1,) in units of the half width of the timing kernel; empty without TOF
-    kernel : coefficients of the cumulated timing kernel, see `TimeOfFlight.polynomial`
-    per_mm : (1,) the reciprocal of that half width in mm, float64
+    Args:
+        ends : (views, radial, 4) x and y in mm of both ends of the transaxial lines, float64
+        start, rise : (planes,) height of the first end, and of the second above it, in slices; start counts the padding
+        rise_mm : (planes,) the same rise in mm
+        origin, voxel : (3,) centre of the first voxel and voxel sizes in mm, float64
+        edges : (TOF bins + 1,) in units of the half width of the timing kernel; empty without TOF
+        kernel : coefficients of the cumulated timing kernel, see `TimeOfFlight.polynomial`
+        per_mm : (1,) the reciprocal of that half width in mm, float64
     """
 
     ends: np.ndarray
@@ -77,7 +78,9 @@ def make_scratch(plan: PETPlan, n_slices: int, stride: int) -> Scratch:
 def forward(image, plan, scratch, stride, first, n, out):
     """out[v, r] = the line integrals of `image` in mm, for the transaxial lines first::n in the order (v, r).
 
-    image : (nx, ny, slices * stride); out : (V, R, TOF bins, planes * stride).
+    Args:
+        image : (nx, ny, slices * stride).
+        out : (V, R, TOF bins, planes * stride).
     """
     n_radial, n_planes = out.shape[1], plan.start.shape[0]
     tile, flat = _tile(plan, stride), _is_flat(plan, image.shape[2] // stride)

@@ -144,7 +144,8 @@ def _grid(grid: ImageGrid, tof: TimeOfFlight | None, x: Array, engine: Engine) -
 def _accumulator(y: Array, shape: Shape, most: float, engine: Engine) -> tuple[Array, Array]:
     """Return integer images of zeros, and for each item the power of two that one unit of its data stands for.
 
-    most : no voxel gets more than this times the largest value of the data. Nothing waits for the device.
+    Args:
+        most : no voxel gets more than this times the largest value of the data. Nothing waits for the device.
     """
     xp = engine.xp
     flat = xp.abs(y.reshape((y.shape[0], -1))) if math.prod(y.shape) else xp.zeros((y.shape[0], 1), y.dtype)

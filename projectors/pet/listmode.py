@@ -22,14 +22,16 @@ _CHUNK = 1 << 20  # events read at a time
 
 
 class ListmodeProjector(BatchProjector):
-    """Line integrals in mm along the lines of coincidence events.
+    """Line integrals in mm along the lines of coincidence events::
 
         y[e] = integral of x along the line of event e, weighted with the probability of its TOF bin where it has one
 
-    grid : the image, (nx, ny, nz).  scanner : any `PETScanner`, with or without rings.
-    events : (n, 2) integers, the numbers of the crystals at both ends, or (n, 3) with the TOF bin, which is counted
-        towards the second end. A memory-mapped array is read in chunks and never as a whole.
-    tof : True for the scanner's TOF bins, a `TimeOfFlight`, or None, when a third column is left unread.
+    Args:
+        grid : the image, (nx, ny, nz).
+        scanner : any `PETScanner`, with or without rings.
+        events : (n, 2) integers, the numbers of the crystals at both ends, or (n, 3) with the TOF bin, which is counted
+            towards the second end. A memory-mapped array is read in chunks and never as a whole.
+        tof : True for the scanner's TOF bins, a `TimeOfFlight`, or None, when a third column is left unread.
 
     The weights are those of `PETProjector` for a sinogram without compression; only for scanners that are no cylinders
     may lines be followed along z, too. With TOF only the part of a line where

@@ -12,11 +12,14 @@ from .sinogram import PETSinogram
 
 
 def pair_products(sinogram: PETSinogram, crystals: Any, ring_pairs: Any = None) -> np.ndarray:
-    """Return the sum over a bin's crystal pairs of c_i c_j (times a value of the ring pair), float32.
+    """Return the sum over a bin's crystal pairs of c_i c_j (times a value of the ring pair), float32::
 
         out[v, k, p] = sum of crystals[r, i] * crystals[s, j] * ring_pairs[r, s]
 
-    crystals : (rings, crystals per ring); virtual crystals count as 0.  ring_pairs : (rings, rings), default 1.
+    Args:
+        crystals : (rings, crystals per ring); virtual crystals count as 0.
+        ring_pairs : (rings, rings), default 1.
+
     Returns (views, radial, planes), whatever the TOF bins.
     Raises ValueError where shapes do not fit the scanner.
     """
@@ -43,16 +46,18 @@ def _fitting(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Normalisation:
-    """The detection efficiency of crystal pairs as a product of components; 1 where a component is None.
+    """The detection efficiency of crystal pairs as a product of components; 1 where a component is None::
 
         efficiency = crystal_i crystal_j live_i live_j geometric(k, r + s) interference(k, v mod block) axial(r, s)
 
-    scanner : what it belongs to.
-    crystal : (rings, crystals per ring) single crystals.
-    geometric : (2 rings - 1, radial) by sum of ring numbers and radial bin, centred as in `PETSinogram.radial`.
-    interference : (radial, crystals per block) by radial bin and view within a block.
-    axial : (rings, rings) by ring pair.
-    dead_time : (rings, 2) coefficients per single event/s in a block, live = 1 + a rate + b rate^2.
+    Args:
+        scanner : what it belongs to.
+        crystal : (rings, crystals per ring) single crystals.
+        geometric : (2 rings - 1, radial) by sum of ring numbers and radial bin, centred as in `PETSinogram.radial`.
+        interference : (radial, crystals per block) by radial bin and view within a block.
+        axial : (rings, rings) by ring pair.
+        dead_time : (rings, 2) coefficients per single event/s in a block, live = 1 + a rate + b rate^2.
+
     Efficiencies of virtual crystals count as 0.
     Source: the components and their use are those of Siemens ECAT and e7 scanners (Casey, Gadagkar & Newport 1995).
     Raises ValueError for shapes that do not fit the scanner.
@@ -91,7 +96,8 @@ class Normalisation:
     def factors(self, sinogram: PETSinogram, singles: Any = None) -> np.ndarray:
         """Return the efficiency of every bin, summed over its crystal pairs, (views, radial, planes) float32.
 
-        singles : (rings, crystals per ring) single events/s in the block of each crystal, for the dead time.
+        Args:
+            singles : (rings, crystals per ring) single events/s in the block of each crystal, for the dead time.
         """
         fine = sinogram.mashing == 1
         if self.interference is not None and not fine:
@@ -109,7 +115,8 @@ class Normalisation:
     def of_events(self, sinogram: PETSinogram, events: Any, singles: Any = None) -> np.ndarray:
         """Return the efficiency of the crystal pair of every event, (n,) float32.
 
-        sinogram : one without compression that holds the events' crystal pairs; others get 0.
+        Args:
+            sinogram : one without compression that holds the events' crystal pairs; others get 0.
         """
         single = np.where(self.scanner.virtual, 0, self._single(singles)).ravel()
         events = np.asarray(events)[:, :2].astype(np.int64)
@@ -155,16 +162,18 @@ def _radial(values: np.ndarray, radial: np.ndarray) -> np.ndarray:
 def crystal_rates(
     sinogram: PETSinogram, events: Any, efficiency: Any = None, groups: Any = None, *, n_iterations: int = 100
 ) -> np.ndarray:
-    """Estimate the singles of every crystal from delayed coincidences, so that pair (i, j) expects a_i a_j of them.
+    """Estimate the singles of every crystal from delayed coincidences, so that pair (i, j) expects a_i a_j of them::
 
         a_i <- a_i sqrt( F_i / (a_i sum of a_j over all pairs of the sinogram with i) ),   F_i : delays with crystal i
 
     which maximises the Poisson likelihood of the delays. Randoms of a bin are `pair_products(sinogram, a)`, those of
     an event a_i a_j: smooth, where the delays themselves are a few counts in millions of bins.
 
-    events : (n, 2) delayed coincidences; those outside the sinogram are left out.
-    efficiency : (rings, crystals), known efficiencies e; a = e b then, and b is estimated.
-    groups : (rings, crystals) integers; crystals of one group share b (blocks, say, where counts are few).
+    Args:
+        events : (n, 2) delayed coincidences; those outside the sinogram are left out.
+        efficiency : (rings, crystals), known efficiencies e; a = e b then, and b is estimated.
+        groups : (rings, crystals) integers; crystals of one group share b (blocks, say, where counts are few).
+
     Returns a, (rings, crystals per ring) in delays^(1/2); their number is that of the events to rounding.
     Raises ValueError without delays.
     Source: the model of products is that of Hogg et al. 2001, who estimate efficiencies with it.

@@ -21,14 +21,16 @@ _IMAGES_BYTES = 1 << 30  # for the partial images of a back projection
 
 
 class PETProjector(BatchProjector):
-    """Line integrals in mm along the lines of a PET sinogram.
+    """Line integrals in mm along the lines of a PET sinogram::
 
         y[v, k, p] = integral of x along line (v, k, p)
         y[v, k, b, p] = the same, weighted with the probability of TOF bin b
 
-    grid : the image, (nx, ny, nz).  sinogram : the bins; data are (views, radial, planes), with TOF
-        (views, radial, TOF bins, planes). A bin that joins several crystal pairs is their mean line: multiply by
-        `sinogram.multiplicity()` in `AcquisitionModel.factors` for their sum.
+    Args:
+        grid : the image, (nx, ny, nz).
+        sinogram : the bins; data are (views, radial, planes), with TOF (views, radial, TOF bins, planes). A bin that
+            joins several crystal pairs is their mean line: multiply by `sinogram.multiplicity()` in
+            `AcquisitionModel.factors` for their sum.
 
     Joseph's method with the whole support of the interpolation: an image of ones gives the length of the line in the
     image, on average, where rays that end at the faces of the outer voxels are too short. TOF weights are those of

@@ -16,7 +16,9 @@ from .tof import TimeOfFlight
 class GatherTable:
     """A sparse matrix along one axis, as a few gathers: out[i] = sum over t of weight[t, i] * x[index[t, i]].
 
-    rows, columns, weights : the entries, any order.  n_out, n_in : the lengths of the axis after and before.
+    Args:
+        rows, columns, weights : the entries, any order.
+        n_out, n_in : the lengths of the axis after and before.
     """
 
     def __init__(self, rows: Any, columns: Any, weights: Any, n_out: int, n_in: int) -> None:
@@ -104,8 +106,10 @@ class _Rebinning(BatchOperator):
 class SinogramCompression(_Rebinning):
     """Counts in coarse bins from counts in fine bins: each coarse bin is the sum of the fine ones it holds.
 
-    fine, coarse : two `PETSinogram`s of one scanner. `coarse` may have a larger span, a smaller ring difference, fewer
-        and mashed views, fewer radial bins, wider TOF bins (`fine.tof.mashed(k)`) or none.
+    Args:
+        fine, coarse : two `PETSinogram` objects of one scanner. `coarse` may have a larger span, a smaller ring
+            difference, fewer and mashed views, fewer radial bins, wider TOF bins (`fine.tof.mashed(k)`) or none.
+
     Data are those of `fine` in, those of `coarse` out. Fine bins outside `coarse` are dropped: events histogrammed in
     `coarse` are the compression of those histogrammed in `fine`.
     These are sums, for counts and for `multiplicity()`; the mean line integral of a coarse bin is the compression of
@@ -138,10 +142,12 @@ class SinogramCompression(_Rebinning):
 class SingleSliceRebinning(_Rebinning):
     """Single-slice rebinning: the bins of oblique planes go to the direct or cross plane midway between their ends.
 
-    sinogram : any `PETSinogram`; data of its shape in, data of `sinogram.rebinned()` out.
-    total : False for line integrals: out is the mean over the ring pairs that contribute, each integral multiplied by
-        the cosine of the angle between its line and the transaxial plane, so that an object that is the same at all
-        heights has the same integrals in every plane. True for counts: out is their sum.
+    Args:
+        sinogram : any `PETSinogram`; data of its shape in, data of `sinogram.rebinned()` out.
+        total : False for line integrals: out is the mean over the ring pairs that contribute, each integral multiplied
+            by the cosine of the angle between its line and the transaxial plane, so that an object that is the same at
+            all heights has the same integrals in every plane. True for counts: out is their sum.
+
     TOF bins are added up. Line integrals mean that data were corrected before: divided by `AcquisitionModel.factors`.
     The object's extent along z is blurred the farther it is from the axis and the larger the ring difference.
     Source: Daube-Witherspoon & Muehllehner 1987, J Nucl Med 28:1717.
@@ -185,15 +191,19 @@ class SingleSliceRebinning(_Rebinning):
 class ArcCorrection(_Rebinning):
     """Line integrals at evenly spaced radial bins, interpolated linearly between a PET sinogram's lines.
 
-    sinogram : a `PETSinogram` without TOF; data (views, radial, planes) in, (views, n_bins, planes) out.
-    bin_size : mm (default: the scanner's `radial_spacing`).
-    n_bins : centred on the axis (default: as many, an odd number, as fit between the outermost lines).
+    Args:
+        sinogram : a `PETSinogram` without TOF; data (views, radial, planes) in, (views, n_bins, planes) out.
+        bin_size : mm (default: the scanner's `radial_spacing`).
+        n_bins : centred on the axis (default: as many, an odd number, as fit between the outermost lines).
 
     A line's distance from the axis is `sinogram.radial_positions`: lines crowd towards the edge of the field of view.
     Bins without a real crystal pair (gaps) are bridged by their neighbours; outside the outermost lines of its view a
     bin is zero. Direct planes come out from low to high z, as the slices of an image, whichever way rings are numbered;
     where there are oblique planes too, planes keep their order.
-    geometry : the `ParallelBeamGeometry` of the result, for `recon.fbp`.
+
+    Args:
+        geometry : the `ParallelBeamGeometry` of the result, for `recon.fbp`.
+
     Raises ValueError for data with TOF.
     """
 

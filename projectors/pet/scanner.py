@@ -19,14 +19,16 @@ from .tof import TimeOfFlight
 class PETScanner(FrozenArrays):
     """The crystals of a PET scanner.
 
-    crystals : (rings, crystals per ring, 3) positions in mm (LPS) where photons are detected on average, or (crystals,
-        3) for scanners without rings; crystal c of ring r has the number r * (crystals per ring) + c.
-    virtual : (rings, crystals per ring) booleans, true for numbers that are gaps between blocks (default: none).
-    name : free text.
-    n_radial : radial bins of its sinograms (default: all that are lines, crystals per ring - 1).
-    bin_size : mm between radial bins after arc correction (default: the spacing of lines near the centre).
-    time_of_flight : the scanner's TOF bins, None without.
-    energy_resolution : FWHM at 511 keV as a fraction, None where unknown.
+    Args:
+        crystals : (rings, crystals per ring, 3) positions in mm (LPS) where photons are detected on average, or
+            (crystals, 3) for scanners without rings; crystal c of ring r has the number r * (crystals per ring) + c.
+        virtual : (rings, crystals per ring) booleans, true for numbers that are gaps between blocks (default: none).
+        name : free text.
+        n_radial : radial bins of its sinograms (default: all that are lines, crystals per ring - 1).
+        bin_size : mm between radial bins after arc correction (default: the spacing of lines near the centre).
+        time_of_flight : the scanner's TOF bins, None without.
+        energy_resolution : FWHM at 511 keV as a fraction, None where unknown.
+
     Raises ValueError for positions that are not finite or of the wrong shape.
     """
 
@@ -78,12 +80,15 @@ class PETScanner(FrozenArrays):
     ) -> Self:
         """Return a scanner of flat blocks on a regular polygon.
 
-        sides, crystals_per_side : `virtual_crystals` of each side, the first ones, are gaps.
-        radius : mm from the axis to the middle of a block's front; depth : mean depth of interaction behind it.
-        crystal_pitch : mm between crystals of a block (default: spread evenly over the polygon's side).
-        rings, ring_pitch : mm between rings, ring 0 at the highest z; after every `ring_block` rings comes `block_gap`
-        more, and the last `virtual_rings` of every `ring_block` rings are gaps.
-        phase : degrees by which the scanner is turned from the front of the patient to the left.
+        Args:
+            sides, crystals_per_side : `virtual_crystals` of each side, the first ones, are gaps.
+            radius : mm from the axis to the middle of a block's front.
+            depth : mean depth of interaction behind it.
+            crystal_pitch : mm between crystals of a block (default: spread evenly over the polygon's side).
+            rings, ring_pitch : mm between rings, ring 0 at the highest z; after every `ring_block` rings comes
+                `block_gap` more, and the last `virtual_rings` of every `ring_block` rings are gaps.
+            phase : degrees by which the scanner is turned from the front of the patient to the left.
+
         More keywords go to `PETScanner`.
         """
         for name, value in (("sides", sides), ("crystals_per_side", crystals_per_side), ("rings", rings)):

@@ -30,13 +30,15 @@ _SAMPLES_PER_SIGMA = 3  # of the timing kernel
 class ScatterSampling:
     """How finely scatter is simulated; all lengths in mm.
 
-    spacing : between scatter points. Voxels are joined to cells of this size; a cell keeps all of its electrons.
-    crystal_spacing : between detectors around the ring; interpolated between with cubics.
-    ring_spacing : between rings of detectors; interpolated between linearly.
-    voxel_size : of the coarsened images through which lines are integrated, in steps of half a voxel.
-    threshold : voxels with mu up to this, in 1/cm, do not scatter (they still attenuate).
-    seed : None for scatter points at their cells' centres of mass, or a number: at random places in the cells, more
-        often where mu is large. That turns artefacts of the regular grid into noise, the same for the same seed.
+    Args:
+        spacing : between scatter points. Voxels are joined to cells of this size; a cell keeps all of its electrons.
+        crystal_spacing : between detectors around the ring; interpolated between with cubics.
+        ring_spacing : between rings of detectors; interpolated between linearly.
+        voxel_size : of the coarsened images through which lines are integrated, in steps of half a voxel.
+        threshold : voxels with mu up to this, in 1/cm, do not scatter (they still attenuate).
+        seed : None for scatter points at their cells' centres of mass, or a number: at random places in the cells, more
+            often where mu is large. That turns artefacts of the regular grid into noise, the same for the same seed.
+
     Raises ValueError for lengths that are not positive.
     """
 
@@ -68,35 +70,36 @@ def single_scatter(
 ) -> np.ndarray:
     """Return the expected single scatter in every bin, float32 of `sinogram.shape`, in mm x activity.
 
-    activity, mu : (nx, ny, nz) on `grid`; mu is attenuation at 511 keV in 1/cm.
-    sinogram : the bins, with or without time of flight. A subset gives the same values as the whole.
-    energy_window : lower and upper threshold in keV.
-    energy_resolution : FWHM at 511 keV as a fraction (default: the scanner's).
-    sampling : a `ScatterSampling`.
+    Args:
+        activity, mu : (nx, ny, nz) on `grid`; mu is attenuation at 511 keV in 1/cm.
+        sinogram : the bins, with or without time of flight. A subset gives the same values as the whole.
+        energy_window : lower and upper threshold in keV.
+        energy_resolution : FWHM at 511 keV as a fraction (default: the scanner's).
+        sampling : a `ScatterSampling`.
 
     The unit is that of the true coincidences exp(-A mu) A(activity), A a `PETProjector` with the same sinogram: add the
     two, and multiply the sum by the same factors (time, calibration, normalisation, multiplicity).
 
     Derivation. Take detectors A and B of small areas a and b, with normals towards the scanner's axis. Every decay has
     one line of flight, so decays of density f have f / (2 pi) lines per volume and solid angle of unoriented lines.
-    The lines that A and B share are a cos(A) b cos(B) / |AB|^2, so trues are
+    The lines that A and B share are a cos(A) b cos(B) / ``|AB|^2``, so trues are::
 
         T = eps(511)^2 g exp(-M(A, B)) F(A, B),       g = a cos(A) b cos(B) / (2 pi |AB|^2)
 
     F and M are the integrals of activity and mu along a line. A scatter point S of volume V holds mu V / sigma(511)
     electrons (all of mu is taken as Compton scattering). Decays between A and S send one photon to A and the other to S
-    on a cos(A, S) / (2 pi |AS|^2) F(A, S) lines per area at S; the latter scatters through theta into B with
+    on a cos(A, S) / (2 pi ``|AS|^2``) F(A, S) lines per area at S; the latter scatters through theta into B with::
 
         mu V / sigma(511) dsigma/dOmega(theta) b cos(B, S) / |SB|^2 eps(E'),    cos theta = (S-A).(B-S) / (|AS| |SB|)
 
     and is attenuated on its way by mu sigma(E') / sigma(511). Decays between S and B add the mirrored term. The areas,
-    2 pi and eps(511)^2 are shared with trues, so that in the unit where trues are exp(-M) F the scatter is
+    2 pi and eps(511)^2 are shared with trues, so that in the unit where trues are exp(-M) F the scatter is::
 
         Y = |AB|^2 / (cos(A) cos(B))  sum over S of  mu V / sigma(511) dsigma/dOmega(theta) eps(E') / eps(511)
             x cos(A, S) cos(B, S) / (|AS|^2 |BS|^2)
             x (exp(-M(A, S) - q M(S, B)) F(A, S) + exp(-q M(A, S) - M(S, B)) F(S, B)),     q = sigma(E') / sigma(511)
 
-    with eps from `accepted_fraction`. With TOF the arrival times place a decay at distance t from S at the position
+    with eps from `accepted_fraction`. With TOF the arrival times place a decay at distance t from S at the position::
 
         (|AS| - |BS|) / 2 - t  on the leg to A (the first end),      (|AS| - |BS|) / 2 + t  on the leg to B
 
@@ -279,7 +282,10 @@ def _check_attenuation(mu: np.ndarray, sampling: ScatterSampling) -> None:
 class _Nodes(NamedTuple):
     """The detectors between which scatter is simulated, and the pairs of them that bins need.
 
-    detectors : (ring nodes x crystal nodes, 3) mm; crystals : (C, 2) nodes around a ring; rings : (P, 2) nodes along z
+    Args:
+        detectors : (ring nodes x crystal nodes, 3) mm.
+        crystals : (C, 2) nodes around a ring.
+        rings : (P, 2) nodes along z
     """
 
     detectors: np.ndarray

@@ -24,8 +24,9 @@ N_FIELDS = 8  # of a leg: direction (3), exp(-mu) cos / length^2, integrals of m
 class Images(NamedTuple):
     """Activity and attenuation, as legs see them.
 
-    values : (nx + 2, ny + 2, nz + 2, 2) activity, and mu in 1/mm, with an empty voxel all around
-    origin, voxel : (3,) centre of the first (empty) voxel and voxel sizes in mm
+    Args:
+        values : (nx + 2, ny + 2, nz + 2, 2) activity, and mu in 1/mm, with an empty voxel all around
+        origin, voxel : (3,) centre of the first (empty) voxel and voxel sizes in mm
     """
 
     values: np.ndarray
@@ -36,11 +37,12 @@ class Images(NamedTuple):
 class Timing(NamedTuple):
     """Samples along a leg, and time of flight in units of them; without, there are no taps and one bin.
 
-    step : mm between samples
-    taps : (2 zero + 2,) the part of the timing kernel around a sample that falls into each step of a table
-    zero : the entry of a table that belongs to the scatter point
-    n_table : entries of a table, the activity that is seen up to a position; 0 without TOF
-    lowest, width, n_bins : the first edge and the width of the TOF bins in steps, and their number
+    Args:
+        step : mm between samples
+        taps : (2 zero + 2,) the part of the timing kernel around a sample that falls into each step of a table
+        zero : the entry of a table that belongs to the scatter point
+        n_table : entries of a table, the activity that is seen up to a position; 0 without TOF
+        lowest, width, n_bins : the first edge and the width of the TOF bins in steps, and their number
     """
 
     step: float
@@ -55,10 +57,11 @@ class Timing(NamedTuple):
 class Lattice(NamedTuple):
     """How bins are interpolated from pairs of nodes.
 
-    slot : (crystal nodes, crystal nodes) the row of the sums that holds a pair, -1 where no bin needs it
-    base, weight : (crystals,), (crystals, 4) the first of the four nodes around every crystal, and their weights
-    start, pair, share : rows of a sparse matrix, from pairs of ring nodes to planes
-    rise2 : (planes,) the square of the height in mm between the ends
+    Args:
+        slot : (crystal nodes, crystal nodes) the row of the sums that holds a pair, -1 where no bin needs it
+        base, weight : (crystals,), (crystals, 4) the first of the four nodes around every crystal, and their weights
+        start, pair, share : rows of a sparse matrix, from pairs of ring nodes to planes
+        rise2 : (planes,) the square of the height in mm between the ends
     """
 
     slot: np.ndarray
@@ -74,8 +77,11 @@ class Lattice(NamedTuple):
 def find_legs(points, detectors, images, timing, first, n, legs, table):
     """Set legs[d, s] and table[d, s] for the detectors first::n and all scatter points.
 
-    points : (S, 3) mm; detectors : (D, 3) mm, around the z axis.
-    legs : (D, S, 8); table : (D, S, n_table) mm x activity seen up to a TOF position.
+    Args:
+        points : (S, 3) mm.
+        detectors : (D, 3) mm, around the z axis.
+        legs : (D, S, 8).
+        table : (D, S, n_table) mm x activity seen up to a TOF position.
     """
     for d in range(first, detectors.shape[0], n):
         x, y, z = detectors[d, 0], detectors[d, 1], detectors[d, 2]
@@ -138,10 +144,12 @@ def _sample(values, x, y, z):
 def add_pairs(weights, legs, table, crystals, rings, n_crystals, response, timing, first, n, out):
     """Add the scatter from the points of `legs` to out[c], for the pairs of crystal nodes c = first::n.
 
-    weights : (S,) mu x volume in mm^2; crystals : (C, 2) and rings : (P, 2) nodes at both ends.
-    response : (3, K) for cos theta from response[0, 0] to 1: cos theta; probability per sr to scatter through theta and
-        be accepted; how much larger mu is after scattering, as a fraction.
-    out : (C, TOF bins, P) activity x mm, for detectors of 1 mm^2 on a cylinder, without the factor 1 / (2 pi).
+    Args:
+        weights : (S,) mu x volume in mm^2.
+        crystals : (C, 2) and rings : (P, 2) nodes at both ends.
+        response : (3, K) for cos theta from response[0, 0] to 1: cos theta; probability per sr to scatter through theta
+            and be accepted; how much larger mu is after scattering, as a fraction.
+        out : (C, TOF bins, P) activity x mm, for detectors of 1 mm^2 on a cylinder, without the factor 1 / (2 pi).
     """
     least, last = response[0, 0], response.shape[1] - 2
     scale = (last + 1) / (1 - least)
@@ -201,8 +209,11 @@ def _up_to(table, x):
 def fill(sums, lattice, crystal_pairs, ends, first, n, out):
     """out[v] = the scatter in the units of line integrals, for the views first::n.
 
-    sums : (slots, TOF bins, pairs of ring nodes); crystal_pairs : (V, mashing, R, 2); ends : (V, R, 4) mm.
-    out : (V, R, TOF bins, planes).
+    Args:
+        sums : (slots, TOF bins, pairs of ring nodes).
+        crystal_pairs : (V, mashing, R, 2).
+        ends : (V, R, 4) mm.
+        out : (V, R, TOF bins, planes).
     """
     _, n_bins, n_pairs = sums.shape
     around = np.empty((n_bins, n_pairs))

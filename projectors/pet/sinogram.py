@@ -2,7 +2,7 @@
 
 Ring 0 of the library's scanners has the highest z: it is at the head of a patient who lies head first, as the numbers
 of Siemens scanners and of STIR's files have it. Crystals of a ring are numbered from the front of the patient (-y)
-towards the left (+x): crystal i of N is at the angle 2 pi i / N, at radius * (sin, -cos). Bin (view v, radial k) joins
+towards the left (+x): crystal i of N is at the angle 2 pi i / N, radius * (sin, -cos). Bin (view v, radial k) joins::
 
     crystal v + floor(k / 2)    and crystal    v - floor((k + 1) / 2) + N / 2    (modulo N)
 
@@ -29,14 +29,15 @@ from .tof import TimeOfFlight
 class PETSinogram(FrozenArrays):
     """The bins of a PET sinogram: which crystal pairs each one holds.
 
-    scanner : a cylindrical `PETScanner` with an even number of crystals in a ring.
-    max_ring_difference : of the ring pairs (default: the largest that fills the segments); where it does not fill the
-        segments of the span, the outermost ones hold fewer ring differences.
-    span : how many ring differences share a segment, odd; 1 keeps every ring pair apart.
-    tof : True for the scanner's TOF bins, or a `TimeOfFlight` of your own; None for no time of flight.
-    n_radial : radial bins (default: the scanner's); the outermost are left out.
-    mashing : how many neighbouring views share one view.
-    views : the views of a subset, numbers of mashed views (default: all).
+    Args:
+        scanner : a cylindrical `PETScanner` with an even number of crystals in a ring.
+        max_ring_difference : of the ring pairs (default: the largest that fills the segments); where it does not fill
+            the segments of the span, the outermost ones hold fewer ring differences.
+        span : how many ring differences share a segment, odd; 1 keeps every ring pair apart.
+        tof : True for the scanner's TOF bins, or a `TimeOfFlight` of your own; None for no time of flight.
+        n_radial : radial bins (default: the scanner's); the outermost are left out.
+        mashing : how many neighbouring views share one view.
+        views : the views of a subset, numbers of mashed views (default: all).
 
     Data are (views, radial, planes), or (views, radial, TOF bins, planes). Planes are in the order of segments 0, +1,
     -1, +2, -2, ..., each from ring 0 on. A bin that holds several crystal pairs is modelled by their mean line.
@@ -199,8 +200,9 @@ class PETSinogram(FrozenArrays):
     def bins_of(self, events: Any) -> np.ndarray:
         """Return the bin of every event, (n, 3) indices (view, radial, plane), or (n, 4) with the TOF bin before plane.
 
-        events : (n, 2) crystal numbers of both ends, or (n, 3) with the TOF bin. The ends may come in either order; the
-        TOF bin is mirrored along with them. Events outside the sinogram get -1 throughout.
+        Args:
+            events : (n, 2) crystal numbers of both ends, or (n, 3) with the TOF bin. The ends may come in either order;
+                the TOF bin is mirrored along with them. Events outside the sinogram get -1 throughout.
         """
         events, columns = np.asarray(events), 2 if self.tof is None else 3
         if events.ndim != 2 or events.shape[1] != columns or events.dtype.kind not in "iu":

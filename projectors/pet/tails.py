@@ -15,7 +15,9 @@ from .sinogram import PETSinogram
 def tail_mask(attenuation_factors: Array, threshold: float = 0.99, margin: int = 3) -> np.ndarray:
     """Return which bins' lines miss the object: true where factors > threshold there and `margin` bins on either side.
 
-    attenuation_factors : exp(-A mu), (views, radial, planes), 1 outside of the object.
+    Args:
+        attenuation_factors : exp(-A mu), (views, radial, planes), 1 outside of the object.
+
     Raises ValueError for factors above 1, which are attenuation correction factors.
     """
     factors = to_numpy(attenuation_factors)
@@ -41,19 +43,22 @@ def scale_to_tails(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the scatter scaled to the counts beside the object, and the scale of every plane, (planes,).
 
-    The scales are those of least squares over the bins of the mask, within limits >= 0,
+    The scales are those of least squares over the bins of the mask, within limits >= 0::
 
         minimise  sum over mask of (measured - background - scale * factors * scatter)^2
 
-    scatter : from `single_scatter`, of `sinogram.shape`, in the unit of line integrals.
-    measured : counts of the same shape.  background : expected counts other than scatter: randoms.
-    mask : true where only scatter and background are counted, see `tail_mask`; (views, radial, planes), or with TOF
-        bins, of which all are used otherwise.
-    factors : counts per unit of scatter: time x calibration x normalisation x multiplicity, without attenuation.
-        Background and factors are numbers or arrays that broadcast to `sinogram.shape`.
-    per : "plane", "segment" or "all": which bins share a scale.
-    smoothing : standard deviation in planes over which the sums of "plane" are smoothed, each segment by itself.
-    limits : least and greatest scale. Multiple scatter makes about 1.1 to 1.6 of a calibrated activity.
+    Args:
+        scatter : from `single_scatter`, of `sinogram.shape`, in the unit of line integrals.
+        measured : counts of the same shape.
+        background : expected counts other than scatter: randoms.
+        mask : true where only scatter and background are counted, see `tail_mask`; (views, radial, planes), or with TOF
+            bins, of which all are used otherwise.
+        factors : counts per unit of scatter: time x calibration x normalisation x multiplicity, without attenuation.
+            Background and factors are numbers or arrays that broadcast to `sinogram.shape`.
+        per : "plane", "segment" or "all": which bins share a scale.
+        smoothing : standard deviation in planes over which the sums of "plane" are smoothed, each segment by itself.
+        limits : least and greatest scale. Multiple scatter makes about 1.1 to 1.6 of a calibrated activity.
+
     The scaled scatter has the unit of `scatter`; an `AcquisitionModel` takes background + factors * scaled.
     Raises ValueError where shapes do not fit or planes have no tail.
     Source: Watson 2000; Ollinger 1996.

@@ -23,10 +23,14 @@ _TERMS = 9
 class TimeOfFlight:
     """TOF bins of one width, centred on the middle of every line, and the timing resolution.
 
-    n_bins : number of bins.  bin_width : mm along the line.  fwhm : the timing resolution in mm along the line.
+    Args:
+        n_bins : number of bins.
+        bin_width : mm along the line.
+        fwhm : the timing resolution in mm along the line.
+
     Bin b collects annihilations around (b - (n_bins - 1) / 2) * bin_width from the middle, counted towards the line's
     second end: the photon that reaches the second end first gives a high bin. A point at position s falls into bin b
-    with the probability
+    with the probability::
 
         F((upper_b - s) / sigma) - F((lower_b - s) / sigma),     F : the normal distribution cut off at 3 sigma
 
@@ -94,7 +98,7 @@ class TimeOfFlight:
 
     @cached_property
     def polynomial(self) -> np.ndarray:
-        """Coefficients c with F(half_width * u) - 1/2 = u * sum of c[k] u^(2 k) for |u| <= 1, within 1e-7.
+        """Coefficients c with F(half_width * u) - 1/2 = u * sum of c[k] u^(2 k) for ``|u|`` <= 1, within 1e-7.
 
         Kernels evaluate this instead of the error function: without branches it becomes SIMD. It is exactly 1/2 at
         u = 1, so that bins still add up to one.

@@ -30,7 +30,11 @@ def materials() -> tuple[str, ...]:
 def linear_attenuation(material: str, energy_kev: float, density: float | None = None) -> float:
     """Return the narrow-beam linear attenuation coefficient in 1/cm.
 
-    material : one of `materials()`; energy_kev : 1 to 20000; density : g/cm3 (default: the material's own; lung 0.26).
+    Args:
+        material : one of `materials()`.
+        energy_kev : 1 to 20000.
+        density : g/cm3 (default: the material's own; lung 0.26).
+
     Interpolated in log energy and log coefficient; at an absorption edge the upper branch is taken.
     Raises ValueError for an unknown material, an energy outside its table and a density that is not positive.
     Source: NIST mass attenuation coefficients, Hubbell & Seltzer 1996.
@@ -51,9 +55,13 @@ def linear_attenuation(material: str, energy_kev: float, density: float | None =
 def hounsfield_to_mu(hu: Array, energy_kev: float, kvp: float = 120, scanner: str | None = None) -> Array:
     """Convert CT numbers to linear attenuation at the emission energy: mu = max(mu_water + slope HU, 0), in 1/cm.
 
-    hu : Hounsfield units, any shape.  energy_kev : 70 to 364 or 440, depending on the voltage; interpolated linearly
-        between the table's energies, and up to 1 keV outside (the 364.5 keV of I-131) the nearest is taken.
-    kvp : tube voltage of the CT, one the table holds.  scanner : a model of the table (default: the mean of all).
+    Args:
+        hu : Hounsfield units, any shape.
+        energy_kev : 70 to 364 or 440, depending on the voltage; interpolated linearly between the table's energies, and
+            up to 1 keV outside (the 364.5 keV of I-131) the nearest is taken.
+        kvp : tube voltage of the CT, one the table holds.
+        scanner : a model of the table (default: the mean of all).
+
     The slope differs below and above HU = 0 (bilinear model).
     Raises ValueError for a voltage, model or energy outside the table.
     Source: bilinear coefficients as collected by PyTomography (Polson et al. 2025) from vendors' tables.

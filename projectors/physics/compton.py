@@ -23,7 +23,7 @@ def scattered_energy(cos_theta: Any, energy_kev: Any) -> Any:
 
 
 def klein_nishina(cos_theta: Any, energy_kev: Any) -> Any:
-    """Return the differential cross section of a free electron in cm2/sr, for photons without polarisation.
+    """Return the differential cross section of a free electron in cm2/sr, for photons without polarisation::
 
         dsigma / dOmega = r^2 / 2 P^2 (P + 1 / P - sin^2 theta),     P = E' / E,  r = 2.818e-13 cm
 
@@ -37,7 +37,7 @@ def klein_nishina(cos_theta: Any, energy_kev: Any) -> Any:
 def klein_nishina_total(energy_kev: Any) -> Any:
     """Return the cross section of a free electron in cm2, the integral of `klein_nishina` over all directions.
 
-    With k = E / 511 keV it is
+    With k = E / 511 keV it is::
 
         2 pi r^2 ((1 + k) / k^2 (2 (1 + k) / (1 + 2 k) - L / k) + L / (2 k) - (1 + 3 k) / (1 + 2 k)^2),  L = log(1 + 2k)
 

@@ -14,8 +14,10 @@ from .nuclides import isotope
 def attenuation_factors(projector: Projector, mu: Array) -> Array:
     """Return the fraction of photon pairs that leave the body along every line, exp(-integral of mu).
 
-    projector : one without TOF and without resolution (factors broadcast over TOF bins as factors[:, :, None]).
-    mu : linear attenuation at 511 keV in 1/cm, of the projector's image shape.
+    Args:
+        projector : one without TOF and without resolution (factors broadcast over TOF bins as factors[:, :, None]).
+        mu : linear attenuation at 511 keV in 1/cm, of the projector's image shape.
+
     The attenuation correction factors (ACF) are their reciprocals.
     Raises ValueError for negative, infinite or implausible values (usual causes: Hounsfield units, 1/mm).
     """
@@ -30,15 +32,19 @@ def attenuation_factors(projector: Projector, mu: Array) -> Array:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns an image of a PET or SPECT reconstruction into Bq/mL.
+    """What turns an image of a PET or SPECT reconstruction into Bq/mL::
 
         Bq/mL = image * factor / (duration * branching * decay)
 
-    factor : Bq/mL for one unit of the image per second and emission; from a phantom of known activity: `from_phantom`.
-    radionuclide : a name that `isotope` knows; its positron fraction is the branching for PET.
-    duration : s of the scan.  start : s from the reference time (injection, or scan start) to the scan's start; the
-        concentration is that at the reference time.
-    branching : emissions per decay (default: the positron fraction, or 1 where the nuclide has none).
+    Args:
+        factor : Bq/mL for one unit of the image per second and emission; from a phantom of known activity:
+            `from_phantom`.
+        radionuclide : a name that `isotope` knows; its positron fraction is the branching for PET.
+        duration : s of the scan.
+        start : s from the reference time (injection, or scan start) to the scan's start; the concentration is that at
+            the reference time.
+        branching : emissions per decay (default: the positron fraction, or 1 where the nuclide has none).
+
     Raises ValueError for numbers that are not positive (start may have either sign).
     """
 
@@ -63,7 +69,8 @@ class Calibration:
     def from_phantom(cls, mean: float, concentration: float, **scan: Any) -> Calibration:
         """Return the calibration that gives `concentration` Bq/mL (at the reference time) where the image has `mean`.
 
-        scan : radionuclide, duration, start and branching of the phantom's scan.
+        Args:
+            scan : radionuclide, duration, start and branching of the phantom's scan.
         """
         if not (mean > 0 and concentration > 0):
             raise ValueError(f"mean and concentration must be positive, got {mean} and {concentration}")
@@ -88,8 +95,11 @@ class Calibration:
 def suv(concentration: Array, dose: float, weight: float) -> Array:
     """Return the standardised uptake value by body weight, concentration * weight / dose, in g/mL.
 
-    concentration : Bq/mL.  dose : MBq, of the same moment as the concentration (both at injection, usually).
-    weight : kg.
+    Args:
+        concentration : Bq/mL.
+        dose : MBq, of the same moment as the concentration (both at injection, usually).
+        weight : kg.
+
     Raises ValueError unless dose and weight are positive.
     """
     if not (0 < dose < math.inf and 0 < weight < math.inf):

@@ -15,12 +15,15 @@ from ..core.operator import Projector, Shape, broadcasts_to
 class AcquisitionModel:
     """The affine map from activity to expected counts, ybar = scale * factors * A(x) + background.
 
-    projector : A, from images (..., *image) to (..., *views).
-    factors : time x calibration x normalisation (x attenuation, where the projector holds none); dimensionless, a
-        number or an array that broadcasts to the data.
-    background : expected scatter, randoms and other counts that do not come from A(x); counts, a number or an array.
-    scale : one number for each item of a batch, (B, 1, ..., 1), such as the time of a frame; dimensionless. It could be
-        a part of the factors, but so A'(factors) is back projected once for all items.
+    Args:
+        projector : A, from images (..., ``*image``) to (..., ``*views``).
+        factors : time x calibration x normalisation (x attenuation, where the projector holds none); dimensionless, a
+            number or an array that broadcasts to the data.
+        background : expected scatter, randoms and other counts that do not come from A(x); counts, a number or an
+            array.
+        scale : one number for each item of a batch, (B, 1, ..., 1), such as the time of a frame; dimensionless. It
+            could be a part of the factors, but so A'(factors) is back projected once for all items.
+
     NumPy factors follow the arrays they meet; torch tensors get gradients.
     Raises ValueError for negative or non-finite factors or background, or shapes that do not fit the data.
     """

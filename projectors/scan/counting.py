@@ -23,8 +23,11 @@ from .scan import Scan
 class DeadTime:
     """A counter that is blind for a time tau after each event.
 
-    tau : s.  paralysable : whether events in that time prolong it.
-    At a true rate n, in counts/s, the measured rate m is
+    Args:
+        tau : s.
+        paralysable : whether events in that time prolong it.
+
+    At a true rate n, in counts/s, the measured rate m is::
 
         m = n / (1 + n tau)     not paralysable: it grows towards 1 / tau
         m = n exp(-n tau)       paralysable: it has a maximum, 1 / (e tau), at n = 1 / tau, and falls again
@@ -84,11 +87,13 @@ def scan_seconds(scan: Scan) -> float:
 
 
 def view_decay(scan: Scan) -> np.ndarray:
-    """Return the activity during each view over its mean during the scan, (views, 1, 1), to multiply `factors`.
+    """Return the activity during each view over its mean during the scan, (views, 1, 1), to multiply `factors`::
 
         d_i = exp(-lambda i T) m(T) / m(n T),       m(t) = (1 - exp(-lambda t)) / (lambda t)
 
-    scan : the whole of it; take subsets of the factors, not of the scan.
+    Args:
+        scan : the whole of it; take subsets of the factors, not of the scan.
+
     i counts the views of each head in their order, n is the most of any head, T the duration per view. Means are those
     of the scan, so a calibration with the scan's mean decay stays right.
     Raises ValueError where duration or radionuclide are unknown.
@@ -106,7 +111,11 @@ def view_decay(scan: Scan) -> np.ndarray:
 def planar_sensitivity(counts: float, duration: float, activity: float) -> float:
     """Return the sensitivity of one head in counts/s/MBq, from the counts of a source without attenuation.
 
-    counts : in the energy window, less background.  duration : s.  activity : MBq, the mean of that time.
+    Args:
+        counts : in the energy window, less background.
+        duration : s.
+        activity : MBq, the mean of that time.
+
     Raises ValueError unless all are positive.
     """
     for name, value in (("counts", counts), ("duration", duration), ("activity", activity)):
@@ -124,23 +133,26 @@ def spect_calibration(
     decayed_factors: bool = False,
     start: float = 0.0,
 ) -> Calibration:
-    """Return what turns an image of a SPECT reconstruction into Bq/mL.
+    """Return what turns an image of a SPECT reconstruction into Bq/mL::
 
         Bq/mL = image / (sensitivity * 1e-6 * V * T * decay)
 
-    sensitivity : counts/s/MBq of one head, of this collimator and energy window, without attenuation.
-    grid : of the image; V is its voxel's volume in mL.
-    scan : whose duration T per view, radionuclide and number of views count; the whole scan, not a subset of its views.
-        For the images of a `DynamicScan`'s model, whose factors hold time and decay, it gives Bq/mL at the scan's
-        reference time; for those of a `GatedScan`'s, whose factors hold time, Bq/mL at the reference time by `start`.
-        (Of single gates give the whole gated scan here: their decay is that of all the time they are spread over.)
-    timed_factors : whether the model's `factors` hold the time of a view in s; then T is 1 here. A `SPECTProjector`
-        gives a voxel of 1 one count in every view, so with factors of 1 an image holds counts per view, and with
-        factors of T counts per second.
-    decayed_factors : whether they hold the decay, too, as those of the parts of a `DynamicScan` do (`scan.frame(i)`,
-        `scan.summed()`); then decay is 1 here.
-    start : s from the reference time of the concentration to the scan's start; decay is that from the reference to the
-        mean of the scan.
+    Args:
+        sensitivity : counts/s/MBq of one head, of this collimator and energy window, without attenuation.
+        grid : of the image; V is its voxel's volume in mL.
+        scan : whose duration T per view, radionuclide and number of views count; the whole scan, not a subset of its
+            views. For the images of a `DynamicScan`'s model, whose factors hold time and decay, it gives Bq/mL at the
+            scan's reference time; for those of a `GatedScan`'s, whose factors hold time, Bq/mL at the reference time by
+            `start`. (Of single gates give the whole gated scan here: their decay is that of all the time they are
+            spread over.)
+        timed_factors : whether the model's `factors` hold the time of a view in s; then T is 1 here. A `SPECTProjector`
+            gives a voxel of 1 one count in every view, so with factors of 1 an image holds counts per view, and with
+            factors of T counts per second.
+        decayed_factors : whether they hold the decay, too, as those of the parts of a `DynamicScan` do
+            (`scan.frame(i)`, `scan.summed()`); then decay is 1 here.
+        start : s from the reference time of the concentration to the scan's start; decay is that from the reference to
+            the mean of the scan.
+
     Attenuation belongs in the projector, and scatter in the background; dead time and `view_decay` in factors.
     Raises ValueError where the sensitivity is not positive, or duration or radionuclide are unknown.
     """
@@ -175,11 +187,14 @@ def _without_decay(calibration: Calibration) -> Calibration:
 
 @dataclass(frozen=True)
 class RecoveryTable:
-    """Recovery coefficients of spheres by diameter: the share of its excess over the background that an object shows.
+    """Recovery coefficients of spheres by diameter: the share of its excess over the background that an object shows::
 
         RC = (measured - background) / (true - background)
 
-    diameters : mm, increasing, at least two.  coefficients : as many, positive.
+    Args:
+        diameters : mm, increasing, at least two.
+        coefficients : as many, positive.
+
     Between diameters they are interpolated by monotone cubics (PCHIP): no overshoots, so they rise where the table
     does. Raises ValueError for lengths that differ, and values that are not positive or do not increase.
     Source: Fritsch & Carlson 1980 (monotone cubics).
@@ -210,7 +225,10 @@ class RecoveryTable:
     ) -> RecoveryTable:
         """Return the table of a phantom whose spheres all hold `true` and show `means`.
 
-        background : what the image has around them. Spheres of one diameter (several scans) are averaged; any order.
+        Args:
+            background : what the image has around them. Spheres of one diameter (several scans) are averaged; any
+                order.
+
         Raises ValueError where true equals the background.
         """
         sizes, values = np.ravel(np.asarray(diameters, float)), np.ravel(np.asarray(means, float))

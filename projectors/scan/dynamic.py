@@ -20,7 +20,7 @@ from .scan import Scan
 
 @dataclass(frozen=True, eq=False)
 class ScanSeries(ABC):
-    """What dynamic and gated scans share: counts (F, *geometry.shape) of one geometry, reconstructed as one batch.
+    """What dynamic and gated scans share: counts (F, ``*geometry.shape``) of one geometry, reconstructed as one batch.
 
     `series[i]` is the `Scan` of one part, `series[a:b]` a shorter series.
     """
@@ -150,18 +150,22 @@ class ScanSeries(ABC):
 class DynamicScan(ScanSeries):
     """A scan in time frames: SPECT projections, or PET sinograms with or without TOF.
 
-    counts : (F, *geometry.shape) measured counts.
-    geometry : the camera or the sinogram, the same in all frames.
-    frames : when they were, `Frames`.
-    background : expected counts outside of the model in each frame: a number, an array of a frame's shape for all, or
-        (F, ...); whatever broadcasts.
-    factors : calibration x normalisation (x attenuation, crystal pairs), likewise, but for time and decay: these come
-        from the frames.
-    radionuclide : what decays, None for no decay.  reference : s, the time that activities are those of.
-    schedule : (views, 2) or (F, views, 2), when each view begins and ends as fractions of the frame. Default: PET
-        measures all views all the time; a SPECT camera turns once in every frame, and each head takes its views one
-        after another in the order of the geometry. `all_views_at_once(geometry)` is for cameras that stand still.
-    energy_window : (lower, upper) keV.  description : free text.
+    Args:
+        counts : (F, ``*geometry.shape``) measured counts.
+        geometry : the camera or the sinogram, the same in all frames.
+        frames : when they were, `Frames`.
+        background : expected counts outside of the model in each frame: a number, an array of a frame's shape for all,
+            or (F, ...); whatever broadcasts.
+        factors : calibration x normalisation (x attenuation, crystal pairs), likewise, but for time and decay: these
+            come from the frames.
+        radionuclide : what decays, None for no decay.
+        reference : s, the time that activities are those of.
+        schedule : (views, 2) or (F, views, 2), when each view begins and ends as fractions of the frame. Default: PET
+            measures all views all the time; a SPECT camera turns once in every frame, and each head takes its views one
+            after another in the order of the geometry. `all_views_at_once(geometry)` is for cameras that stand still.
+        energy_window : (lower, upper) keV.  description : free text.
+
+    ::
 
         ybar[f, v] = factors * seconds[f, v] * decay[f, v] * (A x[f])[v] + background
 
@@ -201,7 +205,8 @@ class DynamicScan(ScanSeries):
     def from_events(cls, sinogram: PETSinogram, events: Any, times: Any, frames: Frames, **more: Any) -> Self:
         """Return the sinograms of list-mode events (n, 2) or (n, 3), measured at `times` (n,) s.
 
-        more : background, factors, radionuclide, ... of the scan.
+        Args:
+            more : background, factors, radionuclide, ... of the scan.
         """
         return cls(histogram_events(sinogram, events, frames.index_of(times), len(frames)), sinogram, frames, **more)
 
@@ -241,12 +246,14 @@ class DynamicScan(ScanSeries):
 class GatedScan(ScanSeries):
     """A scan in gates of the heart beat or of breathing: SPECT projections, or PET sinograms.
 
-    counts : (G, *geometry.shape) measured counts.
-    geometry : the camera or the sinogram, the same in all gates.
-    durations : (G,) s that were spent in each gate (per view for SPECT), or (G, views); `Gates.durations`.
-    cyclic : whether gate 0 follows the last one.
-    background, factors, radionuclide, energy_window, description : as for `DynamicScan`.
-    All gates are spread over the same time and decay alike: a decay correction is one number, for the factors.
+    Args:
+        counts : (G, ``*geometry.shape``) measured counts.
+        geometry : the camera or the sinogram, the same in all gates.
+        durations : (G,) s that were spent in each gate (per view for SPECT), or (G, views); `Gates.durations`.
+        cyclic : whether gate 0 follows the last one.
+        background, factors, radionuclide, energy_window, description : as for `DynamicScan`.
+
+    All gates are spread over the same time and decay alike: a decay correction is one number, for the factors::
 
         ybar[g, v] = factors * durations[g, v] * (A x[g])[v] + background
     """
@@ -271,7 +278,9 @@ class GatedScan(ScanSeries):
     def from_events(cls, sinogram: PETSinogram, events: Any, times: Any, gates: Gates, **more: Any) -> Self:
         """Return the sinograms of list-mode events (n, 2) or (n, 3), measured at `times` (n,) s.
 
-        gates : of the time of the scan and no more, see `Gates.between`.  more : background, factors, ... of the scan.
+        Args:
+            gates : of the time of the scan and no more, see `Gates.between`.
+            more : background, factors, ... of the scan.
         """
         counts = histogram_events(sinogram, events, gates.index_of(times), len(gates))
         return cls(counts, sinogram, gates.durations, cyclic=gates.cyclic, **more)

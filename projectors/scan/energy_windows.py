@@ -57,9 +57,11 @@ class EnergyWindow:
 class WindowedScan:
     """A SPECT acquisition in several energy windows at once.
 
-    windows : `EnergyWindow`s with different names.
-    counts : as many arrays (..., views, bins, rows), in the same order.
-    geometry, factors, duration, radionuclide, description : of all windows, as in `Scan`.
+    Args:
+        windows : `EnergyWindow` objects with different names.
+        counts : as many arrays (..., views, bins, rows), in the same order.
+        geometry, factors, duration, radionuclide, description : of all windows, as in `Scan`.
+
     Raises ValueError where names are missing or used twice, numbers of windows and arrays or shapes differ, and as
     `Scan` does.
     """
@@ -107,9 +109,11 @@ class WindowedScan:
     ) -> Scan:
         """Return the scan of the window `peak`, with the scatter estimated from other windows as background.
 
-        lower, upper : names of the windows below and above; with both or one of them, `triple_energy_window`.
-        k : with `lower` alone, `dual_energy_window` with this k instead.
-        fwhm : mm of the Gaussian that smooths the estimate, 0 for none.
+        Args:
+            lower, upper : names of the windows below and above; with both or one of them, `triple_energy_window`.
+            k : with `lower` alone, `dual_energy_window` with this k instead.
+            fwhm : mm of the Gaussian that smooths the estimate, 0 for none.
+
         Raises KeyError for names that do not exist, ValueError where windows overlap or none is named.
         """
         main, (below, above) = self.window(peak), (self._pair(name) for name in (lower, upper))
@@ -137,7 +141,10 @@ class WindowedScan:
 def dual_energy_window(peak: EnergyWindow, scatter: tuple[EnergyWindow, Array], k: float) -> Array:
     """Return the scatter in the peak window from one window below it, S = k C / w_scatter * w_peak.
 
-    scatter : (window, counts).  k : scatter per keV in the peak window over counts per keV in the scatter window.
+    Args:
+        scatter : (window, counts).
+        k : scatter per keV in the peak window over counts per keV in the scatter window.
+
     Where k multiplies counts themselves it holds the widths: k = k_counts w_scatter / w_peak. It depends on the camera,
     the windows and the body.
     Raises ValueError where windows overlap or k is not positive.  Source: Jaszczak et al. 1984.
@@ -155,8 +162,10 @@ def triple_energy_window(
 ) -> Array:
     """Return the scatter in the peak window from narrow windows beside it, S = (C_lo / w_lo + C_up / w_up) w_peak / 2.
 
-    lower, upper : (window, counts) below and above the peak; with one alone the other height of the trapezoid is zero,
-    which is right above the highest emission of a nuclide.
+    Args:
+        lower, upper : (window, counts) below and above the peak; with one alone the other height of the trapezoid is
+            zero, which is right above the highest emission of a nuclide.
+
     Negative values of counts that are corrected already are clipped in the estimate.
     Raises ValueError where both are absent, windows overlap or lie on the wrong side, or shapes differ.
     Source: Ogawa et al. 1991.
@@ -175,7 +184,10 @@ def triple_energy_window(
 def smooth_projections(projections: Array, fwhm: float, pixel_size: Any) -> Array:
     """Return projections (..., views, bins, rows) blurred with a Gaussian in each view.
 
-    fwhm : mm; 0 returns them as they are.  pixel_size : (du, dz) in mm, or one number.
+    Args:
+        fwhm : mm; 0 returns them as they are.
+        pixel_size : (du, dz) in mm, or one number.
+
     What would leave a view is reflected at its border, so that each view keeps its counts and nothing gets negative.
     Raises ValueError for widths or sizes out of range.
     """

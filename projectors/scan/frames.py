@@ -22,7 +22,10 @@ _OVERLAP = 1e-6  # s that frames may overlap by: sums of durations are rounded
 class Frames(FrozenArrays):
     """The time frames of a dynamic scan, in order; gaps between them are allowed.
 
-    starts : (F,) s from the start of the clock (the first time tag, or the injection).  durations : (F,) s.
+    Args:
+        starts : (F,) s from the start of the clock (the first time tag, or the injection).
+        durations : (F,) s.
+
     Raises ValueError for durations that are not positive, and frames that overlap or are not in order.
     """
 
@@ -111,7 +114,7 @@ class Frames(FrozenArrays):
 
 
 def decay_factors(frames: Frames, radionuclide: str, reference: float = 0.0) -> np.ndarray:
-    """Return the mean of the decay during every frame, relative to the activity at `reference` s, (F,).
+    """Return the mean of the decay during every frame, relative to the activity at `reference` s, (F,)::
 
         d = (1 - exp(-k T)) / (k T) exp(-k (t - reference)),   k = ln 2 / half-life
 
@@ -131,8 +134,11 @@ def _mean_decay(start: np.ndarray, duration: np.ndarray, radionuclide: str, refe
 class Gates(FrozenArrays):
     """Which gate a scan was in at every time: gate labels[i] from edges[i] to edges[i + 1].
 
-    edges : (m + 1,) s, never falling.  labels : (m,) gates from 0 on, or -1 where events are rejected.
-    n_gates : number of gates.  cyclic : whether gate 0 follows the last one, as in heart beats.
+    Args:
+        edges : (m + 1,) s, never falling.
+        labels : (m,) gates from 0 on, or -1 where events are rejected.
+        n_gates : number of gates.
+        cyclic : whether gate 0 follows the last one, as in heart beats.
     """
 
     edges: np.ndarray
@@ -157,8 +163,11 @@ class Gates(FrozenArrays):
     def phase(cls, triggers: Any, n_gates: int, window: tuple[float, float] | None = None) -> Self:
         """Return gates that divide the time between two triggers, such as R waves, into `n_gates` equal parts.
 
-        triggers : (m,) s, rising.  window : (shortest, longest) s between triggers that are accepted; other beats are
-        rejected as a whole, and so is all before the first and after the last trigger.
+        Args:
+            triggers : (m,) s, rising.
+            window : (shortest, longest) s between triggers that are accepted; other beats are rejected as a whole, and
+                so is all before the first and after the last trigger.
+
         Raises ValueError for fewer than two triggers, or none accepted.
         """
         triggers = _numbers(triggers, "triggers (s)")
@@ -181,8 +190,11 @@ class Gates(FrozenArrays):
     def amplitude(cls, times: Any, trace: Any, n_gates: int, accepted: tuple[float, float] = (0.0, 1.0)) -> Self:
         """Return gates of equal time by the amplitude of a trace, such as that of breathing; gate 0 is the lowest.
 
-        times : (m,) s, rising.  trace : (m,) amplitudes in any unit; each holds until halfway to its neighbours.
-        accepted : which part of all time is kept, as quantiles of the amplitude: (0, 0.35) keeps the lowest 35 %.
+        Args:
+            times : (m,) s, rising.
+            trace : (m,) amplitudes in any unit; each holds until halfway to its neighbours.
+            accepted : which part of all time is kept, as quantiles of the amplitude: (0, 0.35) keeps the lowest 35 %.
+
         Raises ValueError where the trace has too few different amplitudes for so many gates.
         """
         times, trace = _numbers(times, "times (s)"), _numbers(trace, "trace")
@@ -232,7 +244,9 @@ def _quantiles(values: np.ndarray, weights: np.ndarray, fractions: np.ndarray) -
 def split_events(events: np.ndarray, index: np.ndarray, n: int) -> list[np.ndarray]:
     """Return the events of every frame or gate, in their order; those with index -1 are left out.
 
-    events : (m, ...), or anything else that belongs to them.  index : (m,) from `Frames.index_of` or `Gates.index_of`.
+    Args:
+        events : (m, ...), or anything else that belongs to them.
+        index : (m,) from `Frames.index_of` or `Gates.index_of`.
     """
     if np.size(index) and np.max(index) >= n:
         raise ValueError(f"events belong to parts up to number {np.max(index)}, there are {n}")
@@ -244,12 +258,14 @@ def split_events(events: np.ndarray, index: np.ndarray, n: int) -> list[np.ndarr
 def histogram_events(
     sinogram: PETSinogram, events: Any, index: Any, n: int, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the counts of every bin in every frame or gate, (n, *sinogram.shape) float32.
+    """Return the counts of every bin in every frame or gate, (n, ``*sinogram.shape``) float32.
 
-    events : (m, 2) crystal numbers, or (m, 3) with the TOF bin (left unread where the sinogram has none); those outside
-        of the sinogram are left out.
-    index : (m,) frame or gate of every event, -1 for none.
-    out : counts to add to, for events in chunks; contiguous. float32 counts to 2^24 in a bin, int32 to 2^31.
+    Args:
+        events : (m, 2) crystal numbers, or (m, 3) with the TOF bin (left unread where the sinogram has none); those
+            outside of the sinogram are left out.
+        index : (m,) frame or gate of every event, -1 for none.
+        out : counts to add to, for events in chunks; contiguous. float32 counts to 2^24 in a bin, int32 to 2^31.
+
     Raises ValueError where lengths differ, an index is too large, or `out` does not fit.
     """
     events, index = np.asarray(events), np.asarray(index)

@@ -20,15 +20,17 @@ from .acquisition import AcquisitionModel, take_views
 class Scan:
     """An acquisition: what a file holds and a reconstruction starts from.
 
-    counts : (..., *geometry.shape) measured counts; not negative, fractions are allowed (weighted simulations).
-    geometry : where the SPECT camera was, or the bins of a PET sinogram.
-    background : expected scatter and other counts outside the model, a number or an array like counts.
-    factors : time x calibration x normalisation, a number or an array that broadcasts to counts; of a PET sinogram an
-        array also holds the number of crystal pairs of each bin (`PETSinogram.multiplicity`).
-    duration : seconds, per view for SPECT and of the scan for PET, or None where unknown.
-    radionuclide : a name `isotope` knows, or None.
-    energy_window : (lower, upper) keV, or None.
-    description : free text.
+    Args:
+        counts : (..., ``*geometry.shape``) measured counts; not negative, fractions are allowed (weighted simulations).
+        geometry : where the SPECT camera was, or the bins of a PET sinogram.
+        background : expected scatter and other counts outside the model, a number or an array like counts.
+        factors : time x calibration x normalisation, a number or an array that broadcasts to counts; of a PET sinogram
+            an array also holds the number of crystal pairs of each bin (`PETSinogram.multiplicity`).
+        duration : seconds, per view for SPECT and of the scan for PET, or None where unknown.
+        radionuclide : a name `isotope` knows, or None.
+        energy_window : (lower, upper) keV, or None.
+        description : free text.
+
     Raises ValueError where counts are negative or not finite, or shapes do not fit the geometry.
     """
 

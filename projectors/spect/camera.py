@@ -22,13 +22,16 @@ from ..core.operator import Shape
 class SPECTGeometry(FrozenArrays):
     """The positions of parallel-hole detectors: one angle, radius and shift per view.
 
-    angles : (views,) gantry angles in degrees (DICOM sense, see the module's first lines); any list.
-    radius : one number or (views,), mm from the rotation axis to the collimator face: body contours are fine.
-    n_bins : (bins along u, rows along z).
-    pixel_size : (du, dz) in mm, or one number; it need not equal the voxel size.
-    shift : (views,) or one number, mm by which the detector's centre is displaced along u (centre-of-rotation offset).
-    axial_shift : mm by which the detector's centre is displaced along z; all views.
-    head : (views,) which detector head took a view; information only.
+    Args:
+        angles : (views,) gantry angles in degrees (DICOM sense, see the module's first lines); any list.
+        radius : one number or (views,), mm from the rotation axis to the collimator face: body contours are fine.
+        n_bins : (bins along u, rows along z).
+        pixel_size : (du, dz) in mm, or one number; it need not equal the voxel size.
+        shift : (views,) or one number, mm by which the detector's centre is displaced along u (centre-of-rotation
+            offset).
+        axial_shift : mm by which the detector's centre is displaced along z; all views.
+        head : (views,) which detector head took a view; information only.
+
     Raises ValueError where lengths differ or values are not finite and positive.
     """
 
@@ -76,7 +79,8 @@ class SPECTGeometry(FrozenArrays):
     ) -> Self:
         """Return equally spaced views over `extent` degrees from `start`, in `direction` "ccw" or "cw" (from the feet).
 
-        radius : mm, one number or one per view (non-circular orbit).  More keywords go to `SPECTGeometry`.
+        Args:
+            radius : mm, one number or one per view (non-circular orbit).  More keywords go to `SPECTGeometry`.
         """
         if n_views < 1 or n_views % 1:
             raise ValueError(f"n_views must be a whole number, at least 1, got {n_views}")

@@ -28,7 +28,11 @@ class GaussianResponse(Protocol):
 class LinearResponse:
     """A Gaussian response whose width is linear: sigma(d) = slope d + intercept.
 
-    slope : mm per mm; intercept : mm.  Raises ValueError for negative values.
+    Args:
+        slope : mm per mm.
+        intercept : mm.
+
+    Raises ValueError for negative values.
     """
 
     slope: float
@@ -47,7 +51,9 @@ class LinearResponse:
 class CollimatorResponse:
     """Geometric and intrinsic resolution in quadrature: sigma(d) = sqrt((a d + b)^2 + c^2).
 
-    a : mm per mm; b, c : mm (c is the intrinsic resolution of the detector).
+    Args:
+        a : mm per mm.
+        b, c : mm (c is the intrinsic resolution of the detector).
     """
 
     a: float
@@ -67,9 +73,12 @@ class CollimatorResponse:
 class MeasuredResponse:
     """Point spread functions measured or simulated at several distances, of any shape (septal penetration, scatter).
 
-    distances : (k,) mm from the collimator face, increasing.
-    kernels : (k, nu, nz) with odd nu and nz, centred; they are scaled to sum to one (efficiency belongs in factors).
-    pixel_size : (du, dz) mm of the kernels' samples, or one number.
+    Args:
+        distances : (k,) mm from the collimator face, increasing.
+        kernels : (k, nu, nz) with odd nu and nz, centred; they are scaled to sum to one (efficiency belongs in
+            factors).
+        pixel_size : (du, dz) mm of the kernels' samples, or one number.
+
     Between distances the kernels are interpolated linearly, outside them the nearest is used.
     """
 
@@ -116,7 +125,9 @@ Response = GaussianResponse | MeasuredResponse
 class ParallelHoleCollimator:
     """A parallel-hole collimator by its dimensions in mm.
 
-    hole_diameter : flat to flat; septal_thickness; hole_length; hole_shape : "hexagonal", "round" or "square".
+    Args:
+        hole_diameter : flat to flat; septal_thickness; hole_length.
+        hole_shape : "hexagonal", "round" or "square".
     """
 
     hole_diameter: float
@@ -142,7 +153,9 @@ class ParallelHoleCollimator:
     def response(self, energy_kev: float, intrinsic_fwhm: float | None = None) -> CollimatorResponse:
         """Return sigma(d) at an energy: FWHM^2 = (D (L_e + d) / L_e)^2 + R_i^2.
 
-        intrinsic_fwhm : mm at this energy; by default 3.8 mm at 140 keV, scaled with (E / 140)^(-1/2).
+        Args:
+            intrinsic_fwhm : mm at this energy; by default 3.8 mm at 140 keV, scaled with (E / 140)^(-1/2).
+
         Source: Anger 1964; Cherry, Sorenson & Phelps, Physics in Nuclear Medicine, chapter on the gamma camera.
         """
         length, width = self.effective_length(energy_kev), FWHM_TO_SIGMA * self.hole_diameter

@@ -35,15 +35,16 @@ _BATCH_VALUES = 1 << 26  # of projections that are in memory at a time
 class EffectiveSource:
     """Scatter in water as seen from one side: a source, around each point of activity, of photons that fly to a camera.
 
-    energy_window : (lower, upper) keV of the photopeak window.
-    energy : keV of the emission.
-    energy_resolution : FWHM at that energy as a fraction; it goes as 1 / sqrt(E).
-    highest_order : up to how many Compton scatters a photon may undergo; 1 for single scatter.
-    degree : of the polynomial in cos(theta) that stands for the kernel's dependence on direction.
-    n_photons, seed : of the simulation of second and higher orders; the same numbers give the same kernel.
+    Args:
+        energy_window : (lower, upper) keV of the photopeak window.
+        energy : keV of the emission.
+        energy_resolution : FWHM at that energy as a fraction; it goes as 1 / sqrt(E).
+        highest_order : up to how many Compton scatters a photon may undergo; 1 for single scatter.
+        degree : of the polynomial in cos(theta) that stands for the kernel's dependence on direction.
+        n_photons, seed : of the simulation of second and higher orders; the same numbers give the same kernel.
 
     A decay at distance s from a point of water sends exp(-mu s) / (4 pi s^2) photons per area there. In a volume V they
-    turn towards a camera in direction n, theta away from their own, as if V held
+    turn towards a camera in direction n, theta away from their own, as if V held::
 
         K(s, theta) V = exp(-mu s) / s^2  n_e dsigma/dOmega(theta)  eps(E') / eps(E)  V
 
@@ -178,14 +179,15 @@ class EffectiveSource:
 
 
 class SPECTScatterProjector(Projector):
-    """Expected scatter in every bin of a SPECT camera from the activity in every voxel, in counts like the primaries'.
+    """Expected scatter in every bin of a SPECT camera from the activity in every voxel, in counts like the primaries'::
 
         y[v] = A_v ( mu / mu_water * (K_v conv x) ),       K_v(r) = K(|r|, angle between r and the camera of view v)
 
-    projector : the model of the primaries, with attenuation (one map for all items).
-    source : an `EffectiveSource`: energy window, energy resolution, and the kernel K.
-    spacing : mm; activity and attenuation are joined to cells of about this size, because scatter is smooth. Larger
-        cells are faster and blur the edges of the scatter: of a cylinder of 20 cm, 10 mm change it by 4 % rms.
+    Args:
+        projector : the model of the primaries, with attenuation (one map for all items).
+        source : an `EffectiveSource`: energy window, energy resolution, and the kernel K.
+        spacing : mm; activity and attenuation are joined to cells of about this size, because scatter is smooth. Larger
+            cells are faster and blur the edges of the scatter: of a cylinder of 20 cm, 10 mm change it by 4 % rms.
 
     A_v projects with the response of `projector` and its attenuation times `source.attenuation_ratio`, which is that of
     scattered photons. `projector(x) + scatter(x)` are all counts; both need the same time and sensitivity factors. Or
@@ -287,7 +289,7 @@ class SPECTScatterProjector(Projector):
 
     @cached_property
     def _kernels(self) -> np.ndarray:
-        """K times the cells' volume, towards every direction, with its middle at cell 0: (directions, *padded)."""
+        """K times the cells' volume, towards every direction, with its middle at cell 0: (directions, ``*padded``)."""
         return _kernels(self.source, self.coarse_grid, self.grid.voxel_size, self._directions)
 
     def _made(self, x: Array) -> tuple[Array, Array, list[Array]]:

@@ -27,14 +27,16 @@ _TAPS = 6  # voxels summed in one loop
 class Scratch(NamedTuple):
     """Working memory of one thread; made in Python, since allocations are slow to compile.
 
-    low, high, spare : planes of two levels and one to blur into, (columns + 4, padded lanes), two empty columns a side
-    work, wide, blurred : rows of padded lanes; work has room for the blur on either side
-    row, line : rows of lanes
-    survival, checkpoints : of one group of planes, and on entry to each group; empty without attenuation
-    remaining : (columns, lanes) survival up to the current plane
-    pair : (2, columns, lanes) the last two planes of the frame
-    start, order : the voxels in the order of their planes, as `_sort_voxels` lists them
-    tap_count, tap_voxel, tap_weight : the voxels that reach each column of a plane, as `_plane_taps` lists them
+    Args:
+        low, high, spare : planes of two levels and one to blur into, (columns + 4, padded lanes), two empty columns a
+            side
+        work, wide, blurred : rows of padded lanes; work has room for the blur on either side
+        row, line : rows of lanes
+        survival, checkpoints : of one group of planes, and on entry to each group; empty without attenuation
+        remaining : (columns, lanes) survival up to the current plane
+        pair : (2, columns, lanes) the last two planes of the frame
+        start, order : the voxels in the order of their planes, as `_sort_voxels` lists them
+        tap_count, tap_voxel, tap_weight : the voxels that reach each column of a plane, as `_plane_taps` lists them
     """
 
     low: np.ndarray
@@ -97,7 +99,10 @@ def make_scratch(plan: SPECTPlan, shape: tuple[int, ...], stride: int, absorbed:
 def forward(image, absorbed, plan, scratch, stride, first, n, out):
     """out[v] = the projection of `image` for v in first::n, every step fused.
 
-    image : (nx, ny, L); absorbed : 1 - exp(-mu h / 2), the same shape, or empty; out : (V, bins, rows * stride).
+    Args:
+        image : (nx, ny, L).
+        absorbed : 1 - exp(-mu h / 2), the same shape, or empty.
+        out : (V, bins, rows * stride).
     """
     low, high, spare = scratch.low, scratch.high, scratch.spare
     for v in range(first, out.shape[0], n):

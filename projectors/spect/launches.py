@@ -26,8 +26,10 @@ _SCRATCH = 1 << 30  # bytes of scratch memory per launch; more views than fit go
 class CudaPlan(NamedTuple):
     """What the launches know of a projector.
 
-    tables : keeps a `DevicePlan` for each device and precision.
-    absorbed_like : returns 1 - exp(-mu h / 2) like an array, (nx, ny, nz) or (B, nx, ny, nz); None without attenuation.
+    Args:
+        tables : keeps a `DevicePlan` for each device and precision.
+        absorbed_like : returns 1 - exp(-mu h / 2) like an array, (nx, ny, nz) or (B, nx, ny, nz); None without
+            attenuation.
     """
 
     host: SPECTPlan

@@ -32,15 +32,17 @@ RAY_VARIANCE = 1 / 6  # linear interpolation, mean over offsets
 class SPECTPlan(NamedTuple):
     """What the kernels need to know, as arrays; V views, C classes of views with equal distances, F levels not swept.
 
-    to_frame : (V, 2, 3), (plane, column) = M (1, i, j) for voxel (i, j)
-    to_image : (V, 2, 3), (i, j) = M (1, plane, column)
-    rows : (V, planes, 2), first and last + 1 column that the image can reach in a plane
-    view_class : (V,)
-    level, upper : (C, planes), the lower of the two levels of a plane, and the upper one's share
-    steps : (C, levels, 2, 2), from a level to the one below along u and z: variance (samples^2) and fourth cumulant
-    u_start, u_weights : (C, F, bins), (C, F, bins, width), bins from columns: blur of the lowest levels, and resampling
-    z_taps : (C, F, 2 R + 1), the blur of the lowest levels along z
-    z_start, z_weights : (rows,), (rows, width), detector rows from slices; empty where they coincide
+    Args:
+        to_frame : (V, 2, 3), (plane, column) = M (1, i, j) for voxel (i, j)
+        to_image : (V, 2, 3), (i, j) = M (1, plane, column)
+        rows : (V, planes, 2), first and last + 1 column that the image can reach in a plane
+        view_class : (V,)
+        level, upper : (C, planes), the lower of the two levels of a plane, and the upper one's share
+        steps : (C, levels, 2, 2), from a level to the one below along u and z: variance (samples^2) and fourth cumulant
+        u_start, u_weights : (C, F, bins), (C, F, bins, width), bins from columns: blur of the lowest levels, and
+            resampling
+        z_taps : (C, F, 2 R + 1), the blur of the lowest levels along z
+        z_start, z_weights : (rows,), (rows, width), detector rows from slices; empty where they coincide
     """
 
     to_frame: np.ndarray
@@ -250,7 +252,9 @@ def _blur_levels(
 def _cumulants(total: np.ndarray, n_free: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the (variance, fourth cumulant) of the lowest `n_free` levels and of the steps.
 
-    total : (C, levels, 2) variance left to the blur, samples squared.
+    Args:
+        total : (C, levels, 2) variance left to the blur, samples squared.
+
     A plane between two levels is a mixture of two Gaussians: its fourth cumulant is up to 3/4 of the step squared, so
     every level gets half of that with a minus sign (and a touch for the splat), as far as its taps stay non-negative.
     The peak of a point then is within 2 % of a Gaussian's from a sigma of one sample on, wherever it lies.

@@ -34,21 +34,24 @@ _IMAGES_BYTES = 1 << 30  # for the partial images of a back projection
 
 
 class SPECTProjector(BatchProjector):
-    """Expected counts in every bin of a parallel-hole camera from the activity in every voxel.
+    """Expected counts in every bin of a parallel-hole camera from the activity in every voxel::
 
         y[v, u, z] = sum over voxels of  x * survival(voxel, v) * response(u, z; distance(voxel, v))
 
-    grid : the image, (nx, ny, nz).  geometry : the camera; projections are (views, bins, rows).
-    attenuation : linear attenuation coefficients in 1/cm at the emission energy, (nx, ny, nz), or (B, nx, ny, nz) for a
-        batch in which each item has its own.  Rays run straight to the detector; half of the own voxel is counted.
-    response : `LinearResponse`, `CollimatorResponse` (from `collimator(name).response(keV)`), anything with
-        `sigma(distance_mm) -> mm`, or a `MeasuredResponse`; None for perfect resolution.
-    sampling : "splat" gives every voxel's activity to the detector's lattice with weights that sum to one: nothing is
-        lost and a point has exactly the response's width wherever that is at least one pixel (with no response it is
-        spread by half a pixel). "rays" integrates along lines instead: sharper without a response, but a point's total
-        then varies with its position by some ten percent.
-    blur : "planes" lets planes share their blur (fast, Gaussian responses); "direct" convolves each plane with its own
-        kernel (reference; what a MeasuredResponse always uses).
+    Args:
+        grid : the image, (nx, ny, nz).
+        geometry : the camera; projections are (views, bins, rows).
+        attenuation : linear attenuation coefficients in 1/cm at the emission energy, (nx, ny, nz), or (B, nx, ny, nz)
+            for a batch in which each item has its own.  Rays run straight to the detector; half of the own voxel is
+            counted.
+        response : `LinearResponse`, `CollimatorResponse` (from `collimator(name).response(keV)`), anything with
+            `sigma(distance_mm) -> mm`, or a `MeasuredResponse`; None for perfect resolution.
+        sampling : "splat" gives every voxel's activity to the detector's lattice with weights that sum to one: nothing
+            is lost and a point has exactly the response's width wherever that is at least one pixel (with no response
+            it is spread by half a pixel). "rays" integrates along lines instead: sharper without a response, but a
+            point's total then varies with its position by some ten percent.
+        blur : "planes" lets planes share their blur (fast, Gaussian responses); "direct" convolves each plane with its
+            own kernel (reference; what a MeasuredResponse always uses).
 
     A voxel of 1 adds 1 to the total of each view without attenuation, as long as it is in the field of view; counts per
     decay, time and sensitivity belong in `AcquisitionModel`. Activity behind the collimator face counts as at its face.
@@ -58,7 +61,7 @@ class SPECTProjector(BatchProjector):
     arrays and CUDA tensors. float64 where the input is float64, otherwise float32. The adjoint is the exact transpose.
     Raises ValueError for mismatched shapes, negative, infinite or implausible attenuation.
     Source: Zeng & Gullberg 1992, IEEE Trans Nucl Sci 39:1444 (a response for each depth, in the frequency domain, as
-        blur="direct" has it); the levels of blur are explained in docs/spect.md.
+    blur="direct" has it); the levels of blur are explained in docs/spect.md.
     """
 
     def __init__(
@@ -100,7 +103,8 @@ class SPECTProjector(BatchProjector):
     def with_attenuation(self, attenuation: Array | None) -> Self:
         """Return the same projector for another map, or one for each item of a batch; the tables are shared.
 
-        attenuation : as for a new projector.
+        Args:
+            attenuation : as for a new projector.
         """
         other: Self = object.__new__(type(self))
         checked = None if attenuation is None else _checked_attenuation(attenuation, self.grid, repr(self))

@@ -85,7 +85,7 @@ def fuse(x_em: Value, z: Value, s: Value, beta: Value) -> torch.Tensor:
 class _EMStep(torch.autograd.Function):
     """x, factors, background -> x m with m = L'(y / ybar) / s, where L v = factors A v and ybar = L x + background.
 
-    With q = y / ybar^2 and w = g x / s for a gradient g of the result:
+    With q = y / ybar^2 and w = g x / s for a gradient g of the result::
 
         g_x = m g - L'(q L w),    g_background = -q L w,    g_factors = (q background - 1 m) A w, of which "1 m" stands
         for - A(w m), the part of s = L'1.
@@ -162,7 +162,8 @@ def _em_gradients(
 def em_update(x: torch.Tensor, likelihood: CountsLikelihood, keep: bool = True) -> torch.Tensor:
     """Return one EM update whose gradients by image, factors and background cost one projection forth and back.
 
-    keep : hold one array of the size of the data until then; False makes it again.
+    Args:
+        keep : hold one array of the size of the data until then; False makes it again.
     """
     model = likelihood.model
     if getattr(model.scale, "requires_grad", False) or getattr(

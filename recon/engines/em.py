@@ -15,9 +15,12 @@ from .schedules import Order, sequential
 def em_step(x: Array, likelihood: Likelihood) -> Array:
     """Return one EM update, x * A'(y / ybar) / A'1, which is x - x / s * grad f(x) with the sensitivity s = A'1.
 
-    x : (..., x, y, z) activity >= 0.  Returns the same shape; voxels that no line crosses keep their value.
-    likelihood : of Poisson counts; for any other `Likelihood` the step is x - x / s * grad f(x), kept at 0 or above,
-        which has the same fixed points but need not be monotone.
+    Args:
+        x : (..., x, y, z) activity >= 0.
+        likelihood : of Poisson counts; for any other `Likelihood` the step is x - x / s * grad f(x), kept at 0 or
+            above, which has the same fixed points but need not be monotone.
+
+    Returns the same shape; voxels that no line crosses keep their value.
     torch tensors carry gradients to the image and to the factors and background of the model, twice; a step keeps one
     array of the size of the data for them.
     Raises ValueError where counts were measured but none are expected.
@@ -35,9 +38,10 @@ def mlem(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each EM update, for ever; stop by leaving the loop.
 
-    start : first image, not negative, or an `Iterate` to go on from (default: ones, in the library and on the device of
-        the data).
-    iteration : how many updates an image has behind it already, when resuming.
+    Args:
+        start : first image, not negative, or an `Iterate` to go on from (default: ones, in the library and on the
+            device of the data).
+        iteration : how many updates an image has behind it already, when resuming.
     """
     return osem(likelihood, start, 1, iteration=iteration)
 
@@ -54,7 +58,10 @@ def osem(
 
     Subset k holds the views (of list-mode data: the events) k, k + n, ... A list of likelihoods is a set of subsets of
     your own; n_subsets is then not used.
-    order : in which order the subsets are visited, such as `herman_meyer`; see `recon.schedules`.
+
+    Args:
+        order : in which order the subsets are visited, such as `herman_meyer`; see `recon.schedules`.
+
     The loop has no memory but the image: passing the last image as `start` (and its number as `iteration`), or the last
     iterate, goes on exactly.
     Raises ValueError for a start with negative, NaN or infinite values, or more subsets than views.

@@ -39,9 +39,13 @@ class Relaxed(State):
 class Anchored(State):
     """What SVRG and SAGA remember.
 
-    begun : the pass from which steps are counted.  phase : passes since the anchor.  anchor : its image.
-    length : by what all steps are multiplied, (..., 1, 1, 1).  found : the step from the last two anchors, where the
-    rule finds steps.  table : SAGA's gradients of the subsets.
+    Args:
+        begun : the pass from which steps are counted.
+        phase : passes since the anchor.
+        anchor : its image.
+        length : by what all steps are multiplied, (..., 1, 1, 1).
+        found : the step from the last two anchors, where the rule finds steps.
+        table : SAGA's gradients of the subsets.
     """
 
     begun: int
@@ -57,7 +61,9 @@ def gradient_step(
 ) -> Array:
     """Return x - step D g, kept between 0 and `upper`.
 
-    x, gradient, diagonal : (..., x, y, z).  step : a number, or an array that broadcasts to them.
+    Args:
+        x, gradient, diagonal : (..., x, y, z).
+        step : a number, or an array that broadcasts to them.
     """
     return array_namespace(x).clip(x - step * diagonal * gradient, 0.0, upper)
 
@@ -74,14 +80,18 @@ def bsrem(
     upper: float | None = None,
     iteration: int = 0,
 ) -> Iterator[Iterate]:
-    """Yield an `Iterate` after each pass of block-sequential regularised EM, for ever; stop by leaving the loop.
+    """Yield an `Iterate` after each pass of block-sequential regularised EM, for ever; stop by leaving the loop::
 
         x <- P[ x - a D(x) (n grad f_k(x) + grad U(x)) ],  D = x / (s + 1.5 diag(H_U) x)
 
     P keeps x between 0 and `upper`. With relaxed steps a it converges to the minimum of f + U. The classical D = x / s
     is `preconditioner=EMPreconditioner()`; with strong priors its steps are too long.
-    likelihood, prior : f and U, smooth, or None; or `f + U` alone.  start, n_subsets, order, iteration : as in `osem`.
-    step, preconditioner : rules of `recon.schedules`, or a number for the step.
+
+    Args:
+        likelihood, prior : f and U, smooth, or None; or `f + U` alone.
+        start, n_subsets, order, iteration : as in `osem`.
+        step, preconditioner : rules of `recon.schedules`, or a number for the step.
+
     Source: De Pierro & Yamagishi 2001; Ahn & Fessler 2003.
     """
     f, prior = taken_apart(likelihood, prior)
@@ -116,19 +126,23 @@ def svrg(
     upper: float | None = None,
     iteration: int = 0,
 ) -> Iterator[Iterate]:
-    """Yield an `Iterate` after each pass of variance-reduced gradient steps, for ever; stop by leaving the loop.
+    """Yield an `Iterate` after each pass of variance-reduced gradient steps, for ever; stop by leaving the loop::
 
         x <- P[ x - a D (n (grad f_k(x) - grad f_k(t)) + grad f(t) + grad U(x)) ]
 
     The anchor t is the image before every `anchor_every` passes. Its gradients take a pass of their own, which counts,
     is yielded too, and ends with one step by the full gradient; D is that of the anchor. Near the solution the noise
     of the subsets vanishes, so that steps need not shrink.
-    likelihood, prior : f and U, smooth, or None; or `f + U` alone.
-    start, n_subsets, order, iteration : as in `osem`. A start from one or two passes of `osem` saves time.
-    step, preconditioner : rules of `recon.schedules`; `BarzilaiBorwein()` finds the steps itself. Where the objective
-        at an anchor is higher than at the one before, the engine goes back there, and halves all steps from then on.
-    keep : hold the n gradients of the anchor in memory (n images); otherwise they are computed again, and every
-        pass costs two.
+
+    Args:
+        likelihood, prior : f and U, smooth, or None; or `f + U` alone.
+        start, n_subsets, order, iteration : as in `osem`. A start from one or two passes of `osem` saves time.
+        step, preconditioner : rules of `recon.schedules`; `BarzilaiBorwein()` finds the steps itself. Where the
+            objective at an anchor is higher than at the one before, the engine goes back there, and halves all steps
+            from then on.
+        keep : hold the n gradients of the anchor in memory (n images); otherwise they are computed again, and every
+            pass costs two.
+
     Give the model a little background: where next to nothing is expected a count makes a gradient without bound.
     An iterate remembers its anchor; handed back as `start`, it goes on exactly.
     Source: Johnson & Zhang 2013; Kereta et al. 2021 (in emission tomography); the recipe of the winners of the PETRIC
@@ -155,7 +169,7 @@ def saga(
     upper: float | None = None,
     iteration: int = 0,
 ) -> Iterator[Iterate]:
-    """Yield an `Iterate` after each pass of SAGA, for ever; stop by leaving the loop.
+    """Yield an `Iterate` after each pass of SAGA, for ever; stop by leaving the loop::
 
         x <- P[ x - a D (n (grad f_k(x) - g_k) + sum of all g + grad U(x)) ],  then g_k = grad f_k(x before)
 

@@ -34,8 +34,10 @@ class Coefficients(State):
 def kem_step(coefficients: Array, likelihood: CountsLikelihood, kernel: LinearOperator) -> Array:
     """Return one EM update of the coefficients, alpha * K'A'(y / ybar) / K'A'1 with ybar = model(K alpha).
 
-    coefficients : (..., *kernel.in_shape) >= 0.  Returns the same shape; coefficients that nothing is known about,
-    K'A'1 = 0, keep their value.
+    Args:
+        coefficients : (..., ``*kernel.in_shape``) >= 0.
+
+    Returns the same shape; coefficients that nothing is known about, K'A'1 = 0, keep their value.
     Raises ValueError where counts were measured but none are expected.
     Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61.
     """
@@ -52,14 +54,16 @@ def kem(
     order: Order = sequential,
     iteration: int = 0,
 ) -> Iterator[Iterate]:
-    """Yield an `Iterate` after each pass over `n_subsets` subsets of the views, for ever; stop by leaving it.
+    """Yield an `Iterate` after each pass over `n_subsets` subsets of the views, for ever; stop by leaving it::
 
         alpha <- alpha / (K' A_k' n) * K' A_k'(n y / ybar),   ybar = n A_k K alpha + r,   x = K alpha
 
-    kernel : K, an operator of the images, or of all frames of a dynamic scan (`SpatioTemporalKernel`), whose data are
-        (frames, *views).
-    start : first coefficients, not negative (default: ones, in the library and on the device of the data), or an
-        iterate to go on from.
+    Args:
+        kernel : K, an operator of the images, or of all frames of a dynamic scan (`SpatioTemporalKernel`), whose data
+            are (frames, ``*views``).
+        start : first coefficients, not negative (default: ones, in the library and on the device of the data), or an
+            iterate to go on from.
+
     n_subsets, or a list of likelihoods, order, iteration : as in `osem`.
     An iterate's image is K alpha, and `iterate.state["coefficients"]` alpha, which is all that the loop remembers. With
     one subset the likelihood never gets worse.

@@ -76,8 +76,9 @@ def repeat(
 ) -> Iterator[Shown]:
     """Yield after each pass over the parts, for ever: `x = step(x, parts[k])` for k in the order of the pass.
 
-    at : passes done, and what is carried from step to step, an image or more.
-    show : makes of both what is yielded.
+    Args:
+        at : passes done, and what is carried from step to step, an image or more.
+        show : makes of both what is yielded.
     """
     iteration, carried = at
     while True:

@@ -25,7 +25,10 @@ class Parameterisation(Protocol):
     def fit(self, target: Array, weight: Array, steps: int) -> Self:
         """Return the parameterisation after `steps` steps that lower `surrogate(self.image(), target, weight)`.
 
-        target : like the image, >= 0.  weight : >= 0, broadcasts to it.
+        Args:
+            target : like the image, >= 0.
+            weight : >= 0, broadcasts to it.
+
         They start at the latent as it is. A frozen value returns another one, a network may return itself.
         """
 
@@ -41,7 +44,9 @@ class ParameterisedIterate(NamedTuple):
 def surrogate(image: Array, target: Array, weight: Array) -> Array:
     """Return sum over voxels of weight * (x - target * log x), which is lowest at x = target; torch differentiates it.
 
-    image : (..., x, y, z) >= 0, and > 0 wherever weight and target are.  target, weight : broadcast to it.
+    Args:
+        image : (..., x, y, z) >= 0, and > 0 wherever weight and target are.
+        target, weight : broadcast to it.
     """
     xp = array_namespace(image)
     counted = (target * weight) > 0
@@ -59,7 +64,7 @@ def parameterised_em(
 ) -> Iterator[ParameterisedIterate]:
     """Yield a `ParameterisedIterate` after each pass over `n_subsets` subsets of the views, for ever.
 
-    Optimisation transfer, with x = P(latent) and s = A'1:
+    Optimisation transfer, with x = P(latent) and s = A'1::
 
         x_EM = x / s * A'(y / ybar)
         latent <- lower sum_j s_j (x_j - x_EM,j log x_j) in x = P(latent), by `steps` steps from the latent as it is
@@ -68,10 +73,13 @@ def parameterised_em(
     likelihood never gets worse if a fit does not raise the sum; it need not find the lowest value. With
     `KernelCoefficients` and one step this is `kem`.
     n_subsets, or a list of likelihoods : as in `osem`.
-    iteration : how many passes the parameterisation has behind it already, when resuming.
+
+    Args:
+        iteration : how many passes the parameterisation has behind it already, when resuming.
+
     Raises ValueError for an image of another shape than the projector's, more subsets than views, and steps < 1.
     Source: De Pierro 1995, IEEE Trans Med Imaging 14:132 (the sum); Wang & Qi 2015, IEEE Trans Med Imaging 34:61
-        (kernels); Li et al. 2023, IEEE Trans Med Imaging 42:785 (networks).
+    (kernels); Li et al. 2023, IEEE Trans Med Imaging 42:785 (networks).
     """
     if steps < 1:
         raise ValueError(f"parameterised_em steps must be at least 1, got {steps}")
@@ -96,7 +104,10 @@ def _detached(x: Array) -> Array:
 class KernelCoefficients:
     """The parameterisation x = K alpha of kernel EM.
 
-    kernel : K, an operator of images.  coefficients : alpha >= 0, (..., *kernel.in_shape).
+    Args:
+        kernel : K, an operator of images.
+        coefficients : alpha >= 0, (..., ``*kernel.in_shape``).
+
     Raises ValueError for coefficients that do not fit, or are negative or not finite.
     """
 

@@ -24,15 +24,18 @@ class Gradient(Protocol):
 
 
 def em_fuse(x_em: Array, z: Array, sensitivity: Array, beta: Array | float) -> Array:
-    """Return the image that joins an EM image to a target z, voxel by voxel.
+    """Return the image that joins an EM image to a target z, voxel by voxel::
 
         argmin over x >= 0 of  s (x - x_em log x) + beta / 2 (x - z)^2
 
     which is the root x >= 0 of  beta x^2 + (s - beta z) x - s x_em = 0.  beta -> 0 gives x_em, beta -> infinity gives
     max(z, 0), and where s = 0 the result is max(z, 0).
 
-    x_em, z : (..., x, y, z).  sensitivity : s >= 0, broadcasts to them.  beta : > 0, a number or an array that
-    broadcasts to them, in units of s / x.
+    Args:
+        x_em, z : (..., x, y, z).
+        sensitivity : s >= 0, broadcasts to them.
+        beta : > 0, a number or an array that broadcasts to them, in units of s / x.
+
     Keeps its digits in float32 for any ratio of beta and s. torch tensors carry gradients to all four arguments, twice.
     This is the image update of MAP-EM with a quadratic surrogate (De Pierro 1995), and of the learned methods built on
     it: IterCNN (Gong et al. 2018), DIPRecon (Gong et al. 2019), MAPEM-Net, BCD-Net (Lim et al. 2020) and FBSEM-Net
@@ -50,7 +53,7 @@ def em_fuse(x_em: Array, z: Array, sensitivity: Array, beta: Array | float) -> A
 
 
 def map_em_step(x: Array, likelihood: Likelihood, prior: SmoothPrior, share: float = 1.0) -> Array:
-    """Return one MAP-EM update: the minimiser of separable surrogates of the likelihood and of the prior.
+    """Return one MAP-EM update: the minimiser of separable surrogates of the likelihood and of the prior::
 
         argmin over t >= 0 of  s (t - x_em log t) + g t + c / 2 (t - x)^2
 
@@ -93,8 +96,11 @@ def map_em(
 
     With one subset the penalised objective falls at every iteration, to its minimum. Subsets are faster at first and
     then circle around it.
-    likelihood, prior : f and U, U with a curvature, such as `beta * Huber(delta)`; or `f + U` alone.
-    start, order, iteration : as in `osem`.
+
+    Args:
+        likelihood, prior : f and U, U with a curvature, such as `beta * Huber(delta)`; or `f + U` alone.
+        start, order, iteration : as in `osem`.
+
     Source: De Pierro 1995.
     """
     return _penalised(likelihood, prior, start, n_subsets, order, iteration, map_em_step)
@@ -111,9 +117,11 @@ def osl(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each pass of the one-step-late algorithm, for ever; stop by leaving the loop.
 
-    likelihood, prior : f and U, U anything with a gradient, such as `beta * RelativeDifference(...)` or a median root
-        prior; or `f + U` alone.
-    start, order, iteration : as in `osem`. It need not converge; see `osl_step`.
+    Args:
+        likelihood, prior : f and U, U anything with a gradient, such as `beta * RelativeDifference(...)` or a median
+            root prior; or `f + U` alone.
+        start, order, iteration : as in `osem`. It need not converge; see `osl_step`.
+
     Source: Green 1990.
     """
     return _penalised(likelihood, prior, start, n_subsets, order, iteration, osl_step)

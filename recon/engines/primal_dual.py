@@ -29,21 +29,23 @@ def pdhg(
     iteration: int = 0,
     gamma: Array | float | None = None,
 ) -> Iterator[Iterate]:
-    """Yield an iterate after each step that minimises f(x) + U(x) over x >= 0, for ever; stop by leaving the loop.
+    """Yield an iterate after each step that minimises f(x) + U(x) over x >= 0, for ever; stop by leaving the loop::
 
         x <- max(0, x - T z_ahead)
         p <- prox of S f*(p + S A x),   q <- prox of S0 U*(q + S0 K x)
         z_ahead <- 2 z - z before,      z = s + A'p + K'q
 
-    likelihood : a `PoissonLikelihood` or a `ListmodeLikelihood`, or a list of them, which are added up; or `f + U`.
-    prior : U, any `ProximablePrior` such as `beta * TotalVariation()`, or None. Those on gradients are treated exactly,
-        by the ball of their dual; any other one by its proximal map.
-    start : first image, not negative (default: one EM step from a uniform image), or an `Iterate` of the same problem,
-        which goes on bit for bit: its state holds "data_0", ... (the duals -y / ybar), "prior" (the dual q), "gradient"
-        (z) and "ahead" (z_ahead).
-    iteration : how many iterations an image as `start` has behind it already.
-    gamma : 1 / the typical value of the image, the balance between dual and primal steps; a number or one for each item
-        of a batch (default: from one EM step, sum x / sum x^2). Any positive value converges.
+    Args:
+        likelihood : a `PoissonLikelihood` or a `ListmodeLikelihood`, or a list of them, which are added up; or `f + U`.
+        prior : U, any `ProximablePrior` such as `beta * TotalVariation()`, or None. Those on gradients are treated
+            exactly, by the ball of their dual; any other one by its proximal map.
+        start : first image, not negative (default: one EM step from a uniform image), or an `Iterate` of the same
+            problem, which goes on bit for bit: its state holds "data_0", ... (the duals -y / ybar), "prior" (the dual
+            q), "gradient" (z) and "ahead" (z_ahead).
+        iteration : how many iterations an image as `start` has behind it already.
+        gamma : 1 / the typical value of the image, the balance between dual and primal steps; a number or one for each
+            item of a batch (default: from one EM step, sum x / sum x^2). Any positive value converges.
+
     One iteration is one projection and one back projection of all data.
     Raises ValueError for a start that does not fit, is negative or not finite, and for counts where no line crosses the
     image and no background is expected; TypeError for a prior with a gradient only.
@@ -66,15 +68,18 @@ def spdhg(
 
     Each step draws one dual block: a subset of the views (of list-mode data: of the events) with probability 1 / n, or,
     where there is a prior, 1 / (2 n), and the prior with probability 1 / 2. An epoch is as many steps as visit each
-    subset once on average: n, or 2 n. The steps are those of the module's `pdhg`, for the block that was drawn, with
+    subset once on average: n, or 2 n. The steps are those of the module's `pdhg`, for the block that was drawn, with::
 
         S_i = gamma rho / (A_i 1),  T = min over blocks of p_i rho / (gamma A_i'1)
         S_0 = gamma rho s / |K|^2,  T_0 = p_0 rho / (gamma s),  s half the mean sensitivity of the voxels that are seen
         z_ahead = z + (the change of z) / p_i
 
     and rho = 0.999.
-    likelihood : as in `pdhg`; a list is a set of subsets of your own, and n_subsets is then not used.
-    seed : the blocks of an epoch depend on it and on the number of the epoch alone.
+
+    Args:
+        likelihood : as in `pdhg`; a list is a set of subsets of your own, and n_subsets is then not used.
+        seed : the blocks of an epoch depend on it and on the number of the epoch alone.
+
     The other arguments are those of `pdhg`. All duals are kept: as much memory as the data, twice.
     Raises ValueError as `pdhg`, and for more subsets than views.
     Source: Chambolle, Ehrhardt, Richtarik & Schonlieb 2018, SIAM J Optim 28:2783; Ehrhardt, Markiewicz & Schonlieb

@@ -39,7 +39,9 @@ def lbfgsb(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each step of a projected, preconditioned L-BFGS, for ever; stop by leaving the loop.
 
-    likelihood, prior : f and U, smooth, or None; or `f + U` alone.
+    Args:
+        likelihood, prior : f and U, smooth, or None; or `f + U` alone.
+
     Minimises f + U over x >= 0, on any array library. Voxels that are 0 and would go below stay; the others take the
     step  -D^1/2 H D^1/2 g, H from the last `memory` changes of image and gradient in the variables x / sqrt(D), halved
     until the objective falls (every try costs a pass over the data). D is that of the start.
@@ -66,7 +68,10 @@ def lbfgsb_scipy(
     """Return the minimiser of f + U over x >= 0 that SciPy's L-BFGS-B finds in the variables x / sqrt(D).
 
     The reference for tests and benchmarks: one image, in float64 on the host.
-    tolerance : on the relative fall of the objective.
+
+    Args:
+        tolerance : on the relative fall of the objective.
+
     Raises RuntimeError where SciPy gives up.
     Source: Byrd, Lu, Nocedal & Zhu 1995.
     """

@@ -125,11 +125,14 @@ class StepDown:
 
 @dataclass(frozen=True)
 class BarzilaiBorwein:
-    """Steps from the curvature met between the last two anchors of `svrg`, in the metric of the preconditioner D.
+    """Steps from the curvature met between the last two anchors of `svrg`, in the metric of the preconditioner D::
 
         step = <dx, dg> / <dg, D dg>,  dx and dg the changes of image and gradient
 
-    first : the step until there are two anchors.  lowest, highest : bounds for the rule.
+    Args:
+        first : the step until there are two anchors.
+        lowest, highest : bounds for the rule.
+
     Source: Barzilai & Borwein 1988; Tan et al. 2016 (with SVRG).
     """
 
@@ -165,7 +168,8 @@ class Preconditioner(Protocol):
 class EMPreconditioner:
     """D = x / s: with a step of 1 and no prior, the gradient step is an EM update.
 
-    floor : x counts as at least this part of its maximum, so that voxels at 0 can move.
+    Args:
+        floor : x counts as at least this part of its maximum, so that voxels at 0 can move.
     """
 
     floor: float = 1e-6
@@ -178,7 +182,10 @@ class EMPreconditioner:
 class PriorAware:
     """D = x / (s + weight * diag(H_U(x)) x), H_U the Hessian of the prior: where the prior is steep, steps are short.
 
-    weight : what the Hessian's other entries add.  floor : as in `EMPreconditioner`.
+    Args:
+        weight : what the Hessian's other entries add.
+        floor : as in `EMPreconditioner`.
+
     Source: the recipe of the winners of the PETRIC challenge 2024.
     """
 

@@ -39,23 +39,27 @@ def ostr(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each pass over `n_subsets` subsets of the views, for ever; stop by leaving the loop.
 
-    likelihood : f, or `f + U`, whose prior is then the penalty.
-    Minimises f(mu) + U(mu) over mu >= 0 by separable parabolas that touch the objective at the current map:
+    Args:
+        likelihood : f, or `f + U`, whose prior is then the penalty.
+
+    Minimises f(mu) + U(mu) over mu >= 0 by separable parabolas that touch the objective at the current map::
 
         mu <- max(0, mu - (n grad f_k + grad U) / (n A_k'(c a) / 100 + curvature of U)),   a = A_k 1
 
-    start : mu in 1/cm, not negative (default: zeros, in the library and on the device of the data).
-    penalty : U, a prior with a curvature such as `beta * Huber(delta, neighbours=8)`; None for maximum likelihood.
-    curvature : c of every bin. "optimal" is made anew for every update, the least one for which the parabolas lie above
-        the objective: with n_subsets=1 it never increases. "precomputed" is (y - background)^2 / y, once for all: one
-        back projection instead of two in each update, longer steps, and no guarantee.
-    iteration : how many passes `start` has behind it already, when resuming.
+    Args:
+        start : mu in 1/cm, not negative (default: zeros, in the library and on the device of the data).
+        penalty : U, a prior with a curvature such as `beta * Huber(delta, neighbours=8)`; None for maximum likelihood.
+        curvature : c of every bin. "optimal" is made anew for every update, the least one for which the parabolas lie
+            above the objective: with n_subsets=1 it never increases. "precomputed" is (y - background)^2 / y, once for
+            all: one back projection instead of two in each update, longer steps, and no guarantee.
+        iteration : how many passes `start` has behind it already, when resuming.
+
     The loop has no memory but the map: passing the last one as `start` goes on exactly. With subsets the first passes
     are faster, but the maps end up in a small cycle around the minimum. Voxels that no line crosses keep their value if
     there is no penalty.
     Raises ValueError for a start with negative, NaN or infinite values, more subsets than views, unknown curvatures.
     Source: Erdogan & Fessler 1999, Phys Med Biol 44:2835 (ordered subsets), and IEEE Trans Med Imaging 18:801 (the
-        parabolas).
+    parabolas).
     """
     if n_subsets < 1:
         raise ValueError(f"n_subsets must be at least 1, got {n_subsets}")

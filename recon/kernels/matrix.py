@@ -52,8 +52,10 @@ class Rows(NamedTuple):
 class KernelOperator(BatchOperator):
     """A sparse matrix that mixes voxels, x = K alpha, whose rows are not negative and sum to one.
 
-    matrix : (voxels, voxels), any SciPy sparse matrix; `kernel_matrix` makes one from images.
-    shape : of the image, (x, y, z).
+    Args:
+        matrix : (voxels, voxels), any SciPy sparse matrix; `kernel_matrix` makes one from images.
+        shape : of the image, (x, y, z).
+
     A matrix whose rows sum to one is not symmetric, also where similarity is: K' is the true transpose, kept by its own
     rows, so that both directions gather. Weights are float32 unless the matrix is float64.
     Runs on NumPy arrays and CPU tensors (numba, all threads) and on CuPy arrays and CUDA tensors (by the array library,
@@ -138,8 +140,10 @@ class KernelOperator(BatchOperator):
 class SpatioTemporalKernel(BatchOperator):
     """A kernel for all frames of a dynamic scan, K = K_t (x) K_s: x[f] = sum over g of K_t[f, g] K_s alpha[g].
 
-    temporal : K_t, (frames, frames), not negative, rows that sum to one; for instance `temporal_kernel(...)`.
-    spatial : K_s, an operator from images to images; where its rows sum to one, those of the product do too.
+    Args:
+        temporal : K_t, (frames, frames), not negative, rows that sum to one; for instance `temporal_kernel(...)`.
+        spatial : K_s, an operator from images to images; where its rows sum to one, those of the product do too.
+
     Acts on (..., frames, x, y, z), and keeps no matrix of the product.
     Raises ValueError for a temporal matrix that is not square, negative, or whose rows do not sum to one.
     Source: Wang 2019, IEEE Trans Med Imaging 38:664.
@@ -187,29 +191,31 @@ def kernel_matrix(
     patch: int = 1,
     mask: Array | None = None,
 ) -> KernelOperator:
-    """Return the kernel of an image's similar neighbours, a `KernelOperator`.
+    """Return the kernel of an image's similar neighbours, a `KernelOperator`::
 
         K[i, j] = k(i, j) / sum over the neighbours l of k(i, l)
         k(i, j) = exp(-sum over features (f_i - f_j)^2 / (2 sigma^2 std(f)^2) - |r_i - r_j|^2 / (2 spatial_sigma^2))
 
-    features : the guide, (x, y, z), or several, (F, x, y, z) or a list: MR, CT, or composite frames of the dynamic scan
-        (images of a few long frames). All on the grid of the reconstruction.
-    grid : for the voxel size; without it voxels are cubes of edge 1.
-    n_neighbours : how many voxels, itself included, a voxel mixes: those of the largest k, and of equal ones the
-        nearest. Fewer where the window or the mask holds fewer.
-    window : edges of the box around the voxel in which neighbours are searched, in voxels, odd: one number or three.
-        None for the whole image: the nearest in the space of the features, by a tree. (With spatial_sigma the
-        coordinates are further features.)
-    sigma : the width of the Gaussian in standard deviations of a feature; one number, or one for each feature.
-    spatial_sigma : mm (voxels without a grid); None for no weight by distance.
-    patch : compares patches of this edge around the voxels instead of their values alone, odd; the squared difference
-        is the mean over the patch, so that sigma need not be changed. The image's border is repeated.
-    mask : booleans (x, y, z). A voxel outside has itself as its only neighbour. std(f) is that inside.
+    Args:
+        features : the guide, (x, y, z), or several, (F, x, y, z) or a list: MR, CT, or composite frames of the dynamic
+            scan (images of a few long frames). All on the grid of the reconstruction.
+        grid : for the voxel size; without it voxels are cubes of edge 1.
+        n_neighbours : how many voxels, itself included, a voxel mixes: those of the largest k, and of equal ones the
+            nearest. Fewer where the window or the mask holds fewer.
+        window : edges of the box around the voxel in which neighbours are searched, in voxels, odd: one number or
+            three. None for the whole image: the nearest in the space of the features, by a tree. (With spatial_sigma
+            the coordinates are further features.)
+        sigma : the width of the Gaussian in standard deviations of a feature; one number, or one for each feature.
+        spatial_sigma : mm (voxels without a grid); None for no weight by distance.
+        patch : compares patches of this edge around the voxels instead of their values alone, odd; the squared
+            difference is the mean over the patch, so that sigma need not be changed. The image's border is repeated.
+        mask : booleans (x, y, z). A voxel outside has itself as its only neighbour. std(f) is that inside.
+
     Memory is `KernelOperator.nbytes`, 16 bytes for each voxel inside and neighbour.
     Raises ValueError for shapes that do not fit, features that are constant or not finite, widths that are not
     positive, windows and patches that are not odd.
     Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61 (composite frames, 48 neighbours, sigma 1); Hutchcroft et al.
-        2016, Phys Med Biol 61:6668 (features from anatomical images, windows and patches).
+    2016, Phys Med Biol 61:6668 (features from anatomical images, windows and patches).
     """
     guides = _guides(features)
     shape = guides.shape[1:]
@@ -230,12 +236,15 @@ def kernel_matrix(
 
 
 def hybrid_kernel(kernel: KernelOperator, image: Array, sigma: float = 1.0, patch: int = 1) -> KernelOperator:
-    """Return a kernel times a Gaussian of an image's differences, on the same neighbours, rows scaled to one again.
+    """Return a kernel times a Gaussian of an image's differences, on the same neighbours, rows scaled to one again::
 
         K[i, j] proportional to kernel[i, j] exp(-(x_i - x_j)^2 / (2 sigma^2 std(x)^2))
 
-    image : the current reconstruction (x, y, z), so that what the guide does not show is not smoothed away; std(x) is
-        that of the voxels that have neighbours.  patch : as in `kernel_matrix`.
+    Args:
+        image : the current reconstruction (x, y, z), so that what the guide does not show is not smoothed away; std(x)
+            is that of the voxels that have neighbours.
+        patch : as in `kernel_matrix`.
+
     Made anew at some iterations of `kem`, which goes on from its coefficients with the new kernel.
     Raises ValueError for an image that does not fit, is not finite, or is constant.
     Source: Deidda et al. 2019, Inverse Problems 35:044001.
@@ -254,7 +263,10 @@ def hybrid_kernel(kernel: KernelOperator, image: Array, sigma: float = 1.0, patc
 def hypr_kernel(composite: Array, blur: LinearOperator) -> LinearOperator:
     """Return the HYPR kernel x = c F alpha / (F c): detail comes from the composite image, level from alpha.
 
-    composite : c, (x, y, z) >= 0, an image of all frames together.  blur : F, such as a `GaussianBlur` of the grid.
+    Args:
+        composite : c, (x, y, z) >= 0, an image of all frames together.
+        blur : F, such as a `GaussianBlur` of the grid.
+
     K = diag(c / (F c)) F, so K c = c, whereas rows sum to (F 1) c / (F c), which is one only where c is flat. It is
     the relative image that has a kernel with rows of sum one: x / c = [diag(1 / (F c)) F diag(c)] (alpha / c), and EM
     is the same for alpha and for alpha / c.
@@ -273,13 +285,16 @@ def hypr_kernel(composite: Array, blur: LinearOperator) -> LinearOperator:
 
 
 def temporal_kernel(features: Array | Sequence[Array], sigma: float, n_neighbours: int | None = None) -> np.ndarray:
-    """Return a kernel of the frames for `SpatioTemporalKernel`, (frames, frames), float64, rows of sum one.
+    """Return a kernel of the frames for `SpatioTemporalKernel`, (frames, frames), float64, rows of sum one::
 
         K_t[f, g] proportional to exp(-|t_f - t_g|^2 / (2 sigma^2))
 
-    features : (frames,) such as the frames' mid-times in seconds, or (frames, n) such as their counts in a few bins.
-    sigma : in the unit of the features.
-    n_neighbours : how many frames, itself included, a frame mixes, those nearest to it; None for all.
+    Args:
+        features : (frames,) such as the frames' mid-times in seconds, or (frames, n) such as their counts in a few
+            bins.
+        sigma : in the unit of the features.
+        n_neighbours : how many frames, itself included, a frame mixes, those nearest to it; None for all.
+
     Raises ValueError for features that are not finite, a sigma that is not positive, and no neighbours.
     Source: Wang 2019, IEEE Trans Med Imaging 38:664.
     """
@@ -399,7 +414,10 @@ def _odd(edges: Window, name: str) -> tuple[int, int, int]:
 class _Jagged(NamedTuple):
     """Rows by falling length: first entries of all, second entries of those that have one, and so on.
 
-    index, weight : one after another.  counts : how many rows have each.  place : where a row is in that order.
+    Args:
+        index, weight : one after another.
+        counts : how many rows have each.
+        place : where a row is in that order.
     """
 
     index: Array  # type: ignore[assignment]  # hides tuple.index, which nobody calls
@@ -421,7 +439,7 @@ def _jagged(rows: Rows, x: Array) -> _Jagged:
 
 
 def _gather_jagged(plan: _Jagged, x: Array) -> Array:
-    """Return the rows' weighted sums of a batch (B, *image)."""
+    """Return the rows' weighted sums of a batch (B, ``*image``)."""
     xp, shape = array_namespace(x), tuple(x.shape)
     x = xp.reshape(x, (shape[0], -1))
     out, first = xp.zeros_like(x), 0

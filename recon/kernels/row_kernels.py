@@ -23,7 +23,8 @@ BLOCK = 4096
 def gather(start, index, weight, x, first, n, out):
     """out[r] = sum of weight * x[index] over the entries start[r] to start[r + 1], for the blocks of rows first::n.
 
-    x, out : (rows, lanes).
+    Args:
+        x, out : (rows, lanes).
     """
     rows, lanes = out.shape
     for block in range(first, -(-rows // BLOCK), n):
@@ -46,7 +47,9 @@ def gather(start, index, weight, x, first, n, out):
 def count_neighbours(inside, offsets, most, first, n, out):
     """out[r] = how many neighbours a voxel gets, those in the window and the mask but not more than `most`.
 
-    inside : (nx, ny, nz) booleans; a voxel outside the mask has only itself.  offsets : (window, 3).
+    Args:
+        inside : (nx, ny, nz) booleans; a voxel outside the mask has only itself.
+        offsets : (window, 3).
     """
     nx, ny, nz = inside.shape
     for line in range(first, nx * ny, n):
@@ -64,11 +67,14 @@ def count_neighbours(inside, offsets, most, first, n, out):
 
 @_compile
 def find_neighbours(features, inside, offsets, penalty, start, first, n, index, weight):
-    """List the neighbours with the largest weights exp(-d / 2) / sum, d = penalty + |difference of features|^2.
+    """List the neighbours with the largest weights exp(-d / 2) / sum, d = penalty + ``|difference of features|^2``.
 
-    features : (voxels, F), scaled.  offsets : (window, 3), the nearest first, which win where weights are equal.
-    penalty : (window,) what the distance in space adds to d.  start : where the entries of a voxel begin.
-    index, weight : the entries, written here.
+    Args:
+        features : (voxels, F), scaled.
+        offsets : (window, 3), the nearest first, which win where weights are equal.
+        penalty : (window,) what the distance in space adds to d.
+        start : where the entries of a voxel begin.
+        index, weight : the entries, written here.
     """
     nx, ny, nz = inside.shape
     room = offsets.shape[0]
@@ -130,9 +136,10 @@ def _sift(distance, place, where, parent, size):
 
 @_compile
 def reweigh(start, index, weight, features, first, n, out):
-    """out = weight * exp(-|difference of features|^2 / 2), rows scaled to a sum of one, for the blocks first::n.
+    """out = weight * exp(-``|difference of features|^2`` / 2), rows scaled to a sum of one, for the blocks first::n.
 
-    features : (voxels, F), scaled.
+    Args:
+        features : (voxels, F), scaled.
     """
     rows = start.size - 1
     for block in range(first, -(-rows // BLOCK), n):

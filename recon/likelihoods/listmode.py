@@ -12,15 +12,17 @@ from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, as
 
 @dataclass(frozen=True, eq=False)
 class ListmodeLikelihood:
-    """The negative Poisson log-likelihood of single events, f(x) = sum(s x) - sum over events of log(ybar_e).
+    """The negative Poisson log-likelihood of single events, f(x) = sum(s x) - sum over events of log(ybar_e)::
 
         ybar_e = factors_e * (A x)_e + background_e
 
-    model : an `AcquisitionModel` around a `ListmodeProjector`; factors and background of every event, as they are in
-        the event's bin. (Only background / factors matters for the steps; both are counts per bin.)
-    sensitivity : A'factors over all bins that could have been hit, not only those that were, (*image); for example
-        `PETProjector(grid, sinogram).T(factors)`. With it, f equals the `PoissonLikelihood` of the sinogram of the same
-        events, up to a constant.
+    Args:
+        model : an `AcquisitionModel` around a `ListmodeProjector`; factors and background of every event, as they are
+            in the event's bin. (Only background / factors matters for the steps; both are counts per bin.)
+        sensitivity : A'factors over all bins that could have been hit, not only those that were, (``*image``); for
+            example `PETProjector(grid, sinogram).T(factors)`. With it, f equals the `PoissonLikelihood` of the sinogram
+            of the same events, up to a constant.
+
     `subset(k, n)` takes the events k, k + n, ... and 1 / n of the sensitivity. For subsets by views give `osem` a list
     of likelihoods, each with the events and the sensitivity of its views.
     Raises ValueError for a sensitivity that does not fit or is negative, and, when it meets an image, where an event is

@@ -17,8 +17,10 @@ from emrecon.projectors.scan.scan import check_counts
 class PoissonLikelihood:
     """The negative Poisson log-likelihood of counts y under a model, f(x) = sum(ybar - y log ybar), ybar = model(x).
 
-    data : counts (..., views, bins, rows), or a scan; any array library, leading axes are a batch.
-    model : what is expected, an `AcquisitionModel`.
+    Args:
+        data : counts (..., views, bins, rows), or a scan; any array library, leading axes are a batch.
+        model : what is expected, an `AcquisitionModel`.
+
     A bin with y = 0 contributes ybar, also where ybar = 0. Data and sensitivity follow the images they meet.
     Raises ValueError for negative or non-finite counts and shapes that do not fit, and, when it meets an image, where
     counts were measured but none are expected (usual causes: background = 0 outside the object, an image with zeros, a
@@ -93,7 +95,7 @@ class PoissonLikelihood:
         return self.sensitivity_like(as_real(self.data))
 
     def sensitivity_like(self, x: Array) -> Array:
-        """Return A'1 in the library, device and precision of x; made once for each. (*image), or (B, *image)."""
+        """Return A'1 in the library, device and precision of x; made once for each; (``*image``) or (B, ``*image``)."""
         if any(getattr(values, "requires_grad", False) for values in (self.model.factors, self.model.scale)):
             return self._make_sensitivity(x)  # it is a part of this graph and of no other
         return self._plans["sensitivity"].get(x, lambda: self._make_sensitivity(x))

@@ -12,7 +12,7 @@ class Likelihood(Protocol):
     """A function f(x) of images (..., x, y, z) that says how badly they explain data; engines minimise it.
 
     These four are enough for every engine that takes gradients, and for `osem`, whose step is then that of
-    `recon.em_step` for any likelihood. A class of your own needs no base class:
+    `recon.em_step` for any likelihood. A class of your own needs no base class::
 
         class Gaussian:                                     # f(x) = |A x - y|^2 / 2
             def __init__(self, y, A):

@@ -30,15 +30,17 @@ _THIN = 1e-3  # depths below this have the curvature at 0
 
 @dataclass(frozen=True, eq=False)
 class TransmissionLikelihood:
-    """The negative log-likelihood of a transmission scan, f(mu) = sum(ybar - y log ybar).
+    """The negative log-likelihood of a transmission scan, f(mu) = sum(ybar - y log ybar)::
 
         ybar = blank * exp(-A mu / 10) + background
 
-    data : counts y, (..., views, bins, planes); any array library, leading axes are a batch.
-    blank : expected counts without an object, scaled to the time of the scan; a number or an array like the data. Bins
-        of blank = 0 count for nothing.
-    projector : A, line integrals in mm, such as a `ParallelBeamProjector`.
-    background : expected scatter, randoms and emission; counts, a number or an array.
+    Args:
+        data : counts y, (..., views, bins, planes); any array library, leading axes are a batch.
+        blank : expected counts without an object, scaled to the time of the scan; a number or an array like the data.
+            Bins of blank = 0 count for nothing.
+        projector : A, line integrals in mm, such as a `ParallelBeamProjector`.
+        background : expected scatter, randoms and emission; counts, a number or an array.
+
     mu is in 1/cm, (..., nx, ny, nz).
     Raises ValueError for negative or non-finite values, shapes that do not fit, and bins with counts that have neither
     blank nor background (usual causes: detectors that were dead in the blank scan, blank and data exchanged).

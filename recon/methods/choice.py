@@ -78,7 +78,9 @@ def choose(
 ) -> Method:
     """Return the method that is asked for, by names and numbers as text ("rdp:0.1,2") or by objects.
 
-    n_guides : how many guide images there are.
+    Args:
+        n_guides : how many guide images there are.
+
     Raises ArgumentError, whose `argument` names what is wrong, for text that is not understood and for arguments that
     do not go together.
     """

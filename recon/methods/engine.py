@@ -73,10 +73,12 @@ def prepare(
 ) -> MethodEngine:
     """Return a method's engine on a problem, to go on from an iterate, or to start as the table of methods says.
 
-    guide : (x, y, z) on the problem's grid, for methods and priors that follow one.
-    start : the image to start from (default: the problem's); methods with a `first_pass` make one pass of OSEM on it.
-    at : the iterate to go on from. Epsilon, kappa and weights that come from the first pass are found again then: they
-        are the same.
+    Args:
+        guide : (x, y, z) on the problem's grid, for methods and priors that follow one.
+        start : the image to start from (default: the problem's); methods with a `first_pass` make one pass of OSEM on
+            it.
+        at : the iterate to go on from. Epsilon, kappa and weights that come from the first pass are found again then:
+            they are the same.
     """
     start, first, parts = problem.start if start is None else start, None, list(problem.parts)
     if METHODS[method.name].first_pass and (at is None or method.prior_needs_first):
@@ -101,7 +103,9 @@ def make_prior(
 ) -> Prior:
     """Return a prior by name, times its beta.
 
-    guide : (x, y, z) on the grid.  first : the image of the first pass, where `method.prior_needs_first`.
+    Args:
+        guide : (x, y, z) on the grid.
+        first : the image of the first pass, where `method.prior_needs_first`.
     """
     (beta, *values), size = choice.values, problem.grid.voxel_size
     pairs = Pairs(neighbours=method.neighbours, voxel_size=size)

@@ -11,7 +11,10 @@ from ..problem.problem import ArgumentError
 def matching(name: str, known: Iterable[str], argument: str, *, shown: str | None = None) -> str:
     """Return the known name that is meant: case does not matter, nor do hyphens, underscores and blanks.
 
-    argument : what the name is for, such as "method".  shown : what to choose from, in words (default: all names).
+    Args:
+        argument : what the name is for, such as "method".
+        shown : what to choose from, in words (default: all names).
+
     Raises ArgumentError, with the nearest known name where one is near: "unknown method 'oesm'; did you mean 'osem'?
     choose from osem, map-em, ...".
     """

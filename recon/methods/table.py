@@ -32,10 +32,12 @@ PRIMAL_DUAL = ("spdhg", "pdhg")
 class Entry(NamedTuple):
     """A method of the table.
 
-    engine : yields iterates of a list of likelihoods.  title : as people write it.
-    subsets : it goes through subsets; otherwise it sees all data at every step.
-    first_pass : it starts from one pass of OSEM; otherwise from the problem's start.
-    needs_prior : it cannot do without one.
+    Args:
+        engine : yields iterates of a list of likelihoods.
+        title : as people write it.
+        subsets : it goes through subsets; otherwise it sees all data at every step.
+        first_pass : it starts from one pass of OSEM; otherwise from the problem's start.
+        needs_prior : it cannot do without one.
     """
 
     engine: Callable[..., Iterator[Iterate]]
@@ -63,7 +65,9 @@ METHODS = {
 class Form(NamedTuple):
     """What follows a prior's name, and which methods take it.
 
-    pairs : it is one on pairs of neighbours.  guide : it cannot do without a guide image.
+    Args:
+        pairs : it is one on pairs of neighbours.
+        guide : it cannot do without a guide image.
     """
 
     parameters: str

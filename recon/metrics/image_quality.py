@@ -17,11 +17,15 @@ _COLUMNS = 64
 class ImageQualityLayout:
     """Where an image of spheres in a uniform background is measured; all lengths in mm.
 
-    centres : (spheres, 3).  diameters : (spheres,), inner ones.
-    ratios : (spheres,) true activity over that of the background, 0 for cold spheres, not 1.
-    background_centres : (regions, 2) x and y of the background regions.
-    slices : (slices,) z of the slices they are drawn in.
-    lung_centre : x and y of the lung insert, None without one.  lung_diameter : of the region in it.
+    Args:
+        centres : (spheres, 3).
+        diameters : (spheres,), inner ones.
+        ratios : (spheres,) true activity over that of the background, 0 for cold spheres, not 1.
+        background_centres : (regions, 2) x and y of the background regions.
+        slices : (slices,) z of the slices they are drawn in.
+        lung_centre : x and y of the lung insert, None without one.
+        lung_diameter : of the region in it.
+
     `ImageQualityLayout(**sims.nema_layout())` is that of the NEMA IEC body phantom.
     Raises ValueError for arrays of the wrong shape and for numbers without a meaning.
     """
@@ -61,8 +65,11 @@ class ImageQualityLayout:
 class SphereQuality:
     """What was measured for one sphere.
 
-    diameter : mm.  ratio : the true one.  contrast, variability : per cent.
-    mean, background : mean values in the sphere's region, and in the background regions of its size.
+    Args:
+        diameter : mm.
+        ratio : the true one.
+        contrast, variability : per cent.
+        mean, background : mean values in the sphere's region, and in the background regions of its size.
     """
 
     diameter: float
@@ -89,10 +96,13 @@ class ImageQuality:
 def nema_image_quality(image: Array, grid: ImageGrid, layout: ImageQualityLayout) -> ImageQuality:
     """Return contrast and background variability of every sphere, and the lung residual, all in per cent.
 
-    image : (x, y, z) on `grid`. Regions of interest are discs in transverse slices, of the sphere's inner diameter; a
-    pixel that the edge crosses counts with the part of its area that is inside. The slice nearest to the wanted z is
-    taken. With C_j the mean in sphere j, a_j its true ratio, and B_jk the mean in background region k of that diameter
-    (all regions in all slices, B_j their mean):
+    Args:
+        image : (x, y, z) on `grid`. Regions of interest are discs in transverse slices, of the sphere's inner diameter;
+            a pixel that the edge crosses counts with the part of its area that is inside. The slice nearest to the
+            wanted z is taken. With C_j the mean in sphere j, a_j its true ratio, and B_jk the mean in background region
+            k of that diameter (all regions in all slices, B_j their mean):
+
+    ::
 
         hot sphere    contrast = 100 (C_j / B_j - 1) / (a_j - 1)
         cold sphere   contrast = 100 (1 - C_j / B_j)

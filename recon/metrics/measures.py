@@ -32,16 +32,19 @@ def nrmse(
     denominator: Denominator = "norm",
     dimensions: int | None = None,
 ) -> Array:
-    """Return the root mean square of image - reference over a scale of the reference, both over the voxels of `mask`.
+    """Return the root mean square of image - reference over a scale of the reference, both over the voxels of `mask`::
 
         denominator="norm"    |image - reference| / |reference|, the scale is the root mean square of the reference
         denominator="mean"    its mean
         denominator="range"   its maximum - its minimum
 
-    image : (..., *image).  reference : of the same shape, or without the leading axes.
-    mask : booleans of one image (or of the shape of the reference); default: all voxels.
-    dimensions : how many trailing axes make one image; default: all axes of the reference. Other axes of `image` are a
-        batch and give one number each.
+    Args:
+        image : (..., ``*image``).
+        reference : of the same shape, or without the leading axes.
+        mask : booleans of one image (or of the shape of the reference); default: all voxels.
+        dimensions : how many trailing axes make one image; default: all axes of the reference. Other axes of `image`
+            are a batch and give one number each.
+
     Runs on NumPy, CuPy and torch (tensors keep their gradient); float64.
     Raises ValueError for shapes that do not fit, an empty mask, NaN, and a reference whose scale is not positive.
     """
@@ -70,8 +73,10 @@ def psnr(
 ) -> Array:
     """Return the peak signal-to-noise ratio in dB, 10 log10(MAX^2 / MSE); infinite where the images are equal.
 
-    image, reference, mask, dimensions : as in `nrmse`; MSE is the mean over the mask.
-    data_range : MAX; default: the maximum of the reference, over the whole of it also where a mask is given.
+    Args:
+        image, reference, mask, dimensions : as in `nrmse`; MSE is the mean over the mask.
+        data_range : MAX; default: the maximum of the reference, over the whole of it also where a mask is given.
+
     Raises ValueError as `nrmse` does, and for a range that is not positive.
     """
     pair = _pair("psnr", image, reference, mask, dimensions)
@@ -91,7 +96,9 @@ def ssim(
 ) -> Array:
     """Return the mean structural similarity, 1 for equal images.
 
-    image, reference, mask, dimensions : as in `nrmse`, with one to three axes in an image.
+    Args:
+        image, reference, mask, dimensions : as in `nrmse`, with one to three axes in an image.
+
     With a mask: the mean of `ssim_map` over it; the map is always that of the whole image.
     Without: the mean over the voxels whose window lies inside the image (5 voxels are left out at both ends of every
     axis, as scikit-image does it); an axis of less than 11 voxels is averaged as a whole.
@@ -110,14 +117,17 @@ def ssim(
 def ssim_map(
     image: Array, reference: Array, *, data_range: float | None = None, dimensions: int | None = None
 ) -> Array:
-    """Return the structural similarity around every voxel, of the shape of the image, float64.
+    """Return the structural similarity around every voxel, of the shape of the image, float64::
 
         (2 mx my + c1) (2 sxy + c2) / ((mx^2 + my^2 + c1) (sx^2 + sy^2 + c2)),   c1 = (0.01 L)^2,  c2 = (0.03 L)^2
 
     Means m, variances s^2 (population) and the covariance are weighted with a Gaussian of sigma 1.5 voxels and 11 taps
     along every axis. Beyond the edges the image is mirrored, the edge voxel repeated. An axis of one voxel is left as
     it is: an image (x, y, 1) is two-dimensional.
-    data_range : L; default: the maximum of the reference over the volume.
+
+    Args:
+        data_range : L; default: the maximum of the reference over the volume.
+
     Raises ValueError for shapes that do not fit, images of more than three axes (give `dimensions`), NaN and a range
     that is not positive.
     """
@@ -246,13 +256,16 @@ def _window(n: int) -> np.ndarray:
 def contrast_recovery(
     image: Array, region: RegionOfInterest | Array, background: RegionOfInterest | Array, ratio: float
 ) -> Array:
-    """Return the contrast recovery coefficient, 1 for the truth.
+    """Return the contrast recovery coefficient, 1 for the truth::
 
         hot    (m_H / m_B - 1) / (a_H / a_B - 1)
         cold   1 - m_C / m_B,  which is the same with a_C = 0
 
-    image : (..., x, y, z).  ratio : the true activity of the region over that of the background; 0 for a cold one.
-    region, background : `RegionOfInterest`, or booleans or parts of voxels of the image's shape; m are their means.
+    Args:
+        image : (..., x, y, z).
+        ratio : the true activity of the region over that of the background; 0 for a cold one.
+        region, background : `RegionOfInterest`, or booleans or parts of voxels of the image's shape; m are their means.
+
     Raises ValueError for a ratio that is negative or 1, a background without activity, and NaN.
     """
     if not 0 <= ratio < math.inf or ratio == 1:
@@ -334,9 +347,11 @@ def _require_positive(who: str, level: Array, what: str) -> None:
 class Ensemble:
     """What many noise realisations of one scan have in common and how they differ: voxel by voxel, or by region.
 
-    mean, deviation : over the realisations, of the shape of one image, or (..., regions); the standard deviation is
-        that with n_realisations - 1, in the unit of the image.
-    reference : the truth t.
+    Args:
+        mean, deviation : over the realisations, of the shape of one image, or (..., regions); the standard deviation is
+            that with n_realisations - 1, in the unit of the image.
+        reference : the truth t.
+
     `bias`, `sd` and `nmse` are relative to t; they are NaN where it is 0.
     """
 
@@ -385,8 +400,10 @@ def ensemble_statistics(
 ) -> Ensemble:
     """Return mean and deviation over noise realisations, of every voxel, or of the means of regions.
 
-    images : (realisations, ..., x, y, z), or an iterable of images, of which one at a time is kept.
-    reference : the truth, of the shape of one image.
+    Args:
+        images : (realisations, ..., x, y, z), or an iterable of images, of which one at a time is kept.
+        reference : the truth, of the shape of one image.
+
     Raises ValueError for less than two realisations, shapes that do not fit, and NaN.
     """
     require_array(reference, "ensemble_statistics reference")
@@ -419,7 +436,9 @@ def ensemble_statistics(
 def suv_max(image: Array, region: RegionOfInterest | Array | None = None) -> Array:
     """Return the largest voxel of the image, or of the voxels that are inside of a region by half or more.
 
-    image : (..., x, y, z) SUV (`projectors.suv`), or any other unit.
+    Args:
+        image : (..., x, y, z) SUV (`projectors.suv`), or any other unit.
+
     Raises ValueError for NaN.
     """
     xp = require_array(image, "suv_max")
@@ -438,7 +457,10 @@ def suv_mean(
 ) -> Array:
     """Return the mean of the voxels of a region (default: of the image) that reach a threshold.
 
-    threshold : a fixed value, such as SUV 2.5 or 4.  fraction : of the region's maximum, such as 0.41 or 0.5.
+    Args:
+        threshold : a fixed value, such as SUV 2.5 or 4.
+        fraction : of the region's maximum, such as 0.41 or 0.5.
+
     By default all voxels of the region count. Voxels at the edge count with their part in the region.
     Raises ValueError where both are given, no voxel reaches the threshold, and for NaN.
     """
@@ -473,7 +495,10 @@ def suv_peak(
     The sphere, 12.4 mm in diameter for 1 mL, is centred on voxels of which half or more is inside of the region, and
     may reach out of the region; voxels that its surface crosses count with the part that is inside. Where the sphere
     reaches out of the image, the mean is that of the part within: on a grid of one slice, that of the middle slice.
-    image : (..., x, y, z) on `grid`.
+
+    Args:
+        image : (..., x, y, z) on `grid`.
+
     Raises ValueError for an image that does not fit the grid, a volume that is not positive, and NaN.
     Source: Wahl et al. 2009; Lodge et al. 2012. Definitions vary: this is the sphere of the highest mean.
     """

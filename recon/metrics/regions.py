@@ -20,8 +20,10 @@ _SAMPLES_AT_ONCE = 2**21
 class RegionOfInterest:
     """The voxels that lie inside a region of interest, wholly or in part.
 
-    weights : (x, y, z) the part of every voxel that is inside, 0 to 1, or booleans; any array library. Only the voxels
-        that are inside are kept.
+    Args:
+        weights : (x, y, z) the part of every voxel that is inside, 0 to 1, or booleans; any array library. Only the
+            voxels that are inside are kept.
+
     Images are (..., x, y, z), of NumPy, CuPy or torch; leading axes are a batch and give one number each. Numbers are
     float64, and torch tensors keep their gradient.
     Raises ValueError for weights outside of 0 to 1, NaN, a region without voxels, and images of another shape.
@@ -149,7 +151,10 @@ class Shape(Protocol):
 class Sphere:
     """A sphere, as a shape for `region_of`.
 
-    centre : (x, y, z) in mm.  diameter : mm.
+    Args:
+        centre : (x, y, z) in mm.
+        diameter : mm.
+
     Raises ValueError for a diameter that is not positive.
     """
 
@@ -185,9 +190,11 @@ class Sphere:
 def region_of(name: str, shape: Shape, grid: ImageGrid, oversample: int = 8) -> RegionOfInterest:
     """Return the region that a shape covers: voxels that its surface crosses count with the part that is inside.
 
-    shape : a `Sphere`, a solid of `emrecon.sims` or anything like it, in mm.
-    oversample : a part is the fraction of oversample^3 points that are inside. On a grid of one slice the region is
-        that of the plane through its middle, as in phantoms, with oversample^2 points.
+    Args:
+        shape : a `Sphere`, a solid of `emrecon.sims` or anything like it, in mm.
+        oversample : a part is the fraction of oversample^3 points that are inside. On a grid of one slice the region is
+            that of the plane through its middle, as in phantoms, with oversample^2 points.
+
     Of a shape that reaches out of the grid, the region is what lies inside.
     Raises ValueError where the shape covers no voxel.
     """
@@ -205,9 +212,11 @@ def region_of(name: str, shape: Shape, grid: ImageGrid, oversample: int = 8) -> 
 def regions_of(labels: Array, names: Mapping[int, str] | Sequence[str] | None = None) -> tuple[RegionOfInterest, ...]:
     """Return a region for every label that occurs in a label map, in the order of the labels; 0 is no region.
 
-    labels : (x, y, z) whole numbers.
-    names : names[label], as `Phantom.labels` returns them, or a mapping that may leave labels out, which then make no
-        region; by default the numbers are the names.
+    Args:
+        labels : (x, y, z) whole numbers.
+        names : names[label], as `Phantom.labels` returns them, or a mapping that may leave labels out, which then make
+            no region; by default the numbers are the names.
+
     Raises ValueError for labels that are not whole numbers or that a sequence of names does not reach, and for maps
     without any region.
     """

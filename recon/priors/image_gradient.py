@@ -30,13 +30,17 @@ _CUBES = (1.0, 1.0, 1.0)
 
 
 class ImageGradient(BatchOperator):
-    """Forward differences of an image, (x, y, z) -> (3, x, y, z).
+    """Forward differences of an image, (x, y, z) -> (3, x, y, z)::
 
         (D x)[a, i] = w_a (x[i + e_a] - x[i]),  w_a = smallest voxel size / voxel size along a
 
     and 0 at the far border of axis a. An image in steps of one smallest voxel thus has the differences of its values.
-    shape : of the image.  voxel_size : (x, y, z) mm; only the ratios matter.
-    `norm_bound` is a number that |D x| / |x| never exceeds, 2 sqrt(sum w^2). The transpose is exact.
+
+    Args:
+        shape : of the image.
+        voxel_size : (x, y, z) mm; only the ratios matter.
+
+    `norm_bound` is a number that ``|D x| / |x|`` never exceeds, 2 sqrt(sum w^2). The transpose is exact.
     Raises ValueError unless there are three axes and three positive sizes.
     """
 
@@ -48,7 +52,7 @@ class ImageGradient(BatchOperator):
 
     @property
     def norm_bound(self) -> float:
-        """An upper bound of |D x| / |x|."""
+        """An upper bound of ``|D x| / |x|``."""
         return 2 * math.hypot(*_weights(self.voxel_size))
 
     def _forward_batch(self, x: Array) -> Array:

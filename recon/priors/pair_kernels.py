@@ -35,7 +35,7 @@ class LogCosh(NamedTuple):
 
 
 class Huber(NamedTuple):
-    """psi = d^2 / 2 where |d| <= delta, delta |d| - delta^2 / 2 beyond."""
+    """psi = d^2 / 2 where ``|d|`` <= delta, delta ``|d|`` - delta^2 / 2 beyond."""
 
     delta: np.floating
     half: np.floating
@@ -50,7 +50,7 @@ class Hyperbolic(NamedTuple):
 
 
 class RelativeDifference(NamedTuple):
-    """psi = d^2 / (a + b + gamma |d| + epsilon)."""
+    """psi = d^2 / (a + b + gamma ``|d|`` + epsilon)."""
 
     gamma: np.floating
     epsilon: np.floating
@@ -325,9 +325,11 @@ _ABOVE = {
 class PairWeights(NamedTuple):
     """Weights of single pairs, each an (x, y, z) array or empty, and scratch of one row.
 
-    kappa : w is multiplied by kappa_j kappa_k.  guide : by 1 / (1 + (g_j - g_k)^2).
-    chosen : bits; the pair of step s counts where voxel j has bit s, or k has bit s + 13: once, or half for each of
-        them, by `once`.
+    Args:
+        kappa : w is multiplied by kappa_j kappa_k.
+        guide : by 1 / (1 + (g_j - g_k)^2).
+        chosen : bits; the pair of step s counts where voxel j has bit s, or k has bit s + 13: once, or half for each of
+            them, by `once`.
     """
 
     kappa: np.ndarray
@@ -341,8 +343,11 @@ class PairWeights(NamedTuple):
 def gather(wanted, potential, images, directions, steps, weights, pairs, first, n, sink, sums, out):
     """out = the sum of what is wanted over the pairs of every voxel; sums[b, x] = the sum of w psi of plane x's pairs.
 
-    images, directions, out : (B, x, y, z); an `out` of size 0 is left alone.  steps : (S, 3), to the second voxel of a
-    pair, 0 or 1 along x.  weights : (S,).  sink : (2, y, z), for what belongs to another thread.
+    Args:
+        images, directions, out : (B, x, y, z); an `out` of size 0 is left alone.
+        steps : (S, 3), to the second voxel of a pair, 0 or 1 along x.
+        weights : (S,).
+        sink : (2, y, z), for what belongs to another thread.
     """
     planes = images.shape[1]
     low, high = first * planes // n, (first + 1) * planes // n

@@ -21,9 +21,12 @@ _WANTED = (kernels.Slope, kernels.Product, kernels.Diagonal, kernels.Above, kern
 class CudaPlan(NamedTuple):
     """What the launches know of a prior.
 
-    potential : returns psi with numbers of a type.  tables : keeps the arrays on each device.
-    arrays : returns steps (S, 3), weights (S,), kappa, guide and choices in a precision, the last three empty without.
-    once : whether a pair that either voxel chooses counts once.
+    Args:
+        potential : returns psi with numbers of a type.
+        tables : keeps the arrays on each device.
+        arrays : returns steps (S, 3), weights (S,), kappa, guide and choices in a precision, the last three empty
+            without.
+        once : whether a pair that either voxel chooses counts once.
     """
 
     potential: Callable[[type], tuple[np.floating, ...]]

@@ -38,9 +38,11 @@ _HALF = [
 class Similarity:
     """Weights from an anatomical guide g: w_jk = 1 / (1 + ((g_j - g_k) / width)^2).
 
-    guide : (x, y, z), such as an MR or CT image on the grid of the reconstruction.
-    width : the difference, in the unit of the guide, at which the weight is a half; for a map of labels choose it much
-        smaller than 1, and only pairs within one label count.
+    Args:
+        guide : (x, y, z), such as an MR or CT image on the grid of the reconstruction.
+        width : the difference, in the unit of the guide, at which the weight is a half; for a map of labels choose it
+            much smaller than 1, and only pairs within one label count.
+
     Raises ValueError for a guide that is not finite or not 3-D, and a width that is not positive.
     Source: the second edge function of Perona & Malik 1990, on the guide.
     """
@@ -56,13 +58,15 @@ class Similarity:
 
 @dataclass(frozen=True, eq=False)
 class BowsherWeights:
-    """Weights from an anatomical guide: every voxel chooses the neighbours that look most like it, |g_j - g_k|.
+    """Weights from an anatomical guide: every voxel chooses the neighbours that look most like it, ``|g_j - g_k|``.
 
-    guide : (x, y, z), such as an MR or CT image on the grid of the reconstruction.
-    n_chosen : how many of its neighbours a voxel chooses (of 6, 18 or 26 those of the prior). Among equals the nearer
-        ones are chosen.
-    symmetric : a pair counts once where either voxel chooses the other; otherwise half for each voxel that does, so
-        that mutual choices weigh twice as much as one-sided ones.
+    Args:
+        guide : (x, y, z), such as an MR or CT image on the grid of the reconstruction.
+        n_chosen : how many of its neighbours a voxel chooses (of 6, 18 or 26 those of the prior). Among equals the
+            nearer ones are chosen.
+        symmetric : a pair counts once where either voxel chooses the other; otherwise half for each voxel that does, so
+            that mutual choices weigh twice as much as one-sided ones.
+
     Both have a value, and gradients that belong to it. (The rule that lets a voxel feel its own choices only, not those
     of its neighbours, is the gradient of no function.)
     Raises ValueError for a guide that is not finite or not 3-D, and n_chosen below 1.
@@ -81,14 +85,16 @@ class BowsherWeights:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PairPrior(SmoothPrior):
-    """A penalty on pairs of neighbours, every pair once: U(x) = sum w_jk psi(x_j, x_k).
+    """A penalty on pairs of neighbours, every pair once: U(x) = sum w_jk psi(x_j, x_k)::
 
         w_jk = (smallest voxel size / distance) * kappa_j kappa_k * anatomy_jk
 
-    neighbours : 6, 18 or 26 in space, or 4 or 8 in the (x, y) plane.
-    voxel_size : (x, y, z) mm; only the ratios matter.
-    kappa : (x, y, z), not negative, makes the prior as strong as the data are; see `spatial_weights`.
-    anatomy : `Similarity` or `BowsherWeights`, weights from a guide image.
+    Args:
+        neighbours : 6, 18 or 26 in space, or 4 or 8 in the (x, y) plane.
+        voxel_size : (x, y, z) mm; only the ratios matter.
+        kappa : (x, y, z), not negative, makes the prior as strong as the data are; see `spatial_weights`.
+        anatomy : `Similarity` or `BowsherWeights`, weights from a guide image.
+
     Values, gradients, curvatures and Hessians belong to each other. Working memory is one image for the result, and
     at most one volume each for kappa, the guide, and its choices.
     Raises ValueError for other neighbours, and for sizes, kappa or guides that make no sense or do not fit.
@@ -188,7 +194,9 @@ class Quadratic(PairPrior):
 class LogCosh(PairPrior):
     """psi = delta^2 log cosh((x_j - x_k) / delta).
 
-    delta : in the unit of the image; larger differences are taken for edges.
+    Args:
+        delta : in the unit of the image; larger differences are taken for edges.
+
     Source: Green 1990.
     """
 
@@ -204,9 +212,11 @@ class LogCosh(PairPrior):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Huber(PairPrior):
-    """psi = d^2 / 2 where |d| <= delta, and delta |d| - delta^2 / 2 beyond, with d = x_j - x_k.
+    """psi = d^2 / 2 where ``|d|`` <= delta, and delta ``|d|`` - delta^2 / 2 beyond, with d = x_j - x_k.
 
-    delta : in the unit of the image; larger differences are taken for edges.
+    Args:
+        delta : in the unit of the image; larger differences are taken for edges.
+
     Source: Huber 1964.
     """
 
@@ -224,7 +234,9 @@ class Huber(PairPrior):
 class Hyperbolic(PairPrior):
     """psi = delta^2 (sqrt(1 + ((x_j - x_k) / delta)^2) - 1).
 
-    delta : in the unit of the image; larger differences are taken for edges.
+    Args:
+        delta : in the unit of the image; larger differences are taken for edges.
+
     Source: Charbonnier et al. 1997.
     """
 
@@ -240,10 +252,12 @@ class Hyperbolic(PairPrior):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RelativeDifference(PairPrior):
-    """psi = (x_j - x_k)^2 / (x_j + x_k + gamma |x_j - x_k| + epsilon), for images x >= 0.
+    """psi = (x_j - x_k)^2 / (x_j + x_k + gamma ``|x_j - x_k|`` + epsilon), for images x >= 0.
 
-    gamma : not negative; the larger, the better edges are kept. 2 is the usual choice.
-    epsilon : positive, in the unit of the image, a thousandth of its maximum or less; it keeps psi smooth near 0.
+    Args:
+        gamma : not negative; the larger, the better edges are kept. 2 is the usual choice.
+        epsilon : positive, in the unit of the image, a thousandth of its maximum or less; it keeps psi smooth near 0.
+
     `curvature` needs gamma >= 1 (below that psi may grow faster than any parabola that touches it).
     Source: Nuyts et al. 2002.
     """
@@ -281,8 +295,10 @@ def bowsher(guide: Array, n_chosen: int = 7, *, symmetric: bool = False, **optio
 def spatial_weights(likelihood: Likelihood, x: Array) -> Array:
     """Return kappa = sqrt(H(x) 1), H the Hessian of the likelihood: where the data are strong, so is the prior.
 
-    x : an early image, such as one pass of OSEM. With these weights resolution is nearly the same everywhere, and beta
-    has no unit. The rows' sums stand for the diagonal, which would take a projection for every voxel.
+    Args:
+        x : an early image, such as one pass of OSEM. With these weights resolution is nearly the same everywhere, and
+            beta has no unit. The rows' sums stand for the diagonal, which would take a projection for every voxel.
+
     Raises TypeError for a likelihood without `hessian_vector`.
     Source: Fessler & Rogers 1996 (the idea).
     """

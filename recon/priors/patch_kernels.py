@@ -77,8 +77,10 @@ def scratch(shape: tuple[int, ...], reach: tuple[int, ...], patch: Patch, dtype:
 def guided(wanted, potential, guide, patch, images, directions, steps, fields, first, n, sums, out):
     """out = what is wanted of U = sum w psi(x_j - x_k), w = weight * exp(-sum over the patch (g_j - g_k)^2).
 
-    guide : scaled, (x, y, z) with edges repeated by the reach of the patch.  fields : see `scratch`.
-    sums : (B, tiles) of w psi, for wanted = VALUE; an `out` of size 0 is left alone then.
+    Args:
+        guide : scaled, (x, y, z) with edges repeated by the reach of the patch.
+        fields : see `scratch`.
+        sums : (B, tiles) of w psi, for wanted = VALUE; an `out` of size 0 is left alone then.
     """
     items, nx, ny, nz = images.shape
     px, py, pz = patch.x, patch.y, patch.z
@@ -107,10 +109,12 @@ def guided(wanted, potential, guide, patch, images, directions, steps, fields, f
 
 @_compile
 def own(wanted, potential, patch, images, directions, steps, fields, first, n, sums, out):
-    """out = what is wanted of U = sum weight * psi(|P_j x - P_k x|), the root of a mean of squares over the patch.
+    """out = what is wanted of U = sum weight * psi(``|P_j x - P_k x|``), the root of a mean of squares over the patch.
 
     Of a pair of patches only the voxels that both have inside of the image count.
-    sums : (B, tiles) of psi, for wanted = VALUE; an `out` of size 0 is left alone then.
+
+    Args:
+        sums : (B, tiles) of psi, for wanted = VALUE; an `out` of size 0 is left alone then.
     """
     items, nx, ny, nz = images.shape
     px, py, pz = patch.x, patch.y, patch.z

@@ -44,29 +44,30 @@ Window = int | tuple[int, int, int]
 class NonLocal(SmoothPrior):
     """A penalty on pairs of voxels in a search window that counts for more, the more alike their patches are.
 
-    With a guide g, the weights are fixed; every pair {j, k} once:
+    With a guide g, the weights are fixed; every pair {j, k} once::
 
         U(x) = sum w_jk psi(x_j - x_k),   w_jk = exp(-|P_j g - P_k g|^2 / (2 width^2))
 
-    Without, the patches are those of the image itself, and all pairs have the same weight:
+    Without, the patches are those of the image itself, and all pairs have the same weight::
 
         U(x) = sum w_jk psi(|P_j x - P_k x|),   w_jk = 1
 
-    |P_j - P_k|^2 is the mean of the squared differences over the voxels of the two patches, so that width and delta
+    ``|P_j - P_k|^2`` is the mean of the squared differences over the voxels of the two patches, so that width and delta
     have the unit of the guide or the image, whatever the size of the patch. Beyond its borders a guide goes on with the
     values at its edge; of the patches of the image, the voxels count that both have inside.
 
-    potential : psi(t) = t^2 / 2 ("quadratic"),
-        t^2 / 2 where |t| <= delta, delta |t| - delta^2 / 2 beyond ("huber"),
-        delta^2 (sqrt(1 + (t / delta)^2) - 1) ("hyperbolic"),
-        delta^2 (|t| / delta - log(1 + |t| / delta)) ("lange", also known as "fair").
-    delta : in the unit of the image, for all but "quadratic"; larger differences are taken for edges.
-    guide : (x, y, z), an MR or CT image, or an earlier reconstruction, on the grid of the reconstruction.
-    width : in the unit of the guide; about its noise.
-    window, patch : voxels, odd, one number or (x, y, z); a window of 7 reaches 3 voxels to either side. Axes of one
-        voxel have neither.
-    inverse_distance : multiply w_jk by smallest voxel size / distance, with `voxel_size` (x, y, z) mm, of which only
-        the ratios matter.
+    Args:
+        potential : psi(t) = t^2 / 2 ("quadratic"), t^2 / 2 where ``|t|`` <= delta, delta ``|t|`` - delta^2 / 2 beyond
+            ("huber"), delta^2 (sqrt(1 + (t / delta)^2) - 1) ("hyperbolic"), delta^2 (``|t|`` / delta - log(1 + ``|t|``
+            / delta)) ("lange", also known as "fair").
+        delta : in the unit of the image, for all but "quadratic"; larger differences are taken for edges.
+        guide : (x, y, z), an MR or CT image, or an earlier reconstruction, on the grid of the reconstruction.
+        width : in the unit of the guide; about its noise.
+        window, patch : voxels, odd, one number or (x, y, z); a window of 7 reaches 3 voxels to either side. Axes of one
+            voxel have neither.
+        inverse_distance : multiply w_jk by smallest voxel size / distance, with `voxel_size` (x, y, z) mm, of which
+            only the ratios matter.
+
     U is convex. Weights are not kept: each call finds them again, for one step of the window and a tile of the image at
     a time (CuPy and CUDA arrays: for one step and the whole image, ten volumes or so). With a guide one padded copy of
     it is kept.
@@ -139,7 +140,7 @@ class NonLocal(SmoothPrior):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MedianRoot(SmoothPrior):
-    """The median root prior: images that are their own median. It has a gradient, but no value.
+    """The median root prior: images that are their own median. It has a gradient, but no value::
 
         gradient = (x - M) / M,   M = the median of x in a window around each voxel
 
@@ -148,9 +149,11 @@ class MedianRoot(SmoothPrior):
     fixed, with everything a `SmoothPrior` has; made anew at each iteration it leads to the same images, and engines
     that need a value can use it.
 
-    size : voxels, odd, one number or (x, y, z). At the borders the window goes on with the values at the edge.
-    floor : where M is smaller than floor times the maximum of x, that is what divides. So a voxel of x = M = 0 has the
-        gradient 0, and a single bright voxel amid zeros a large one, which removes it.
+    Args:
+        size : voxels, odd, one number or (x, y, z). At the borders the window goes on with the values at the edge.
+        floor : where M is smaller than floor times the maximum of x, that is what divides. So a voxel of x = M = 0 has
+            the gradient 0, and a single bright voxel amid zeros a large one, which removes it.
+
     Medians come from SciPy, those of CUDA arrays and tensors from CuPy.
     Raises ValueError for sizes that are not odd and positive, and a floor that is not between 0 and 1.
     Source: Alenius & Ruotsalainen 1997. (Hsiao et al. 2003 make a true, convex objective of the idea by optimising
@@ -213,7 +216,9 @@ class MedianRoot(SmoothPrior):
 class MedianRootSurrogate(SmoothPrior):
     """U(x) = sum (x - M)^2 / (2 D) with a fixed median image M and divisor D (M itself, where it is not too small).
 
-    median, divisor : (x, y, z), the divisor positive; `MedianRoot.at` makes them from an image.
+    Args:
+        median, divisor : (x, y, z), the divisor positive; `MedianRoot.at` makes them from an image.
+
     Raises ValueError where they are not 3-D, differ in shape or are not finite, and for a divisor that is not positive.
     """
 

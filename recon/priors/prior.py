@@ -18,7 +18,7 @@ class SmoothPrior(ABC):
 
     A subclass writes `_value`, `_gradient` and `_hessian_vector`, and, where it has them, `_curvature` and
     `_hessian_diagonal`; all of them act on a whole batch (B, x, y, z) of float32 or float64. This class adds shape
-    checks, single images, autograd for torch tensors (reverse, forward and double) and algebra:
+    checks, single images, autograd for torch tensors (reverse, forward and double) and algebra::
 
         beta * prior        prior + other        likelihood + prior
     """

@@ -138,10 +138,12 @@ class _SmoothedLength(SmoothPrior):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SmoothedTotalVariation(_SmoothedLength):
-    """Total variation with a round bottom, U(x) = sum over voxels of sqrt(|D x|^2 + epsilon^2) - epsilon.
+    """Total variation with a round bottom, U(x) = sum over voxels of sqrt(``|D x|^2`` + epsilon^2) - epsilon.
 
-    epsilon : differences much smaller than this are smoothed, larger ones are edges; in the unit of the image.
-    voxel_size : (x, y, z) mm; only the ratios matter.
+    Args:
+        epsilon : differences much smaller than this are smoothed, larger ones are edges; in the unit of the image.
+        voxel_size : (x, y, z) mm; only the ratios matter.
+
     curvature: 2 sum_a w_a^2 (1/r[i] + 1/r[i - e_a]) over the differences there are, r the
     square roots: half-quadratic parabolas (Geman & Yang 1995), parted as De Pierro 1995 does.
     Raises ValueError where epsilon is not positive.
@@ -158,10 +160,12 @@ class SmoothedTotalVariation(_SmoothedLength):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SmoothedDirectionalTotalVariation(_SmoothedLength):
-    """Directional total variation with a round bottom, U(x) = sum sqrt(|(I - xi xi') D x|^2 + epsilon^2) - epsilon.
+    """Directional total variation with a round bottom, U(x) = sum sqrt(``|(I - xi xi') D x|^2`` + epsilon^2) - epsilon.
 
-    guide, eta, voxel_size : as in `DirectionalTotalVariation`, which has the formula of xi.
-    epsilon : as in `SmoothedTotalVariation`, in the unit of the image.
+    Args:
+        guide, eta, voxel_size : as in `DirectionalTotalVariation`, which has the formula of xi.
+        epsilon : as in `SmoothedTotalVariation`, in the unit of the image.
+
     Raises ValueError for a guide that is not 3-D or not finite, and where epsilon or eta are not positive.
     Source: Ehrhardt & Betcke 2016, SIAM J Imaging Sci 9:1084.
     """
@@ -186,13 +190,15 @@ class SmoothedDirectionalTotalVariation(_SmoothedLength):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ParallelLevelSets(_SmoothedLength):
-    """Asymmetric parallel level sets, U(x) = sum sqrt(|D x|^2 - <xi, D x>^2 + epsilon^2) - epsilon.
+    """Asymmetric parallel level sets, U(x) = sum sqrt(``|D x|^2`` - <xi, D x>^2 + epsilon^2) - epsilon::
 
         xi = D v / sqrt(|D v|^2 + eta^2),  so that the root is, where eta and epsilon are small,
         sqrt(|D x|^2 |D v|^2 - <D x, D v>^2) / |D v|: |D x| times the sine of the angle between both gradients
 
-    guide, eta, epsilon, voxel_size : as in `SmoothedDirectionalTotalVariation`, of which this is a milder relative: it
-    is larger where the guide has weak edges, |xi| < 1.
+    Args:
+        guide, eta, epsilon, voxel_size : as in `SmoothedDirectionalTotalVariation`, of which this is a milder relative:
+            it is larger where the guide has weak edges, ``|xi|`` < 1.
+
     Raises ValueError for a guide that is not 3-D or not finite, and where epsilon or eta are not positive.
     Source: Ehrhardt, Markiewicz, Liljeroth et al. 2016, IEEE Trans Med Imaging 35:2189.
     """

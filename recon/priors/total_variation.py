@@ -66,11 +66,11 @@ class DualBallPrior(ProximablePrior):
 
     @abstractmethod
     def project(self, p: Array, radius: Array | float = 1.0) -> Array:
-        """Return the point of the ball nearest to p, (..., *K.out_shape)."""
+        """Return the point of the ball nearest to p, (..., ``*K.out_shape``)."""
 
 
 class _GradientBall(DualBallPrior):
-    """U(x) = sum |K x| with K = (I - xi xi') D, and its prox by an accelerated primal-dual method."""
+    """U(x) = sum ``|K x|`` with K = (I - xi xi') D, and its prox by an accelerated primal-dual method."""
 
     voxel_size: tuple[float, float, float]
     nonnegative: bool
@@ -94,7 +94,10 @@ class _GradientBall(DualBallPrior):
     def prox(self, x: Array, step: Array | float) -> Array:
         """Return the image t that minimises U(t) + sum (t - x)^2 / (2 step), within `tolerance`; no autograd.
 
-        x : (..., x, y, z).  step : not negative; a number, or an array that broadcasts to x.
+        Args:
+            x : (..., x, y, z).
+            step : not negative; a number, or an array that broadcasts to x.
+
         Holds 3 images in float32, the result included, and 2.5 in float64; copies are made of an array of steps of
         another precision than x, and of an image that is not contiguous.
         Source: Chambolle & Pock 2011, J Math Imaging Vis 40:120, algorithm 2.
@@ -112,7 +115,7 @@ class _GradientBall(DualBallPrior):
     def _prox(self, x: Array, step: Array, t: Array) -> None:
         """Chambolle & Pock's algorithm 2 in the metric 1 / step, where the problem is 1-strongly convex.
 
-        The gap bounds the distance, |t - best|^2 <= 2 step gap.
+        The gap bounds the distance, ``|t - best|^2`` <= 2 step gap.
         """
         for part in _slabs(x.shape[0]):
             t[part, ...] = self._clipped(x[part, ...])
@@ -158,15 +161,17 @@ class _GradientBall(DualBallPrior):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TotalVariation(_GradientBall):
-    """Total variation, U(x) = sum over voxels of |D x|, with D the `ImageGradient`.
+    """Total variation, U(x) = sum over voxels of ``|D x|``, with D the `ImageGradient`.
 
-    voxel_size : (x, y, z) mm; only the ratios matter.
-    isotropic : Euclidean length of the three differences; False for the sum of their absolute values.
-    nonnegative : the proximal map looks among images without negative values only.
-    tolerance, max_iterations : of the proximal map, which stops when the duality gap proves that it is within
-        tolerance * |x| of the exact one (distances in voxels weighted with 1 / step), and at the latest after so many
-        steps. It starts afresh at each call, so it is a function of its arguments. It holds 3 images, the result
-        included; 2.5 in float64.
+    Args:
+        voxel_size : (x, y, z) mm; only the ratios matter.
+        isotropic : Euclidean length of the three differences; False for the sum of their absolute values.
+        nonnegative : the proximal map looks among images without negative values only.
+        tolerance, max_iterations : of the proximal map, which stops when the duality gap proves that it is within
+            tolerance * ``|x|`` of the exact one (distances in voxels weighted with 1 / step), and at the latest after
+            so many steps. It starts afresh at each call, so it is a function of its arguments. It holds 3 images, the
+            result included; 2.5 in float64.
+
     Images (..., x, y, z); leading axes are a batch. NumPy, CuPy and torch, without autograd.
     Source: Rudin, Osher & Fatemi 1992; prox: Chambolle & Pock 2011, J Math Imaging Vis 40:120.
     """
@@ -191,13 +196,16 @@ class TotalVariation(_GradientBall):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DirectionalTotalVariation(_GradientBall):
-    """Directional total variation, U(x) = sum |(I - xi xi') D x|: edges where a guide v has them cost little.
+    """Directional total variation, U(x) = sum ``|(I - xi xi') D x|``: edges where a guide v has them cost little::
 
         xi = D v / sqrt(|D v|^2 + eta^2)
 
-    guide : v, (x, y, z), such as an MR or CT image on the grid of the reconstruction; only its edges' directions count.
-    eta : differences of the guide much smaller than this count for nothing; in the guide's unit (default: 1 % of its
-        largest |D v|).
+    Args:
+        guide : v, (x, y, z), such as an MR or CT image on the grid of the reconstruction; only its edges' directions
+            count.
+        eta : differences of the guide much smaller than this count for nothing; in the guide's unit (default: 1 % of
+            its largest ``|D v|``).
+
     The other arguments are those of `TotalVariation`. xi is kept: 3 images for each library and precision met.
     Raises ValueError for a guide that is not 3-D or not finite, and for eta that is not positive.
     Source: Ehrhardt & Betcke 2016, SIAM J Imaging Sci 9:1084.
@@ -238,7 +246,8 @@ class DirectionalTotalVariation(_GradientBall):
 class DirectionalGradient(BatchOperator):
     """The differences across the edges of a guide, K = (I - xi xi') D, (x, y, z) -> (3, x, y, z).
 
-    prior : the `DirectionalTotalVariation` whose xi this is.
+    Args:
+        prior : the `DirectionalTotalVariation` whose xi this is.
     """
 
     def __init__(self, prior: DirectionalTotalVariation) -> None:
@@ -247,7 +256,7 @@ class DirectionalGradient(BatchOperator):
 
     @property
     def norm_bound(self) -> float:
-        """An upper bound of |K x| / |x|."""
+        """An upper bound of ``|K x| / |x|``."""
         return self.gradient.norm_bound
 
     def _forward_batch(self, x: Array) -> Array:
@@ -360,7 +369,7 @@ class _ArrayDual:
         return 0.0
 
     def _gap(self, p: Array, d: Array, short: bool) -> float:
-        """The sum of |d| - <p, d>, with p on the sphere where its rounding alone keeps it off."""
+        """The sum of ``|d|`` - <p, d>, with p on the sphere where its rounding alone keeps it off."""
         xp = array_namespace(d)
         if not self.prior.isotropic:
             return _total(xp.abs(d) - p * d)
@@ -429,7 +438,7 @@ def _highest(step: Array) -> Array:
 
 
 def _half_bound(weights: Sequence[float] | np.ndarray, shape: tuple[int, ...]) -> float:
-    """Half a bound of |D|^2: the differences of a voxel, squared, are at most twice those of either of its ends."""
+    """Half a bound of ``|D|^2``: the differences of a voxel, squared, are at most twice those of either of its ends."""
     return 2 * max(sum(float(w) ** 2 for w, n in zip(weights, shape) if n > 1), 1e-30)
 
 

@@ -272,7 +272,7 @@ def _ascend(ball, rows):
 
 @_inline
 def _gap(ball, slack, rows):
-    """The sum of |K t| - <p, K t> over a row, with p in rows 3 to 5 and K t in 6 to 8.
+    """The sum of ``|K t|`` - <p, K t> over a row, with p in rows 3 to 5 and K t in 6 to 8.
 
     In float64, and with p on the sphere where its rounding alone, at most `slack`, keeps it off: no term is negative.
     """
@@ -365,10 +365,14 @@ def sweep(
 ):
     """One pass over the planes first ... last - 1, with the dual of all of them but the last.
 
-    With u = max(floor, image - step K'p) for the dual p in `words`, and (pull, ahead, speed, least) in `numbers`,
+    With u = max(floor, image - step K'p) for the dual p in `words`, and (pull, ahead, speed, least) in `numbers`::
+
         MOVE : t moves by `pull` towards u without the floor, and p ascends at t + `ahead` times the move;
         MEASURE : totals[x] = the sum of |K u| - <p, K u>, the duality gap at u, by planes;   FINISH : t <- u.
-    start, plane : get what p ascends at in the first and in the last plane, for `close`.  rows : scratch.
+
+    Args:
+        start, plane : get what p ascends at in the first and in the last plane, for `close`.
+        rows : scratch.
     """
     if step.size == 1:
         rows[14] = step[0, 0, 0]

@@ -10,7 +10,10 @@ from .problem import ArgumentError
 def cubes(grid: ImageGrid, voxel: float) -> ImageGrid:
     """Return a grid of cubes over the same field of view, to the nearest whole voxel, with the same centre.
 
-    voxel : edge of a cube in mm.  Raises ArgumentError unless it is positive.
+    Args:
+        voxel : edge of a cube in mm.
+
+    Raises ArgumentError unless it is positive.
     """
     if not voxel > 0:
         raise ArgumentError("voxel", f"the voxel size must be positive mm, got {voxel}")

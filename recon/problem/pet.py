@@ -52,7 +52,8 @@ class EventLists(Protocol):
 class Listmode(Protocol):
     """What `pet_problem` asks of list-mode data, such as those that `formats.read_petlink` opens.
 
-    sinogram : the bins that the events fall into, without compression.  read() : all events.
+    Args:
+        sinogram : the bins that the events fall into, without compression.  read() : all events.
     """
 
     @property
@@ -81,7 +82,9 @@ class _Corrections:
         """Return attenuation x normalisation of every bin, without TOF.
 
         Without a normalisation the factor of a bin is its number of real crystal pairs.
-        known : leave out normalisation and crystal pairs, which the scan's own factors hold.
+
+        Args:
+            known : leave out normalisation and crystal pairs, which the scan's own factors hold.
         """
         plain = sinogram.without_tof()
         if known:
@@ -122,26 +125,28 @@ def pet_problem(
     subsets: int = 8,
     max_ring_difference: int | None = None,
 ) -> Problem:
-    """Return the problem of reconstructing a PET sinogram or list-mode events, for `reconstruct` or any engine.
+    """Return the problem of reconstructing a PET sinogram or list-mode events, for `reconstruct` or any engine::
 
         ybar = factors * normalisation * attenuation * A(x) + randoms + scatter,      attenuation = exp(-integral of mu)
 
     A is a `PETProjector`, or for events a `ListmodeProjector`, after a blur of width `psf`.
 
-    scan_or_events : a `Scan` of a `PETSinogram`, counts (..., views, radial, [TOF,] planes), or list-mode data as
-        `formats.read_petlink` opens them: anything with `sinogram` and `read()`, whose prompts and delays are (n, 2)
-        crystal numbers.
-    mu : attenuation map on the grid, (x, y, z), in 1/cm at 511 keV (default: none).
-    norm : efficiencies of crystal pairs, such as `formats.read_siemens_norm` returns (default: a scan's own factors,
-        and without them the number of real crystal pairs of every bin).
-    randoms : expected random counts, a number or an array that broadcasts to the counts (for events: one for each
-        prompt that `read()` returns). Default: the scan's own background; for events an estimate from their delays, by
-        `crystal_rates`.
-    scatter : expected scattered counts, in the same way, added to the randoms (default: none).
-    psf : resolution in the image, FWHM in mm (one number or (x, y, z)) or a `GaussianBlur` (default: none).
-    grid : of the image (default: `pet_grid(scan_or_events)`).
-    subsets : how many ordered subsets the views are divided into, k, k + n, ...; events go with their views.
-    max_ring_difference : events only: leave out those of more oblique planes (default: none are left out).
+    Args:
+        scan_or_events : a `Scan` of a `PETSinogram`, counts (..., views, radial, [TOF,] planes), or list-mode data as
+            `formats.read_petlink` opens them: anything with `sinogram` and `read()`, whose prompts and delays are (n,
+            2) crystal numbers.
+        mu : attenuation map on the grid, (x, y, z), in 1/cm at 511 keV (default: none).
+        norm : efficiencies of crystal pairs, such as `formats.read_siemens_norm` returns (default: a scan's own
+            factors, and without them the number of real crystal pairs of every bin).
+        randoms : expected random counts, a number or an array that broadcasts to the counts (for events: one for each
+            prompt that `read()` returns). Default: the scan's own background; for events an estimate from their delays,
+            by `crystal_rates`.
+        scatter : expected scattered counts, in the same way, added to the randoms (default: none).
+        psf : resolution in the image, FWHM in mm (one number or (x, y, z)) or a `GaussianBlur` (default: none).
+        grid : of the image (default: `pet_grid(scan_or_events)`).
+        subsets : how many ordered subsets the views are divided into, k, k + n, ...; events go with their views.
+        max_ring_difference : events only: leave out those of more oblique planes (default: none are left out).
+
     Raises TypeError for data that are not of PET and corrections of another type, ArgumentError (a ValueError; its
     `argument` is the name) for corrections that do not fit, subsets without views or prompts, and a norm for a scan
     whose factors hold one, ValueError for implausible attenuation and files without prompts.
@@ -197,7 +202,8 @@ def _of_events(
 ) -> Problem:
     """One likelihood for each subset of views: their events, and the sensitivity of all their bins.
 
-    given : randoms and scatter, or None.
+    Args:
+        given : randoms and scatter, or None.
     """
     found, grid = data.read(), corrections.grid
     view = sinogram.bins_of(found.prompts)[:, 0]

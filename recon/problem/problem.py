@@ -29,13 +29,15 @@ class ArgumentError(ValueError):
 class Problem:
     """A scan that is ready for an engine: find the image x >= 0 on `grid` that minimises f(x) = sum of f_k(x).
 
-    parts : the negative log-likelihoods f_k, one for each subset of the views; every engine takes them as a list.
-    grid : where the image is.
-    start : the image that engines start from, 1 where something is seen; (x, y, z), or (B, x, y, z) for a batch.
-    modality : "SPECT" or "PET".
-    summary : some lines of text that say what is modelled.
-    signature : text that is the same for two problems only where all counts, corrections and geometry are; it belongs
-        into a `Checkpoint`.
+    Args:
+        parts : the negative log-likelihoods f_k, one for each subset of the views; every engine takes them as a list.
+        grid : where the image is.
+        start : the image that engines start from, 1 where something is seen; (x, y, z), or (B, x, y, z) for a batch.
+        modality : "SPECT" or "PET".
+        summary : some lines of text that say what is modelled.
+        signature : text that is the same for two problems only where all counts, corrections and geometry are; it
+            belongs into a `Checkpoint`.
+
     Made by `spect_problem` and `pet_problem`; `reconstruct` solves it.
     """
 
@@ -123,7 +125,10 @@ def added(first: Array | float, second: Array | float | None) -> Array | float:
 def start_like(image: Array, counts: Array, n_axes: int) -> Array:
     """Return a first image in the library and on the device of the counts, with their batch axes.
 
-    image : (x, y, z) float32.  counts : (..., *data).  n_axes : of the data.
+    Args:
+        image : (x, y, z) float32.
+        counts : (..., ``*data``).
+        n_axes : of the data.
     """
     batch = tuple(counts.shape[: counts.ndim - n_axes])
     whole = np.broadcast_to(image, (*batch, *image.shape)).copy() if batch else image

@@ -23,20 +23,22 @@ def spect_problem(
     grid: ImageGrid | None = None,
     subsets: int = 8,
 ) -> Problem:
-    """Return the problem of reconstructing SPECT projections, for `reconstruct` or any engine.
+    """Return the problem of reconstructing SPECT projections, for `reconstruct` or any engine::
 
         ybar = factors * A(x) + background + scatter,      f(x) = sum(ybar - y log ybar)
 
     A is a `SPECTProjector` with attenuation and response; counts y, factors and background are the scan's.
 
-    scan : counts (..., views, bins, rows) with their `SPECTGeometry`; leading axes are a batch.
-    mu : attenuation map on the grid, (x, y, z) or (B, x, y, z), in 1/cm at the emission energy (default: none).
-    response : width of a point by distance, such as `collimator("siemens-lehr").response(140.5)` or
-        `LinearResponse(slope, intercept)` (default: perfect resolution).
-    scatter : counts expected in every bin besides the scan's own background, a number or an array that broadcasts to
-        the counts, such as an estimate of `triple_energy_window` (default: none).
-    grid : of the image (default: `scan.default_grid()`, voxels of the size of the bins).
-    subsets : how many ordered subsets the views are divided into, k, k + n, ...; 1 for MLEM.
+    Args:
+        scan : counts (..., views, bins, rows) with their `SPECTGeometry`; leading axes are a batch.
+        mu : attenuation map on the grid, (x, y, z) or (B, x, y, z), in 1/cm at the emission energy (default: none).
+        response : width of a point by distance, such as `collimator("siemens-lehr").response(140.5)` or
+            `LinearResponse(slope, intercept)` (default: perfect resolution).
+        scatter : counts expected in every bin besides the scan's own background, a number or an array that broadcasts
+            to the counts, such as an estimate of `triple_energy_window` (default: none).
+        grid : of the image (default: `scan.default_grid()`, voxels of the size of the bins).
+        subsets : how many ordered subsets the views are divided into, k, k + n, ...; 1 for MLEM.
+
     Raises TypeError for a scan that is not of SPECT, ArgumentError (a ValueError; its `argument` is the name) for a map
     or scatter that does not fit and more subsets than views, ValueError for implausible attenuation.
     """

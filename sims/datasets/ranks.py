@@ -12,7 +12,10 @@ def rank_and_size(environment: Mapping[str, str] | None = None) -> tuple[int, in
     RANK and WORLD_SIZE (torchrun, mpirun wrappers); otherwise Slurm's job array (SLURM_ARRAY_TASK_ID, _MIN, _STEP and
     _COUNT) and the tasks that srun started (SLURM_PROCID and SLURM_NTASKS), or both: every task of every array element
     is a rank; otherwise PBS_ARRAY_INDEX, for which PBS_ARRAY_COUNT must be passed along, as PBS does not tell it.
-    environment : os.environ unless given.
+
+    Args:
+        environment : os.environ unless given.
+
     Raises ValueError that names the variables where they are incomplete or contradict each other.
     """
     values = os.environ if environment is None else environment

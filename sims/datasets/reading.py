@@ -36,8 +36,11 @@ _OPEN_FILES = 128
 class Dataset:
     """The samples of a set that `write_dataset` wrote: data[i] is a dict of arrays.
 
-    folder : of the set.  split : "train" or another part of the set, None for all.  fields : names to read, None for
-    all of them.
+    Args:
+        folder : of the set.
+        split : "train" or another part of the set, None for all.
+        fields : names to read, None for all of them.
+
     A map-style dataset for torch and plain Python alike. Files are opened where they are needed, once per process, and
     stay open (the latest 128); a Dataset may be pickled, forked and used by several threads.
     Raises FileNotFoundError where the folder, its manifest or shards are missing (with how many); FormatError for
@@ -99,7 +102,10 @@ class Dataset:
 class SimulatedDataset:
     """Samples that are simulated when they are asked for, without files; otherwise as `Dataset` and equal to it.
 
-    source : of the samples.  split, fields : as in `Dataset`.
+    Args:
+        source : of the samples.
+        split, fields : as in `Dataset`.
+
     Raises ValueError for an unknown split or field and for values that a field cannot hold; RuntimeError that names
     the samples where the source fails; IndexError beyond the last sample.
     """
@@ -176,7 +182,7 @@ class _Files:
         return _Files, (self.folder, self.plan)
 
     def read(self, shard: Shard, first: int, into: Mapping[str, np.ndarray]) -> None:
-        """Fill arrays (n, *shape) with samples first, ..., first + n - 1 of a shard."""
+        """Fill arrays (n, ``*shape``) with samples first, ..., first + n - 1 of a shard."""
         if self._here[0] != os.getpid():
             # A forked child leaves the parent's files and its lock, which another thread may have held, alone.
             self._here = (os.getpid(), threading.Lock(), OrderedDict())
@@ -210,10 +216,14 @@ def _fill(values: np.ndarray, dataset: h5py.h5d.DatasetID, first: int) -> None:
 class Batches:
     """The batches of one rank, epoch by epoch: a batch sampler for torch that depends on nothing but its fields.
 
-    n : samples.  batch_size : per rank.  shuffle : a new order in every epoch, of (seed, epoch).  block : so many
-    neighbours stay together in the order.  drop_last : leave out what does not fill a batch of every rank; otherwise
-    ranks that would have a sample less take one from the front of the order again.
-    epoch : of the next pass, one more after each.
+    Args:
+        n : samples.
+        batch_size : per rank.
+        shuffle : a new order in every epoch, of (seed, epoch).
+        block : so many neighbours stay together in the order.
+        drop_last : leave out what does not fill a batch of every rank; otherwise ranks that would have a sample less
+            take one from the front of the order again.
+        epoch : of the next pass, one more after each.
     """
 
     n: int
@@ -276,14 +286,20 @@ def loader(
     n_ranks: int | None = None,
     **options: object,
 ) -> DataLoader:
-    """Return a torch DataLoader of dicts of tensors (batch, *shape).
+    """Return a torch DataLoader of dicts of tensors (batch, ``*shape``).
 
-    dataset : a `Dataset`, a `SimulatedDataset`, or any other map-style one.  workers : processes that read or simulate;
+    Args:
+        dataset : a `Dataset`, a `SimulatedDataset`, or any other map-style one.
+        workers : processes that read or simulate;
+
     they live as long as the loader.  shuffle, seed, block, drop_last : see `Batches`; pass n of the loader shows the
     order of (seed, n) on any machine and with any number of workers, and `loader.batch_sampler.set_epoch` chooses n.
-    block : larger numbers read files in runs, which helps on slow disks and for chunks of several samples.
-    rank, n_ranks : of the process in a training on several; torch.distributed's where it is initialised.
-    options : further arguments of DataLoader, such as pin_memory=True or multiprocessing_context="spawn".
+
+    Args:
+        block : larger numbers read files in runs, which helps on slow disks and for chunks of several samples.
+        rank, n_ranks : of the process in a training on several; torch.distributed's where it is initialised.
+        options : further arguments of DataLoader, such as pin_memory=True or multiprocessing_context="spawn".
+
     Raises ImportError that names the extra where torch is missing.
     """
     torch = _torch()

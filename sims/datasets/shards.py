@@ -41,7 +41,9 @@ _DTYPES = {"bool", "float16", "float32", "float64", *(f"{sign}int{8 * n}" for si
 class Field:
     """One kind of array in every sample: its shape and dtype, the unit of its values and what they are.
 
-    shape : of one sample, such as (120, 128).  dtype : bool, (u)int8 to 64 or float16 to 64; counts are best "uint16".
+    Args:
+        shape : of one sample, such as (120, 128).
+        dtype : bool, (u)int8 to 64 or float16 to 64; counts are best "uint16".
     """
 
     shape: tuple[int, ...]
@@ -65,10 +67,14 @@ class Field:
 class Source(Protocol):
     """Samples that are made when they are asked for: picklable, and a pure function of the index.
 
-    n : samples.  fields : what one sample holds.  samples_per_phantom : samples i with the same
-    i // samples_per_phantom show the same phantom.  split : names and numbers of samples, consecutive and in this
-    order, of whole phantoms, n in all.  batch : how many samples are best made at once.
-    describe : every parameter and seed, as JSON has it.  samples : arrays (len(indices), *shape) for every field.
+    Args:
+        n : samples.
+        fields : what one sample holds.
+        samples_per_phantom : samples i with the same i // samples_per_phantom show the same phantom.
+        split : names and numbers of samples, consecutive and in this order, of whole phantoms, n in all.
+        batch : how many samples are best made at once.
+        describe : every parameter and seed, as JSON has it.
+        samples : arrays (len(indices), ``*shape``) for every field.
     """
 
     @property
@@ -309,7 +315,9 @@ def shard_image(
 ) -> bytes:
     """Return the bytes of a shard's file: they depend on the plan and the samples alone.
 
-    known : the samples of a shard of one batch, where they have been made already.
+    Args:
+        known : the samples of a shard of one batch, where they have been made already.
+
     HDF5 writes into memory, because a file that meets a full disk cannot be closed again in good order.
     """
     memory = {"driver": "core", "backing_store": False}

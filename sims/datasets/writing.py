@@ -68,8 +68,12 @@ _QUEUE_OF_FOREIGN_EXECUTORS = 64
 class Written:
     """What one call of `write_dataset` left behind.
 
-    n_samples : of this rank.  n_made : of them, made by this call; the others were there.  n_bytes : of this rank's
-    files.  seconds : of this call.  missing : names of shards that other ranks have not finished.
+    Args:
+        n_samples : of this rank.
+        n_made : of them, made by this call; the others were there.
+        n_bytes : of this rank's files.
+        seconds : of this call.
+        missing : names of shards that other ranks have not finished.
     """
 
     folder: Path
@@ -98,14 +102,17 @@ def write_dataset(
 ) -> Written:
     """Make the samples of `source` and write them to `folder`: manifest.json, shard-00000.h5, ..., and a card.
 
-    shard_size : samples per file, whole batches; a hundredth of the set unless given, 256 MiB uncompressed at most.
-        A shard is made in memory.
-    workers : processes, with one compiled thread each; 1 works in this process.
-    executor : runs the shards instead, anything with submit(f, *arguments) that returns something with result():
-        a concurrent.futures executor, a Dask client.
-    rank, n_ranks : this process makes shards rank, rank + n_ranks, ... (see `rank_and_size`), one process per rank;
-        whichever finds the set complete writes the card.
-    progress : called as progress(samples done, samples of this rank, seconds, bytes), at the start with what was there.
+    Args:
+        shard_size : samples per file, whole batches; a hundredth of the set unless given, 256 MiB uncompressed at most.
+            A shard is made in memory.
+        workers : processes, with one compiled thread each; 1 works in this process.
+        executor : runs the shards instead, anything with submit(f, ``*arguments``) that returns something with
+            result(): a concurrent.futures executor, a Dask client.
+        rank, n_ranks : this process makes shards rank, rank + n_ranks, ... (see `rank_and_size`), one process per rank;
+            whichever finds the set complete writes the card.
+        progress : called as progress(samples done, samples of this rank, seconds, bytes), at the start with what was
+            there.
+
     A run that was interrupted, in whatever way, goes on where it stopped when it is run again: complete shards are
     verified and kept, damaged ones rewritten, and the files are byte for byte those of a run without interruption,
     with any number of workers and ranks (and the same versions of emrecon, NumPy and HDF5).

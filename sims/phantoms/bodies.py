@@ -76,10 +76,14 @@ _MOST_LESIONS = 40
 class Lesion:
     """An ellipsoid hotter, or colder, than what is around it.
 
-    centre : (x, y, z) in mm.  diameter : mm, one number or the three along x, y and z.
-    ratio : its activity over that of the phantom at its centre, where the phantom has any.
-    name : of its region; None numbers them, "lesion 1" and so on.  material : None keeps the attenuation below, which
-        is right in bone and in soft tissue; a nodule of the lung is "muscle".
+    Args:
+        centre : (x, y, z) in mm.
+        diameter : mm, one number or the three along x, y and z.
+        ratio : its activity over that of the phantom at its centre, where the phantom has any.
+        name : of its region; None numbers them, "lesion 1" and so on.
+        material : None keeps the attenuation below, which is right in bone and in soft tissue; a nodule of the lung is
+            "muscle".
+
     Raises ValueError for a ratio that is negative or not finite.
     """
 
@@ -108,12 +112,13 @@ def torso(
 ) -> Phantom:
     """Return a human torso from the neck to the thighs, 680 mm long, x to the left, y to the back and z to the head.
 
-    uptake : activity per mL, by the name of a preset ("bone-scan", "fdg" or "lu-177", see `UPTAKES`) or by organ:
-        a region's name ("left kidney"), the same without its side ("kidney"), "bone" for bones that are not given by
-        themselves, and "body", which every other organ gets that is not given.
-    lesions : painted on top, in their order.
-    arms : beside the body, as in SPECT with the arms down; they reach x = +-262 mm.
-    build : how the patient differs from the reference, `Build()`.
+    Args:
+        uptake : activity per mL, by the name of a preset ("bone-scan", "fdg" or "lu-177", see `UPTAKES`) or by organ: a
+            region's name ("left kidney"), the same without its side ("kidney"), "bone" for bones that are not given by
+            themselves, and "body", which every other organ gets that is not given.
+        lesions : painted on top, in their order.
+        arms : beside the body, as in SPECT with the arms down; they reach x = +-262 mm.
+        build : how the patient differs from the reference, `Build()`.
 
     Region names: "fat" (under the skin), "body" (all soft tissue without a name), "liver", "spleen", "stomach",
     "bowel", "bladder", "aorta", "vena cava", "myocardium" (left ventricle), "heart" (all chambers' blood), "rib",
@@ -136,7 +141,8 @@ def torso_around(
 ) -> Phantom:
     """Return the torso of `torso` around another heart.
 
-    around : the heart's regions in painter's order, in place; those without activity get theirs from `uptake`.
+    Args:
+        around : the heart's regions in painter's order, in place; those without activity get theirs from `uptake`.
     """
 
     def fitted(regions: Iterable[Region]) -> Iterator[Region]:
@@ -164,15 +170,21 @@ def with_lesions(phantom: Phantom, lesions: Sequence[Lesion]) -> Phantom:
 def random_torso(seed: int, uptake: str | Mapping[str, float] = "fdg", lesions: tuple[int, int] = (0, 6)) -> Phantom:
     """Return a random patient; each seed has its own, whatever was drawn before.
 
-    seed : a non-negative integer.  uptake : as for `torso`.  lesions : the lowest and highest number of them.
+    Args:
+        seed : a non-negative integer.
+        uptake : as for `torso`.
+        lesions : the lowest and highest number of them.
+
     Ranges, ours and uniform: scale 0.92 to 1.06 along x and y and 0.93 to 1.05 along z, fat 4 to 30 mm; liver, spleen,
     stomach, kidneys and bladder displaced by up to 3 mm along each axis and 0.94 to 1.04 as long (bladder 0.75 to 1.1);
     every organ's activity times a factor of 0.8 to 1.25 (uniform in its logarithm); arms down in one of five.
-    Lesions are ellipsoids, each with its own region ("lesion 1", ...) and centred in the tissue it belongs to:
+    Lesions are ellipsoids, each with its own region ("lesion 1", ...) and centred in the tissue it belongs to::
+
         bone-scan  bones, most of them in spine, ribs and pelvis; 10 to 30 mm, 2 to 8 times the bone
         fdg        liver (1.5 to 4 times), lung (5 to 20 times, soft tissue) and lymph nodes around the aorta (3 to 15
                    times the body); 8 to 30 mm
         lu-177     liver (4 to 24 times), lymph nodes (40 to 200 times the body) and bone (20 to 100 times); 10 to 40 mm
+
     Any other uptake takes the places and ratios of fdg. Axes differ by up to 15 % from the mean. Lesions do not touch
     each other.
     Raises ValueError for a negative seed, and unless 0 <= lowest <= highest number <= 40 (more may not find room).

@@ -46,10 +46,14 @@ _CANDIDATES = 400
 class LesionRecipe:
     """How many lesions a brain gets, and which.
 
-    both : in the emission image and in the guide.  emission_only, guide_only : in one of them.
-    diameter : range in mm.  hot : the part of the lesions of the emission image that is hot, 1.5 x the grey matter's
-    activity; the others have 0.5 x the white matter's.  tissue : where they lie, wholly in white matter, or centred in
-    grey matter.
+    Args:
+        both : in the emission image and in the guide.
+        emission_only, guide_only : in one of them.
+        diameter : range in mm.
+        hot : the part of the lesions of the emission image that is hot, 1.5 x the grey matter's activity; the others
+            have 0.5 x the white matter's.
+        tissue : where they lie, wholly in white matter, or centred in grey matter.
+
     Raises ValueError for negative numbers, diameters that are not 0 < low <= high, and parts outside 0 to 1.
     Source: diameters, part and contrasts of Mehranian & Reader 2021 (FBSEM), who put 15 into each.
     """
@@ -77,9 +81,12 @@ class LesionRecipe:
 class GuideRecipe:
     """What is wrong with the guide beside its lesions.
 
-    shift : the largest displacement in mm along each axis, and turn : the largest rotation in degrees about z, both
-    drawn evenly.  bias : the largest relative bias of a smooth field, exp(+-bias).  noise : standard deviation over the
-    intensity of white matter, Rician.
+    Args:
+        shift : the largest displacement in mm along each axis, and turn : the largest rotation in degrees about z, both
+            drawn evenly.
+        bias : the largest relative bias of a smooth field, exp(+-bias).
+        noise : standard deviation over the intensity of white matter, Rician.
+
     Raises ValueError for negative or non-finite values.
     """
 
@@ -98,8 +105,12 @@ class GuideRecipe:
 class Lesion:
     """A sphere in the emission image, in the guide, or in both.
 
-    name : of its region.  centre, diameter : mm, in the emission image's position.  seen : "both", "emission" or
-    "guide".  activity : per mL (None for "guide").  intensity : in the guide (None for "emission").
+    Args:
+        name : of its region.
+        centre, diameter : mm, in the emission image's position.
+        seen : "both", "emission" or "guide".
+        activity : per mL (None for "guide").
+        intensity : in the guide (None for "emission").
     """
 
     name: str
@@ -114,8 +125,10 @@ class Lesion:
 class Mismatches:
     """Where guide and emission image deliberately differ.
 
-    offset : mm and angle : degrees about z (x towards y) that take the emission image's anatomy to the guide's, first
-    the turn and then the shift.  emission_only, guide_only : names of lesions.
+    Args:
+        offset : mm and angle : degrees about z (x towards y) that take the emission image's anatomy to the guide's,
+            first the turn and then the shift.
+        emission_only, guide_only : names of lesions.
     """
 
     offset: tuple[float, float, float]
@@ -136,9 +149,13 @@ class BrainImages(NamedTuple):
 class Brain:
     """A brain and the magnetic resonance image that goes with it.
 
-    phantom : activity and attenuation.  anatomy : the guide's phantom, whose "activity" is the intensity of a
-    T1-weighted image (white matter 1, grey matter 0.65, CSF 0.2).  lesions, mismatches : what was put in.
-    recipe : bias and noise of the guide.  seed : of all of it.
+    Args:
+        phantom : activity and attenuation.
+        anatomy : the guide's phantom, whose "activity" is the intensity of a T1-weighted image (white matter 1, grey
+            matter 0.65, CSF 0.2).
+        lesions, mismatches : what was put in.
+        recipe : bias and noise of the guide.
+        seed : of all of it.
     """
 
     phantom: Phantom
@@ -210,14 +227,16 @@ def random_folded_brain(
 ) -> Brain:
     """Return a random head: scalp, skull, CSF, folded cortex, white matter, ventricles, deep nuclei and cerebellum.
 
-    seed : a non-negative integer; each has its own brain, the same for every other argument. Lesions, displacement,
-        bias and noise have their own numbers, so the anatomy does not depend on them.
-    dimensions : 3 for a brain with z = 0 half way up the head, at the height of the basal ganglia; 2 for the same
-        brain moved along z by a random -30 to 10 mm, so that an image of one slice shows one height of it (paint other
-        heights of a 3-D one by the grid's origin). Lesions then lie in that plane.
-    uptake : a key of `UPTAKES`, or activities by the same tissues as there.
-    lesions, guide : see `LesionRecipe` and `GuideRecipe`; without, there are no lesions and the guide matches and has
-        no noise.
+    Args:
+        seed : a non-negative integer; each has its own brain, the same for every other argument. Lesions, displacement,
+            bias and noise have their own numbers, so the anatomy does not depend on them.
+        dimensions : 3 for a brain with z = 0 half way up the head, at the height of the basal ganglia; 2 for the same
+            brain moved along z by a random -30 to 10 mm, so that an image of one slice shows one height of it (paint
+            other heights of a 3-D one by the grid's origin). Lesions then lie in that plane.
+        uptake : a key of `UPTAKES`, or activities by the same tissues as there.
+        lesions, guide : see `LesionRecipe` and `GuideRecipe`; without, there are no lesions and the guide matches and
+            has no noise.
+
     Ranges, all uniform and ours: hull of the cerebrum 63 to 68 mm (x), 79 to 85 mm (y), 56 to 61 mm (up) and 52 to
     56 mm (down); cortex 2.6 to 3.2 mm; sulci about 11.5 to 13 mm apart, 1.2 to 1.8 mm wide and 8 to 28 mm deep, beside
     the fissures between the hemispheres and above the temporal lobes; CSF around it 2 to 3.5 mm, skull 5 to 8 mm, scalp

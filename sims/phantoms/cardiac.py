@@ -74,12 +74,14 @@ _EACH_WAY = 90.0  # degrees: wider wedges are cut in parts, for a wedge has to b
 class Defect:
     """A part of the myocardium that takes up less: (1 - severity) times what is around it.
 
-    segments : numbers of AHA segments, 1 to 17, as a whole; or
-    extent : (from, to) degrees around the long axis, increasing, by up to 360: 0 is the middle of the septum, 90 of the
-        anterior, 180 of the lateral, 270 (or -90) of the inferior wall; with
-    place : (from, to) along the long axis as a fraction of its outer length, 0 the base and 1 the apex.
-    severity : 0 (none) to 1 (no uptake).
-    transmural : the inner part of the wall that is affected; 1 is all of it, 0.5 the subendocardial half.
+    Args:
+        segments : numbers of AHA segments, 1 to 17, as a whole; or
+        extent : (from, to) degrees around the long axis, increasing, by up to 360: 0 is the middle of the septum, 90 of
+            the anterior, 180 of the lateral, 270 (or -90) of the inferior wall; with
+        place : (from, to) along the long axis as a fraction of its outer length, 0 the base and 1 the apex.
+        severity : 0 (none) to 1 (no uptake).
+        transmural : the inner part of the wall that is affected; 1 is all of it, 0.5 the subendocardial half.
+
     Raises ValueError for numbers out of their range, and unless segments or extent is given, and not both.
     """
 
@@ -112,10 +114,14 @@ class Defect:
 class LeftVentricle:
     """A left ventricle: the shell between two half ellipsoids of revolution, open at the base.
 
-    centre : (x, y, z) mm, the middle of the outer long axis.  direction : from base to apex; the default points to the
-        left, the front and down.  radius : mm of the cavity at the base.  wall : mm of myocardium, at the base and at
-        the apex.  length : mm from base to outer apex.  cylinder : mm from the base over which the wall is straight,
-        the half ellipsoids begin there.  roll : degrees by which the septum is turned towards the anterior wall.
+    Args:
+        centre : (x, y, z) mm, the middle of the outer long axis.
+        direction : from base to apex; the default points to the left, the front and down.
+        radius : mm of the cavity at the base.
+        wall : mm of myocardium, at the base and at the apex.
+        length : mm from base to outer apex.
+        cylinder : mm from the base over which the wall is straight, the half ellipsoids begin there.
+        roll : degrees by which the septum is turned towards the anterior wall.
 
     Outside, (r / (radius + wall))^2 + ((s - cylinder) / (length - cylinder))^2 <= 1 at a distance s from the base and r
     from the axis; the cavity has `radius` and length - wall in their stead.
@@ -179,7 +185,10 @@ class LeftVentricle:
     ) -> tuple[Region, ...]:
         """Return the ventricle in painter's order: segments by their names, "defect 1" ..., and "cavity".
 
-        activity : of the myocardium per mL.  blood : of the cavity; None keeps what is below.
+        Args:
+            activity : of the myocardium per mL.
+            blood : of the cavity; None keeps what is below.
+
         Where defects overlap the last one holds. A defect takes its place away from the segments: their own volume is
         that of the ventricle without defects.
         """
@@ -197,7 +206,9 @@ class LeftVentricle:
     def segment_means(self, image: np.ndarray, grid: ImageGrid, oversample: int = 4) -> np.ndarray:
         """Return the mean of an image over every segment, (17,) float64, weighted by the part of a voxel it fills.
 
-        image : (nx, ny, nz) on the grid.
+        Args:
+            image : (nx, ny, nz) on the grid.
+
         Raises ValueError for an image of another shape and for segments without voxels.
         """
         if image.shape != grid.shape:
@@ -303,10 +314,14 @@ def cardiac_torso(
 ) -> Phantom:
     """Return the torso of `torso` with a heart for myocardial perfusion.
 
-    ventricle : the left ventricle, where and as large as it is told whatever the build.  defects : of its wall.
-    ratios : activity per mL, by the name of a preset ("tc-99m" for sestamibi and tetrofosmin, "tl-201", see
-        `PERFUSION`) or by organ as for `torso`, with "myocardium", and "right ventricle" for that wall (else "body").
-    right_ventricle : its wall of 3.5 mm; without it there is blood beside the septum all the same.
+    Args:
+        ventricle : the left ventricle, where and as large as it is told whatever the build.
+        defects : of its wall.
+        ratios : activity per mL, by the name of a preset ("tc-99m" for sestamibi and tetrofosmin, "tl-201", see
+            `PERFUSION`) or by organ as for `torso`, with "myocardium", and "right ventricle" for that wall (else
+            "body").
+        right_ventricle : its wall of 3.5 mm; without it there is blood beside the septum all the same.
+
     Region names: those of `torso`, with "heart" for the blood of the right ventricle and the atria, "right ventricle"
     for its wall, the 17 names of `SEGMENTS` for the myocardium, "defect 1" and so on, and "cavity".
     Volumes of the default: myocardium 126 mL, cavity 105 mL, liver, lungs and the rest as for `torso`.
@@ -322,7 +337,11 @@ def random_cardiac_torso(
 ) -> Phantom:
     """Return a random patient for myocardial perfusion; each seed has its own, whatever was drawn before.
 
-    seed : a non-negative integer.  ratios : as for `cardiac_torso`.  defects : the lowest and highest number of them.
+    Args:
+        seed : a non-negative integer.
+        ratios : as for `cardiac_torso`.
+        defects : the lowest and highest number of them.
+
     Ranges, ours and uniform: build and organs' activities as in `random_torso`; ventricle displaced by up to 5 mm along
     each axis, its long axis 36 to 54 degrees to the left of the front and 15 to 40 degrees down, rolled by up to 15
     degrees, cavity radius 20 to 27 mm, wall 8.5 to 12 mm, length 80 to 95 mm, up to 20 mm of it straight. A defect has

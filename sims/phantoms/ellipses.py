@@ -31,12 +31,14 @@ _SHEPP_LOGAN = (
 def shepp_logan(size: float = 200.0, activity: float = 1.0, emission: bool = False) -> Phantom:
     """Return the Shepp-Logan head of ellipsoids, whose middle slice is the classic two-dimensional phantom.
 
-    size : edge in mm of the square around the slice (the head is 0.92 of it long).
-    activity : of the skull, or of the brain with emission=True.
-    emission : False gives the values of the modified phantom, 1, 0.2, 0 and 0.3, but they replace each other instead of
-        adding up, so nothing is negative (the upper lesion gets 0.4, to be seen on the large one). True fills the same
-        ellipsoids as a scan would find them, in values of our choice: nothing in the skull, 1 in the brain, nothing in
-        the ventricles, 2 in the large lesion and 4 in the five small ones.
+    Args:
+        size : edge in mm of the square around the slice (the head is 0.92 of it long).
+        activity : of the skull, or of the brain with emission=True.
+        emission : False gives the values of the modified phantom, 1, 0.2, 0 and 0.3, but they replace each other
+            instead of adding up, so nothing is negative (the upper lesion gets 0.4, to be seen on the large one). True
+            fills the same ellipsoids as a scan would find them, in values of our choice: nothing in the skull, 1 in the
+            brain, nothing in the ventricles, 2 in the large lesion and 4 in the five small ones.
+
     The front of the head is at -y (LPS), so image[:, :, 0].T looks as in the books, and regions are named as left and
     right are there: the picture's right (+x) is the patient's left. All centres are at z = 0
     (three-dimensional versions in the literature displace some, which then miss the middle slice).
@@ -61,9 +63,13 @@ def shepp_logan(size: float = 200.0, activity: float = 1.0, emission: bool = Fal
 class EllipseRanges:
     """What `random_ellipses` draws from, every range uniform and both ends included.
 
-    number : of ellipses.  size : their semi-axes in mm.  activity : theirs, where the body has 1.
-    overlap : whether they may touch and cover each other; the later one is then on top.
-    bones, lungs : how many ellipses of bone and of lung there are; they change the attenuation only.
+    Args:
+        number : of ellipses.
+        size : their semi-axes in mm.
+        activity : theirs, where the body has 1.
+        overlap : whether they may touch and cover each other; the later one is then on top.
+        bones, lungs : how many ellipses of bone and of lung there are; they change the attenuation only.
+
     Raises ValueError for ranges that are negative, not finite or the wrong way round.
     """
 
@@ -86,9 +92,11 @@ class EllipseRanges:
 def random_ellipses(seed: int, dimensions: int = 2, ranges: EllipseRanges | None = None) -> Phantom:
     """Return random ellipses of any activity in an elliptic body of activity 1.
 
-    seed : a non-negative integer; each seed has its own phantom, whatever was drawn before.
-    dimensions : 2 for infinite cylinders (paint it on a grid of one slice) or 3 for ellipsoids.
-    ranges : how many, how large, how hot, and what else attenuates; None is `EllipseRanges()`.
+    Args:
+        seed : a non-negative integer; each seed has its own phantom, whatever was drawn before.
+        dimensions : 2 for infinite cylinders (paint it on a grid of one slice) or 3 for ellipsoids.
+        ranges : how many, how large, how hot, and what else attenuates; None is `EllipseRanges()`.
+
     All ranges are ours and uniform: body semi-axes 85 to 115 mm (x), 70 to 100 mm (y) and 70 to 100 mm (z), turned by
     up to 30 degrees and displaced by up to 5 mm along x and y; ellipses at any turn and place inside the body, of which
     large ones keep to the middle so as not to stick out.
@@ -122,8 +130,10 @@ def random_ellipses(seed: int, dimensions: int = 2, ranges: EllipseRanges | None
 def random_brain(seed: int, dimensions: int = 2) -> Phantom:
     """Return a random head: an ellipse of activity 1 with hot regions of 3 to 9, in a ring of bone.
 
-    seed : a non-negative integer; each seed has its own phantom, whatever was drawn before.
-    dimensions : 2 for infinite cylinders (paint it on a grid of one slice) or 3 for ellipsoids.
+    Args:
+        seed : a non-negative integer; each seed has its own phantom, whatever was drawn before.
+        dimensions : 2 for infinite cylinders (paint it on a grid of one slice) or 3 for ellipsoids.
+
     As published: background 1, hot values from 3 to 9 that are most frequent around 6, outside 0, water in the ellipse
     and 2 to 4 mm of bone around it. The publication does not say more; these ranges are ours, all uniform but for the
     values: values are normal (mean 6, standard deviation 1.5) cut to 3 to 9; 2 to 6 hot regions, each a union of 2 to 5

@@ -25,8 +25,9 @@ _POINTS_AT_ONCE = 2**15
 class Fissure:
     """A cleft along a plane into the brain.
 
-    normal : (x, y, z) of length 1, through the point.  half_width, depth : mm; the depth falls to both sides along y as
-    depth exp(-((y - y_point) / reach)^4).
+    Args:
+        normal : (x, y, z) of length 1, through the point.
+        half_width, depth : mm; the depth falls to both sides along y as depth exp(-((y - y_point) / reach)^4).
     """
 
     point: tuple[float, float, float]
@@ -48,17 +49,23 @@ class Fissure:
 class Folds:
     """The folded outer surface of a cerebrum around the origin, as a depth below it.
 
-    The hull is an ellipsoid, n(p) = 1, of other height above than below z = 0. Its depth is a = (1 - n) / |grad n|.
+    The hull is an ellipsoid, n(p) = 1, of other height above than below z = 0. Its depth is a = (1 - n) / ``|grad n|``.
     Sulci are sheets where a random wave h is zero, h(q) = sum of amplitude cos(k q + phase) at q = p n^-0.4 so that
-    they rather run towards the centre; the distance to the nearest sheet is d = atan(k |h| / |grad h|) / k, exact
+    they rather run towards the centre; the distance to the nearest sheet is d = atan(k ``|h| / |grad h|``) / k, exact
     for a plane wave. A sheet with half width w and depth D, measured from the hull, is cut out as a cleft with a round
-    bottom, and the depth below all of it is
+    bottom, and the depth below all of it is::
 
         s = min(a, sqrt(d^2 + max(a - D, 0)^2) - w, the same for every fissure)
 
     so that the cortex 0 < s < thickness has the same thickness on gyri, along sulci and under them.
-    radii : (x, y, z above, z below) of the hull in mm.  waves : of h.  swell : waves that vary the sulci's depth
-    between the two numbers of `depth` (mm).  half_width : of the sulci in mm.  fissures : deeper clefts along planes.
+
+    Args:
+        radii : (x, y, z above, z below) of the hull in mm.
+        waves : of h.
+        swell : waves that vary the sulci's depth between the two numbers of `depth` (mm).
+        half_width : of the sulci in mm.
+        fissures : deeper clefts along planes.
+
     Source: ours; folds as level sets of random waves.
     """
 
@@ -109,7 +116,7 @@ class Folds:
         return np.asarray((deepest >= low) & ~inside)
 
     def _hull(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return n, |grad n| and grad n (..., 3)."""
+        """Return n, ``|grad n|`` and grad n (..., 3)."""
         a, b, up, down = self.radii
         c = np.where(z > 0, up, down)
         n = np.sqrt((x / a) ** 2 + (y / b) ** 2 + (z / c) ** 2)
@@ -138,8 +145,11 @@ class Folds:
 class Folded:
     """What lies deeper than `level` mm below a folded surface, as a solid to be painted; not convex.
 
-    level : 0 for the surface itself, the thickness of the cortex for the white matter; up to 6 mm.
-    offset : (x, y, z) mm of the folds' origin.  angle : degrees by which they are turned from x towards y.
+    Args:
+        level : 0 for the surface itself, the thickness of the cortex for the white matter; up to 6 mm.
+        offset : (x, y, z) mm of the folds' origin.
+        angle : degrees by which they are turned from x towards y.
+
     Raises ValueError for a level outside 0 to 6.
     """
 

@@ -34,9 +34,12 @@ _SKELETON_DENSITY = 1.4  # g/mL of bones with their marrow; cortical bone alone 
 class Tissue:
     """What a label stands for.
 
-    name : labels of one name are one region.  activity : per mL, in any unit.
-    material : one of `projectors.materials()`, with a density in g/mL (default: the material's own), or mu : linear
-    attenuation in 1/cm, the same at every energy; with neither, nothing is attenuated (air).
+    Args:
+        name : labels of one name are one region.
+        activity : per mL, in any unit.
+        material : one of `projectors.materials()`, with a density in g/mL (default: the material's own), or mu : linear
+            attenuation in 1/cm, the same at every energy; with neither, nothing is attenuated (air).
+
     Raises ValueError for negative or non-finite values, an unknown material, material and mu together, and a density
     without a material.
     """
@@ -72,8 +75,10 @@ class Tissue:
 class LabelMap:
     """A volume of labels as a phantom, with the methods of `Phantom` that need no line.
 
-    voxels : (nx, ny, nz) labels on `grid`, whole numbers; kept as they are, or as int32 where a reader gave floats.
-    table : label -> `Tissue`.  Outside of the grid there is no activity and no attenuation.
+    Args:
+        voxels : (nx, ny, nz) labels on `grid`, whole numbers; kept as they are, or as int32 where a reader gave floats.
+        table : label -> `Tissue`.  Outside of the grid there is no activity and no attenuation.
+
     A voxel of another grid gets the mean over its volume, sum over tissues of fraction x value, so sums over the field
     of view are kept exactly; a finer grid repeats the voxels. A grid of one slice shows the plane through its middle,
     as `Phantom` does.
@@ -156,7 +161,10 @@ class LabelMap:
 class VoxelPhantom:
     """An image of activity with the tissues that attenuate it, each on its own grid.
 
-    image : (nx, ny, nz) activity per mL on `grid`, >= 0.  tissues : whose attenuation (not their activity) counts.
+    Args:
+        image : (nx, ny, nz) activity per mL on `grid`, >= 0.
+        tissues : whose attenuation (not their activity) counts.
+
     Raises ValueError where the image does not fit its grid or is negative or not finite.
     """
 
@@ -180,12 +188,15 @@ class VoxelPhantom:
 
 
 def average_onto(image: np.ndarray, grid: ImageGrid, target: ImageGrid) -> np.ndarray:
-    """Return the mean of an image of piecewise constant voxels over the voxels of another grid, zero outside of it.
+    """Return the mean of an image of piecewise constant voxels over the voxels of another grid, zero outside of it::
 
         mean_j = sum over i of x_i volume(i and j) / volume(j),  an axis at a time
 
-    image : (nx, ny, nz) on `grid`.  Returns float32 of the target's shape. What lies inside both keeps its sum x volume
-    exactly. A target of one slice shows the plane through its middle (the upper voxel where it runs between two).
+    Args:
+        image : (nx, ny, nz) on `grid`.
+
+    Returns float32 of the target's shape. What lies inside both keeps its sum x volume exactly. A target of one slice
+    shows the plane through its middle (the upper voxel where it runs between two).
     Raises ValueError where the image does not fit its grid.
     """
     if image.shape != grid.shape:
@@ -207,13 +218,15 @@ def read_label_map(
 ) -> LabelMap:
     """Return the labels of a file as a phantom.
 
-    path : `.npz` with "labels" [z][y][x] and "voxel_mm" (z, y, x); NIfTI, Interfile or HDF5 as `formats.read_image`
-        reads them (they say where they are); anything else is raw, x fastest, and needs `shape` and `voxel_size`.
-    table : label -> `Tissue`: `read_tissues(file)`, `xcat_labels()`, `brainweb_labels()` or your own.
-    shape : (nx, ny, nz) voxels and voxel_size : mm, both as stored.  dtype : of raw files, NumPy's name, such as
-        "uint8" or "<u2".
-    orientation : of npz and raw files, where the stored x, y and z run to, of R or L, A or P, I or S; they are turned
-        to LPS and centred on the origin. The 4 mm XCAT volumes are "LPS", BrainWeb is "RAS".
+    Args:
+        path : `.npz` with "labels" [z][y][x] and "voxel_mm" (z, y, x); NIfTI, Interfile or HDF5 as `formats.read_image`
+            reads them (they say where they are); anything else is raw, x fastest, and needs `shape` and `voxel_size`.
+        table : label -> `Tissue`: `read_tissues(file)`, `xcat_labels()`, `brainweb_labels()` or your own.
+        shape : (nx, ny, nz) voxels and voxel_size : mm, both as stored.
+        dtype : of raw files, NumPy's name, such as "uint8" or "<u2".
+        orientation : of npz and raw files, where the stored x, y and z run to, of R or L, A or P, I or S; they are
+            turned to LPS and centred on the origin. The 4 mm XCAT volumes are "LPS", BrainWeb is "RAS".
+
     Raises FileNotFoundError; FormatError naming the file for a size that is not that of the shape, damaged or hostile
     archives, labels that are not whole numbers, and labels without a row.
     """
@@ -261,7 +274,11 @@ def xcat_labels(activity: Mapping[str, float] | None = None) -> dict[int, Tissue
     """Return the table of the label volumes made from the XCAT mesh phantom of a median man.
 
     0 air, 1 body, 2 air cavity, 3 brain, 4 bronchi, 5 liver, 6 lungs, 7 skeleton. There are no heart and no kidneys.
-    activity : per mL by name, instead of ours, which is like FDG: body 1, brain 8, liver 2.5, lungs 0.5, skeleton 1.
+
+    Args:
+        activity : per mL by name, instead of ours, which is like FDG: body 1, brain 8, liver 2.5, lungs 0.5, skeleton
+            1.
+
     Soft tissue attenuates as muscle, lungs as lung of 0.26 g/mL, the skeleton as cortical bone thinned to 1.4 g/mL.
     Raises ValueError for a name that is not among these.
     """
@@ -279,7 +296,10 @@ def brainweb_labels(activity: Mapping[str, float] | None = None) -> dict[int, Ti
 
     0 background, 1 csf, 2 grey, 3 white, 4 fat, 5 muscle, 6 skin, 7 skull, 8 vessels, 9 connective (around fat),
     10 dura, 11 marrow.
-    activity : per mL by name, instead of grey 4, white 1, skin 0.5, CSF 0 and 0.25 elsewhere (FDG).
+
+    Args:
+        activity : per mL by name, instead of grey 4, white 1, skin 0.5, CSF 0 and 0.25 elsewhere (FDG).
+
     Soft tissue attenuates as muscle, fat and marrow as fat, CSF as water and the skull as cortical bone.
     Raises ValueError for a name that is not among these.
     Source: activities as in the training sets of Mehranian & Reader 2021 (FBSEM).

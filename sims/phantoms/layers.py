@@ -56,8 +56,9 @@ def painted_together(
 ) -> list[np.ndarray]:
     """Return for every picture (columns, nx, ny, nz): the mean over the voxels of each column of its values.
 
-    pictures : for each what every region paints, a row of `values` or -1 to leave what is below.
-    values : for each (rows, columns); where no region is, they are 0.
+    Args:
+        pictures : for each what every region paints, a row of `values` or -1 to leave what is below.
+        values : for each (rows, columns); where no region is, they are 0.
     """
     axes, half, offsets = voxels_of(grid, oversample)
     layers, paints = _layers(regions), [np.array([*picture, -1], np.int16) for picture in pictures]

@@ -46,13 +46,15 @@ def nema_iec_body(
 ) -> Phantom:
     """Return the NEMA IEC body phantom: six spheres and a lung insert in a torso of 9.7 L.
 
-    hot_ratio : activity of the spheres over that of the background.  background : its activity per mL, any unit.
-    cold : diameters of the spheres without activity.  The defaults are NU 2-2018, all spheres hot 4:1;
-        `nema_iec_body(8, cold=(28, 37))`, or 4 instead of 8, is NU 2-2007 and NU 2-2012.
-    lung : the cylinder of 45 mm in a wall of 2.5 mm along the whole length, without activity, density 0.30 g/mL; False
-        leaves background there.
-    walls : False leaves out all walls: of the torso (3 mm, 10 mm at the ends), of the spheres (1 mm) and of the insert.
-        They are acrylic glass (PMMA, 1.18 g/mL).
+    Args:
+        hot_ratio : activity of the spheres over that of the background.
+        background : its activity per mL, any unit.
+        cold : diameters of the spheres without activity.  The defaults are NU 2-2018, all spheres hot 4:1;
+            `nema_iec_body(8, cold=(28, 37))`, or 4 instead of 8, is NU 2-2007 and NU 2-2012.
+        lung : the cylinder of 45 mm in a wall of 2.5 mm along the whole length, without activity, density 0.30 g/mL;
+            False leaves background there.
+        walls : False leaves out all walls: of the torso (3 mm, 10 mm at the ends), of the spheres (1 mm) and of the
+            insert. They are acrylic glass (PMMA, 1.18 g/mL).
 
     Positions are those of a patient on the back: the flat side at +y. The inside is half a disc of radius 147 mm in
     front and a rectangle of 140 x 77 mm with quarters of discs of radius 77 mm behind, 294 x 224 mm in all, and 180 mm
@@ -85,7 +87,9 @@ def nema_iec_body(
 def nema_layout(hot_ratio: float = 4.0, cold: Collection[float] = (), lung: bool = True) -> NEMALayout:
     """Return where `nema_iec_body` is measured, as the arguments of `recon.ImageQualityLayout`.
 
-    hot_ratio, cold, lung : as for the phantom.
+    Args:
+        hot_ratio, cold, lung : as for the phantom.
+
     The twelve background regions lie around the spheres; where is our choice. One of 37 mm stays 15 mm away from the
     torso's wall, 1.5 mm or more from the wall of every sphere, however the spheres are ordered, and touches no other.
     Slices are at z = 0, +-10 and +-20 mm. All lengths in mm.

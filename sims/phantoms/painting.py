@@ -113,7 +113,8 @@ def attenuated(activity: np.ndarray, depth: np.ndarray) -> np.ndarray:
 def _met(hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (most, lines) whether there is such a region and its number: the regions each line meets, in their order.
 
-    hit : (regions, lines). Of the many regions of a phantom a line meets few, and the rest is dropped here.
+    Args:
+        hit : (regions, lines). Of the many regions of a phantom a line meets few, and the rest is dropped here.
     """
     line, region = np.nonzero(hit.T)
     n_met = hit.sum(0)

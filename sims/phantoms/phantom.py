@@ -22,11 +22,13 @@ _CROSSINGS_AT_ONCE = 2**20
 class Region:
     """A solid with what fills it.
 
-    name : regions of one name share a label, so a shape that is not convex is a union of regions.
-    activity : per mL, in any unit; None keeps the activity that is below.
-    material : one of `projectors.materials()`, or mu : linear attenuation in 1/cm, the same at every energy; with
-        neither, the region keeps the attenuation that is below.
-    density : of the material in g/mL; None takes the material's own.
+    Args:
+        name : regions of one name share a label, so a shape that is not convex is a union of regions.
+        activity : per mL, in any unit; None keeps the activity that is below.
+        material : one of `projectors.materials()`, or mu : linear attenuation in 1/cm, the same at every energy; with
+            neither, the region keeps the attenuation that is below.
+        density : of the material in g/mL; None takes the material's own.
+
     Raises ValueError for a negative or non-finite value, an unknown material, material and mu together, and a density
     that is not positive or has no material.
     """
@@ -62,8 +64,9 @@ class Region:
 class Phantom:
     """Regions in painter's order: where they overlap, the last one that has a value replaces the others.
 
-    regions : a sequence of `Region`; `Phantom((*phantom.regions, lesion))` adds one on top. Outside of all of them
-        there is no activity and no attenuation.
+    Args:
+        regions : a sequence of `Region`; `Phantom((*phantom.regions, lesion))` adds one on top. Outside of all of them
+            there is no activity and no attenuation.
     """
 
     regions: tuple[Region, ...]
@@ -109,7 +112,9 @@ class Phantom:
     def line_integral(self, points: ArrayLike, directions: ArrayLike) -> np.ndarray:
         """Return the integral of the activity along whole lines, exactly: sum over pieces of activity x length in mm.
 
-        points, directions : (..., 3) any point of each line in mm and its direction (any length); they broadcast.
+        Args:
+            points, directions : (..., 3) any point of each line in mm and its direction (any length); they broadcast.
+
         Returns (...), float64.
         Raises ValueError where a line never leaves an infinite region.
         """
@@ -118,17 +123,20 @@ class Phantom:
     def attenuation_integral(self, points: ArrayLike, directions: ArrayLike, energy_kev: float) -> np.ndarray:
         """Return the integral of mu along whole lines, without unit: exp(-integral) is the transmission.
 
-        points, directions : as in `line_integral`.
+        Args:
+            points, directions : as in `line_integral`.
         """
         mu = partial(Region.attenuation, energy_kev=energy_kev)
         return self._along(points, directions, (mu,), lambda depth: depth.sum(0) / 10)
 
     def attenuated_integral(self, points: ArrayLike, directions: ArrayLike, energy_kev: float) -> np.ndarray:
-        """Return the activity integral as a detector far along `directions` sees it through the phantom, exactly.
+        """Return the activity integral as a detector far along `directions` sees it through the phantom, exactly::
 
             integral of a(t) exp(-integral of mu from t to infinity) dt,  in mm
 
-        points, directions : as in `line_integral`; directions point to the detector.
+        Args:
+            points, directions : as in `line_integral`; directions point to the detector.
+
         On a piece of length l with constant a and mu the integral is a l (1 - exp(-mu l)) / (mu l).
         """
         mu = partial(Region.attenuation, energy_kev=energy_kev)
@@ -137,8 +145,10 @@ class Phantom:
     def projection(self, geometry: SPECTGeometry, energy_kev: float | None = None, oversample: int = 1) -> np.ndarray:
         """Return ideal parallel projections: the line integral through every bin in mm x activity, (views, bins, rows).
 
-        energy_kev : attenuate at this energy; None for no attenuation.
-        oversample : every bin is the mean of oversample^2 lines; 1 takes the line through its centre.
+        Args:
+            energy_kev : attenuate at this energy; None for no attenuation.
+            oversample : every bin is the mean of oversample^2 lines; 1 takes the line through its centre.
+
         No blur, float32. A projector without response sums voxels instead: if x holds the concentration, du x dz is the
         size of a bin and dx dy dz' that of a voxel, SPECTProjector's counts are this integral x du dz / (dx dy dz')
         (for an image of one slice seen by one row: x du / (dx dy)).
@@ -151,7 +161,8 @@ class Phantom:
     def moved(self, offset: tuple[float, float, float] = (0, 0, 0), angle: float = 0.0) -> Phantom:
         """Return the phantom turned by `angle` degrees (from x towards y) about the z axis, then shifted by `offset`.
 
-        offset : mm.  Seen at the gantry angle g - angle, a turned phantom looks as it did at g.
+        Args:
+            offset : mm.  Seen at the gantry angle g - angle, a turned phantom looks as it did at g.
         """
         return Phantom(tuple(replace(region, shape=region.shape.moved(offset, angle)) for region in self.regions))
 
@@ -186,7 +197,8 @@ class Phantom:
 def uniform_cylinder(radius: float = 100.0, height: float = 200.0, activity: float = 1.0) -> Phantom:
     """Return a water cylinder along z around the origin.
 
-    radius, height : mm; height=math.inf for two dimensions.
+    Args:
+        radius, height : mm; height=math.inf for two dimensions.
     """
     return Phantom((Region("cylinder", Cylinder((0, 0, 0), radius, height), activity, "water"),))
 

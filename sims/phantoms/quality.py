@@ -35,11 +35,13 @@ def jaszczak(
 ) -> Phantom:
     """Return a Jaszczak phantom around the origin: rods below, six spheres above, uniform in between.
 
-    model : one of `JASZCZAK_MODELS`, which differ in the diameters of rods and spheres.
-    background, rods, spheres : activities.  section : activity between the rods; None is that of the background.
-        The default is the usual filling, cold rods and spheres in warm water; rods=4, section=0 is the insert of hot
-        rods in a solid block.
-    walls : False leaves out the wall.
+    Args:
+        model : one of `JASZCZAK_MODELS`, which differ in the diameters of rods and spheres.
+        background, rods, spheres : activities.
+        section : activity between the rods; None is that of the background. The default is the usual filling, cold rods
+            and spheres in warm water; rods=4, section=0 is the insert of hot rods in a solid block.
+        walls : False leaves out the wall.
+
     The inside has a radius of 108 mm and is 186 mm high, the wall is 3.2 mm all round. Rods fill six sectors of 60
     degrees of the lower 88 mm: a hexagonal lattice of twice the diameter, in rows across the sector's axis, 6 mm or
     more from the sector's borders and 5 mm from the wall. Spheres are centred 127 mm from the base on a ring of 58 mm
@@ -72,8 +74,10 @@ def jaszczak(
 def derenzo(rods: float = 10.0, background: float = 1.0) -> Phantom:
     """Return a Derenzo phantom around the origin: hot rods of six diameters along a cylinder of 220 x 160 mm.
 
-    rods, background : activities; background=0 makes a solid block of acrylic glass (PMMA, 1.19 g/mL), else all is
-        water.
+    Args:
+        rods, background : activities; background=0 makes a solid block of acrylic glass (PMMA, 1.19 g/mL), else all is
+            water.
+
     Rods of 11.1, 9.5, 7.9, 6.4, 4.8 and 3.2 mm diameter run along the whole length in six sectors of 60 degrees, in the
     lattice of `jaszczak`, 6 mm or more from the sector's borders and 5 mm from the edge (both ours). There is no wall.
     A grid of one slice at z = 0 is the usual two-dimensional phantom.
@@ -90,7 +94,9 @@ def derenzo(rods: float = 10.0, background: float = 1.0) -> Phantom:
 def defrise(discs: float = 1.0, background: float = 0.0) -> Phantom:
     """Return a Defrise phantom around the origin: 13 discs across the axis, which show what cone beams miss.
 
-    discs, background : activities; whichever is 0 is solid acrylic glass (PMMA, 1.19 g/mL), the other water.
+    Args:
+        discs, background : activities; whichever is 0 is solid acrylic glass (PMMA, 1.19 g/mL), the other water.
+
     Discs have a diameter of 200 mm and are 8 mm thick, with gaps of 8 mm between them and beyond the last, so the
     cylinder is 216 mm long. The seventh is at z = 0. There is no wall.
     Region names: "background", and from the base at -z upwards "disc 1" to "disc 13".
@@ -109,7 +115,11 @@ def spect_cylinder(background: float = 1.0, rods: float = 4.0, section: float = 
 
     The deluxe model of `jaszczak` made simpler: all of water, without a wall, and with as many rods as leave half of
     their diameter to the sector's borders and to the wall.
-    background : activity of the water; rods and spheres : theirs; section : activity between the rods.
+
+    Args:
+        background : activity of the water; rods and spheres : theirs.
+        section : activity between the rods.
+
     The default has hot rods in a cold solid and cold spheres; rods=0, section=1 is the usual insert of cold rods.
     """
     rod_diameters, sphere_diameters = JASZCZAK_MODELS["deluxe"]

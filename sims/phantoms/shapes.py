@@ -31,7 +31,7 @@ class Solid(Protocol):
         """Whether the surface may cross the boxes centred on (x, y, z) with these half edges; when in doubt, yes."""
 
     def crossing(self, point: ArrayLike, direction: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Where the lines point + t direction / |direction| enter and leave, t in mm; equal where they miss."""
+        """Where the lines point + t direction / ``|direction|`` enter and leave, t in mm; equal where they miss."""
 
     def moved(self, offset: tuple[float, float, float] = (0, 0, 0), angle: float = 0.0) -> Self:
         """The solid turned by `angle` degrees (from x towards y) about the z axis, then shifted by `offset` mm."""
@@ -40,8 +40,9 @@ class Solid(Protocol):
 class _Quadric(ABC):
     """An intersection of balls, discs and slabs around one centre, in axes scaled by the half widths and turned.
 
-    Every part is a norm of some of the scaled axes, |s|_part <= 1: all three make a ball, (x, y) a round cylinder, one
-    alone a slab. A norm changes by no more than the norm of the step, which tells the voxels that an edge may cross.
+    Every part is a norm of some of the scaled axes, ``|s|_part`` <= 1: all three make a ball, (x, y) a round cylinder,
+    one alone a slab. A norm changes by no more than the norm of the step, which tells the voxels that an edge may
+    cross.
     """
 
     centre: tuple[float, float, float]
@@ -80,9 +81,12 @@ class _Quadric(ABC):
         return touched & ~_every([norm < 1 - r for norm, r in zip(norms, reach)])
 
     def crossing(self, point: ArrayLike, direction: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Where the lines point + t direction / |direction| enter and leave, t in mm; equal (0) where they miss.
+        """Where the lines point + t direction / ``|direction|`` enter and leave, t in mm; equal (0) where they miss.
 
-        point, direction : (..., 3) in mm, broadcast against each other.  Returns two arrays (...).
+        Args:
+            point, direction : (..., 3) in mm, broadcast against each other.
+
+        Returns two arrays (...).
         A line along an infinite cylinder enters at -inf and leaves at +inf.
         Raises ValueError for a direction of length zero and for trailing axes that are not 3.
         """
@@ -98,7 +102,8 @@ class _Quadric(ABC):
     def chord(self, point: ArrayLike, direction: ArrayLike) -> np.ndarray:
         """Return the length in mm of lines through the solid, 0 where they miss.
 
-        point, direction : (..., 3), any point of a line and its direction, broadcast against each other.
+        Args:
+            point, direction : (..., 3), any point of a line and its direction, broadcast against each other.
         """
         enter, leave = self.crossing(point, direction)
         return leave - enter
@@ -127,8 +132,11 @@ class _Quadric(ABC):
 class Ellipsoid(_Quadric):
     """An ellipsoid, (x/a)^2 + (y/b)^2 + (z/c)^2 <= 1 around its centre.
 
-    centre : (x, y, z) in mm.  radii : (a, b, c) semi-axes in mm, or one number for a sphere.
-    angle : degrees by which the axes a and b are turned from x towards y.
+    Args:
+        centre : (x, y, z) in mm.
+        radii : (a, b, c) semi-axes in mm, or one number for a sphere.
+        angle : degrees by which the axes a and b are turned from x towards y.
+
     Raises ValueError for radii that are not positive and finite.
     """
 
@@ -154,11 +162,14 @@ class Ellipsoid(_Quadric):
 
 @dataclass(frozen=True)
 class Cylinder(_Quadric):
-    """An elliptic cylinder along z, (x/a)^2 + (y/b)^2 <= 1 and |z| <= height / 2 around its centre.
+    """An elliptic cylinder along z, (x/a)^2 + (y/b)^2 <= 1 and ``|z|`` <= height / 2 around its centre.
 
-    centre : (x, y, z) in mm.  radii : (a, b) semi-axes in mm, or one number for a round one.
-    height : mm along z; infinite by default, which is what two-dimensional phantoms are made of.
-    angle : degrees by which the axes a and b are turned from x towards y.
+    Args:
+        centre : (x, y, z) in mm.
+        radii : (a, b) semi-axes in mm, or one number for a round one.
+        height : mm along z; infinite by default, which is what two-dimensional phantoms are made of.
+        angle : degrees by which the axes a and b are turned from x towards y.
+
     Raises ValueError for sizes that are not positive.
     """
 
@@ -189,8 +200,11 @@ class Cylinder(_Quadric):
 class Box(_Quadric):
     """A rectangular box around its centre.
 
-    centre : (x, y, z) in mm.  size : full edges in mm, or one number for a cube; the last may be infinite.
-    angle : degrees by which the box is turned from x towards y.
+    Args:
+        centre : (x, y, z) in mm.
+        size : full edges in mm, or one number for a cube; the last may be infinite.
+        angle : degrees by which the box is turned from x towards y.
+
     Raises ValueError for sizes that are not positive.
     """
 
@@ -220,7 +234,10 @@ class Box(_Quadric):
 class HalfSpace:
     """Everything behind a plane, (p - point) . normal <= 0; to be intersected with other solids.
 
-    point : (x, y, z) of the plane in mm.  normal : (x, y, z), out of the half space, any length.
+    Args:
+        point : (x, y, z) of the plane in mm.
+        normal : (x, y, z), out of the half space, any length.
+
     Raises ValueError for a normal of length zero.
     """
 
@@ -249,7 +266,7 @@ class HalfSpace:
         return np.asarray(np.abs(self._height(x, y, z)) <= reach)
 
     def crossing(self, point: ArrayLike, direction: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Where the lines point + t direction / |direction| enter and leave, t in mm, one of them infinite."""
+        """Where the lines point + t direction / ``|direction|`` enter and leave, t in mm, one of them infinite."""
         height = self._height(*_components(point, "point"))
         rate = sum(n * d for n, d in zip(self.normal, _unit(direction)))
         height, rate = np.broadcast_arrays(height, rate)
@@ -272,7 +289,8 @@ class HalfSpace:
 class Intersection:
     """What is inside all of some solids: as convex as they are.
 
-    parts : at least one solid.
+    Args:
+        parts : at least one solid.
     """
 
     parts: tuple[Solid, ...]
@@ -300,7 +318,7 @@ class Intersection:
         return result
 
     def crossing(self, point: ArrayLike, direction: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Where the lines point + t direction / |direction| enter and leave, t in mm; equal (0) where they miss."""
+        """Where the lines point + t direction / ``|direction|`` enter and leave, t in mm; equal (0) where they miss."""
         crossings = [part.crossing(point, direction) for part in self.parts]
         hit = np.logical_and.reduce([leave > enter for enter, leave in crossings])
         enter, leave = np.max([c[0] for c in crossings], axis=0), np.min([c[1] for c in crossings], axis=0)
@@ -321,7 +339,10 @@ class Intersection:
 class Oriented:
     """A solid in any orientation: described in axes of its own, then rotated and shifted, p = R q + offset.
 
-    solid : around the origin of its own axes.  rotation : R, 3 x 3, whose columns are the solid's axes in the world;
+    Args:
+        solid : around the origin of its own axes.
+        rotation : R, 3 x 3, whose columns are the solid's axes in the world;
+
     `rotation_to(direction)` makes one.  offset : (x, y, z) mm of the solid's origin.
     Raises ValueError for a matrix that is not a rotation.
     """
@@ -360,7 +381,7 @@ class Oriented:
         return self.solid.straddles(*self._own(x, y, z), (float(a), float(b), float(c)))
 
     def crossing(self, point: ArrayLike, direction: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Where the lines point + t direction / |direction| enter and leave, t in mm; equal (0) where they miss."""
+        """Where the lines point + t direction / ``|direction|`` enter and leave, t in mm; equal (0) where they miss."""
         R = np.array(self.rotation)
         return self.solid.crossing((np.asarray(point, float) - self.offset) @ R, np.asarray(direction, float) @ R)
 
@@ -385,7 +406,9 @@ class Oriented:
 def rotation_to(direction: ArrayLike) -> tuple[tuple[float, float, float], ...]:
     """Return the shortest rotation that takes +z to a direction, as `Oriented` wants it.
 
-    direction : (x, y, z), any length; opposite to z it turns about x.
+    Args:
+        direction : (x, y, z), any length; opposite to z it turns about x.
+
     Raises ValueError for a direction of length zero.
     """
     x, y, z = (float(c) for c in _unit(direction))
@@ -410,7 +433,7 @@ def sub_positions(half: tuple[float, float, float], n: int) -> np.ndarray:
 
 
 def _inside_ball(p: Sequence[Coordinate], d: Sequence[Coordinate]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the two t at which |p + t d| = 1: roots of d.d t^2 + 2 p.d t + p.p - 1, or +inf and -inf."""
+    """Return the two t at which ``|p + t d|`` = 1: roots of d.d t^2 + 2 p.d t + p.p - 1, or +inf and -inf."""
     a = np.asarray(sum(np.square(di) for di in d))
     b = np.asarray(sum(pi * di for pi, di in zip(p, d)))
     c = np.asarray(sum(np.square(pi) for pi in p) - 1)

@@ -35,10 +35,13 @@ _LIVER_CUT = (0.55, 0.25, -0.80)
 class Build:
     """The body of a patient, as it differs from the reference.
 
-    scale : factors of all lengths along x, y and z, skeleton and organs alike.
-    fat : mm of fat under the skin.
-    shift : (x, y, z) in mm by organ.  growth : factor of all lengths by organ. Organs are named as in `torso`: one of a
-        pair by its side ("left kidney"), or both ("kidney"). Hearts, bones and the body keep their place.
+    Args:
+        scale : factors of all lengths along x, y and z, skeleton and organs alike.
+        fat : mm of fat under the skin.
+        shift : (x, y, z) in mm by organ.
+        growth : factor of all lengths by organ. Organs are named as in `torso`: one of a pair by its side ("left
+            kidney"), or both ("kidney"). Hearts, bones and the body keep their place.
+
     Raises ValueError for factors outside 0.5 to 2, fat outside 0 to 80 mm, and organs that cannot be moved.
     """
 
@@ -179,7 +182,10 @@ def beside_the_ventricle(wall: float = 0.0) -> tuple[Solid, ...]:
 def heart_axes(direction: ArrayLike, roll: float = 0.0) -> tuple[Triple, ...]:
     """Return the rotation whose columns are: towards the septum, down (inferior wall), and along the long axis.
 
-    direction : from base to apex, not along z.  roll : degrees by which the septum is turned towards the anterior wall.
+    Args:
+        direction : from base to apex, not along z.
+        roll : degrees by which the septum is turned towards the anterior wall.
+
     Without roll the anterior wall is the uppermost: its middle is the head's direction (+z) less its part along the
     axis. The septum is then direction x anterior, to the right where the apex points to the front.
     Raises ValueError for a direction along z.

@@ -46,7 +46,8 @@ class LabelledBody(Body, Protocol):
 class Drawn:
     """A phantom that was drawn, with the images that go with it.
 
-    guide : makes the MR-like image on a grid, None without.
+    Args:
+        guide : makes the MR-like image on a grid, None without.
     """
 
     phantom: LabelledBody
@@ -135,7 +136,8 @@ class GuideTable(Table):
 class FoldedBrain(_Kind):
     """`random_folded_brain`: a head with a folded cortex, and an MR-like guide.
 
-    uptake : "fdg", "amyloid", "dat", "perfusion", or activities by tissue.
+    Args:
+        uptake : "fdg", "amyloid", "dat", "perfusion", or activities by tissue.
     """
 
     has_guide: ClassVar[bool] = True
@@ -154,8 +156,10 @@ class FoldedBrain(_Kind):
 class Torso(_Kind):
     """`random_torso`: a patient from the neck to the thighs, with lesions.
 
-    uptake : "bone-scan", "fdg", "lu-177", or activities by organ.  lesions : the lowest and highest number.
-    slices : heights in mm between which the plane (or the middle of the volume) lies that comes to z = 0.
+    Args:
+        uptake : "bone-scan", "fdg", "lu-177", or activities by organ.
+        lesions : the lowest and highest number.
+        slices : heights in mm between which the plane (or the middle of the volume) lies that comes to z = 0.
     """
 
     kind: Literal["torso"]
@@ -171,8 +175,10 @@ class Torso(_Kind):
 class CardiacTorso(_Kind):
     """`random_cardiac_torso`: a patient for myocardial perfusion, with defects of the left ventricle.
 
-    ratios : "tc-99m", "tl-201", or activities by organ.  defects : the lowest and highest number.
-    slices : as for the torso.
+    Args:
+        ratios : "tc-99m", "tl-201", or activities by organ.
+        defects : the lowest and highest number.
+        slices : as for the torso.
     """
 
     kind: Literal["cardiac"]
@@ -188,10 +194,13 @@ class CardiacTorso(_Kind):
 class LabelMapBody(_Kind):
     """A label map from a file, `read_label_map`, displaced and with other activities for every seed.
 
-    file : of the labels.  tissues : a CSV or TOML table, or "xcat" or "brainweb".
-    shape, voxel_size, dtype, orientation : as in `read_label_map`.
-    slices : as for the torso.  shift : the largest displacement in mm along x and y, drawn evenly.
-    spread : every tissue's activity times 1 / spread to spread, drawn evenly in the logarithm.
+    Args:
+        file : of the labels.
+        tissues : a CSV or TOML table, or "xcat" or "brainweb".
+        shape, voxel_size, dtype, orientation : as in `read_label_map`.
+        slices : as for the torso.
+        shift : the largest displacement in mm along x and y, drawn evenly.
+        spread : every tissue's activity times 1 / spread to spread, drawn evenly in the logarithm.
     """
 
     kind: Literal["label-map"]

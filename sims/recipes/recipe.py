@@ -130,8 +130,10 @@ class PETTable(Table):
 class CountsTable(Table):
     """How many counts are expected in all: one number, or the ends of a range that is drawn from evenly in its log.
 
-    total : None takes the phantoms' activity as kBq/mL.  levels : fractions of the counts; the events of
-    a lower level are a part of those of the higher ones.  noise : False keeps expected instead of Poisson counts.
+    Args:
+        total : None takes the phantoms' activity as kBq/mL.
+        levels : fractions of the counts; the events of a lower level are a part of those of the higher ones.
+        noise : False keeps expected instead of Poisson counts.
     """
 
     total: Total | tuple[Total, Total] | None = None
@@ -152,8 +154,10 @@ class MismatchTable(Table):
 class ReconstructionTable(Table):
     """Images that go with every level: MLEM or OSEM of the model that is given, from ones.
 
-    subsets : 1 is MLEM.  filter_fwhm : mm of a Gaussian afterwards, 0 for none.  response : whether the resolution is
-    modelled.
+    Args:
+        subsets : 1 is MLEM.
+        filter_fwhm : mm of a Gaussian afterwards, 0 for none.
+        response : whether the resolution is modelled.
     """
 
     iterations: Count = 10
@@ -165,8 +169,11 @@ class ReconstructionTable(Table):
 class Recipe(Table):
     """A set of simulated scans; one sample is one phantom.
 
-    n : how many by default.  split : shares of the samples, in this order.  outputs : names out of `OUTPUTS`.
-    batch : samples that are simulated together (default: 64 of one slice, 1 volume).
+    Args:
+        n : how many by default.
+        split : shares of the samples, in this order.
+        outputs : names out of `OUTPUTS`.
+        batch : samples that are simulated together (default: 64 of one slice, 1 volume).
     """
 
     name: str
@@ -433,9 +440,12 @@ def _thin(shape: tuple[int, ...]) -> tuple[int, ...]:
 class RecipeSource:
     """The samples of a recipe, by index: a `Source` of `write_dataset` and `SimulatedDataset`.
 
-    recipe : what to simulate.  n : how many samples (default: the recipe's).
-    reconstruct : makes the images (levels, nx, ny, nz) of the output "reconstruction" from the scans of all levels;
-        `emrecon simulate` brings one.
+    Args:
+        recipe : what to simulate.
+        n : how many samples (default: the recipe's).
+        reconstruct : makes the images (levels, nx, ny, nz) of the output "reconstruction" from the scans of all levels;
+            `emrecon simulate` brings one.
+
     Sample i depends on the recipe, its seed and i alone: on no other sample, batch, worker or rank.
     Raises ValueError where the recipe wants reconstructions and nothing makes them.
     """
@@ -504,7 +514,7 @@ class RecipeSource:
         }
 
     def samples(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
-        """Return the samples of some indices, each field (len(indices), *shape)."""
+        """Return the samples of some indices, each field (len(indices), ``*shape``)."""
         drawn = [self.draw(int(i)) for i in indices]
         expected = self._expected([d.phantom for d in drawn], indices)
         results = [self._sample(int(i), d, expected[k]) for k, (i, d) in enumerate(zip(indices, drawn))]

@@ -28,7 +28,11 @@ class RecipeError(ValueError):
 def decode(text: str, kind: type[T], name: str) -> T:
     """Return the typed contents of a recipe.
 
-    text : TOML.  kind : a `Table`.  name : of the file, for messages.
+    Args:
+        text : TOML.
+        kind : a `Table`.
+        name : of the file, for messages.
+
     Raises RecipeError for what is not TOML, unknown keys, missing ones, wrong types and numbers out of range: all of
     them, a line each.
     """
@@ -68,7 +72,8 @@ def _plain(error: ErrorDetails) -> str:
 def complain(name: str, text: str, keys: list[str], error: Exception) -> RecipeError:
     """Return the error of a value that is well typed, but impossible; the message's own words find the key if they can.
 
-    keys : the table, or the key, that was used when the error was raised.
+    Args:
+        keys : the table, or the key, that was used when the error was raised.
     """
     own = _keys_below(text, keys)
     named = [key for key in own if re.search(rf"\b{re.escape(key)}\b", str(error))]

@@ -15,11 +15,12 @@ from emrecon.projectors import ImageGrid
 class Mismatch:
     """How the scan that is simulated differs from the model that a reconstruction is given.
 
-    refine : the simulation's voxels (and a SPECT camera's bins) are so many times smaller along each axis.
-    attenuation : the attenuation map that is given over the true one.
-    shift : (x, y, z) mm by which the map that is given is displaced.
-    response : the width of the true response over that which is given.
-    background : the scatter and randoms that are given over the true ones.
+    Args:
+        refine : the simulation's voxels (and a SPECT camera's bins) are so many times smaller along each axis.
+        attenuation : the attenuation map that is given over the true one.
+        shift : (x, y, z) mm by which the map that is given is displaced.
+        response : the width of the true response over that which is given.
+        background : the scatter and randoms that are given over the true ones.
 
     The defaults are a careful scan: half the voxel size, a map 2 % too low and displaced by 1 mm, a response 3 % wider
     than believed. Simulating and reconstructing with one model ("inverse crime") makes every method look better than it

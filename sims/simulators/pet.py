@@ -39,7 +39,10 @@ _BALL = 20.0  # mm, radius of the source that calibrates
 class ConvolutionScatter:
     """Scatter as the projection of a very blurred image, without attenuation; fast, and right in its total.
 
-    fraction : S / (T + S).  fwhm : mm of the Gaussian, along x, y and, in volumes, z.
+    Args:
+        fraction : S / (T + S).
+        fwhm : mm of the Gaussian, along x, y and, in volumes, z.
+
     Source: PETSTEP (Berthon et al. 2015).
     """
 
@@ -57,9 +60,12 @@ class ConvolutionScatter:
 class SingleScatter:
     """Scatter by single scatter simulation, see `projectors.single_scatter`.
 
-    fraction : S / (T + S) to which it is scaled, to stand for multiple scatter as well; None for the simulation's own.
-    energy_window : (lower, upper) keV.  energy_resolution : FWHM at 511 keV (default: the scanner's).
-    sampling : how finely.
+    Args:
+        fraction : S / (T + S) to which it is scaled, to stand for multiple scatter as well; None for the simulation's
+            own.
+        energy_window : (lower, upper) keV.
+        energy_resolution : FWHM at 511 keV (default: the scanner's).
+        sampling : how finely.
     """
 
     fraction: float | None = None
@@ -76,9 +82,10 @@ class SingleScatter:
 class Randoms:
     """Random coincidences.
 
-    fraction : R / (T + S + R).
-    singles : "uniform" for the same rate in every crystal pair, or "object" for the product of the crystals' own
-        rates, which are taken as proportional to the true and scattered coincidences they take part in.
+    Args:
+        fraction : R / (T + S + R).
+        singles : "uniform" for the same rate in every crystal pair, or "object" for the product of the crystals' own
+            rates, which are taken as proportional to the true and scattered coincidences they take part in.
     """
 
     fraction: float = 0.08
@@ -93,20 +100,24 @@ class Randoms:
 
 @dataclass(frozen=True, eq=False)
 class PETSimulator(Simulator):
-    """A PET scanner with a protocol: phantoms in kBq/mL become sinograms, with or without time of flight.
+    """A PET scanner with a protocol: phantoms in kBq/mL become sinograms, with or without time of flight::
 
         trues = c eff exp(-B mu) A(K x) T decay,     K a Gaussian blur, A line integrals, B those without TOF
 
-    grid : of truth and reconstruction.  sinogram : the bins; one ring and one slice make a two-dimensional scan.
-    sensitivity : counts/s/kBq of a ball of 20 mm radius in the middle of the grid, in air; fixes c.
-    duration : T in s.  radionuclide : decays during the scan; activities are those at its start.
-    resolution : mm FWHM of K, along x and y and, in volumes, z.
-    scatter : `ConvolutionScatter`, `SingleScatter` (volumes) or None.
-    randoms : `Randoms` or None.
-    normalisation : the true efficiencies, see `random_normalisation`; None for crystals that are all alike.
-    given_normalisation : those that a reconstruction is given; None for the true ones.
-    dead_time : of the whole scanner, acting on its coincidences; None for none.
-    mismatch : between simulation and reconstruction, on by default.
+    Args:
+        grid : of truth and reconstruction.
+        sinogram : the bins; one ring and one slice make a two-dimensional scan.
+        sensitivity : counts/s/kBq of a ball of 20 mm radius in the middle of the grid, in air; fixes c.
+        duration : T in s.
+        radionuclide : decays during the scan; activities are those at its start.
+        resolution : mm FWHM of K, along x and y and, in volumes, z.
+        scatter : `ConvolutionScatter`, `SingleScatter` (volumes) or None.
+        randoms : `Randoms` or None.
+        normalisation : the true efficiencies, see `random_normalisation`; None for crystals that are all alike.
+        given_normalisation : those that a reconstruction is given; None for the true ones.
+        dead_time : of the whole scanner, acting on its coincidences; None for none.
+        mismatch : between simulation and reconstruction, on by default.
+
     Source: after PETSTEP (Berthon et al. 2015), with TOF, normalisation, decay and mismatch.
     Raises ValueError for numbers that are not positive.
     """
@@ -284,8 +295,10 @@ def random_normalisation(
 ) -> Normalisation:
     """Return crystal efficiencies that scatter around one, or around those of another normalisation.
 
-    crystals : relative standard deviation; efficiencies are log-normal, so none is negative.
-    like : whose components are kept; with a small `crystals`, a normalisation that was measured with errors.
+    Args:
+        crystals : relative standard deviation; efficiencies are log-normal, so none is negative.
+        like : whose components are kept; with a small `crystals`, a normalisation that was measured with errors.
+
     Raises ValueError for a standard deviation that is negative or not finite.
     """
     if not (math.isfinite(crystals) and crystals >= 0):
@@ -303,7 +316,10 @@ def list_events(scan: Scan, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
     An event of a bin with several crystal pairs comes from any of them alike (from pairs of real crystals). Times lie
     between 0 and the scan's duration, more often early where the radionuclide decays, in rising order.
-    scan : of a PET sinogram, counts are integers.  `scan.geometry.histogram(events)` gives the counts back.
+
+    Args:
+        scan : of a PET sinogram, counts are integers.  `scan.geometry.histogram(events)` gives the counts back.
+
     Raises ValueError for a scan without duration, for fractional counts, and for counts in bins of virtual crystals.
     """
     sinogram = scan.geometry

@@ -43,8 +43,9 @@ class Body(Protocol):
 class Rates(NamedTuple):
     """What a scanner expects in one second without decay: trues and scatter (..., data), and the given factors.
 
-    room : counts/s of every bin that do not come from the phantom.
-    randoms : whether and how the scanner adds them, see `Simulator._randoms`.
+    Args:
+        room : counts/s of every bin that do not come from the phantom.
+        randoms : whether and how the scanner adds them, see `Simulator._randoms`.
     """
 
     trues: np.ndarray
@@ -57,11 +58,13 @@ class Rates(NamedTuple):
 class Expectation:
     """Expected counts of one or several scans, part by part, with what a reconstruction is given.
 
-    trues, scatter, randoms : (..., *data) expected counts; randoms hold all that is not from single decays.
-    factors : (..., *data) or broadcasting, of the model that is given: trues are about factors * A(truth).
-    truth : (..., nx, ny, nz) mean activity concentration in kBq/mL at the start of the scan.
-    mu : (..., nx, ny, nz) the attenuation map that is given, in 1/cm.
-    simulator : what it comes from.
+    Args:
+        trues, scatter, randoms : (..., ``*data``) expected counts; randoms hold all that is not from single decays.
+        factors : (..., ``*data``) or broadcasting, of the model that is given: trues are about factors * A(truth).
+        truth : (..., nx, ny, nz) mean activity concentration in kBq/mL at the start of the scan.
+        mu : (..., nx, ny, nz) the attenuation map that is given, in 1/cm.
+        simulator : what it comes from.
+
     Leading axes are those of the phantoms; `expectation[i]` is one of them.
     """
 
@@ -112,7 +115,7 @@ class Expectation:
         return replace(self, scatter=_times(more, self.scatter), randoms=_times(ratio, self.randoms))
 
     def measure(self, seed: int | Sequence[int]) -> np.ndarray:
-        """Return Poisson counts (..., *data), float32; of several scans each has its own seed or `item_seed`."""
+        """Return Poisson counts (..., ``*data``), float32; of several scans each has its own seed or `item_seed`."""
         total, n = self.total, len(self.simulator.geometry.shape)
         if total.ndim == n:
             return np.asarray(poisson(total, seed))  # type: ignore[arg-type]
@@ -166,8 +169,9 @@ class Expectation:
 class Simulation:
     """One simulated scan, with the truth.
 
-    scan : counts, and the background and factors that a reconstruction is given.
-    expectation : what was expected, part by part.
+    Args:
+        scan : counts, and the background and factors that a reconstruction is given.
+        expectation : what was expected, part by part.
     """
 
     scan: Scan
@@ -242,7 +246,7 @@ class Simulator(ABC):
 
     @abstractmethod
     def _randoms(self, prompts: np.ndarray) -> np.ndarray:
-        """Return the randoms that come with trues and scatter (B, *data)."""
+        """Return the randoms that come with trues and scatter (B, ``*data``)."""
 
     @abstractmethod
     def _weights(self) -> tuple[np.ndarray, np.ndarray]:
@@ -250,7 +254,7 @@ class Simulator(ABC):
 
     @abstractmethod
     def _counted(self, rates: np.ndarray) -> np.ndarray:
-        """Return what one counter has to count in all, (B, views or 1, 1, ...), of counts/s (B, *data)."""
+        """Return what one counter has to count in all, (B, views or 1, 1, ...), of counts/s (B, ``*data``)."""
 
     @abstractmethod
     def _check_reach(self, image: np.ndarray, grid: ImageGrid, name: str) -> None:
@@ -288,8 +292,9 @@ class Simulator(ABC):
     def __call__(self, phantom: Body, seed: int, counts: float | None = None) -> Simulation:
         """Return the scan of a phantom.
 
-        seed : of the noise.  counts : expected in all; scales the activity, truth included. None takes the phantom's
-        activity as kBq/mL.
+        Args:
+            seed : of the noise.
+            counts : expected in all; scales the activity, truth included. None takes the phantom's activity as kBq/mL.
         """
         expected = self.expect(phantom)
         expected = expected if counts is None else expected.with_counts(counts)
@@ -316,7 +321,10 @@ class Simulator(ABC):
     ) -> tuple[GatedScan, np.ndarray]:
         """Return the scan of one phantom for each gate, and the truths (G, nx, ny, nz) in kBq/mL.
 
-        durations : s in every gate (per view for SPECT).  counts : expected in all gates together.
+        Args:
+            durations : s in every gate (per view for SPECT).
+            counts : expected in all gates together.
+
         Gates decay alike, by the mean over the scan, which the factors hold.
         Raises ValueError where numbers of phantoms and gates differ, and for gates longer than the scan.
         """
@@ -422,7 +430,11 @@ def count_levels(scan: Scan, fractions: Sequence[float], seed: int) -> tuple[Sca
     f is Binomial(y, f): as if the time of the scan (of every view) had been f times as long. Background, factors and
     duration are multiplied by f, so that images keep their unit. Decay stays that of the whole scan, as if pauses had
     been made; factors that hold it are right.
-    scan : counts are integers.  fractions : 0 < f <= 1, any order; other levels in the list change the draw.
+
+    Args:
+        scan : counts are integers.
+        fractions : 0 < f <= 1, any order; other levels in the list change the draw.
+
     Raises ValueError for other fractions and for counts that are not integers.
     """
     levels = _fractions(fractions)
@@ -439,13 +451,15 @@ def respiratory_gates(
     amplitude: tuple[float, float, float] = (0.0, 3.0, 15.0),
     names: Sequence[str] | None = None,
 ) -> list[Phantom]:
-    """Return a breathing phantom in gates of equal duration over one cycle, beginning at the end of expiration.
+    """Return a breathing phantom in gates of equal duration over one cycle, beginning at the end of expiration::
 
         displacement(t) = -amplitude sin^4(pi t),      t: fraction of the cycle
 
-    amplitude : (x, y, z) mm from end of inspiration to end of expiration: with positive y and z, breathing in moves
-        organs to the front (-y) and down (-z).
-    names : regions that move; None moves everything. Regions that contain others should be named with them.
+    Args:
+        amplitude : (x, y, z) mm from end of inspiration to end of expiration: with positive y and z, breathing in moves
+            organs to the front (-y) and down (-z).
+        names : regions that move; None moves everything. Regions that contain others should be named with them.
+
     Each gate shows the phantom in the middle of its time.
     Raises ValueError for names that no region has.
     Source: the shape is that of Lujan et al. 1999, cos^4 from the end of inspiration.

@@ -49,21 +49,25 @@ class Widened:
 
 @dataclass(frozen=True, eq=False)
 class SPECTSimulator(Simulator):
-    """A SPECT camera with a protocol: phantoms in kBq/mL become projections.
+    """A SPECT camera with a protocol: phantoms in kBq/mL become projections::
 
         trues = sensitivity * T * decay_v * A(x) V,   scatter likewise with a `SPECTScatterProjector`
 
-    grid : of truth and reconstruction.  geometry : the camera; one slice and one row make a two-dimensional scan.
-    response : as for `SPECTProjector`.
-    sensitivity : counts/s/MBq of one head in air.  duration : T, s per view.
-    radionuclide : whose main line is imaged and which decays from view to view.
-    scatter : an `EffectiveSource` with the energy window, for volumes; None for no scatter.
-    windows : further `EnergyWindow`s, for `windowed`.
-    room : counts/s in every bin of the photopeak window from elsewhere.
-    dead_time : of each head, acting on its counts in the window; None for none.
-    mismatch : between simulation and reconstruction, on by default.
+    Args:
+        grid : of truth and reconstruction.
+        geometry : the camera; one slice and one row make a two-dimensional scan.
+        response : as for `SPECTProjector`.
+        sensitivity : counts/s/MBq of one head in air.
+        duration : T, s per view.
+        radionuclide : whose main line is imaged and which decays from view to view.
+        scatter : an `EffectiveSource` with the energy window, for volumes; None for no scatter.
+        windows : further `EnergyWindow` objects, for `windowed`.
+        room : counts/s in every bin of the photopeak window from elsewhere.
+        dead_time : of each head, acting on its counts in the window; None for none.
+        mismatch : between simulation and reconstruction, on by default.
+
     Raises ValueError for numbers that are not positive, scatter in two dimensions or of another emission than the main
-    line, windows that are not `EnergyWindow`s, and a measured response that would have to be widened.
+    line, windows that are not `EnergyWindow` objects, and a measured response that would have to be widened.
     """
 
     grid: ImageGrid
@@ -142,7 +146,7 @@ class SPECTSimulator(Simulator):
     def windowed(self, expectation: Expectation, seed: int) -> WindowedScan:
         """Return counts in the photopeak window ("peak") and in `windows`, of one phantom or a batch.
 
-        Scatter in a window is that of the photopeak window times the ratio of their shares of singly scattered photons,
+        Scatter in a window is that of the photopeak times the ratio of their shares of singly scattered photons::
 
             ratio = integral of dsigma/dOmega eps_w(E') dOmega / integral of dsigma/dOmega eps_peak(E') dOmega
 

@@ -49,16 +49,19 @@ def as_linear_physics(
     data_unit: float = 1.0,
     noise_model: deepinv.physics.NoiseModel | None = None,
 ) -> deepinv.physics.LinearPhysics:
-    """Return our system as a `deepinv.physics.LinearPhysics`; see `SystemPhysics` for what it offers.
+    """Return our system as a `deepinv.physics.LinearPhysics`; see `SystemPhysics` for what it offers::
 
         y = Poisson( data_unit A(x) ) / data_unit,   A(x) = (model.linear(image_unit x) [+ background]) / data_unit
 
-    model : of binned data, with one set of physics for all items or for a batch of the size of the data.
-    dimensions : 2 for images (B, 1, x, y) without the last axis, which must have one slice; 3 for (B, 1, x, y, z).
-        Default: 2 where there is one slice. In 2-D the data lose their last axis too, where it has one row or plane.
-    image_unit, data_unit : what a voxel of 1 and a bin of 1 stand for there. deepinv's denoisers and samplers expect
-        images in [0, 1] and an operator of norm 1; its MLEM and OSEM take any unit.
-    noise_model : of deepinv (default: Poisson noise of the counts).
+    Args:
+        model : of binned data, with one set of physics for all items or for a batch of the size of the data.
+        dimensions : 2 for images (B, 1, x, y) without the last axis, which must have one slice; 3 for (B, 1, x, y, z).
+            Default: 2 where there is one slice. In 2-D the data lose their last axis too, where it has one row or
+            plane.
+        image_unit, data_unit : what a voxel of 1 and a bin of 1 stand for there. deepinv's denoisers and samplers
+            expect images in [0, 1] and an operator of norm 1; its MLEM and OSEM take any unit.
+        noise_model : of deepinv (default: Poisson noise of the counts).
+
     Raises ImportError where deepinv is missing, ValueError for a unit that is not positive or slices that do not fit.
     """
     theirs = _deepinv("as_linear_physics")
@@ -76,8 +79,9 @@ def as_stacked(
 ) -> deepinv.physics.StackedLinearPhysics:
     """Return the views k, k + n, ... of our system as the parts of a `deepinv.physics.StackedLinearPhysics`.
 
-    n_subsets : n; the data belong to it as `split_views(y, n)`, for deepinv's OSEM and BSREM among others.
-    options : of `as_linear_physics`.
+    Args:
+        n_subsets : n; the data belong to it as `split_views(y, n)`, for deepinv's OSEM and BSREM among others.
+        options : of `as_linear_physics`.
     """
     theirs = _deepinv("as_stacked")
     system = model if isinstance(model, AcquisitionModel) else AcquisitionModel(model)
@@ -93,11 +97,15 @@ def split_views(y: Tensor, n_subsets: int) -> deepinv.utils.TensorList:
 class SystemPhysics(nn.Module):
     """What `as_linear_physics` adds to `deepinv.physics.LinearPhysics`; create it by that function.
 
-    A, A_adjoint : the linear part and its exact transpose, with gradients. physics(x) has background and noise.
-    background : buffer, expected counts / data_unit, broadcasts to data (B, 1, ...).
-    guide : buffer, None or (B, channels, x, y[, z]), for networks that take one; see `as_reconstructor`.
+    Args:
+        A, A_adjoint : the linear part and its exact transpose, with gradients. physics(x) has background and noise.
+        background : buffer, expected counts / data_unit, broadcasts to data (B, 1, ...).
+        guide : buffer, None or (B, channels, x, y[, z]), for networks that take one; see `as_reconstructor`.
+
     Both are parameters that a data set may bring: `physics.update(background=..., guide=...)` replaces them.
-    likelihood, as_image, from_image : the way back, from deepinv's arrays and units to ours.
+
+    Args:
+        likelihood, as_image, from_image : the way back, from deepinv's arrays and units to ours.
     """
 
     def __init__(
@@ -121,14 +129,14 @@ class SystemPhysics(nn.Module):
         self.register_buffer("guide", None)
 
     def A(self, x: Tensor, add_background: bool = False, **parameters: Tensor) -> Tensor:
-        """Return A x, (B, 1, *image) -> (B, 1, *data); parameters such as background replace the buffers."""
+        """Return A x, (B, 1, ``*image``) -> (B, 1, ``*data``); parameters such as background replace the buffers."""
         self.update_parameters(**parameters)
         y = self.model.linear(self.as_image(x)) / self.data_unit
         y = _with_channel(y, self.flat_data)
         return y + self.background.to(y) if add_background else y
 
     def A_adjoint(self, y: Tensor, **parameters: Tensor) -> Tensor:
-        """Return the transpose of `A` applied to data, (B, 1, *data) -> (B, 1, *image)."""
+        """Return the transpose of `A` applied to data, (B, 1, ``*data``) -> (B, 1, ``*image``)."""
         self.update_parameters(**parameters)
         x = self.model.adjoint(self._bins(y)) * (self.image_unit / self.data_unit)
         return _with_channel(x, self.flat_image)
@@ -138,17 +146,17 @@ class SystemPhysics(nn.Module):
         return self.sensor(self.noise(self.A(x, add_background=True, **parameters)))
 
     def likelihood(self, y: Tensor) -> PoissonLikelihood:
-        """Return the likelihood of data (B, 1, *data), in counts, with the background that the physics holds now."""
+        """Return the likelihood of data (B, 1, ``*data``), counts, with the background that the physics holds now."""
         background = self.data_unit * self._bins(self.background.to(y), may_broadcast=True)
         return PoissonLikelihood(self.data_unit * self._bins(y), replace(self.model, background=background))
 
     def as_image(self, x: Tensor) -> Tensor:
-        """Return images (B, 1, *image) as ours, (B, x, y, z) in units of the model."""
+        """Return images (B, 1, ``*image``) as ours, (B, x, y, z) in units of the model."""
         shape = self.model.projector.in_shape
         return self.image_unit * _without_channel(x, shape, self.flat_image, "SystemPhysics images")
 
     def from_image(self, x: Tensor) -> Tensor:
-        """Return images (B, x, y, z) in units of the model as deepinv's, (B, 1, *image)."""
+        """Return images (B, x, y, z) in units of the model as deepinv's, (B, 1, ``*image``)."""
         return _with_channel(x / self.image_unit, self.flat_image)
 
     def _bins(self, y: Tensor, may_broadcast: bool = False) -> Tensor:
@@ -167,9 +175,11 @@ def from_linear_physics(
 ) -> AcquisitionModel:
     """Return a `deepinv.physics.LinearPhysics` as one of our models, for likelihoods without subsets.
 
-    data_shape : of one item, (channels, ...), as it is there; the model's data have these axes.
-    image_shape : of one item, (1, x, y) or (1, x, y, z); the model's images are (x, y, 1) or (x, y, z).
-    n_items : the size of the batch, where the physics is another for each item, such as a mask of its own.
+    Args:
+        data_shape : of one item, (channels, ...), as it is there; the model's data have these axes.
+        image_shape : of one item, (1, x, y) or (1, x, y, z); the model's images are (x, y, 1) or (x, y, z).
+        n_items : the size of the batch, where the physics is another for each item, such as a mask of its own.
+
     The background is A(0, add_background=True), which is 0 where the physics knows none. Gradients with respect to the
     image use `A_adjoint`; parameters of the physics get none. Its precision is that of its buffers.
     Raises ValueError for images of more than one channel.
@@ -227,9 +237,11 @@ def as_reconstructor(
 ) -> deepinv.models.Reconstructor:
     """Return one of our methods as a `deepinv.models.Reconstructor`, called as reconstructor(y, physics).
 
-    method : `method(likelihood, start=None, guide=...)`, such as `UnrolledEM` or `PlugAndPlayEM`; the weights of
-        a network are those of the reconstructor, so deepinv's Trainer and losses train it.
-    start : a function from the likelihood to the first image (default: that of the method).
+    Args:
+        method : `method(likelihood, start=None, guide=...)`, such as `UnrolledEM` or `PlugAndPlayEM`; the weights of a
+            network are those of the reconstructor, so deepinv's Trainer and losses train it.
+        start : a function from the likelihood to the first image (default: that of the method).
+
     The likelihood is made of y and the physics as it is at that moment, background included:
 
     - a `SystemPhysics`: exactly ours, in counts, and the image returns in units of the physics;
@@ -262,7 +274,7 @@ class MethodReconstructor(nn.Module):
         guide: Tensor | None = None,
         **_: object,
     ) -> Tensor:
-        """Return images (B, 1, *image) of data (B, 1, *data), in units of the physics."""
+        """Return images (B, 1, ``*image``) of data (B, 1, ``*data``), in units of the physics."""
         stacked = not isinstance(y, Tensor)
         system = physics[0] if stacked else physics
         likelihood: Given
@@ -289,8 +301,10 @@ class MethodReconstructor(nn.Module):
 def as_loss(loss: Callable[..., Tensor], *, against: Literal["target", "data"] = "target") -> deepinv.loss.Loss:
     """Return one of our losses as a `deepinv.loss.Loss`, on images in our layout and the model's units.
 
-    loss : loss(image, target), such as `losses.ssim_loss`; or with against="data" loss(image, likelihood), such as
-        `losses.poisson_loss`.
+    Args:
+        loss : loss(image, target), such as `losses.ssim_loss`; or with against="data" loss(image, likelihood), such as
+            `losses.poisson_loss`.
+
     The physics must be one of `as_linear_physics`.
     Raises ImportError where deepinv is missing, ValueError for another `against`.
     """
@@ -314,7 +328,7 @@ class ImageLoss(nn.Module):
         physics: deepinv.physics.Physics | None = None,
         **_: object,
     ) -> Tensor:
-        """Return the loss of reconstructed images (B, 1, *image)."""
+        """Return the loss of reconstructed images (B, 1, ``*image``)."""
         if not isinstance(physics, SystemPhysics):
             raise TypeError(f"as_loss needs physics of as_linear_physics, got {type(physics).__name__}")
         if self.against == "target" and x is None:
@@ -337,13 +351,16 @@ def from_denoiser(
 ) -> ScaleEquivariant:
     """Return a deepinv denoiser as one of ours, x -> c denoiser(x / c, sigma / c) with images (..., x, y, z).
 
-    denoiser : any `denoiser(x, sigma)` on channels-first images in [0, 1], such as those of `deepinv.models`.
-    dimensions : 2, slice by slice as (N, channels, x, y), or 3, (N, channels, x, y, z), for denoisers made for that.
-    scale : c, a number or a function of images as in `ScaleEquivariant` (default: each image's maximum).
-    sigma : the noise level that is assumed where a method gives none, as a part of c; one that is given is in units of
-        the image. Denoisers get it as a tensor (N,).
-    channels : 3 for networks of colour images: the image is repeated, and the mean of what comes back is taken.
-    multiple : sizes that it does not divide are padded and cropped again, for networks that halve their images.
+    Args:
+        denoiser : any `denoiser(x, sigma)` on channels-first images in [0, 1], such as those of `deepinv.models`.
+        dimensions : 2, slice by slice as (N, channels, x, y), or 3, (N, channels, x, y, z), for denoisers made for
+            that.
+        scale : c, a number or a function of images as in `ScaleEquivariant` (default: each image's maximum).
+        sigma : the noise level that is assumed where a method gives none, as a part of c; one that is given is in units
+            of the image. Denoisers get it as a tensor (N,).
+        channels : 3 for networks of colour images: the image is repeated, and the mean of what comes back is taken.
+        multiple : sizes that it does not divide are padded and cropped again, for networks that halve their images.
+
     Gradients pass through, and weights are those of the module. Guides are refused.
     """
     if dimensions not in (2, 3):
@@ -356,7 +373,7 @@ def from_denoiser(
 
 
 def maximum_scale(x: Tensor) -> Tensor:
-    """Return the largest |x| of each image, (..., x, y, z) -> (..., 1, 1, 1)."""
+    """Return the largest ``|x|`` of each image, (..., x, y, z) -> (..., 1, 1, 1)."""
     return x.abs().amax(IMAGE_AXES, keepdim=True)
 
 
@@ -387,7 +404,9 @@ class _UnitRange(nn.Module):
 def as_denoiser(denoiser: Denoiser) -> deepinv.models.Denoiser:
     """Return one of our denoisers as a `deepinv.models.Denoiser`, for its PnP, RED and samplers.
 
-    denoiser : `denoiser(x, sigma=None, guide=None)` of images (..., x, y, z), network or not.
+    Args:
+        denoiser : `denoiser(x, sigma=None, guide=None)` of images (..., x, y, z), network or not.
+
     Images there are (B, C, x, y) or (B, C, x, y, z); channels are denoised one by one. sigma is a number, or one for
     each item. guide=... is passed on, in our layout, (B C, ..., x, y, z).
     Raises ImportError where deepinv is missing.

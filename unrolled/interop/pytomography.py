@@ -24,14 +24,16 @@ _ANGLE_OFFSET = 180.0  # degrees, from our gantry angle to that of PyTomography
 
 
 def as_pytomography(model: AcquisitionModel | Projector) -> SystemMatrix:
-    """Return our system as a `pytomography.projectors.SystemMatrix`, for its likelihoods, algorithms and priors.
+    """Return our system as a `pytomography.projectors.SystemMatrix`, for its likelihoods, algorithms and priors::
 
         matrix = as_pytomography(model)
         likelihood = PoissonLogLikelihood(matrix, counts, matrix.additive_term)
         image = OSEM(likelihood)(n_iters=4, n_subsets=8)
 
-    model : a projector or an acquisition model; its factors are a part of the matrix, its background is not: it is the
-        attribute `additive_term`, a tensor of the shape of the data, or None where there is none.
+    Args:
+        model : a projector or an acquisition model; its factors are a part of the matrix, its background is not: it is
+            the attribute `additive_term`, a tensor of the shape of the data, or None where there is none.
+
     Axes of image (x, y, z) and data (views, ...) are the same there, and subset k of n has the views k, k + n, ... in
     both. Lengths in its metadata are in cm. Tensors keep their device and precision; what the matrix makes itself is on
     `pytomography.device`, in float32.
@@ -44,7 +46,10 @@ def as_pytomography(model: AcquisitionModel | Projector) -> SystemMatrix:
 def from_pytomography(system_matrix: SystemMatrix) -> Projector:
     """Return a PyTomography system matrix as one of our projectors, with batches, autograd and subsets of views.
 
-    system_matrix : with `forward`, `backward`, `set_n_subsets`, and metadata with shapes; of SPECT or PET sinograms.
+    Args:
+        system_matrix : with `forward`, `backward`, `set_n_subsets`, and metadata with shapes; of SPECT or PET
+            sinograms.
+
     It computes in float32, item by item, on `pytomography.device`, and its own division into subsets is left as it was.
 
     `backward` is the adjoint here, whether or not it is the exact transpose. That of the SPECT matrix is not: it turns

@@ -36,7 +36,7 @@ class Growing:
 
 
 def matched_sigma(rho: float | Array) -> float | Array:
-    """Return 1 / sqrt(rho): with it a proximal map is the z-step of f(x) + U(z) + rho / 2 |x - z + mu|^2."""
+    """Return 1 / sqrt(rho): with it a proximal map is the z-step of f(x) + U(z) + rho / 2 ``|x - z + mu|^2``."""
     return rho**-0.5
 
 
@@ -45,7 +45,10 @@ def activity_scale(likelihood: Likelihood | Sequence[Likelihood], x: Array | Non
 
     It doubles with counts and background. At least 1 % of the counts are taken for activity. The background of
     list-mode data is taken for activity too, since single events do not tell its sum.
-    x : an image whose library, device and precision arrays shall have (default: those of the data).
+
+    Args:
+        x : an image whose library, device and precision arrays shall have (default: those of the data).
+
     Raises TypeError for a likelihood that does not know its counts.
     """
     parts = listed(likelihood)
@@ -59,12 +62,15 @@ def activity_scale(likelihood: Likelihood | Sequence[Likelihood], x: Array | Non
 def coupling_unit(
     likelihood: Likelihood | Sequence[Likelihood], scale: float | Array | None = None, x: Array | None = None
 ) -> float | Array:
-    """Return mean(s) / scale, by which a coupling without unit becomes one in units of s / x; the mean is over s > 0.
+    """Return mean(s) / scale, by which a coupling without unit becomes one in units of s / x; the mean is over s > 0::
 
         pnp_em(f, denoiser, rho=0.1 * coupling_unit(f))
 
     is then equally strong whatever the counts, their unit and the size of the voxels are.
-    scale : a typical activity, a number or (B, 1, 1, 1) (default: `activity_scale`).  x : as there.
+
+    Args:
+        scale : a typical activity, a number or (B, 1, 1, 1) (default: `activity_scale`).
+        x : as there.
     """
     parts = listed(likelihood)
     x = start_image(parts[0]) if x is None else x

@@ -17,11 +17,11 @@ from .iterations import require_weights
 
 @dataclass(frozen=True, eq=False)
 class RegularisationByDenoising(SmoothPrior):
-    """Regularisation by denoising (RED): images that the denoiser leaves alone.
+    """Regularisation by denoising (RED): images that the denoiser leaves alone::
 
         gradient = beta (x - D(x))
 
-    The gradient needs no derivative of D. It is that of a function,
+    The gradient needs no derivative of D. It is that of a function::
 
         U(x) = beta / 2 <x, x - D(x)>,
 
@@ -30,14 +30,16 @@ class RegularisationByDenoising(SmoothPrior):
 
     Engines: `osl`, `bsrem` and, by the curvature, `map_em` need no value; `svrg`, `saga` and `lbfgsb` do.
 
-    denoiser : any map of images (B, x, y, z); see `pnp_em`.
-    beta : the weight, in units of s / x (`coupling_unit`).
-    sigma, guide : what the denoiser is told besides.
-    lipschitz : L, by which you vouch for |D(x) - D(y)| <= L |x - y|. The curvature is beta (1 + L), whose parabolas lie
-        above U; with a D that is too steep `map_em` may rise. The same number stands for the diagonal of the Hessian,
-        by which `bsrem` and `svrg` shorten their steps. A conservative D that is a proximal map has 0 <= J <= 1, so
-        that L = 0 is right for it.
-    conservative : D is homogeneous with a symmetric Jacobian.
+    Args:
+        denoiser : any map of images (B, x, y, z); see `pnp_em`.
+        beta : the weight, in units of s / x (`coupling_unit`).
+        sigma, guide : what the denoiser is told besides.
+        lipschitz : L, by which you vouch for ``|D(x) - D(y)|`` <= L ``|x - y|``. The curvature is beta (1 + L), whose
+            parabolas lie above U; with a D that is too steep `map_em` may rise. The same number stands for the diagonal
+            of the Hessian, by which `bsrem` and `svrg` shorten their steps. A conservative D that is a proximal map has
+            0 <= J <= 1, so that L = 0 is right for it.
+        conservative : D is homogeneous with a symmetric Jacobian.
+
     Source: Romano, Elad & Milanfar 2017; Reehorst & Schniter 2019 (when it is the gradient of a function).
     """
 
@@ -90,12 +92,14 @@ class LearnedGradient(SmoothPrior):
     Engines: `osl` needs the gradient alone; with `lipschitz` also `bsrem` (with `EMPreconditioner()` without it) and
     `map_em`; `svrg`, `saga` and `lbfgsb` need `potential` besides.
 
-    network : any map of images (B, x, y, z), called like a denoiser.
-    beta : the weight; beta N(x) has the unit of the sensitivity s.
-    guide : what the network is told besides.
-    lipschitz : L with |N(x) - N(y)| <= L |x - y|, in units of N / x, or None where it is not known; the curvature, and
-        what stands for the diagonal of the Hessian, is beta L.
-    potential : the function of which N is the gradient, images (B, x, y, z) -> (B,), where there is one.
+    Args:
+        network : any map of images (B, x, y, z), called like a denoiser.
+        beta : the weight; beta N(x) has the unit of the sensitivity s.
+        guide : what the network is told besides.
+        lipschitz : L with ``|N(x) - N(y)|`` <= L ``|x - y|``, in units of N / x, or None where it is not known; the
+            curvature, and what stands for the diagonal of the Hessian, is beta L.
+        potential : the function of which N is the gradient, images (B, x, y, z) -> (B,), where there is one.
+
     Source: the prior of EMnet, Gong et al. 2019 (SPIE 10948), trained apart.
     """
 

@@ -44,9 +44,10 @@ class Fitted(NamedTuple):
 class Fit:
     """How the weights of a network are fitted: by L-BFGS or Adam, and for how long.
 
-    steps : calls of the optimiser; one of L-BFGS has up to `max_iterations` iterations, one of Adam is one.
-    rate : of learning (default: 1 for L-BFGS, 1e-3 for Adam).
-    line_search : L-BFGS looks for a step by the strong Wolfe conditions, instead of taking `rate`.
+    Args:
+        steps : calls of the optimiser; one of L-BFGS has up to `max_iterations` iterations, one of Adam is one.
+        rate : of learning (default: 1 for L-BFGS, 1e-3 for Adam).
+        line_search : L-BFGS looks for a step by the strong Wolfe conditions, instead of taking `rate`.
 
     Called with a loss and weights, it returns weights of the least loss that was met on the way, so a fit never raises
     it. Adam's moments are remembered from fit to fit; L-BFGS begins anew, since its curvature belongs to one loss.
@@ -137,15 +138,19 @@ def smooth_positive(values: torch.Tensor) -> torch.Tensor:
 class NetworkWeights:
     """The parameterisation x = scale * positive(f(theta | z)) of a deep image prior; theta are a network's weights.
 
-    network : f, any module from (1, C, x, y[, z]) to (1, 1, x, y[, z]). It stays as it is: theta is kept here, as one
-        vector of all weights that require gradients, and its buffers never change. Batch normalisation works as it does
-        in the mode the module is in; of one image, in training mode, with that image's own mean and variance.
-    input : z, (x, y, z) or (C, x, y, z); a leading axis of one item stays an axis of the images.
-    scale : the typical value of the image; the network's output is about one then, and no step size depends on counts.
-    fitting : the optimiser, a `Fit`; its `steps` are those asked for in each fit.
-    dimensions : 2 gives the network the slices as a batch, 3 the volume (default: 2 where there is one slice).
-    positive : from what the network returns to values >= 0; `torch.relu` for a network that ends with it.
-    weights : theta, and what the optimiser remembers with it, `memory` (default: those of the network, and nothing).
+    Args:
+        network : f, any module from (1, C, x, y[, z]) to (1, 1, x, y[, z]). It stays as it is: theta is kept here, as
+            one vector of all weights that require gradients, and its buffers never change. Batch normalisation works as
+            it does in the mode the module is in; of one image, in training mode, with that image's own mean and
+            variance.
+        input : z, (x, y, z) or (C, x, y, z); a leading axis of one item stays an axis of the images.
+        scale : the typical value of the image; the network's output is about one then, and no step size depends on
+            counts.
+        fitting : the optimiser, a `Fit`; its `steps` are those asked for in each fit.
+        dimensions : 2 gives the network the slices as a batch, 3 the volume (default: 2 where there is one slice).
+        positive : from what the network returns to values >= 0; `torch.relu` for a network that ends with it.
+        weights : theta, and what the optimiser remembers with it, `memory` (default: those of the network, and
+            nothing).
 
     A frozen value: fits return another one, whose `state` can be kept and given to `resumed`.
     One network belongs to one scan: a batch of several is refused.
@@ -282,16 +287,17 @@ def fixed_noise(shape: Sequence[int], channels: int = 1, seed: int = 0) -> torch
 class DeepImagePrior(ABC):
     """What reconstructions share whose image is that of a network, with weights fitted to the scan itself.
 
-    network : from (1, C, x, y[, z]) to (1, 1, x, y[, z]), C the channels of the guide or of the noise; its weights are
-        where it begins, and it stays as it is. None for a U-Net of weights by the seed.
-    n_iterations : how many a call makes.
-    initial_steps : passes of EM for the image that the network is fitted to first.
-    initial_fit : how.
-    n_subsets : of the views.
-    channels : of the fixed noise that is the network's input where no guide is given.
-    seed : of noise and of new weights; nothing else is random.
-    dimensions, positive : as in `NetworkWeights`.
-    scale : the typical value of the image, a function of the likelihood.
+    Args:
+        network : from (1, C, x, y[, z]) to (1, 1, x, y[, z]), C the channels of the guide or of the noise; its weights
+            are where it begins, and it stays as it is. None for a U-Net of weights by the seed.
+        n_iterations : how many a call makes.
+        initial_steps : passes of EM for the image that the network is fitted to first.
+        initial_fit : how.
+        n_subsets : of the views.
+        channels : of the fixed noise that is the network's input where no guide is given.
+        seed : of noise and of new weights; nothing else is random.
+        dimensions, positive : as in `NetworkWeights`.
+        scale : the typical value of the image, a function of the likelihood.
 
     Called with a likelihood it returns the image; `iterates` gives every one of them. It goes on exactly from an
     iterate, also from one that a `recon.Checkpoint` has kept. Doubling counts and background doubles the image.
@@ -324,9 +330,11 @@ class DeepImagePrior(ABC):
     ) -> Array:
         """Return the image after `n_iterations`, or where a callback ends the run, as those of `recon.run` do.
 
-        callbacks : stopping rules, logs, checkpoints. Of a rule with a `best` iterate, such as `HeldOut`, the image of
-            that iterate is returned instead of the last.
-        progress : show a bar.  likelihood, start, guide : as in `iterates`.
+        Args:
+            callbacks : stopping rules, logs, checkpoints. Of a rule with a `best` iterate, such as `HeldOut`, the image
+                of that iterate is returned instead of the last.
+            progress : show a bar.
+            likelihood, start, guide : as in `iterates`.
         """
         bar = [ProgressBar(self.n_iterations)] if progress else []
         image = run(self.iterates(likelihood, start, guide=guide), self.n_iterations, *callbacks, *bar)
@@ -338,10 +346,12 @@ class DeepImagePrior(ABC):
     ) -> Iterator[Iterate]:
         """Yield an `Iterate` after each iteration, for ever; stop by leaving the loop.
 
-        likelihood : of one scan, with torch data; a list is one of subsets.
-        start : the image that the network is fitted to first (default: that of EM), or an iterate to go on from.
-        guide : the network's input, (x, y, z) or (C, x, y, z), MR or CT; each channel is divided by its largest
-            magnitude. None for fixed noise.
+        Args:
+            likelihood : of one scan, with torch data; a list is one of subsets.
+            start : the image that the network is fitted to first (default: that of EM), or an iterate to go on from.
+            guide : the network's input, (x, y, z) or (C, x, y, z), MR or CT; each channel is divided by its largest
+                magnitude. None for fixed noise.
+
         Raises ValueError for batches of several, guides that do not fit and iterates of other engines.
         """
         who = type(self).__name__
@@ -409,7 +419,7 @@ class DIPState(WeightsState):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DIPRecon(DeepImagePrior):
-    """The most likely image that a network can make, by ADMM: maximise L(y | x) subject to x = f(theta | z).
+    """The most likely image that a network can make, by ADMM: maximise L(y | x) subject to x = f(theta | z)::
 
         x     <- em_fuse(EM(x), f(theta) - mu, s, rho)        `em_steps` times
         theta <- fewer squares |f(theta) - (x + mu)|^2        by `fit`, from the weights as they are
@@ -418,10 +428,13 @@ class DIPRecon(DeepImagePrior):
     and the image is f(theta). There is no training: z is the patient's MR or CT, or noise, and the form of the network
     is the prior. It is iterated to a certain point and not further, where it would learn the noise too: see the rules
     `WindowedVariance` and `HeldOut`.
-    rho : > 0, without unit: that of the algorithm is rho mean(s) / scale. With `relative=False` it is in units of s / x
-        itself, and step sizes then depend on counts.
-    em_steps : passes of EM in an iteration.
-    fit : of the weights in an iteration.
+
+    Args:
+        rho : > 0, without unit: that of the algorithm is rho mean(s) / scale. With `relative=False` it is in units of s
+            / x itself, and step sizes then depend on counts.
+        em_steps : passes of EM in an iteration.
+        fit : of the weights in an iteration.
+
     The others are those of `DeepImagePrior`.
     An iterate's state holds x, mu, the weights and the optimiser's memory, which is all that the loop remembers.
     Raises ValueError for numbers that are not positive.
@@ -488,7 +501,10 @@ def dip_chain(dimensions: int, in_channels: int = 1, seed: int = 0, *, norm: str
 
     Where an image has few voxels and counts, the U-Net makes its noise as easily as the object. What sees only 9 voxels
     across makes noise late, and what the guide shows early.
-    norm : as for `SmallCNN`. "group" for optimisation transfer; "none" for DIPRecon, whose squares fit noise faster.
+
+    Args:
+        norm : as for `SmallCNN`. "group" for optimisation transfer; "none" for DIPRecon, whose squares fit noise
+            faster.
     """
     with seeded(seed):
         return SmallCNN(dimensions, in_channels, widths=(24, 24, 24), norm=norm)

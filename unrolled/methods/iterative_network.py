@@ -43,14 +43,18 @@ class InputOptions(TypedDict, total=False):
 class NetworkInput:
     """The parameterisation x = scale * max(f(alpha), floor) with the input alpha >= 0 of a frozen network f.
 
-    network : f, any differentiable map of images, called like a denoiser; in evaluation mode, its weights untouched.
-    alpha : (..., x, y, z) tensor, not negative, in the unit that the network knows.
-    scale : the activity that is 1 for the network; a number or one for each item, (B, 1, 1, 1).
-    guide : what the network is told besides.
-    step : of the descent: a number, or one for each item. With `search` it is the first; a fit returns what it became.
-    search : take steps only where they lower the loss, and make them longer or shorter by how they went; otherwise
-        Nesterov's method with a fixed step.
-    floor : the least the network may return, so that no voxel is lost for good.
+    Args:
+        network : f, any differentiable map of images, called like a denoiser; in evaluation mode, its weights
+            untouched.
+        alpha : (..., x, y, z) tensor, not negative, in the unit that the network knows.
+        scale : the activity that is 1 for the network; a number or one for each item, (B, 1, 1, 1).
+        guide : what the network is told besides.
+        step : of the descent: a number, or one for each item. With `search` it is the first; a fit returns what it
+            became.
+        search : take steps only where they lower the loss, and make them longer or shorter by how they went; otherwise
+            Nesterov's method with a fixed step.
+        floor : the least the network may return, so that no voxel is lost for good.
+
     `recon.parameterised_em(likelihood, NetworkInput(network, alpha))` never raises the negative log-likelihood with one
     subset. Items of a batch are independent of each other where the network treats them so.
     Raises TypeError for an alpha that is not a tensor, and ValueError for one that is negative or not finite, and for a
@@ -79,7 +83,9 @@ class NetworkInput:
     def of(cls, network: ImageMap, image: torch.Tensor, **options: Unpack[InputOptions]) -> NetworkInput:
         """Return the input alpha = f(image), in the network's unit: where reconstruction begins.
 
-        image : (..., x, y, z) activity, such as that of 30 EM updates.  options : the other fields.
+        Args:
+            image : (..., x, y, z) activity, such as that of 30 EM updates.
+            options : the other fields.
         """
         scale = options.get("scale", 1.0)
         first = cls(network, image.detach() / scale, **options)
@@ -105,7 +111,7 @@ class NetworkInput:
         return self._after(loss, steps)
 
     def fit_squares(self, target: torch.Tensor, steps: int) -> NetworkInput:
-        """Return the input after steps that lower |x - target|^2 (each of them, with `search`)."""
+        """Return the input after steps that lower ``|x - target|^2`` (each of them, with `search`)."""
         wanted = (target / self.scale).detach()
         return self._after(lambda alpha: _total((self._made(alpha) - wanted) ** 2), steps)
 
@@ -120,13 +126,17 @@ class NetworkInput:
 def descend(
     loss: Loss, alpha: torch.Tensor, steps: int, step: Value, search: bool = True
 ) -> tuple[torch.Tensor, Value]:
-    """Return alpha >= 0 after projected steps of Nesterov's method, and the step as it is then.
+    """Return alpha >= 0 after projected steps of Nesterov's method, and the step as it is then::
 
         y = max(alpha + (t_k - 1) / t_{k+1} (alpha - alpha before), 0),   alpha <- max(y - step grad loss(y), 0)
 
     With `search` an item moves only where that does not raise its loss, and otherwise loses its momentum; the step
     grows by half where the loss stayed below the parabola that the step stands for, and is halved where it did not.
-    loss : images (..., x, y, z) -> one number for each item, (..., 1, 1, 1); differentiable, and of each item alone.
+
+    Args:
+        loss : images (..., x, y, z) -> one number for each item, (..., 1, 1, 1); differentiable, and of each item
+            alone.
+
     Source: Beck & Teboulle 2009 (FISTA and its monotone version).
     """
     before, t = alpha, torch.ones_like(alpha[..., :1, :1, :1])
@@ -176,7 +186,7 @@ def iterative_network(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each iteration of ADMM on the input of a network, for ever; leave the loop to stop.
 
-    For the maximum of the likelihood in x with x = F(alpha), F(alpha) = `latent.image()`:
+    For the maximum of the likelihood in x with x = F(alpha), F(alpha) = `latent.image()`::
 
         x     <- em_fuse(EM_k(x), F(alpha) - mu, s_k, rho / n)    for every subset k of n, em_steps times
         alpha <- lower |F(alpha) - (x + mu)|^2                    by fit_steps projected steps
@@ -184,10 +194,13 @@ def iterative_network(
 
     The image is F(alpha): what the network cannot make does not appear. A network is not convex; too small a rho lets
     x and F(alpha) part.
-    latent : network and input, such as `NetworkInput.of(network, image_of_30_updates, scale=...)`.
-    start : x (default: the image of the latent), or an iterate to go on from; then alpha is that of the iterate.
-    n_subsets, order, iteration : as in `osem`.
-    rho : in units of s / x, a number or an array that broadcasts to images; see `coupling_unit`.
+
+    Args:
+        latent : network and input, such as `NetworkInput.of(network, image_of_30_updates, scale=...)`.
+        start : x (default: the image of the latent), or an iterate to go on from; then alpha is that of the iterate.
+        n_subsets, order, iteration : as in `osem`.
+        rho : in units of s / x, a number or an array that broadcasts to images; see `coupling_unit`.
+
     An iterate remembers x, alpha, mu and the step; with the same network it goes on exactly.
     Raises ValueError for numbers that are not positive, TypeError for likelihoods of other arrays than tensors.
     Source: Gong et al. 2019, IEEE Trans Med Imaging 38:675. Defaults are those of its programme, whose rho was 7.5e-4.
@@ -236,17 +249,19 @@ def _admm(
 class IterativeNetwork:
     """The iterative network representation as a method, `method(likelihood, start=None, guide=None) -> image`.
 
-    network : a frozen denoiser that autograd can differentiate.
-    n_iterations : how many.
-    method : "admm", `iterative_network`; or "transfer", optimisation transfer by `recon.parameterised_em`, which has no
-        rho and with one subset never gets less likely.
-    rho : of ADMM, in units of `coupling_unit`; with relative=False in units of s / x.
-    em_steps, n_subsets, order : as in `iterative_network`.
-    fit_steps : steps on the input in each iteration.
-    step, search : see `NetworkInput`; step=1e-3 with search=False is the published descent.
-    initial : EM updates before the first pass through the network, where no start is given.
-    scale : the activity that is 1 for the network: a number, a function of the likelihood that gives one number for
-        each item, or None for `activity_scale`.
+    Args:
+        network : a frozen denoiser that autograd can differentiate.
+        n_iterations : how many.
+        method : "admm", `iterative_network`; or "transfer", optimisation transfer by `recon.parameterised_em`, which
+            has no rho and with one subset never gets less likely.
+        rho : of ADMM, in units of `coupling_unit`; with relative=False in units of s / x.
+        em_steps, n_subsets, order : as in `iterative_network`.
+        fit_steps : steps on the input in each iteration.
+        step, search : see `NetworkInput`; step=1e-3 with search=False is the published descent.
+        initial : EM updates before the first pass through the network, where no start is given.
+        scale : the activity that is 1 for the network: a number, a function of the likelihood that gives one number for
+            each item, or None for `activity_scale`.
+
     The first input is the network's output for the start. `iterates` is the loop of it; what it yields, given as start,
     goes on exactly, up to n_iterations in all.
     Source: Gong et al. 2019, IEEE Trans Med Imaging 38:675; De Pierro 1995 (transfer).

@@ -26,13 +26,15 @@ Fit = Literal["slope first", "least squares"]
 class LocalLinearFitting:
     """How strongly, and how, `kim_llf` draws the image to the denoised one; both weights are relative to the data's.
 
-    beta : of |x - q x_D - b|^2, the local linear fit.  gamma : of |x_D - f(x) - eta|^2, the network.
-    alpha : times gamma, what the network adds to the denominator.
-    window : voxels of the fit along each axis, odd.
-    fit : "slope first", q = sum x x_D / sum x_D^2 and then b = mean x - q mean x_D (as in the authors' programme); or
-        "least squares" in both, q = cov(x, x_D) / var(x_D).
-    network_gradient : the term -gamma J'(x_D - f(x) - eta) of the network's derivative, which is small; torch only.
-    least : counts that a bin has at least in the curvature of the data.
+    Args:
+        beta : of ``|x - q x_D - b|^2``, the local linear fit.
+        gamma : of ``|x_D - f(x) - eta|^2``, the network.
+        alpha : times gamma, what the network adds to the denominator.
+        window : voxels of the fit along each axis, odd.
+        fit : "slope first", q = sum x x_D / sum x_D^2 and then b = mean x - q mean x_D (as in the authors' programme);
+            or "least squares" in both, q = cov(x, x_D) / var(x_D).
+        network_gradient : the term -gamma J'(x_D - f(x) - eta) of the network's derivative, which is small; torch only.
+        least : counts that a bin has at least in the curvature of the data.
     """
 
     beta: float = 0.04
@@ -84,7 +86,7 @@ def kim_llf(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each pass of separable quadratic surrogates with a network and local linear fits.
 
-    For every subset k, with f the denoiser, kept above 0, from q = 1 and b = eta = 0 at the start:
+    For every subset k, with f the denoiser, kept above 0, from q = 1 and b = eta = 0 at the start::
 
         x_D <- (beta q (x - b) + gamma (f(x) + eta)) / (beta q^2 + gamma)
         z   <- x + q x_D + b
@@ -95,8 +97,11 @@ def kim_llf(
     g = A_k'(1 - y / ybar) is the gradient of the subset and h = A_k'(A_k 1 / max(y, least)) its curvature, so that
     g / h is an image and beta and gamma have no unit. Through the fit the level and the contrast of a network may be
     wrong, locally. h is one image for each subset, kept. Subsets do not converge, they circle; nor is it monotone.
-    denoiser, guide : as in `pnp_em`; the authors' DnCNN saw 5 slices.
-    start, n_subsets, order, iteration : as in `osem`; begin with an OSEM image.
+
+    Args:
+        denoiser, guide : as in `pnp_em`; the authors' DnCNN saw 5 slices.
+        start, n_subsets, order, iteration : as in `osem`; begin with an OSEM image.
+
     An iterate remembers q ("slope"), b ("offset") and eta ("dual"); handed back as `start` it goes on exactly.
     Raises TypeError for likelihoods without counts in bins, such as list-mode, and what `denoised` raises.
     Source: Kim et al. 2018, IEEE Trans Med Imaging 37:1478, and its programme.
@@ -112,9 +117,12 @@ def kim_llf(
 class DnCNNWithLocalLinearFitting:
     """Reconstruction with a denoising network and local linear fits, as a method with settings; see `kim_llf`.
 
-    denoiser : a network such as DnCNN, or any map of images.
-    fitting : weights and window.  n_iterations, n_subsets, order : of `kim_llf`.
-    initial : passes of OSEM with the same subsets where no start is given.
+    Args:
+        denoiser : a network such as DnCNN, or any map of images.
+        fitting : weights and window.
+        n_iterations, n_subsets, order : of `kim_llf`.
+        initial : passes of OSEM with the same subsets where no start is given.
+
     `iterates` is the loop of it. An Iterate as start goes on exactly, up to n_iterations in all.
     """
 

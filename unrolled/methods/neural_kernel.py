@@ -39,15 +39,17 @@ class KernelState(WeightsState):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NeuralKEM(DeepImagePrior):
-    """The most likely image x = K f(theta | z), by optimisation transfer: the likelihood never gets worse.
+    """The most likely image x = K f(theta | z), by optimisation transfer: the likelihood never gets worse::
 
         alpha_EM = alpha / (K's) * K'A'(y / ybar),   alpha = f(theta | z),   ybar = A K alpha + r
         theta <- lower sum_j (K's)_j (alpha_j - alpha_EM,j log alpha_j) by `fit`, from the weights as they are
 
-    kernel : K, an operator of images such as a `recon.KernelOperator`; None for the identity, a deep image prior
-        without a rho.
-    fit : of the weights in an iteration. It never raises the sum, which lies above the negative log-likelihood and
-        touches it at the present image; so with one subset the likelihood is monotone, in exact arithmetic.
+    Args:
+        kernel : K, an operator of images such as a `recon.KernelOperator`; None for the identity, a deep image prior
+            without a rho.
+        fit : of the weights in an iteration. It never raises the sum, which lies above the negative log-likelihood and
+            touches it at the present image; so with one subset the likelihood is monotone, in exact arithmetic.
+
     The others are those of `DeepImagePrior`; with a kernel, EM, start and first fit are of the coefficients alpha.
     An iterate's state holds the coefficients alpha, the weights and the optimiser's memory.
     Raises ValueError for a kernel that does not fit the images.
@@ -159,7 +161,9 @@ class ThroughKernel:
 class Neighbours:
     """Which voxels each voxel mixes: rows as in `KernelOperator`, filled up to the same length.
 
-    index : (voxels, neighbours), the voxel itself where a row is shorter.  valid : which of them are there.
+    Args:
+        index : (voxels, neighbours), the voxel itself where a row is shorter.
+        valid : which of them are there.
     """
 
     index: torch.Tensor
@@ -182,7 +186,10 @@ class Neighbours:
     def weights(self, features: torch.Tensor) -> torch.Tensor:
         """Return softmax over the neighbours j of -d_ij, d_ij = sqrt(mean over channels of (f_i - f_j)^2).
 
-        features : (voxels, channels).  Returns (voxels, neighbours), 0 where there is none.
+        Args:
+            features : (voxels, channels).
+
+        Returns (voxels, neighbours), 0 where there is none.
         """
         distances = [self._distance(features, part) for part in self.index.split(_CHUNK, 1)]
         scores = torch.cat(distances, 1).neg().masked_fill(~self.valid, -torch.inf)
@@ -223,21 +230,24 @@ def deep_kernel(
     dimensions: int | None = None,
     callbacks: Sequence[Callable[[Iterate], object]] = (),
 ) -> KernelOperator:
-    """Return a kernel whose weights a network has learned from the scan's own composite frames, a `KernelOperator`.
+    """Return a kernel whose weights a network has learned from the scan's own composite frames, a `KernelOperator`::
 
         K[i, j] = softmax over the neighbours j of -d_ij,   d_ij = root mean square over channels of f_i - f_j
         f = network(composites | theta),   theta <- lower the mean of |K(theta) downsampled - composites|^2
 
-    composites : images of a few long frames, (M, x, y, z) or one; the network's input and what it aims at. Each is
-        divided by its mean.
-    downsampled : the same images reconstructed from a part of the counts (a tenth, say), of the same shape.
-    network : from (1, M, x, y[, z]) to features (1, channels, x, y[, z]); it stays as it is, and training starts at its
-        weights. Default: the U-Net of DIPRecon with 16 channels, initialised by the seed.
-    grid, n_neighbours, window, mask : which voxels are mixed, chosen by the composites once, see `recon.kernel_matrix`.
-    n_iterations, rate : of Adam.
-    dimensions : 2 gives the network the slices as a batch, 3 the volume (default: 2 where there is one slice).
-    callbacks : see an `Iterate` after each iteration, with the filtered images; as in `recon.run`. The kernel is that
-        of the last iterate.
+    Args:
+        composites : images of a few long frames, (M, x, y, z) or one; the network's input and what it aims at. Each is
+            divided by its mean.
+        downsampled : the same images reconstructed from a part of the counts (a tenth, say), of the same shape.
+        network : from (1, M, x, y[, z]) to features (1, channels, x, y[, z]); it stays as it is, and training starts at
+            its weights. Default: the U-Net of DIPRecon with 16 channels, initialised by the seed.
+        grid, n_neighbours, window, mask : which voxels are mixed, chosen by the composites once, see
+            `recon.kernel_matrix`.
+        n_iterations, rate : of Adam.
+        dimensions : 2 gives the network the slices as a batch, 3 the volume (default: 2 where there is one slice).
+        callbacks : see an `Iterate` after each iteration, with the filtered images; as in `recon.run`. The kernel is
+            that of the last iterate.
+
     Repeats bit for bit on the CPU. For `recon.kem(likelihood, deep_kernel(...))` and `NeuralKEM(kernel=...)`.
     Memory in training: about 8 floats for each voxel, neighbour and channel of 8 neighbours, and 4 for each voxel and
     neighbour.

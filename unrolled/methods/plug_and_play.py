@@ -46,7 +46,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class ProximalDenoiser:
-    """The proximal map of a prior U as a denoiser, D(x, sigma) = argmin over t of U(t) + |t - x|^2 / (2 sigma^2).
+    """The proximal map of a prior U as a denoiser, D(x, sigma) = argmin over t of U(t) + ``|t - x|^2`` / (2 sigma^2).
 
     With `matched_sigma` plug-and-play EM then converges to the minimum of f + U.
     Raises ValueError when it is called without sigma.
@@ -74,7 +74,7 @@ def pnp_em(
     guide: Array | None = None,
     iteration: int = 0,
 ) -> Iterator[Iterate]:
-    """Yield an `Iterate` after each iteration of plug-and-play EM, for ever; stop by leaving the loop.
+    """Yield an `Iterate` after each iteration of plug-and-play EM, for ever; stop by leaving the loop::
 
         x  <- em_fuse(EM_k(x), z - mu, s_k, rho / n)    for every subset k of n, em_steps times
         z  <- D(x + mu, sigma)
@@ -85,14 +85,16 @@ def pnp_em(
     x >= 0. Without, it is half-quadratic splitting, for which rho grows. With a constant rho and no dual variable a
     fixed point has grad f(x) + rho (x - D(x)) = 0 where x > 0: that of `RegularisationByDenoising(D, rho)`.
 
-    denoiser : any map of images (..., x, y, z), called as D(x), with sigma as second argument and guide= by name where
-        they are given. Networks are run in evaluation mode, also on images that are not tensors, and nothing is kept
-        for autograd (`UnrolledEM` has gradients). It need not return positive values.
-    start, n_subsets, order, iteration : as in `osem` (default of the start: `activity_scale` everywhere).
-    rho : in units of s / x, a number, an array that broadcasts to images, or a schedule such as `Growing`, called with
-        the number of iterations done; see `coupling_unit`.
-    sigma : None, or in the unit of the image: a number (with a schedule, that of the first iteration; it falls like
-        sigma / sqrt(rho)), or a rule that makes it from rho, such as `matched_sigma`.
+    Args:
+        denoiser : any map of images (..., x, y, z), called as D(x), with sigma as second argument and guide= by name
+            where they are given. Networks are run in evaluation mode, also on images that are not tensors, and nothing
+            is kept for autograd (`UnrolledEM` has gradients). It need not return positive values.
+        start, n_subsets, order, iteration : as in `osem` (default of the start: `activity_scale` everywhere).
+        rho : in units of s / x, a number, an array that broadcasts to images, or a schedule such as `Growing`, called
+            with the number of iterations done; see `coupling_unit`.
+        sigma : None, or in the unit of the image: a number (with a schedule, that of the first iteration; it falls like
+            sigma / sqrt(rho)), or a rule that makes it from rho, such as `matched_sigma`.
+
     An iterate is x and remembers z and mu; handed back as `start` it goes on exactly.
     Raises ValueError for a rho that is not positive, and for a denoiser that returns another shape, NaN or infinity.
     Source: Venkatakrishnan, Bouman & Wohlberg 2013; Chan, Wang & Elgendy 2017; image update: De Pierro 1995.
@@ -108,13 +110,15 @@ def pnp_em(
 class PlugAndPlayEM:
     """Plug-and-play EM as a reconstruction method, `method(likelihood, start=None, guide=None) -> image`; see `pnp_em`.
 
-    denoiser : any map of images.
-    n_iterations : how many.
-    rho : the coupling: a number, an array or a schedule such as `Growing(0.01, 1.2)`.
-    sigma : what the denoiser is told: None, a number or a rule of rho.
-    relative : rho is in units of `coupling_unit` and a number for sigma in units of `activity_scale`, so that counts
-        and image may have any unit; otherwise they are as in `pnp_em`.
-    em_steps, dual, n_subsets, order : as in `pnp_em`.
+    Args:
+        denoiser : any map of images.
+        n_iterations : how many.
+        rho : the coupling: a number, an array or a schedule such as `Growing(0.01, 1.2)`.
+        sigma : what the denoiser is told: None, a number or a rule of rho.
+        relative : rho is in units of `coupling_unit` and a number for sigma in units of `activity_scale`, so that
+            counts and image may have any unit; otherwise they are as in `pnp_em`.
+        em_steps, dual, n_subsets, order : as in `pnp_em`.
+
     `iterates` is the loop of it. An Iterate as start goes on exactly, up to n_iterations in all.
     """
 
@@ -200,7 +204,7 @@ def em_towards(
 ) -> Array:
     """Return x after EM steps that a coupling draws to a target, over all parts of the data, `em_steps` times.
 
-    One part: each lowers f(x) + rho / 2 |x - target|^2, or leaves it.
+    One part: each lowers f(x) + rho / 2 ``|x - target|^2``, or leaves it.
     """
     for _ in range(em_steps):
         for k in order:

@@ -24,8 +24,12 @@ def mapem_net(
 ) -> UnrolledEM:
     """Return MAPEM-Net: U-Nets as the prior of ADMM with two EM steps in a module and a dual variable.
 
-    tied : one network for all modules.  width, norm : of the U-Net; "instance" is the same in training and use, while
-    the running means of "batch" mix those of all modules that share the network.  options : of `UnrolledEM`.
+    Args:
+        tied : one network for all modules.
+        width, norm : of the U-Net; "instance" is the same in training and use, while the running means of "batch" mix
+            those of all modules that share the network.
+        options : of `UnrolledEM`.
+
     The number of modules is not published; 6 is ours.
     Source: Gong et al. 2019, Proc. SPIE 11072.
     """
@@ -66,8 +70,11 @@ def bcd_net(
     """Return BCD-Net: a convolutional autoencoder with soft thresholds of its own in every module, one EM step each.
 
     128,700 parameters in 3-D. The source trains it layer by layer, see `train_layers`, and has no guide.
-    channels, alpha : of `ConvolutionalAutoencoder`; for a short training spread the thresholds, alpha=(-2.3, 0).
-    options : of `UnrolledEM`. The strength stays at `initial_beta`, as published (there in other units).
+
+    Args:
+        channels, alpha : of `ConvolutionalAutoencoder`; for a short training spread the thresholds, alpha=(-2.3, 0).
+        options : of `UnrolledEM`. The strength stays at `initial_beta`, as published (there in other units).
+
     Source: Lim, Chun, Dewaraja & Fessler 2020, IEEE Trans Med Imaging 39:3512.
     """
     bodies = [
@@ -91,7 +98,10 @@ def em_net(
 ) -> UnrolledEM:
     """Return EMnet: the network stands for the gradient of the prior in an EM-preconditioned step.
 
-    width, norm : as in `mapem_net`.  options : of `UnrolledEM`.
+    Args:
+        width, norm : as in `mapem_net`.
+        options : of `UnrolledEM`.
+
     Source: Gong et al. 2019, Proc. SPIE 10948; the exact form is our reading.
     """
     network = _unet(dimensions, guide_channels, width, norm, non_negative=False)
@@ -108,7 +118,8 @@ def osem_varnet(
 ) -> UnrolledEM:
     """Return OSEM-VarNet: a pass of OSEM and a small shared network that is added with a weight of each module's own.
 
-    options : of `UnrolledEM`.  Source: SIRF-Exercises (Schramm).
+    Args:
+        options : of `UnrolledEM`.  Source: SIRF-Exercises (Schramm).
     """
     body = SmallCNN(dimensions, 1 + guide_channels, widths=(16, 16, 16))
     network = NetworkDenoiser(body, dimensions, guide_channels)
@@ -125,7 +136,8 @@ def transem(
 ) -> UnrolledEM:
     """Return TransEM: FBSEM-Net with a Swin transformer block instead of the residual unit (extra `monai`).
 
-    options : of `UnrolledEM`.  Source: Hu & Liu 2022, MICCAI.
+    Args:
+        options : of `UnrolledEM`.  Source: Hu & Liu 2022, MICCAI.
     """
     body = SwinRegulariser(dimensions, 1 + guide_channels, non_negative=True)
     network = NetworkDenoiser(body, dimensions, guide_channels)

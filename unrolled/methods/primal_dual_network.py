@@ -12,15 +12,18 @@ from ..networks.scaling import count_scale, of_bins
 
 
 class PrimalDualNetwork(nn.Module):
-    """Unrolled primal-dual iterations whose two proximal maps are networks.
+    """Unrolled primal-dual iterations whose two proximal maps are networks::
 
         h <- h + G_n(h, A f_2 / d, (y - r) / d),      f <- f + F_n(f, A'h d / s_mean, guides)
 
     f holds `n_primal` images and h `n_dual` data, both in units of the item's scale c and of the mean d of A c: counts
     and background doubled give the image doubled. The first of f is the result, without what is negative.
-    dimensions : 2 for images of one slice and data (views, bins, 1); 3 for volumes. TOF bins are items of a batch.
-    n_iterations, n_primal, n_dual, width : of the networks, each of four convolutions with PReLU between them.
-    guide_channels : images beside f, as for `NetworkDenoiser`.
+
+    Args:
+        dimensions : 2 for images of one slice and data (views, bins, 1); 3 for volumes. TOF bins are items of a batch.
+        n_iterations, n_primal, n_dual, width : of the networks, each of four convolutions with PReLU between them.
+        guide_channels : images beside f, as for `NetworkDenoiser`.
+
     Raises TypeError for list-mode data, which have no grid to convolve on, and ValueError for guides that are missing.
     Source: Adler & Oktem 2018, IEEE Trans Med Imaging 37:1322; PET: Guazzo & Colarieti-Tosti 2021.
     """
@@ -82,7 +85,7 @@ class PrimalDualNetwork(nn.Module):
         return guide.to(image).expand(*image.shape[:-3], self.guide_channels, *image.shape[-3:])
 
     def _convolved(self, network: nn.Module, values: torch.Tensor, n_axes: int) -> torch.Tensor:
-        """Apply a network to (..., channels, *axes), folding all but the convolved axes into items."""
+        """Apply a network to (..., channels, ``*axes``), folding all but the convolved axes into items."""
         x = values.movedim(-2, 0) if n_axes == 4 else values  # TOF bins are items
         x = x.movedim(-1, 0) if self.dimensions == 2 else x  # and so are slices and planes
         lead, kept = x.shape[: -1 - self.dimensions], x.shape[-1 - self.dimensions :]

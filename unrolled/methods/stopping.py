@@ -18,12 +18,16 @@ from ..networks.scaling import counts_of, of_bins
 
 @dataclass(frozen=True, eq=False)
 class WindowedVariance:
-    """Stop when the variance of the last images has not reached a new minimum for some iterations.
+    """Stop when the variance of the last images has not reached a new minimum for some iterations::
 
         V_k = mean over voxels of the variance of x_(k - window + 1) ... x_k, over the mean of x_k squared
 
     The image changes while it takes up the object, little when that is done, and more again when it takes up noise.
-    window : images in the variance.  patience : iterations without a new minimum that end the run.
+
+    Args:
+        window : images in the variance.
+        patience : iterations without a new minimum that end the run.
+
     `history` holds V of every full window, so a rule serves one run; `best` is the middle iterate of the window with
     the least.
     Raises ValueError for a window of less than 2 and a patience of less than 1.
@@ -59,8 +63,10 @@ class WindowedVariance:
 class HeldOut:
     """Stop when counts that the reconstruction has not seen are no longer explained better.
 
-    likelihood : of those counts, the second of what `hold_out` returns.
-    patience : iterations without a new least value that end the run.
+    Args:
+        likelihood : of those counts, the second of what `hold_out` returns.
+        patience : iterations without a new least value that end the run.
+
     `history` holds the value of every iterate seen, so a rule serves one run; `best` is the iterate with the least.
     Raises ValueError for a patience of less than 1.
     Source: cross-validation by counts, as in Coakley 1991, IEEE Trans Nucl Sci 38:9.
@@ -88,7 +94,7 @@ class HeldOut:
 def hold_out(
     likelihood: PoissonLikelihood, fraction: float = 0.1, seed: int = 0
 ) -> tuple[PoissonLikelihood, PoissonLikelihood]:
-    """Return the likelihoods of the counts to reconstruct from, and of a fraction of them held out.
+    """Return the likelihoods of the counts to reconstruct from, and of a fraction of them held out::
 
         y_v ~ Binomial(y, fraction),  y - y_v:  independent Poisson counts, of means fraction * ybar and the rest
 

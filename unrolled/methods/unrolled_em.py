@@ -27,10 +27,11 @@ MODES = ("full", "checkpoint", "detach")
 def em_update(x: torch.Tensor, likelihood: Likelihood, grad: Mode = "full") -> torch.Tensor:
     """Return one EM step, x A'(y / ybar) / A'1.
 
-    grad : "full" keeps one array of the size of the data and differentiates exactly; "checkpoint" keeps the image alone
-    and makes the rest again, with one more projection forth and back; "detach" lets no gradient through, as if the EM
-    image were data.
-    likelihood : of counts, or any other whose gradient torch can differentiate; see `recon.em_step`.
+    Args:
+        grad : "full" keeps one array of the size of the data and differentiates exactly; "checkpoint" keeps the image
+            alone and makes the rest again, with one more projection forth and back; "detach" lets no gradient through,
+            as if the EM image were data.
+        likelihood : of counts, or any other whose gradient torch can differentiate; see `recon.em_step`.
     """
     if grad not in MODES:
         raise ValueError(f"grad must be one of {', '.join(MODES)}, got {grad!r}")
@@ -66,35 +67,40 @@ class UnrolledOptions(ModuleOptions, total=False):
 
 
 class UnrolledEM(nn.Module):
-    """A number of modules, each a denoiser and MAP-EM steps towards what it returns.
+    """A number of modules, each a denoiser and MAP-EM steps towards what it returns::
 
         z = D(x + mu),      mu <- mu + x - z  (with `dual`),      x <- em_fuse(EM_k(x), z - mu, s_k, beta)
 
-    for every subset k of the views, `em_steps` times. Two other forms have no fusion, and beta has no unit in them:
+    for every subset k of the views, `em_steps` times. Two other forms have no fusion, and beta has no unit in them::
 
         form="gradient"    x <- max(EM_k(x) - beta mean(s) x / s_k D(x), 0)    the network is a prior's gradient
         form="residual"    x <- max(EM(x) + beta D(x), 0)                      EM over all subsets, as in OSEM-VarNet
 
-    denoisers : one denoiser for all modules (shared weights), or a sequence with one for each.
-    n_modules : how many (default: as many as there are denoisers).
-    em_steps : MAP-EM steps in a module.  dual : the scaled dual variable mu of ADMM.
-    subsets : of the views; None for one. A module passes over all of them; `per_subset` runs the denoiser before each
-        subset instead of once in a module.
-    beta : "learn" for a positive number that is learned, in units of mean(s) / scale of each item, "keep" for one that
-        stays at `initial_beta`; or a number or tensor in units of s / x (broadcast to images): 0 leaves the EM image.
-    grad : see `em_update`; "checkpoint" makes the networks' activations again, too.
-    initial_beta : where learning begins, without unit.  beta_of_each : whether every module has its own.
-    scale : the typical value of each item's image, (B, 1, 1, 1); denoisers get images divided by it, so that doubling
-        counts and background doubles the result exactly. None gives them the image as it is.
-    initial : (passes, subsets) of OSEM, from a uniform image and without gradients, that make the start where none is
-        given; so that modules improve an image instead of making one. Subsets that are given are those of the passes.
+    Args:
+        denoisers : one denoiser for all modules (shared weights), or a sequence with one for each.
+        n_modules : how many (default: as many as there are denoisers).
+        em_steps : MAP-EM steps in a module.
+        dual : the scaled dual variable mu of ADMM.
+        subsets : of the views; None for one. A module passes over all of them; `per_subset` runs the denoiser before
+            each subset instead of once in a module.
+        beta : "learn" for a positive number that is learned, in units of mean(s) / scale of each item, "keep" for one
+            that stays at `initial_beta`; or a number or tensor in units of s / x (broadcast to images): 0 leaves the EM
+            image.
+        grad : see `em_update`; "checkpoint" makes the networks' activations again, too.
+        initial_beta : where learning begins, without unit.
+        beta_of_each : whether every module has its own.
+        scale : the typical value of each item's image, (B, 1, 1, 1); denoisers get images divided by it, so that
+            doubling counts and background doubles the result exactly. None gives them the image as it is.
+        initial : (passes, subsets) of OSEM, from a uniform image and without gradients, that make the start where none
+            is given; so that modules improve an image instead of making one. Subsets that are given are those of the
+            passes.
 
     Called with a likelihood (or a list, one for each subset), a start and a guide, it returns the image; `each=True`
     returns those after every module. The scale is a constant for gradients.
     SPECT and PET, 2-D and 3-D, TOF and list-mode: whatever the likelihood is of.
     Raises ValueError for numbers that contradict each other.
     Source: Gong et al. 2019 (MAPEM-Net, EMnet); Lim et al. 2020 (BCD-Net); Mehranian & Reader 2021 (FBSEM-Net); the
-        step is that of De Pierro 1995.
+    step is that of De Pierro 1995.
     """
 
     def __init__(
@@ -165,9 +171,11 @@ class UnrolledEM(nn.Module):
     ) -> torch.Tensor | list[torch.Tensor]:
         """Return the image of each item, or with `each` the list of images after all modules.
 
-        likelihood : batched or not; with a list, each is a subset and `subsets` is not used.
-        start : (..., x, y, z), positive (default: `scale` where something is seen, after the passes of `initial`).
-        guide : as the denoisers want it.
+        Args:
+            likelihood : batched or not; with a list, each is a subset and `subsets` is not used.
+            start : (..., x, y, z), positive (default: `scale` where something is seen, after the passes of `initial`).
+            guide : as the denoisers want it.
+
         Raises TypeError for NumPy data or starts, ValueError for a start of another shape.
         """
         parts, unit, x = self.begin(likelihood, start)
@@ -275,14 +283,17 @@ def fixed_point(
     n_adjoint: int = 100,
     tolerance: float = 1e-6,
 ) -> torch.Tensor:
-    """Return x = step(x), with the gradient of the solution instead of that of the iterations.
+    """Return x = step(x), with the gradient of the solution instead of that of the iterations::
 
         dx = (I - J)^-1 dstep,      J the derivative of step by x
 
     The transposed system v = g + J' v is solved by as many iterations as it takes; memory is that of one step whatever
     their number. Both loops stop when the relative change falls below `tolerance`.
-    step : a map that contracts near its fixed point, such as an EM step with a denoiser; differentiable by what it
-    contains.
+
+    Args:
+        step : a map that contracts near its fixed point, such as an EM step with a denoiser; differentiable by what it
+            contains.
+
     Source: implicit function theorem, as in Bai, Kolter & Koltun 2019; Gilton, Ongie & Willett 2021.
     """
     with torch.no_grad():

@@ -22,8 +22,9 @@ _NORMS = {
 class Denoiser(Protocol):
     """What turns an image into a better one: a network, or any other map of images (..., x, y, z).
 
-    sigma : the standard deviation of the noise, a number or one for each item, for denoisers that ask for it.
-    guide : another image of the same object, such as MR or CT.
+    Args:
+        sigma : the standard deviation of the noise, a number or one for each item, for denoisers that ask for it.
+        guide : another image of the same object, such as MR or CT.
     """
 
     def __call__(self, x: Tensor, sigma: float | Tensor | None = None, *, guide: Tensor | None = None) -> Tensor: ...
@@ -32,10 +33,13 @@ class Denoiser(Protocol):
 class NetworkDenoiser(nn.Module):
     """A denoiser made of a channels-first network, `denoiser(x, sigma=None, guide=None)`: images in, images out.
 
-    body : a module (N, 1 + guide_channels, ...) -> (N, 1, ...), such as those of this file; the image is channel 0.
-    dimensions : 2, slices z are items of a batch, (..., x, y, z) -> (N, channels, x, y); or 3, (N, channels, x, y, z).
-    guide_channels : how many images (MR, CT, mu) go in beside the image: guide is (..., x, y, z) for one channel, or
-        (..., guide_channels, x, y, z). A guide without the batch axes of the image serves all items.
+    Args:
+        body : a module (N, 1 + guide_channels, ...) -> (N, 1, ...), such as those of this file; the image is channel 0.
+        dimensions : 2, slices z are items of a batch, (..., x, y, z) -> (N, channels, x, y); or 3, (N, channels, x, y,
+            z).
+        guide_channels : how many images (MR, CT, mu) go in beside the image: guide is (..., x, y, z) for one channel,
+            or (..., guide_channels, x, y, z). A guide without the batch axes of the image serves all items.
+
     sigma is taken and not used: such a network knows the noise it was trained with.
     Raises ValueError for a body of other channels or dimensions, images and guides that do not fit, and a guide that is
     missing or not expected; TypeError for an image of another precision than the weights.
@@ -122,8 +126,11 @@ class ResidualUnit(nn.Module):
 
     CNN: conv3 -> width, norm, ReLU; depth - 2 times conv3, norm, ReLU; conv3 -> 1, norm. Depth 5 and width 32 give
     28,611 parameters in 2-D and 28,899 with a guide; FBSEM-Net counts one more, the weight of its prior.
-    non_negative : whether the last ReLU is there.
-    norm : "batch", "instance", "group" or "none".
+
+    Args:
+        non_negative : whether the last ReLU is there.
+        norm : "batch", "instance", "group" or "none".
+
     Source: Mehranian & Reader 2021, IEEE Trans Radiat Plasma Med Sci 5:54, and their public code.
     """
 
@@ -154,7 +161,11 @@ class DnCNN(nn.Module):
 
     CNN: conv3 -> width, ReLU; depth - 2 times conv3, norm, ReLU; conv3 -> 1.
     Depth 17 and width 64 are those of the source; 8 layers are enough for most emission images.
-    norm : "batch", "instance", "group" or "none". non_negative : whether a ReLU ends it.
+
+    Args:
+        norm : "batch", "instance", "group" or "none".
+        non_negative : whether a ReLU ends it.
+
     Source: Zhang et al. 2017, IEEE Trans Image Process 26:3142.
     """
 
@@ -183,9 +194,12 @@ class DnCNN(nn.Module):
 class SmallCNN(nn.Module):
     """A plain chain of convolutions with ReLU between them, 1 -> 4 -> 4 -> 1: 657 parameters in 3-D, 225 in 2-D.
 
-    widths : channels between the convolutions. residual : whether the image is added to the result.
-    norm : "batch", "instance", "group" or "none", before each ReLU; with "group" a deep image prior is fitted in a
-        third of the steps.
+    Args:
+        widths : channels between the convolutions.
+        residual : whether the image is added to the result.
+        norm : "batch", "instance", "group" or "none", before each ReLU; with "group" a deep image prior is fitted in a
+            third of the steps.
+
     Source: the deep-learning example of SPECTrecon.jl (3-D, not residual).
     """
 
@@ -215,10 +229,11 @@ class SmallCNN(nn.Module):
 
 
 class SoftThreshold(nn.Module):
-    """Shrink every channel towards zero by its own threshold, sign(x) * max(|x| - exp(alpha), 0).
+    """Shrink every channel towards zero by its own threshold, sign(x) * max(``|x|`` - exp(alpha), 0).
 
-    alpha : log of the first threshold, in the units of the input; one learnable number for each channel. A pair is
-        spread over the channels in equal steps.
+    Args:
+        alpha : log of the first threshold, in the units of the input; one learnable number for each channel. A pair is
+            spread over the channels in equal steps.
     """
 
     def __init__(self, channels: int, alpha: float | Sequence[float] = -15.0) -> None:
@@ -236,9 +251,12 @@ class ConvolutionalAutoencoder(nn.Module):
     """The image mapping of BCD-Net: decoder * softthreshold(encoder * x, exp(alpha)).
 
     Encoder and decoder are one convolution each, without bias. 78 channels and 3 x 3 x 3 voxels give 4,290 parameters.
-    alpha : log of the first thresholds, or of the least and the greatest; see `initial_thresholds`. The default hardly
-        thresholds at all, and learns to very slowly: then the mapping is linear.
-    non_negative : whether a ReLU ends it; BCD-Net has none.
+
+    Args:
+        alpha : log of the first thresholds, or of the least and the greatest; see `initial_thresholds`. The default
+            hardly thresholds at all, and learns to very slowly: then the mapping is linear.
+        non_negative : whether a ReLU ends it; BCD-Net has none.
+
     Source: Lim, Chun, Dewaraja & Fessler 2020, IEEE Trans Med Imaging 39:3512, and their public code.
     """
 
@@ -265,7 +283,9 @@ class ConvolutionalAutoencoder(nn.Module):
 def initial_thresholds(images: Tensor, top: float = 0.1) -> float:
     """Return the log of the intensity that a fraction `top` of the voxels reach: BCD-Net's first alpha.
 
-    images : (..., x, y, z), in the units that the network sees; the mean over the leading axes counts.
+    Args:
+        images : (..., x, y, z), in the units that the network sees; the mean over the leading axes counts.
+
     Raises ValueError for a `top` outside (0, 1] and where that intensity is not positive.
     Source: the public code of Lim et al. 2020.
     """
@@ -313,8 +333,9 @@ def convolution(
 def image_convolution(dimensions: int, in_channels: int, kernel: int = 3, *, non_negative: bool) -> nn.Module:
     """Return the convolution that makes an image of scale 1 from features alone.
 
-    non_negative : whether a ReLU follows. It then begins about the uniform image 1: weights that happen to be negative
-    would make zeros everywhere, pass no gradient, and never learn.
+    Args:
+        non_negative : whether a ReLU follows. It then begins about the uniform image 1: weights that happen to be
+            negative would make zeros everywhere, pass no gradient, and never learn.
     """
     layer = convolution(dimensions, in_channels, 1, kernel)
     if non_negative:
@@ -325,8 +346,10 @@ def image_convolution(dimensions: int, in_channels: int, kernel: int = 3, *, non
 def normalisation(norm: str, dimensions: int, channels: int, *, affine: bool = True) -> nn.Module:
     """Return a layer that makes mean 0 and variance 1, times and plus what it learns, or does nothing ("none").
 
-    norm : over which values: of a channel in the whole batch ("batch"), of a channel in an item ("instance"), or of
-        gcd(4, channels) neighbouring channels in an item ("group").
+    Args:
+        norm : over which values: of a channel in the whole batch ("batch"), of a channel in an item ("instance"), or of
+            gcd(4, channels) neighbouring channels in an item ("group").
+
     Source: Ioffe & Szegedy 2015; Ulyanov, Vedaldi & Lempitsky 2016; Wu & He 2018.
     """
     if norm == "none":

@@ -23,9 +23,11 @@ _OBJECT = 0.1  # voxels below this fraction of the mean are air
 class ScaleEquivariant(nn.Module):
     """A denoiser that follows the scale of its image, x -> c * denoiser(x / c): twice the image, twice the result.
 
-    denoiser : any `denoiser(x, sigma=None, guide=None)`.
-    scale : c as a function of the images, (..., x, y, z) -> (..., 1, 1, 1), with scale(2 x) = 2 scale(x); default
-        `mean_scale`.
+    Args:
+        denoiser : any `denoiser(x, sigma=None, guide=None)`.
+        scale : c as a function of the images, (..., x, y, z) -> (..., 1, 1, 1), with scale(2 x) = 2 scale(x); default
+            `mean_scale`.
+
     A call may bring its own c, such as the `count_scale` of the data. sigma has the units of the image and is divided,
     too; guides are not, see `normalised_guide`. Where c is 0 the result is 0: an image of zeros stays one.
     Gradients pass through c.
@@ -45,7 +47,10 @@ class ScaleEquivariant(nn.Module):
     ) -> Tensor:
         """Return the denoised image, of the shape of x.
 
-        scale : c, a number or (..., 1, 1, 1) (default: the scale of the image). sigma : a number, or one for each item.
+        Args:
+            scale : c, a number or (..., 1, 1, 1) (default: the scale of the image).
+            sigma : a number, or one for each item.
+
         Raises ValueError for a scale of another shape.
         """
         c = self.scale(x) if scale is None else torch.as_tensor(scale, dtype=x.dtype, device=x.device)
@@ -59,9 +64,10 @@ class ScaleEquivariant(nn.Module):
 
 
 def mean_scale(x: Tensor) -> Tensor:
-    """Return the mean of |x| over the object: over voxels where it is above a tenth of the mean of all voxels.
+    """Return the mean of ``|x|`` over the object: over voxels where it is above a tenth of the mean of all voxels.
 
-    x : (..., x, y, z) -> (..., 1, 1, 1). 0 for an image of zeros. The air around the object hardly changes it.
+    Args:
+        x : (..., x, y, z) -> (..., 1, 1, 1). 0 for an image of zeros. The air around the object hardly changes it.
     """
     size = x.abs()
     seen = size > _OBJECT * size.mean(IMAGE_AXES, keepdim=True)
@@ -71,7 +77,9 @@ def mean_scale(x: Tensor) -> Tensor:
 def normalised_guide(guide: Tensor, by: str = "max") -> Tensor:
     """Return a guide (..., x, y, z) without units, each image by itself.
 
-    by : "max", 5 * guide / max |guide|, as FBSEM-Net has it; "mean", guide / `mean_scale`. Zeros stay zeros.
+    Args:
+        by : "max", 5 * guide / max ``|guide|``, as FBSEM-Net has it; "mean", guide / `mean_scale`. Zeros stay zeros.
+
     Raises ValueError for another choice.
     """
     if by not in ("max", "mean"):
@@ -85,7 +93,7 @@ def count_scale(
 ) -> Array:
     """Return the activity of the uniform image that explains the counts best, for each item: (..., 1, 1, 1).
 
-    EM for an image of one number c, started from all counts, so that c stays positive and the background is heeded:
+    EM for an image of one number c, started from all counts, so that c stays positive and the background is heeded::
 
         c <- c / sum_j(s_j) * sum_i( y_i a_i / (c a_i + r_i) ),    a = A 1,  s = A'1
 
@@ -93,7 +101,10 @@ def count_scale(
     step is exact, c = sum(y) / sum(s). Counts and background doubled give c doubled.
     Never below a hundredth of where it starts, also where all counts are background; 1 where nothing was counted.
     Takes one projection and the sensitivity that EM needs anyway, and keeps no gradient.
-    total : from the sums over the bins that are here to those over all bins, where others hold a part of them.
+
+    Args:
+        total : from the sums over the bins that are here to those over all bins, where others hold a part of them.
+
     Raises TypeError for a likelihood without counts, and ValueError where nothing of the image is seen.
     """
     counted = of_counts(likelihood, "count_scale", "give the network a scale of its own, or scale=None")
@@ -118,7 +129,9 @@ def count_scale(
 def of_counts(likelihood: Likelihood, who: str, instead: str) -> CountsLikelihood:
     """Return a likelihood that knows its counts and their model.
 
-    who, instead : who asks for them, and what one may do without.
+    Args:
+        who, instead : who asks for them, and what one may do without.
+
     Raises TypeError that names what the likelihood lacks.
     """
     missing = [name for name in _OF_COUNTS if not hasattr(likelihood, name)]

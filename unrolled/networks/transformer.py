@@ -12,10 +12,13 @@ from .unet import pad_to_multiple
 class SwinRegulariser(nn.Module):
     """The residual Swin transformer of TransEM, x + conv(f + Swin(f)) with the features f = norm(conv([x, guides])).
 
-    width : channels of the features, a multiple of `heads`. window : voxels of a window along each axis.
-    depth : Swin layers; from the second on, every other one has its windows shifted by half. TransEM has one.
-    expansion : how many times wider the hidden layer of the perceptron is.
-    dropout : in attention and perceptron; TransEM trains with 0.1.
+    Args:
+        width : channels of the features, a multiple of `heads`.
+        window : voxels of a window along each axis.
+        depth : Swin layers; from the second on, every other one has its windows shifted by half. TransEM has one.
+        expansion : how many times wider the hidden layer of the perceptron is.
+        dropout : in attention and perceptron; TransEM trains with 0.1.
+
     77,389 parameters in 2-D with the defaults. Sizes that the window does not divide are padded and cropped again.
     Raises ImportError where MONAI is not installed.
     Source: Hu & Liu 2022, MICCAI, and their public code; Liu et al. 2021, ICCV (Swin).

@@ -14,12 +14,13 @@ from .blocks import image_convolution, positive, unit
 class UNetForm:
     """What tells the published forms of the U-Net apart.
 
-    encoder_units : convolutions (with normalisation and leaky ReLU) on each level on the way down.
-    up_kernel : voxels of the convolution that halves the channels after the interpolation.
-    last_kernel : voxels of the convolution that makes the image.
-    slope : of the leaky ReLU below zero.
-    in_plane : whether levels halve x and y only, and leave z alone (3-D).
-    affine : whether the normalisation has a learnable scale and shift.
+    Args:
+        encoder_units : convolutions (with normalisation and leaky ReLU) on each level on the way down.
+        up_kernel : voxels of the convolution that halves the channels after the interpolation.
+        last_kernel : voxels of the convolution that makes the image.
+        slope : of the leaky ReLU below zero.
+        in_plane : whether levels halve x and y only, and leave z alone (3-D).
+        affine : whether the normalisation has a learnable scale and shift.
     """
 
     encoder_units: int = 2
@@ -40,11 +41,15 @@ class UNet(nn.Module):
     Each level has twice the channels of the one above, from `width`. Down: units (conv3, norm, leaky ReLU), then one
     of stride 2. Up: interpolation by 2, a unit that halves the channels, the skip is added, two units. A last
     convolution makes the image.
-    form : `DEEP_IMAGE_PRIOR`, of DIPRecon as neural KEM has it, 451,457 parameters in 2-D and 1,327,265 in 3-D;
-        `ITERATIVE_CNN`, the 3-D form of the iterative CNN representation, 1,017,617 parameters (its code also makes
-        a strided convolution of 442,496 below the last level, which nothing uses).
-    norm : "batch", "instance", "group" or "none". non_negative : whether a ReLU ends it, as in the sources; the image
-        then begins about 1, since a ReLU that is 0 everywhere would never learn.
+
+    Args:
+        form : `DEEP_IMAGE_PRIOR`, of DIPRecon as neural KEM has it, 451,457 parameters in 2-D and 1,327,265 in 3-D;
+            `ITERATIVE_CNN`, the 3-D form of the iterative CNN representation, 1,017,617 parameters (its code also makes
+            a strided convolution of 442,496 below the last level, which nothing uses).
+        norm : "batch", "instance", "group" or "none".
+        non_negative : whether a ReLU ends it, as in the sources; the image then begins about 1, since a ReLU that is 0
+            everywhere would never learn.
+
     Sizes that 2^(levels - 1) does not divide are padded by repeating the border, and cropped again.
     Source: Gong et al. 2019, IEEE Trans Med Imaging 38:675 (the iterative CNN, public code), and 38:1655 (deep image
     prior; widths as in the public code of Li et al. 2023, IEEE Trans Med Imaging 42:785).
@@ -98,7 +103,9 @@ class UNet(nn.Module):
 def pad_to_multiple(x: Tensor, multiple: tuple[int, ...]) -> tuple[Tensor, tuple[slice, ...]]:
     """Return x with its border repeated until every axis is divisible, and the slices that crop the result again.
 
-    x : (N, channels, ...), multiple : one number for each of the last axes. Half of what is missing goes to each side.
+    Args:
+        x : (N, channels, ...), multiple : one number for each of the last axes. Half of what is missing goes to each
+            side.
     """
     missing = [-n % m for n, m in zip(x.shape[2:], multiple)]
     if not any(missing):

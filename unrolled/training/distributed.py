@@ -33,11 +33,13 @@ class Ranks(NamedTuple):
 
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, and leave them at the end; alone, a group of one without any set-up.
+    """Join the processes that torchrun started, and leave them at the end; alone, a group of one without any set-up::
 
         torchrun --nproc-per-node 2 script.py          with process_group() as (rank, n_ranks, device): ...
 
-    device : "cpu" for gloo, "cuda" for NCCL with the GPU of LOCAL_RANK (default: CUDA where there is one).
+    Args:
+        device : "cpu" for gloo, "cuda" for NCCL with the GPU of LOCAL_RANK (default: CUDA where there is one).
+
     Raises ValueError for another device, and RuntimeError where torchrun's variables are incomplete.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -109,12 +111,14 @@ def of_first_rank(value: Value, group: Group = None) -> Value:
 
 
 class ShardedProjector(Projector):
-    """One scan on several processes: rank k of n holds the views k, k + n, ... and every rank the whole image.
+    """One scan on several processes: rank k of n holds the views k, k + n, ... and every rank the whole image::
 
         A x : this rank's views of A x, without communication
         A' y = sum over ranks of A_k' y_k : the whole back projection on every rank, one all_reduce
 
-    projector : of all views; the part of this rank is `projector.subset(k, n)`.  group : the ranks (default: all).
+    Args:
+        projector : of all views; the part of this rank is `projector.subset(k, n)`.
+        group : the ranks (default: all).
 
     What is the same on all ranks (images, weights of networks) stays the same, bit for bit, and so do its gradients:
     the backward pass of A is the summed A', that of A' is the local A. So `em_step`, MLEM and unrolled networks run

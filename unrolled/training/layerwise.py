@@ -33,11 +33,14 @@ Minibatch = (
 class LayerRecord(NamedTuple):
     """What one module became.
 
-    layer : n, from 0.  loss : the mean over the last steps of its training, since the record before.
-    training_nrmse, nrmse : mean over items of the NRMSE of x^(n+1), the images after this module, of the training and
-        of the validation cases (None without those).
-    images : x^(n+1) of every batch of training cases, on the CPU; they belong to the training until the next record.
-    seconds : of this call for this module: training and MAP-EM steps.
+    Args:
+        layer : n, from 0.
+        loss : the mean over the last steps of its training, since the record before.
+        training_nrmse, nrmse : mean over items of the NRMSE of x^(n+1), the images after this module, of the training
+            and of the validation cases (None without those).
+        images : x^(n+1) of every batch of training cases, on the CPU; they belong to the training until the next
+            record.
+        seconds : of this call for this module: training and MAP-EM steps.
     """
 
     layer: int
@@ -62,32 +65,33 @@ def train_layers(
     prepare: Callable[[nn.Module, Sequence[torch.Tensor]], None] | None = None,
     keep: Literal["last", "best"] = "last",
 ) -> Iterator[LayerRecord]:
-    """Train the denoisers of an unrolled network one after the other, in place, and yield a `LayerRecord` after each.
+    """Train the denoisers of an unrolled network one after the other, in place, and yield a `LayerRecord` after each::
 
         D_n = argmin over D of the mean over cases of loss( D(x^(n) / c), target / c ),     c the unit of each case
         x^(n+1) = module n of x^(n):  em_fuse(EM(x^(n)), c D_n(x^(n) / c), s, beta)
 
     D_n learns from images alone, by `train`; every case is projected once in each module, when D_n is ready.
 
-    model : form="fuse", a denoiser of its own in every module, one call of it in a module, no dual variable. beta stays
-        as it is, also where it could be learned. In eval mode whenever a record is yielded.
-    cases : batches (arguments, target) or (arguments, target, weight) as `Supervised` takes them, a sequence or a
-        function that returns them; the arguments are those of the model, such as {"likelihood": f, "guide": mr}. Gone
-        through once before the first module and once after each, and must be the same every time. They start
-        as the model says, or from a "start" of their own: an EM image (`initial` of the model), since a uniform one
-        gives the first denoiser nothing to learn from.
-    loss : (denoiser, batch, generator) -> one number, such as `Supervised(l1)`, of images divided by c.
-    optimiser_of, schedule_of : denoiser -> optimiser, optimiser -> schedule, made anew for every module.
-    settings : of the training of each module (`steps` in every one). Module n has the folder layer-00n in the folder,
-        and random numbers of its own.
-    batch_size : images in a step, from any of the cases. Their order is a function of (seed, module, epoch).
-    validation : held-out cases. Within a module the denoiser alone is validated with their x^(n), so that `watch`,
-        `patience` and the curves mean something.
-    warm : every denoiser after the first starts from the weights of the one before, instead of its own.
-    prepare : called as prepare(denoiser, images) before a module is trained, with the items of x^(n) / c, such as
-        `first_thresholds`; after the warm start.
-    keep : the weights that a module goes on with: the last ones or those of the best record (`settings.watch`);
-        averaged ones with `settings.ema`.
+    Args:
+        model : form="fuse", a denoiser of its own in every module, one call of it in a module, no dual variable. beta
+            stays as it is, also where it could be learned. In eval mode whenever a record is yielded.
+        cases : batches (arguments, target) or (arguments, target, weight) as `Supervised` takes them, a sequence or a
+            function that returns them; the arguments are those of the model, such as {"likelihood": f, "guide": mr}.
+            Gone through once before the first module and once after each, and must be the same every time. They start
+            as the model says, or from a "start" of their own: an EM image (`initial` of the model), since a uniform one
+            gives the first denoiser nothing to learn from.
+        loss : (denoiser, batch, generator) -> one number, such as `Supervised(l1)`, of images divided by c.
+        optimiser_of, schedule_of : denoiser -> optimiser, optimiser -> schedule, made anew for every module.
+        settings : of the training of each module (`steps` in every one). Module n has the folder layer-00n in the
+            folder, and random numbers of its own.
+        batch_size : images in a step, from any of the cases. Their order is a function of (seed, module, epoch).
+        validation : held-out cases. Within a module the denoiser alone is validated with their x^(n), so that `watch`,
+            `patience` and the curves mean something.
+        warm : every denoiser after the first starts from the weights of the one before, instead of its own.
+        prepare : called as prepare(denoiser, images) before a module is trained, with the items of x^(n) / c, such as
+            `first_thresholds`; after the warm start.
+        keep : the weights that a module goes on with: the last ones or those of the best record (`settings.watch`);
+            averaged ones with `settings.ema`.
 
     Memory: image, target, guide and weight of every training and validation case, on the CPU in their own precision, as
     long as the training lasts. float32: 64 kB for 128 x 128 pixels, 8 MB for 128^3 voxels each. Likelihoods are not
@@ -101,7 +105,7 @@ def train_layers(
     Raises ValueError for other networks (dual, other forms, per_subset, shared weights, nothing to train), cases that
     are empty, become fewer or do not fit together, torch.distributed with several ranks, and as `train` does.
     Source: Lim, Chun, Dewaraja & Fessler 2020, IEEE Trans Med Imaging 39:3512, and their public code: loss L1, batches
-        of one, 500 epochs, Adam with rates 1e-2, 1e-3 and 1e-1 for encoder, decoder and thresholds.
+    of one, 500 epochs, Adam with rates 1e-2, 1e-3 and 1e-1 for encoder, decoder and thresholds.
     """
     _check(model, batch_size, keep)
     known = _before_first(model, cases, "cases")
@@ -137,7 +141,10 @@ def first_thresholds(denoiser: nn.Module, images: Sequence[torch.Tensor], top: f
     """Set all soft thresholds of a denoiser to the intensity that a part `top` of the voxels of the mean image reach.
 
     BCD-Net's choice, for `prepare` of `train_layers`; see `initial_thresholds`.
-    images : (x, y, z) each, on one grid, in the unit of the denoiser.
+
+    Args:
+        images : (x, y, z) each, on one grid, in the unit of the denoiser.
+
     Raises ValueError for a denoiser without `SoftThreshold`, and as `initial_thresholds` does.
     """
     thresholds = [part for part in denoiser.modules() if isinstance(part, SoftThreshold)]

@@ -42,18 +42,22 @@ Weights = dict[str, torch.Tensor]
 class Settings:
     """What a training run does, apart from model, data, loss, optimiser and schedule.
 
-    steps : of the optimiser, in all.  validate_every : steps between records.
-    clip : largest norm of all gradients together; None for no limit.
-    ema : decay d of the averaged weights e <- d_t e + (1 - d_t) w with d_t = min(d, (1 + t) / (10 + t)) after step t;
-        validated and kept in the place of the weights. None for no average.
-    precision : torch.bfloat16 or torch.float16 inside the networks; None for that of the weights.
-    watch : the metric that says which weights are best; "loss" for that of the training.  maximise : larger is better.
-    patience : stop after so many validations in a row without a better one.
-    seed : of the random numbers of every step.
-    folder : where checkpoint.pt, best.pt, log.csv, log.json and curves.png go; None writes nothing. A folder with a
-        checkpoint is resumed.
-    save_seconds : so often the checkpoint is written between records.
-    signature : any text that must be the same when resuming, such as the fingerprint of the data.
+    Args:
+        steps : of the optimiser, in all.
+        validate_every : steps between records.
+        clip : largest norm of all gradients together; None for no limit.
+        ema : decay d of the averaged weights e <- d_t e + (1 - d_t) w with d_t = min(d, (1 + t) / (10 + t)) after step
+            t; validated and kept in the place of the weights. None for no average.
+        precision : torch.bfloat16 or torch.float16 inside the networks; None for that of the weights.
+        watch : the metric that says which weights are best; "loss" for that of the training.
+        maximise : larger is better.
+        patience : stop after so many validations in a row without a better one.
+        seed : of the random numbers of every step.
+        folder : where checkpoint.pt, best.pt, log.csv, log.json and curves.png go; None writes nothing. A folder with a
+            checkpoint is resumed.
+        save_seconds : so often the checkpoint is written between records.
+        signature : any text that must be the same when resuming, such as the fingerprint of the data.
+
     Raises ValueError for numbers out of range.
     """
 
@@ -110,12 +114,13 @@ def train(
 ) -> Iterator[Record]:
     """Train a model in place and yield a `Record` every `validate_every` steps and at the last one.
 
-    batches : epoch -> the batches of that epoch, a pure function of the epoch (`by_epoch` makes one of a loader).
-    loss : (model, batch, generator) -> one number, such as `Supervised(mse)`; the mean over the items of the batch.
-    schedule : stepped after every step, such as `warmup_cosine`.
-    validate : model -> metrics, such as `Validation(pairs)`; run without gradients and in eval mode.
-    networks : the modules that `precision` is for (default: model.denoisers). Everything else, projections and EM steps
-        among it, stays in the precision of the images.
+    Args:
+        batches : epoch -> the batches of that epoch, a pure function of the epoch (`by_epoch` makes one of a loader).
+        loss : (model, batch, generator) -> one number, such as `Supervised(mse)`; the mean over the items of the batch.
+        schedule : stepped after every step, such as `warmup_cosine`.
+        validate : model -> metrics, such as `Validation(pairs)`; run without gradients and in eval mode.
+        networks : the modules that `precision` is for (default: model.denoisers). Everything else, projections and EM
+            steps among it, stays in the precision of the images.
 
     A run that was killed, at any moment, ends with the same weights bit for bit when the same lines run again (on one
     kind of machine, with the same number of threads and deterministic kernels): data follow the epoch, random numbers
@@ -320,7 +325,7 @@ class _Run:
 
 
 def warmup_cosine(optimiser: torch.optim.Optimizer, steps: int, warmup: int = 0, floor: float = 0.0) -> LambdaLR:
-    """Return the schedule that rises over `warmup` steps and falls to `floor` times the learning rate like a cosine.
+    """Return the schedule that rises over `warmup` steps and falls to `floor` times the learning rate like a cosine::
 
         (t + 1) / warmup                                for t < warmup
         floor + (1 - floor) (1 + cos(pi u)) / 2         from there on, u = (t - warmup) / (steps - warmup)
@@ -362,7 +367,9 @@ def by_epoch(loader: Iterable[Raw], prepare: Callable[[Raw], Batch]) -> Batches[
 def by_epoch(loader: Iterable[object], prepare: Callable[..., object] = lambda batch: batch) -> Batches[object]:
     """Return epoch -> batches of a loader with `loader.batch_sampler.set_epoch` (or of its sampler).
 
-    prepare : makes of each batch what the loss takes, such as a likelihood and a target.
+    Args:
+        prepare : makes of each batch what the loss takes, such as a likelihood and a target.
+
     Raises TypeError for a loader whose order is not a function of the epoch: its runs could not be resumed exactly.
     """
     samplers: list[object] = [getattr(loader, name, None) for name in ("batch_sampler", "sampler")]
@@ -381,8 +388,10 @@ def by_epoch(loader: Iterable[object], prepare: Callable[..., object] = lambda b
 class Validation:
     """Means over items of NRMSE, PSNR (dB) and SSIM of the images that a model returns for held-out data.
 
-    pairs : (arguments, target) batches as `Supervised` takes them, a sequence or a function that returns them.
-    dimensions : how many trailing axes make one image.
+    Args:
+        pairs : (arguments, target) batches as `Supervised` takes them, a sequence or a function that returns them.
+        dimensions : how many trailing axes make one image.
+
     Peak and range are those of each target; see `recon.nrmse`, `recon.psnr`, `recon.ssim`.
     """
 

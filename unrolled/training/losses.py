@@ -37,25 +37,28 @@ Result = TypeVar("Result")
 def mse(image: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
     """Return the mean over voxels and items of w (image - target)^2.
 
-    weight : broadcasts to the images, such as `lesion_weight(mask)`; the mean is over all voxels, so that a weight
-        above 1 somewhere changes nothing elsewhere.
+    Args:
+        weight : broadcasts to the images, such as `lesion_weight(mask)`; the mean is over all voxels, so that a weight
+            above 1 somewhere changes nothing elsewhere.
+
     Raises ValueError for shapes that differ: broadcasting one image against a batch is rarely meant.
     """
     return _mean((image - _checked(image, target)) ** 2, weight)
 
 
 def l1(image: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the mean over voxels and items of w |image - target|. Weight and errors as in `mse`."""
+    """Return the mean over voxels and items of w ``|image - target|``. Weight and errors as in `mse`."""
     return _mean((image - _checked(image, target)).abs(), weight)
 
 
 def relative_mse(
     image: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, *, dimensions: int = 3
 ) -> torch.Tensor:
-    """Return the mean over items of |image - target|^2 / |target|^2: every count level and unit weighs the same.
+    """Return the mean over items of ``|image - target|^2 / |target|^2``: every count level and unit weighs the same.
 
-    dimensions : how many trailing axes make one item.  Weight and errors as in `mse`, and ValueError for an item whose
-    target is zero everywhere.
+    Args:
+        dimensions : how many trailing axes make one item.  Weight and errors as in `mse`, and ValueError for an item
+            whose target is zero everywhere.
     """
     axes = tuple(range(-dimensions, 0))
     scale = (_checked(image, target) ** 2).mean(axes, keepdim=True)
@@ -76,9 +79,12 @@ def ssim_loss(
 ) -> torch.Tensor:
     """Return the mean over voxels and items of w (1 - SSIM), with the map of `recon.metrics.ssim_map`.
 
-    data_range : L; default: of every item the maximum of its target, so that the loss does not depend on units.
-    dimensions : how many trailing axes make one item, (x, y, z); an axis of one voxel is not smoothed along, so 2-D
-        images (x, y, 1) get the two-dimensional index. Computed in float64; all voxels count, mirrored at the edges.
+    Args:
+        data_range : L; default: of every item the maximum of its target, so that the loss does not depend on units.
+        dimensions : how many trailing axes make one item, (x, y, z); an axis of one voxel is not smoothed along, so 2-D
+            images (x, y, 1) get the two-dimensional index. Computed in float64; all voxels count, mirrored at the
+            edges.
+
     Raises ValueError for targets without activity (L would be 0), NaN, and as `mse` does.
     Source: Wang et al. 2004.
     """
@@ -104,10 +110,13 @@ class WeightedSum:
 def lesion_weight(mask: torch.Tensor, factor: float = 100.0, blur: float = 0.0) -> torch.Tensor:
     """Return the weight image 1 + factor * mask: what is in the lesions counts factor times more, in addition.
 
-    mask : (..., x, y, z) booleans or parts of voxels, 0 to 1.
-    factor : 100 adds 100 l M to a loss l (Pan 2022); 9 with `blur` gives 10 in lesions and 1 outside, with soft edges.
-    blur : standard deviation in voxels of a Gaussian that the mask is smoothed with along every axis longer than one
-        voxel; edges are mirrored.
+    Args:
+        mask : (..., x, y, z) booleans or parts of voxels, 0 to 1.
+        factor : 100 adds 100 l M to a loss l (Pan 2022); 9 with `blur` gives 10 in lesions and 1 outside, with soft
+            edges.
+        blur : standard deviation in voxels of a Gaussian that the mask is smoothed with along every axis longer than
+            one voxel; edges are mirrored.
+
     Raises ValueError for values outside 0 to 1, and a negative factor or blur.
     """
     values = mask if mask.dtype == torch.float64 else mask.to(torch.float32)
@@ -123,7 +132,10 @@ def poisson_loss(image: torch.Tensor, likelihood: Likelihood) -> torch.Tensor:
 
     It is `likelihood.value` less its least possible value, per bin: 0 for ybar = y, about 1/2 for the true image. Of
     list-mode data: the value per event, without a zero point. Of any other likelihood: its value as it is.
-    image : (B, x, y, z) or (x, y, z) >= 0, in the unit of the likelihood's model.
+
+    Args:
+        image : (B, x, y, z) or (x, y, z) >= 0, in the unit of the likelihood's model.
+
     Raises ValueError where counts were measured but none are expected.
     """
     value = torch.as_tensor(likelihood.value(image))
@@ -168,7 +180,7 @@ def _blurred(x: torch.Tensor, sigma: float) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Supervised:
-    """The objective criterion(model(*arguments), target, weight).
+    """The objective criterion(model(``*arguments``), target, weight).
 
     A batch is (arguments, target) or (arguments, target, weight). Arguments are what the model takes: a tensor or a
     likelihood, a tuple of positional or a mapping of named ones, such as {"likelihood": f, "guide": mr}.
@@ -184,7 +196,7 @@ class Supervised:
 
 @dataclass(frozen=True)
 class ThinnedNoise2Noise:
-    """The objective that learns from single scans: reconstruct one random part of the counts, explain the other.
+    """The objective that learns from single scans: reconstruct one random part of the counts, explain the other::
 
         y1 ~ Binomial(y, p),   y2 = y - y1,   loss = poisson_loss(model(f1), f2)   or   criterion(model(f1), x2)
 
@@ -192,10 +204,12 @@ class ThinnedNoise2Noise:
     expectation of the loss over y2 is that with ybar in the place of y2 / (1 - p): the noise of y2 adds a constant. A
     new split is drawn in every step.
 
-    p : probability of an event to be in the network's part.
-    reconstruct : None for the Poisson loss in the data; or a function likelihood -> image for pairs of images, x2 =
-        reconstruct(f2), compared by `criterion`. That is exact for the squared error and a reconstruction without
-        bias; EM at few counts has one.
+    Args:
+        p : probability of an event to be in the network's part.
+        reconstruct : None for the Poisson loss in the data; or a function likelihood -> image for pairs of images, x2 =
+            reconstruct(f2), compared by `criterion`. That is exact for the squared error and a reconstruction without
+            bias; EM at few counts has one.
+
     A batch is what the model takes, with the likelihood alone, first, or named "likelihood".
     Both parts have models that account for their share (see `thinned`), so images need no factor p / (1 - p).
     Source: Lehtinen et al. 2018 for pairs of noisy images; the thinning of a Poisson process is textbook.
@@ -224,7 +238,9 @@ class Noise2Void:
     """The objective that hides single voxels from a denoiser and asks for them: the mean over hidden voxels of
     (model(hidden) - image)^2.
 
-    box, reach : see `blind_spots`. A batch is the noisy images, or a tuple with them first.
+    Args:
+        box, reach : see `blind_spots`. A batch is the noisy images, or a tuple with them first.
+
     It assumes noise that is independent from voxel to voxel. That of reconstructed images is not, and the network
     learns to reproduce it in part; `ThinnedNoise2Noise` does not assume it.
     Source: Krull et al. 2019.
@@ -244,9 +260,11 @@ class Noise2Void:
 class DeepinvLoss:
     """The objective of any deepinv loss, called as loss(x_net=, x=, y=, physics=, model=) in deepinv's conventions.
 
-    loss : such as what `equivariant` and `measurement_splitting` return, or a sum's part of your own.
-    physics : a `deepinv.physics.Physics`.  A batch is y, or (y, x) for losses that compare with x; the model is called
-    as model(y, physics), with channels-first data.
+    Args:
+        loss : such as what `equivariant` and `measurement_splitting` return, or a sum's part of your own.
+        physics : a `deepinv.physics.Physics`.  A batch is y, or (y, x) for losses that compare with x; the model is
+            called as model(y, physics), with channels-first data.
+
     Random numbers that the loss or the physics take from torch's global state belong to the step.
     """
 
@@ -266,9 +284,12 @@ class DeepinvLoss:
 def equivariant(
     physics: deepinv.physics.Physics, transform: deepinv.transform.Transform, metric: nn.Module | None = None
 ) -> DeepinvLoss:
-    """Return the equivariant-imaging objective of deepinv, |T x - model(A T x)|^2 with x = model(y).
+    """Return the equivariant-imaging objective of deepinv, ``|T x - model(A T x)|^2`` with x = model(y).
 
-    transform : T, such as `deepinv.transform.Rotate()`. It constrains only what the data do not see: add a data fit.
+    Args:
+        transform : T, such as `deepinv.transform.Rotate()`. It constrains only what the data do not see: add a data
+            fit.
+
     Raises ImportError that names the extra where deepinv is missing.
     Source: Chen, Tachella & Davies 2021.
     """
@@ -281,9 +302,12 @@ def measurement_splitting(
     kept: float = 0.9,
     metric: nn.Module | None = None,
 ) -> DeepinvLoss:
-    """Return the measurement-splitting objective of deepinv, |y2 - A2 model(y1, A1)|^2 for random halves of the bins.
+    """Return the measurement-splitting objective of deepinv, ``|y2 - A2 model(y1, A1)|^2`` of random halves of bins.
 
-    data_shape : (channels, ..., bins), of one item.  kept : the part of the bins that the model sees.
+    Args:
+        data_shape : (channels, ..., bins), of one item.
+        kept : the part of the bins that the model sees.
+
     For counts `ThinnedNoise2Noise` splits the events instead, and no bin is missing.
     Raises ImportError that names the extra where deepinv is missing, ValueError for a part outside 0 to 1.
     """
@@ -294,7 +318,7 @@ def measurement_splitting(
 
 
 def applied(model: Callable[..., Result], arguments: object) -> Result:
-    """Return model(*arguments) for a tuple, model(**arguments) for a mapping, and model(arguments) otherwise."""
+    """Return `model(*arguments)` for a tuple, `model(**arguments)` for a mapping, and `model(arguments)` otherwise."""
     if isinstance(arguments, Mapping):
         return model(**arguments)
     return model(*arguments) if isinstance(arguments, (tuple, list)) else model(arguments)
@@ -306,8 +330,10 @@ def applied(model: Callable[..., Result], arguments: object) -> Result:
 def thin(counts: torch.Tensor, p: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Return counts split at random into two independent parts, y1 ~ Binomial(y, p) and y2 = y - y1.
 
-    counts : integers >= 0 of any dtype and shape.  Both parts have its dtype and device.
-    generator : the draw is done on its device; one on the CPU gives the same parts everywhere.
+    Args:
+        counts : integers >= 0 of any dtype and shape.  Both parts have its dtype and device.
+        generator : the draw is done on its device; one on the CPU gives the same parts everywhere.
+
     Raises ValueError for counts that are not non-negative integers (usual cause: corrected or expected counts), and
     for p outside 0 to 1.
     """
@@ -323,7 +349,7 @@ def thin(counts: torch.Tensor, p: float, generator: torch.Generator) -> tuple[to
 def thinned(
     likelihood: recon.PoissonLikelihood, p: float, generator: torch.Generator
 ) -> tuple[recon.PoissonLikelihood, recon.PoissonLikelihood]:
-    """Return the likelihoods of two random parts of the counts, with models p and 1 - p times that of the whole.
+    """Return the likelihoods of two random parts of the counts, with models p and 1 - p times that of the whole::
 
         y1 ~ Binomial(y, p),  ybar1 = p ybar;    y2 = y - y1,  ybar2 = (1 - p) ybar
 
@@ -354,11 +380,13 @@ def blind_spots(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images with some voxels replaced by a neighbour, and booleans that say which.
 
-    image : (..., x, y, z).
-    box : one voxel in every box of this size is replaced, at a random place (the last boxes may reach beyond the image,
-        and their voxel may be lost): (8, 8, 1) for slices, (4, 4, 4) for volumes; both hide 1 of 64.
-    reach : the new value is that of a voxel at most so far along each axis on which the box is longer than one voxel,
-        drawn uniformly from those inside the image, and never the voxel itself.
+    Args:
+        image : (..., x, y, z).
+        box : one voxel in every box of this size is replaced, at a random place (the last boxes may reach beyond the
+            image, and their voxel may be lost): (8, 8, 1) for slices, (4, 4, 4) for volumes; both hide 1 of 64.
+        reach : the new value is that of a voxel at most so far along each axis on which the box is longer than one
+            voxel, drawn uniformly from those inside the image, and never the voxel itself.
+
     Raises ValueError for a box or reach below 1, and images without a neighbour to take.
     """
     shape = tuple(image.shape[-3:])

@@ -33,7 +33,7 @@ def pretrained_path(name: str) -> Path:
 
 
 def pretrained(name: str) -> tuple[nn.Module, Card]:
-    """Return a trained network in eval mode on the CPU, and its card, which says how and on what it was trained.
+    """Return a trained network in eval mode on the CPU, and its card, which says how and on what it was trained::
 
         network, card = pretrained("mapem-net-brain-pet")
         image = network(likelihood, guide=normalised_guide(mr))

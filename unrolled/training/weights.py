@@ -31,10 +31,13 @@ Registry = Mapping[str, Callable[..., nn.Module]]
 class Card:
     """What a reader of weights must know; everything is JSON: texts, numbers, lists and mappings.
 
-    architecture : a name in the registry that builds the network, and the keyword arguments that it is called with.
-    data : the recipe of the training data, with seeds.  scale : how images are scaled before the network.
-    metrics : name -> value, on which held-out data is best said in `data`.
-    notes : licence, reference, known failures.
+    Args:
+        architecture : a name in the registry that builds the network, and the keyword arguments that it is called with.
+        data : the recipe of the training data, with seeds.
+        scale : how images are scaled before the network.
+        metrics : name -> value, on which held-out data is best said in `data`.
+        notes : licence, reference, known failures.
+
     The rest is filled in when saving: number of parameters, SHA-256 of the safetensors file, version of emrecon.
     """
 
@@ -122,7 +125,9 @@ def read_card(path: str | os.PathLike[str]) -> Card:
 def load_weights(path: str | os.PathLike[str], module: nn.Module, *, architecture: str | None = None) -> Card:
     """Read weights into a module that has been built, and return their card; on any error the module is untouched.
 
-    architecture : the name that the card must state, where given.
+    Args:
+        architecture : the name that the card must state, where given.
+
     Nothing is unpickled or run. Raises FileNotFoundError for missing files, and ValueError that names the file and the
     fact: a pickle, a truncated or changed file, a header that does not fit, tensors of other names, shapes or types
     (usual cause: another architecture or other arguments), values that are not finite.
@@ -139,9 +144,11 @@ def load_weights(path: str | os.PathLike[str], module: nn.Module, *, architectur
 def load_network(path: str | os.PathLike[str], registry: Registry) -> tuple[nn.Module, Card]:
     """Return the network that a card describes, with its weights, in eval mode on the CPU, and the card.
 
-    registry : name -> what builds the network from the card's arguments, such as {"fbsem-net": fbsem_net}. The card
-        chooses among these and calls nothing else. Arguments are tried without memory first (on torch's "meta" device),
-        so that a card with absurd sizes is refused by its file's shapes.
+    Args:
+        registry : name -> what builds the network from the card's arguments, such as {"fbsem-net": fbsem_net}. The card
+            chooses among these and calls nothing else. Arguments are tried without memory first (on torch's "meta"
+            device), so that a card with absurd sizes is refused by its file's shapes.
+
     Raises ValueError for architectures that are not in the registry and arguments that they do not take, and as
     `load_weights` does.
     """
