@@ -306,7 +306,7 @@ def _one_em_step(parts: Sequence[CountsLikelihood], ones: Array, sensitivity: Ar
     if not bool(xp.all(total > 0)):
         raise ValueError("no voxel is seen: the sensitivity is 0 everywhere")
     x = _cast(sum(part.total_counts(ones) for part in parts) / total * ones, ones)
-    back = sum(part.model.adjoint(part.ratio(x)) for part in parts)
+    back = add_up(part.model.adjoint(part.ratio(x)) for part in parts)
     return x * divide_where(back, sensitivity, 1.0)
 
 
