@@ -14,7 +14,8 @@ import typer
 
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array
-from emrecon.recon import Iterate, Likelihood, ListmodeLikelihood, PoissonLikelihood
+from emrecon.recon import CountsLikelihood, Iterate, Likelihood
+from emrecon.recon.likelihoods import knows_counts, require_counts
 from emrecon.recon.methods import matching
 
 from . import options
@@ -71,7 +72,7 @@ class Engine:
     """A learned method on one scan, with torch; iterates from `at` on."""
 
     name: str
-    parts: list[PoissonLikelihood | ListmodeLikelihood]
+    parts: list[CountsLikelihood]
     guide: Array | None
     at: Iterate
     trained: Trained | None = None
@@ -213,21 +214,16 @@ def torch_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def moved(parts: Sequence[Likelihood], device: torch.device) -> list[PoissonLikelihood | ListmodeLikelihood]:
+def moved(parts: Sequence[Likelihood], device: torch.device) -> list[CountsLikelihood]:
     """Return the likelihoods with torch data on a device, float32; raises TypeError for those of other data."""
     import torch
 
     def tensor(values: Array) -> Array:
         return torch.from_numpy(np.array(values, np.float32)).to(device)
 
-    def on_device(part: Likelihood) -> PoissonLikelihood | ListmodeLikelihood:
-        if isinstance(part, ListmodeLikelihood):
-            return ListmodeLikelihood(part.model, tensor(part.sensitivity))
-        if isinstance(part, PoissonLikelihood):
-            return PoissonLikelihood(tensor(part.data), part.model)
-        raise TypeError(f"networks take likelihoods of counts or events, got {type(part).__name__}")
-
-    return [on_device(part) for part in parts]
+    for part in parts:
+        require_counts(part, "a network")
+    return [part.converted(tensor) for part in parts if knows_counts(part)]
 
 
 def prepare(

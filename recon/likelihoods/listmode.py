@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -94,6 +95,10 @@ class ListmodeLikelihood:
     def hessian_vector(self, x: Array, v: Array) -> Array:
         """Return the Hessian at x applied to v, A'( A v / ybar^2 )."""
         return self.model.adjoint(self.model.linear(v) * self.ratio(x) ** 2)
+
+    def converted(self, convert: Callable[[Array], Array]) -> ListmodeLikelihood:
+        """Return the likelihood with its sensitivity as `convert` makes it: in another library, on another device."""
+        return ListmodeLikelihood(self.model, convert(self.sensitivity))
 
     def counts_like(self, ybar: Array) -> Array:
         """Return 1 for every event, like ybar."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -116,6 +117,10 @@ class PoissonLikelihood:
         xp, y = array_namespace(ybar), self.counts_like(ybar)
         self._require_expected(y, ybar)
         return y, ybar, xp.where(ybar > 0, ybar, xp.ones_like(ybar))
+
+    def converted(self, convert: Callable[[Array], Array]) -> PoissonLikelihood:
+        """Return the likelihood with its counts as `convert` makes them: in another library, on another device."""
+        return PoissonLikelihood(convert(self.data), self.model)
 
     def counts_like(self, ybar: Array) -> Array:
         """Return the counts in the library, device and precision of ybar; made once for each."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, Self, TypeGuard
 
 from emrecon.projectors import AcquisitionModel
@@ -74,6 +75,10 @@ class CountsLikelihood(Likelihood, Protocol):
 
     def counts_like(self, ybar: Array) -> Array:
         """Return the counts y of every bin, in the library, device and precision of ybar."""
+        ...
+
+    def converted(self, convert: Callable[[Array], Array]) -> Self:
+        """Return the likelihood with its own arrays as `convert` makes them, on another device, say."""
         ...
 
     def total_counts(self, x: Array) -> Array | int:
