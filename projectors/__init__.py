@@ -1,10 +1,23 @@
-"""The physics of the scan: geometry, materials, collimators, and the linear operators they make."""
+"""The physics of the scan: geometry, materials, collimators, and the linear operators they make.
+
+The core, by what one does:
+
+- say where things are: `ImageGrid`, `SPECTGeometry`, `PETScanner` and `PETSinogram`, `TimeOfFlight`;
+- project: `SPECTProjector` with the response of a `collimator`, `PETProjector`, `ListmodeProjector`, `GaussianBlur`; each
+  is a `LinearOperator`, those with views a `Projector`: `A(x)`, `A.T(y)`, `A @ B`;
+- attenuate: `hounsfield_to_mu`, `linear_attenuation`;
+- expect counts: `AcquisitionModel`, factors * A(x) + background, and keep measured ones with their geometry in a `Scan`.
+
+The rest are further operators, tables, corrections and containers; every room (`emrecon.projectors.spect`, `.pet`, ...)
+lists its own, and `emrecon.projectors.core` what a new operator is built from.
+"""
 
 if __name__ != "emrecon.projectors":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.projectors`")
 
 from .core import DenseOperator, Diagonal, GaussianBlur, ImageGrid, LinearOperator, MeasuredBlur, Projector
 from .core.renaming import renamed
+from .core.resampling import resample
 from .parallel import ParallelBeamGeometry, ParallelBeamProjector
 from .pet import (
     ArcCorrection,
@@ -82,80 +95,88 @@ from .spect import (
 )
 
 __all__ = [
-    "AcquisitionModel",
-    "ArcCorrection",
-    "Calibration",
-    "CollimatorResponse",
-    "DeadTime",
-    "DenseOperator",
-    "Diagonal",
-    "DynamicScan",
-    "EffectiveSource",
-    "EnergyWindow",
-    "Frames",
-    "GatedScan",
-    "Gates",
-    "GaussianBlur",
-    "GaussianResponse",
+    # the core
     "ImageGrid",
-    "LinearOperator",
-    "LinearResponse",
-    "ListmodeProjector",
-    "MeasuredBlur",
-    "MeasuredResponse",
-    "Normalisation",
-    "PETProjector",
-    "PETScanner",
-    "PETSinogram",
-    "ParallelBeamGeometry",
-    "ParallelBeamProjector",
-    "ParallelHoleCollimator",
-    "Projector",
-    "Radionuclide",
-    "RecoveryTable",
     "SPECTGeometry",
     "SPECTProjector",
-    "SPECTScatterProjector",
-    "Scan",
-    "ScanSeries",
-    "ScatterSampling",
-    "SingleSliceRebinning",
-    "SinogramCompression",
-    "TimeOfFlight",
-    "WindowedScan",
-    "accepted_fraction",
-    "all_views_at_once",
-    "as_parallelproj_lors",
-    "as_parallelproj_tof",
-    "attenuation_factors",
     "collimator",
-    "collimators",
-    "crystal_rates",
-    "decay_factors",
-    "dual_energy_window",
-    "events_product",
-    "from_operator",
-    "histogram_events",
+    "PETScanner",
+    "PETSinogram",
+    "PETProjector",
+    "ListmodeProjector",
+    "TimeOfFlight",
+    "AcquisitionModel",
+    "Scan",
+    "GaussianBlur",
+    "LinearOperator",
+    "Projector",
     "hounsfield_to_mu",
+    "linear_attenuation",
+    # operators
+    "DenseOperator",
+    "Diagonal",
+    "MeasuredBlur",
+    "from_operator",
+    "resample",
+    # materials, radionuclides, Compton scatter, units
+    "materials",
+    "Radionuclide",
     "isotope",
     "isotopes",
     "klein_nishina",
     "klein_nishina_total",
-    "linear_attenuation",
-    "materials",
-    "pair_products",
-    "pet_scanners",
-    "planar_sensitivity",
-    "scale_to_tails",
-    "scan_seconds",
     "scattered_energy",
-    "single_scatter",
-    "smooth_projections",
-    "spect_calibration",
-    "split_events",
+    "accepted_fraction",
+    "attenuation_factors",
+    "Calibration",
     "suv",
+    # SPECT
+    "ParallelHoleCollimator",
+    "collimators",
+    "CollimatorResponse",
+    "GaussianResponse",
+    "LinearResponse",
+    "MeasuredResponse",
+    "EffectiveSource",
+    "SPECTScatterProjector",
+    # PET
+    "pet_scanners",
+    "Normalisation",
+    "crystal_rates",
+    "events_product",
+    "pair_products",
+    "ScatterSampling",
+    "single_scatter",
+    "scale_to_tails",
     "tail_mask",
+    "SinogramCompression",
+    "SingleSliceRebinning",
+    "ArcCorrection",
+    "as_parallelproj_lors",
+    "as_parallelproj_tof",
+    # ideal parallel beams
+    "ParallelBeamGeometry",
+    "ParallelBeamProjector",
+    # frames, gates, energy windows, counting
+    "DynamicScan",
+    "GatedScan",
+    "ScanSeries",
+    "Frames",
+    "Gates",
+    "all_views_at_once",
+    "decay_factors",
+    "histogram_events",
+    "split_events",
+    "EnergyWindow",
+    "WindowedScan",
+    "dual_energy_window",
     "triple_energy_window",
+    "smooth_projections",
+    "DeadTime",
+    "RecoveryTable",
+    "planar_sensitivity",
+    "scan_seconds",
+    "spect_calibration",
     "view_decay",
 ]
 

@@ -33,6 +33,7 @@ from .operator import (
     Shape,
     broadcasts_to,
 )
+from .resampling import resample
 from .threads import share, thread_count
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "like",
     "read_only",
     "require_array",
+    "resample",
     "share",
     "thread_count",
     "to_host",
