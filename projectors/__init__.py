@@ -3,10 +3,10 @@
 The core, by what one does:
 
 - say where things are: `ImageGrid`, `SPECTGeometry`, `PETScanner` and `PETSinogram`, `TimeOfFlight`;
-- project: `SPECTProjector` with the response of a `collimator`, `PETProjector`, `ListmodeProjector`, `GaussianBlur`; each
-  is a `LinearOperator`, those with views a `Projector`: `A(x)`, `A.T(y)`, `A @ B`;
+- project: `SPECTProjector` with the response of a `collimator`, `PETProjector`, `ListmodeProjector`, `GaussianBlur`;
+  each is a `LinearOperator`, those with views a `Projector`: `A(x)`, `A.T(y)`, `A @ B`;
 - attenuate: `hounsfield_to_mu`, `linear_attenuation`;
-- expect counts: `AcquisitionModel`, factors * A(x) + background, and keep measured ones with their geometry in a `Scan`.
+- expect counts: `AcquisitionModel`, factors * A(x) + background; keep measured ones with their geometry in a `Scan`.
 
 The rest are further operators, tables, corrections and containers; every room (`emrecon.projectors.spect`, `.pet`, ...)
 lists its own, and `emrecon.projectors.core` what a new operator is built from.
