@@ -9,13 +9,12 @@ import torch
 from common import options, save
 
 from emrecon import projectors, recon, sims, unrolled
-from emrecon.unrolled.training.loop import train
 
 
 def main():
     """Simulate, train, and compare with OSEM on held-out brains."""
     choice = options(__doc__)
-    n, steps = (24, 4) if choice.quick else (48, 60)
+    n, steps = (24, 4) if choice.quick else (48, 120)
     grid = projectors.ImageGrid((n, n, 1), 256 / n)
     camera = projectors.SPECTGeometry.circular(n_views=n, radius=150, n_bins=(n, 1), pixel_size=256 / n)
     simulator = sims.SPECTSimulator(grid, camera, projectors.collimator("siemens-lehr").response(140.5))
@@ -35,7 +34,7 @@ def main():
     optimiser = torch.optim.Adam(network.parameters(), 2e-3)
     settings = unrolled.Settings(steps=steps, validate_every=max(steps // 8, 1), folder=choice.out / "training")
     validation = unrolled.Validation(held_out)
-    records = train(
+    records = unrolled.train(
         network,
         lambda epoch: iter(training),
         unrolled.Supervised(unrolled.mse),
