@@ -174,6 +174,8 @@ def _path(plan, v, r, nx, ny):
 
 @_inline
 def _steps(ax, ay, dx, dy, origin, voxel, nx, ny):
+    # Followed along the axis that it runs along more, a line moves sideways by at most one voxel per layer (where
+    # voxels are square): it skips none, and two columns of each layer are all that it lies between.
     along_x = abs(dx) >= abs(dy)
     length = math.hypot(dx, dy)
     if along_x:
@@ -191,6 +193,9 @@ def _columns(path, i):
 
     Outside of the image a weight is 0, and the column is the nearest.
     """
+    # A column outside is replaced by one inside that weighs nothing, so that the loops along z need no branch. Lines up
+    # to one voxel outside still count: there the outermost voxels have the other half of their tents, without which
+    # they would weigh less than the others and a chord through ones would be too short.
     _, _, m, c0, dc, t0, dt, _, _ = path
     c, t = c0 + i * dc, t0 + i * dt
     j = math.floor(c)
@@ -285,6 +290,9 @@ def _lengths(plan, scratch, path, p, end, stride):
 @_compile
 def _blend(first, second, w0, w1, stride, line, slope):
     """line = w0 first + w1 second, with the padding around; slope = the difference to the next slice."""
+    # All planes cross these two columns at the same weights and differ in height only. The blended line is short and
+    # stays in the cache for all of them. The slope is kept so that a plane reads line[k] + f slope[k], two values at
+    # one index; the empty slices at the ends stand for what lies outside, so that no plane has to ask.
     n = first.shape[0]
     inner = line[PAD * stride : PAD * stride + n]
     for k in range(n):

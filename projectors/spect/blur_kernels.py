@@ -50,6 +50,9 @@ def _descend(low, high, spare, plan, v, level, stride, scratch, out):
 
     Returns (an empty plane, low, spare).
     """
+    # Variances add: blurred by one step, a level needs just the blur of the level below. So it is added to that, and
+    # many planes together cost one small blur per step. The lowest levels are closer together than five non-negative
+    # taps can step: each of them goes to the detector with a whole kernel of its own.
     if level + 1 >= plan.u_start.shape[1]:
         if level + 1 < plan.steps.shape[1]:
             high, spare = _blur(high, spare, plan.steps[plan.view_class[v], level + 1], stride, scratch.work)
@@ -65,6 +68,9 @@ def _descend(low, high, spare, plan, v, level, stride, scratch, out):
 @_compile
 def _ascend(low, high, spare, plan, v, level, stride, scratch, projections):
     """Enter level + 2, the transpose of leaving it; return (high, level + 2, spare)."""
+    # Here the sweep runs away from the detector. A level is the one below, blurred by one more step; the one below is
+    # copied, since the planes in between read both. The lowest levels, each with a kernel of its own, come from the
+    # projections directly.
     if level + 2 >= plan.u_start.shape[1]:
         if level + 2 < plan.steps.shape[1]:
             _copy(high, low)

@@ -233,6 +233,9 @@ def _spline(offset):
 @_compile
 def _sort_voxels(nx, ny, to_frame, scratch):
     """List the voxels between planes d and d + 1 as order[start[d]:start[d + 1]]."""
+    # Planes are done one at a time, and each must find its voxels without a search through the image. So they are
+    # sorted by counting. Counts go two places up: after the sums, start[d + 1] is where plane d's list begins, and the
+    # second pass moves it to the list's end, which is where the next list begins.
     start, order = scratch.start, scratch.order
     start[:] = 0
     for i in range(nx):
@@ -250,6 +253,9 @@ def _sort_voxels(nx, ny, to_frame, scratch):
 @_compile
 def _plane_taps(to_frame, ny, d, scratch):
     """Collect for each column of plane d the voxels that are splatted there; unused places weigh nothing."""
+    # Each voxel knows its columns, but the loop over lanes is fast only if it writes one row once and reads many
+    # voxels. So the splat is turned round here, once per plane: from now on a column knows its voxels. They lie in the
+    # gap before this plane or in the gap after it, and a plane shares them linearly with its neighbour.
     start, order = scratch.start, scratch.order
     count, index, weight = scratch.tap_count, scratch.tap_voxel, scratch.tap_weight
     count[:] = 0
@@ -397,6 +403,9 @@ def _spread(frame, to_image, scale, d, low, high, out):
 @_compile
 def _checkpoint(absorbed, to_image, rows, scratch):
     """checkpoints[g] = the survival from the near side of group g to the detector."""
+    # The blur sweeps from the farthest plane to the nearest, attenuation builds up the other way. To keep the survival
+    # of every plane would take as much memory as the frame; to divide absorption out again would fail behind dense
+    # matter. So it is kept at a few planes only, and `_survive_group` repeats the way from there.
     checkpoints, remaining, survival = scratch.checkpoints, scratch.remaining, scratch.survival
     if survival.shape[0] == 0:
         return

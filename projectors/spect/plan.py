@@ -119,6 +119,8 @@ def make_plan(
     grid: ImageGrid, geometry: SPECTGeometry, response: GaussianResponse | None, *, ray_driven: bool, reach: float = 0.0
 ) -> MadePlan:
     """Return the plan of a projector; `response` None means none, or one applied elsewhere that reaches `reach` mm."""
+    # Activity beside the detector is seen too, as far as the blur brings it in. Beyond 3.5 sigma a Gaussian has 5e-4 of
+    # its counts, which is left out.
     if response is not None:
         reach = 3.5 * float(np.sqrt(_variance(response, np.array([[0.0, farthest(grid, geometry)]])).max()))
     frame = make_frame(grid, geometry, reach)
@@ -129,11 +131,17 @@ def make_plan(
     n_slices = grid.shape[2] + 2 * margin
     offset_z = geometry.axial_shift - grid.centre[2]
     resample_z = None if planar else _resampling(n_slices, axial, geometry.n_bins[1], geometry.pixel_size[1], offset_z)
+    # Sharing a voxel between columns and columns between bins already widens a point, by a variance that is known: the
+    # response is made narrower by as much, so that all of it together has the response's width.
     splat = (RAY_VARIANCE if ray_driven else SPLAT_VARIANCE) * pitch**2
     fixed = np.array([splat + _resampling_variance(resample_u, pitch, geometry.pixel_size[0]),
                       _resampling_variance(resample_z, axial, geometry.pixel_size[1])])  # fmt: skip
+    # The blur depends on a view only through the distances of its planes: on a circle round the image's centre all
+    # views share one table, on a body contour those of the same radius.
     distances, view_class = np.unique(frame.distance, axis=0, return_inverse=True)
     levels = _blur_levels(response, distances, fixed, np.array([pitch, axial]), planar)
+    # The lowest levels are read by the bins directly. Their blur and the resampling to bins are both linear along u, so
+    # they are multiplied into one banded matrix.
     bases = levels.base.reshape(-1, 2, 2)
     u_start, u_weights = make_bands(
         _base_matrix(resample_u, gaussian_taps(*along_u), frame.n_columns, geometry.n_bins[0]) for along_u, _ in bases
@@ -143,6 +151,7 @@ def make_plan(
         z_start, z_weights = np.zeros(0, np.int32), np.zeros((0, 0))
     else:
         z_start, z_weights = (part[0] for part in make_bands([resample_z]))
+    # Where rows coincide with slices nothing is resampled along z: row q is slice q + row_offset, the margin included.
     row_offset = 0
     if resample_z is None and not planar:
         row_offset = margin + round(offset_z / axial + (grid.shape[2] - geometry.n_bins[1]) / 2)

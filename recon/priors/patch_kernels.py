@@ -116,6 +116,9 @@ def own(wanted, potential, patch, images, directions, steps, fields, first, n, s
     Args:
         sums : (B, tiles) of psi, for wanted = VALUE; an `out` of size 0 is left alone then.
     """
+    # A pair's distance is a sum over its patches, and its derivative by a voxel is a sum over all pairs whose patches
+    # hold that voxel. So there are two sums over patches, one inside the other, and each needs a margin: distances are
+    # wanted on `near`, one patch round the pairs, differences on `wide`, two patches round them.
     items, nx, ny, nz = images.shape
     px, py, pz = patch.x, patch.y, patch.z
     source, temporary, distances, weights, terms = fields[0], fields[1], fields[2], fields[3], fields[4]
@@ -140,6 +143,8 @@ def own(wanted, potential, patch, images, directions, steps, fields, first, n, s
                 _omegas(potential, distances, near, source)
                 _box(source, near, -px, px, -py, py, -pz, pz, pairs, temporary, weights)
                 _scale(weights, pairs, patch.share * steps.weight[s])
+                # The weights themselves depend on the image. Their change, the bend, adds a term to the second
+                # derivative. It is summed over patches as the weights are.
                 if wanted in (PRODUCT, DIAGONAL):
                     _bends(potential, distances, near)
                     _scale(distances, near, patch.share * steps.weight[s])
@@ -152,6 +157,8 @@ def own(wanted, potential, patch, images, directions, steps, fields, first, n, s
                     _box(distances, near, -px, px, -py, py, -pz, pz, pairs, temporary, terms)
                 _own_terms(wanted, x, v, pairs, dx, dy, dz, weights, patch.share, terms)
                 _collect(wanted, terms, pairs, inside, dx, dy, dz, out[b])
+                # A step up to twice a patch's reach lets one patch pair hold a voxel as an end of two pairs: with the
+                # voxel at +d and with that at -d. Their cross term is in the diagonal but not in the sums above.
                 if wanted == DIAGONAL and dx <= 2 * px and abs(dy) <= 2 * py and abs(dz) <= 2 * pz:
                     _overlaps(x, near, inside, valid, (dx, dy, dz), patch, distances, temporary, terms, out[b])
 
