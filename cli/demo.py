@@ -32,7 +32,7 @@ def demo(
     iterations: Annotated[int, typer.Option(min=1, help="OSEM iterations of 8 subsets.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the counting noise.")] = 0,
     pet: Annotated[bool, typer.Option("--pet", help="PET of the NEMA body phantom, with time of flight.")] = False,
-    brain: Annotated[bool, typer.Option("--brain", help="The slice of brain PET alone.")] = False,
+    brain: Annotated[bool, typer.Option("--brain", help="Only the slice of brain PET.")] = False,
 ) -> None:
     """Simulate a Tc-99m scan of a cylinder with hot rods and cold spheres, and reconstruct it with OSEM.
 

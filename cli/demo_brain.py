@@ -89,7 +89,7 @@ def reconstructed(brain: Brain, console: Console) -> dict[str, Result]:
     try:
         network, count = _network()
     except ImportError:
-        how = 'FBSEM-Net is left out, it needs torch and safetensors: pip install "emrecon[learned]"'
+        how = 'FBSEM-Net is left out because it needs torch and safetensors: pip install "emrecon[learned]"'
         console.print(how, markup=False, highlight=False)
         return results
     results["FBSEM-Net"] = _timed(lambda: _applied(network, brain))._replace(parameters=count)

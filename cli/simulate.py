@@ -27,13 +27,13 @@ def simulate(
         str | None, typer.Argument(help="Name of a recipe that comes with emrecon, or a TOML file.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the data set; run again, it goes on where it stopped.")
+        Path | None, typer.Option(help="Folder of the data set; the same command continues where it stopped.")
     ] = None,
     n: Annotated[int | None, typer.Option(min=1, help="How many samples (default: the recipe's).")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Another seed than the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the simulation (default: the recipe's).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
     shard_size: Annotated[int | None, typer.Option(min=1, help="Samples in a file.")] = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe, checked, and stop.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Check and print the recipe, then stop.")] = False,
 ) -> None:
     """Simulate a data set: `emrecon simulate spectnet --n 1000 --out DIR --workers 2`.
 
@@ -51,7 +51,7 @@ def simulate(
         console.print_json(data=source.describe())
         return
     if out is None:
-        raise typer.BadParameter("where should the data set go?", param_hint="--out")
+        raise typer.BadParameter("name the folder to write the data set to", param_hint="--out")
     rank, n_ranks = rank_and_size()
     with _progress(console, rank) as progress, writing():
         written = write_dataset(
@@ -61,7 +61,9 @@ def simulate(
     share = f" (rank {rank} of {n_ranks})" if n_ranks > 1 else ""
     console.print(f"{out}: {written.n_samples} samples{share}, {written.n_bytes / 1e6:.1f} MB, {rate:.1f} samples/s")
     if not written.complete:
-        console.print(f"{len(written.missing)} files are still missing; other ranks make them, or run this again")
+        console.print(
+            f"{len(written.missing)} files are still missing; other ranks will make them, or run the same command again"
+        )
 
 
 def reconstruct(simulations: Sequence[Simulation], table: recipes.ReconstructionTable) -> np.ndarray:

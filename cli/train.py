@@ -34,27 +34,27 @@ def train(
         typer.Argument(help="Name of a training that comes with emrecon, or a TOML file.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of weights, log and checkpoint; run again, it goes on.")
+        Path | None, typer.Option(help="Folder of weights, log and checkpoint; the same command continues.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Samples that `emrecon simulate` has written, instead of the recipe's.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of the optimiser (default: the recipe's).")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read or simulate; 0 is this one.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the optimiser (default: the recipe's).")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read or simulate samples; 0: this one does.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe, checked, and stop.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Check and print the recipe, then stop.")] = False,
 ) -> None:
     """Train a network: `emrecon train fbsem-pet --out DIR`, or `torchrun --nproc-per-node 2 -m emrecon.cli.main train`.
 
-    DIR gets weights.safetensors with its card, the best of the training by validation. Without a recipe, lists those
-    that come with emrecon.
+    DIR gets weights.safetensors, the weights with the best validation, and their card. Without a recipe, lists
+    those that come with emrecon.
     """
     console = Console(soft_wrap=True)
     if recipe is None:
         _list(console)
         return
     if out is None and not show:
-        raise typer.BadParameter("where should the weights go?", param_hint="--out")
+        raise typer.BadParameter("name the folder to write the weights to", param_hint="--out")
     if device not in (None, "cpu", "cuda"):
         raise typer.BadParameter('must be "cpu" or "cuda"', param_hint="--device")
     learned.require("torch")
@@ -73,7 +73,7 @@ def train(
             _train(plan, out, workers, here.device, here.rank, console)
         except KeyboardInterrupt:
             if here.rank == 0:
-                console.print(f"interrupted; the same command goes on from the checkpoint in {out}")
+                console.print(f"interrupted; run the same command to continue from the checkpoint in {out}")
             raise
 
 
@@ -134,7 +134,7 @@ def _train(plan: Plan, out: Path, workers: int, device: Any, rank: int, console:
             metrics |= {f"test {name}": value for name, value in test(model.eval()).items()}
     _write_weights(plan, out, model, metrics)
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "nrmse" in name)
-    console.print(f"wrote {out / 'weights.safetensors'}, of step {row['step']}: {said}", highlight=False)
+    console.print(f"wrote {out / 'weights.safetensors'}, from step {row['step']}: {said}", highlight=False)
 
 
 def _write_weights(plan: Plan, out: Path, model: Any, metrics: Mapping[str, float]) -> None:

@@ -92,18 +92,20 @@ def training_batches(plan: Plan, prepare: Preparation, workers: int, seed: int) 
     size = plan.recipe.data.batch_size
     found = loader(plan.dataset("train"), size, workers=workers, seed=seed, drop_last=True, **options)
     if not len(found):
-        raise ValueError(f"{len(plan.dataset('train'))} samples do not fill a batch of {size} on every rank")
+        raise ValueError(
+            f"{len(plan.dataset('train'))} samples do not fill a batch of {size} on every rank; reduce batch_size"
+        )
     return by_epoch(found, prepare)
 
 
 def start_worker(number: int) -> None:
-    """Begin a process that makes samples: one thread, and Ctrl-C is its parent's affair."""
+    """Begin a process that makes samples: one thread, and Ctrl-C is left to its parent."""
     os.environ["EMRECON_NUM_THREADS"] = "1"  # read at every call of a kernel
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def held_out(plan: Plan, prepare: Preparation, split: str, n: int) -> Callable[[], Iterator[Any]]:
-    """Return what yields batches of the first n samples of a part; they are read or simulated once, here."""
+    """Return a function that yields batches of the first n samples of a split; they are read or simulated once, now."""
     dataset, size = plan.dataset(split), plan.recipe.data.batch_size
     samples = dataset.__getitems__(range(min(n, len(dataset))))
     batches = [stacked(samples[first : first + size]) for first in range(0, len(samples), size)]

@@ -30,12 +30,13 @@ class DataTable(Table):
     """Where samples come from, and what the network sees of them.
 
     recipe : of a simulation, by name or as a file (beside this one); samples are simulated when they are needed.
-    folder : one that `emrecon simulate` has written, instead.  n : samples that are simulated (default: the recipe's).
+    folder : a data set that `emrecon simulate` has written, instead of a recipe.
+    n : how many samples are simulated (default: the recipe's).
     level : of counts, one of the recipe's levels (default: the lowest).
     target : "truth" in kBq/mL, or "reconstruction", the recipe's image at its highest level.
-    guide : what goes into the network, too: the MR-like "guide", "mu", or a list of both, in the network's order.
-    floor : least expected background of a bin, over the mean counts in a bin; so that no count is inexplicable where
-        the model expects nothing.
+    guide : what the network sees beside the image: the MR-like "guide", "mu", or a list of both, in its order.
+    floor : the least expected background of a bin, as a fraction of the mean counts per bin; it keeps the
+        likelihood finite where the model expects no counts.
     """
 
     recipe: str | None = None
@@ -54,7 +55,7 @@ class DataTable(Table):
 
 
 class NetworkTable(Table):
-    """A network by name and its options; what is left out is as the network's preset has it."""
+    """A network by name and its options; options that are left out have the values of the network's preset."""
 
     name: str
     dimensions: Literal[2, 3] | None = None
@@ -77,9 +78,9 @@ class NetworkTable(Table):
 
 
 class LossTable(Table):
-    """What is minimised; "n2n" needs no target: one part of the counts explains the other.
+    """What is minimised; "n2n" needs no target: the image from one part of the counts predicts the other part.
 
-    share : n2n, probability of a count to be in the network's part.
+    share : for "n2n", the probability that a count goes to the part that the network sees.
     """
 
     kind: Literal["relative-mse", "mse", "l1", "ssim", "n2n"] = "relative-mse"
@@ -232,7 +233,7 @@ def _text(recipe: str) -> tuple[str, str, Path]:
         return f"{recipe}.toml", (files(__package__) / f"train_{recipe}.toml").read_text("utf-8"), Path()
     path = Path(recipe)
     if not path.is_file():
-        raise FileNotFoundError(f"no training {recipe!r}: not a file, and not one of {', '.join(recipe_names())}")
+        raise FileNotFoundError(f"unknown training {recipe!r}; name a file, or choose from {', '.join(recipe_names())}")
     try:
         return str(path), path.read_text("utf-8-sig"), path.parent
     except UnicodeDecodeError as error:
@@ -243,10 +244,10 @@ def _simulation(data: DataTable, folder: Path | None, beside: Path) -> recipes.R
     if folder is not None:
         found = Dataset(folder).recipe
         if "phantom" not in found:
-            raise ValueError(f"folder {folder} was not written by `emrecon simulate`, and says no geometry")
+            raise ValueError(f"folder {folder} was not written by `emrecon simulate`, so its geometry is unknown")
         return recipes.Recipe.model_validate_json(json.dumps(found))
     if data.recipe is None:
-        raise ValueError("recipe or folder: one of them must say where the samples come from, or --data")
+        raise ValueError("recipe or folder must say where the samples come from, or pass --data")
     own = beside / data.recipe
     return recipes.load_recipe(own if own.is_file() else data.recipe)
 
@@ -264,23 +265,23 @@ def _checks(plan: Plan) -> list[tuple[list[str], Callable[[], Any]]]:
 def _possible_data(plan: Plan) -> None:
     data, simulation = plan.recipe.data, plan.simulation
     if data.n is not None and plan.folder is not None:
-        raise ValueError("n is for simulated samples; a folder has as many as it has")
+        raise ValueError("n sets how many samples are simulated; leave it out for a folder")
     if plan.level not in simulation.counts.levels:
         raise ValueError(f"level {plan.level:g} is not in the simulation; choose from {list(simulation.counts.levels)}")
     if len(set(data.guides)) < len(data.guides):
-        raise ValueError(f"guide {list(data.guides)} names one of them twice")
+        raise ValueError(f"guide must not repeat a name, got {list(data.guides)}")
     if "guide" in data.guides and not simulation.phantom.has_guide:
         raise ValueError(f"phantoms of kind {simulation.phantom.kind!r} have no guide")
     if data.target == "reconstruction" and simulation.reconstruction is None:
         raise ValueError('target "reconstruction" needs a table [reconstruction] in the simulation')
     missing = [part for part in ("train", "validation") if part not in simulation.split]
     if missing:
-        raise ValueError(f"the simulation's split has no {missing[0]!r}; it has {', '.join(simulation.split)}")
+        raise ValueError(f"the simulation's split needs {missing[0]!r}, but has only {', '.join(simulation.split)}")
     for part in ("train", "validation"):
         n = len(plan.dataset(part))
         least = data.batch_size if part == "train" else 1
         if n < least:
-            raise ValueError(f"the part {part!r} of the samples has {n}, fewer than a batch_size of {least}")
+            raise ValueError(f"split {part!r} has {n} samples, too few (training needs batch_size, validation 1)")
 
 
 def _possible_network(plan: Plan) -> None:
@@ -293,23 +294,23 @@ def _possible_network(plan: Plan) -> None:
         own = ", ".join(key for key in NetworkTable.model_fields if key in taken)
         raise ValueError(f"{wrong[0]} is not an option of {name}; choose from {own}")
     if plan.arguments["dimensions"] == 3 and plan.source.is_flat:
-        raise ValueError("dimensions of 3 need volumes, and the samples have one slice")
+        raise ValueError("dimensions = 3 needs volumes, but the samples have one slice")
     network = build(**plan.arguments)
     n = max(learned.n_subsets(network), getattr(network, "initial", (0, 1))[1])
     n_views = plan.source.simulator.geometry.n_views
     if n > n_views:
-        raise ValueError(f"subsets: {n} of {n_views} views; take no more subsets than views")
+        raise ValueError(f"subsets must be at most {n_views}, the number of views, got {n}")
 
 
 def _possible_loss(plan: Plan) -> None:
     if plan.recipe.loss.kind == "n2n" and not plan.simulation.counts.noise:
-        raise ValueError('kind "n2n" divides counts, and the simulation has none: noise = false')
+        raise ValueError('kind "n2n" splits noisy counts, but the simulation has noise = false')
 
 
 def _possible_training(table: TrainingTable) -> None:
     if table.warmup >= table.steps:
-        raise ValueError(f"warmup of {table.warmup} must be less than steps, {table.steps}")
+        raise ValueError(f"warmup ({table.warmup}) must be less than steps ({table.steps})")
     if list(table.milestones) != sorted(table.milestones):
-        raise ValueError(f"milestones must rise, got {list(table.milestones)}")
+        raise ValueError(f"milestones must be in rising order, got {list(table.milestones)}")
     if (table.schedule == "steps") != bool(table.milestones):
-        raise ValueError('milestones belong to schedule = "steps", which needs some')
+        raise ValueError('milestones must be given for schedule = "steps", and only for that')

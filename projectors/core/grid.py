@@ -104,7 +104,7 @@ def finite_numbers(values: Any, n: int | None, what: str) -> np.ndarray:
     if n is None or array.size == n:
         return array
     if array.size != 1:
-        raise ValueError(f"{what} has {array.size} entries for {n} views")
+        raise ValueError(f"{what} has {array.size} entries, but there are {n} views")
     return np.full(n, array[0])
 
 

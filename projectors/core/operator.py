@@ -24,7 +24,7 @@ class LinearOperator(ABC):
 
     A(x) : x of shape (..., ``*in_shape``) gives (..., ``*out_shape``), float64 for float64 input and float32 otherwise.
     A.T(y) : the exact transpose; `A.T.T is A`.
-    Raises ValueError where trailing axes do not match and TypeError where x is no array.
+    Raises ValueError where trailing axes do not match and TypeError where x is not an array.
     """
 
     in_shape: Shape
@@ -294,7 +294,7 @@ class _Sum(LinearOperator):
 def _common_items(first: LinearOperator, second: LinearOperator) -> int | None:
     items = {n for n in (first.n_items, second.n_items) if n is not None}
     if len(items) > 1:
-        raise ValueError(f"{first!r} and {second!r} belong to batches of {sorted(items)} items")
+        raise ValueError(f"{first!r} and {second!r} take batches of different sizes, {sorted(items)}")
     return items.pop() if items else None
 
 

@@ -18,7 +18,7 @@ def resample(image: np.ndarray, grid: ImageGrid, target: ImageGrid) -> np.ndarra
     Raises ValueError where the image does not fit its grid, or the grids do not overlap.
     """
     if tuple(image.shape) != grid.shape:
-        raise ValueError(f"resample: image of shape {tuple(image.shape)} on a grid of {grid.shape}")
+        raise ValueError(f"resample: the image has shape {tuple(image.shape)}, but its grid has {grid.shape}")
     if grid.shape == target.shape and np.allclose(grid.affine, target.affine, atol=1e-4):
         return image
     own, other = (

@@ -38,7 +38,7 @@ def pair_products(sinogram: PETSinogram, crystals: Any, ring_pairs: Any = None) 
 def _fitting(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
     array = np.asarray(values, float)
     if array.shape != shape:
-        raise ValueError(f"{name} of shape {array.shape} do not fit {shape}")
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     if not np.isfinite(array).all() or array.min() < 0:
         raise ValueError(f"{name} must be finite and not negative")
     return array
@@ -91,7 +91,9 @@ class Normalisation:
             array.flags.writeable = False
             object.__setattr__(self, name, array)
         if self.interference is not None and per_ring % self.interference.shape[1]:
-            raise ValueError(f"blocks of {self.interference.shape[1]} crystals do not divide {per_ring} crystals")
+            raise ValueError(
+                f"a ring of {per_ring} crystals cannot be divided into blocks of {self.interference.shape[1]}"
+            )
 
     def factors(self, sinogram: PETSinogram, singles: Any = None) -> np.ndarray:
         """Return the efficiency of every bin, summed over its crystal pairs, (views, radial, planes) float32.
@@ -144,7 +146,7 @@ class Normalisation:
         if singles is None:
             return crystal
         if self.dead_time is None:
-            raise ValueError("this Normalisation has no dead time component to use the singles with")
+            raise ValueError("this Normalisation has no dead_time to apply to singles; leave singles out")
         rate = _fitting(singles, shape, "singles")
         linear, square = self.dead_time[:, :1], self.dead_time[:, 1:]
         return np.clip(crystal * (1 + linear * rate + square * rate**2), 0, None)
@@ -154,7 +156,7 @@ def _radial(values: np.ndarray, radial: np.ndarray) -> np.ndarray:
     """Take the radial bins k of a table whose last axis is centred on k = 0; ValueError where it is too short."""
     index = radial + values.shape[-1] // 2
     if index.min() < 0 or index.max() >= values.shape[-1]:
-        raise ValueError(f"the table has {values.shape[-1]} radial bins, the sinogram {radial.size}")
+        raise ValueError(f"the table has {values.shape[-1]} radial bins, too few for the {radial.size} of the sinogram")
     taken: np.ndarray = values[..., index]
     return taken
 
@@ -195,7 +197,7 @@ def crystal_rates(
     rings = (whole.michelogram >= 0).astype(float)
     label = np.arange(known.size) if groups is None else np.unique(np.asarray(groups).ravel(), return_inverse=True)[1]
     if label.size != known.size:
-        raise ValueError(f"groups of {label.size} crystals for a scanner of {known.size}")
+        raise ValueError(f"groups must hold one number per crystal ({known.size}), got {label.size}")
 
     def grouped(values: np.ndarray) -> np.ndarray:
         return np.bincount(label, values.ravel())

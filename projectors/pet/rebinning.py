@@ -115,12 +115,12 @@ class SinogramCompression(_Rebinning):
     These are sums, for counts and for `multiplicity()`; the mean line integral of a coarse bin is the compression of
     multiplicity * integral, divided by the coarse multiplicity.
     Raises ValueError for two scanners, where a fine bin would be split between coarse ones, and where a coarse bin
-    holds crystal pairs that no fine bin has: its counts would be too low without a trace.
+    holds crystal pairs that no fine bin has: its counts would be too low, and nobody would notice.
     """
 
     def __init__(self, fine: PETSinogram, coarse: PETSinogram) -> None:
         if fine.scanner != coarse.scanner:
-            raise ValueError("SinogramCompression needs two sinograms of one scanner")
+            raise ValueError("SinogramCompression needs two sinograms of the same scanner")
         self.fine, self.coarse = fine, coarse
         tof_axis = 0 if fine.tof is None else 1
         maps = [
@@ -235,7 +235,7 @@ class ArcCorrection(_Rebinning):
         """
         if self.sinogram.segments.any():
             raise ValueError(
-                f"a stack of parallel beams has no oblique planes, the sinogram has {self.sinogram}: "
+                f"parallel beams cannot have oblique planes, but {self.sinogram} has some; "
                 "apply SingleSliceRebinning first"
             )
         z = np.sort(self.sinogram.plane_ends.mean(1))
@@ -244,7 +244,7 @@ class ArcCorrection(_Rebinning):
         if uneven > size / 4:
             raise ValueError(
                 f"planes are up to {uneven:.2f} mm away from an even spacing of {size:.2f} mm (gaps between blocks of "
-                "rings): filtered back projection needs planes that are slices; use an iterative reconstruction"
+                "rings): filtered back projection needs even spacing; use an iterative reconstruction"
             )
         angles = self.sinogram.angles - 90 / self.sinogram.scanner.n_crystals
         return ParallelBeamGeometry(
@@ -306,7 +306,9 @@ def _view_map(fine: PETSinogram, coarse: PETSinogram) -> np.ndarray:
 
 def _radial_map(fine: PETSinogram, coarse: PETSinogram) -> np.ndarray:
     if coarse.radial[0] < fine.radial[0] or coarse.radial[-1] > fine.radial[-1]:
-        raise ValueError(f"{coarse.n_radial} radial bins need lines that {fine.n_radial} do not have")
+        raise ValueError(
+            f"the {coarse.n_radial} radial bins of the coarse sinogram reach beyond the {fine.n_radial} of the fine one"
+        )
     target = fine.radial - coarse.radial[0]
     return np.where((target >= 0) & (target < coarse.n_radial), target, -1)
 

@@ -54,7 +54,7 @@ class PETScanner(FrozenArrays):
                 raise ValueError(f"PETScanner {name} must be positive, got {value}")
         virtual = np.zeros(crystals.shape[:2], bool) if self.virtual is None else np.array(self.virtual, bool)
         if virtual.shape != crystals.shape[:2]:
-            raise ValueError(f"PETScanner virtual has shape {virtual.shape} for {crystals.shape[:2]} crystals")
+            raise ValueError(f"PETScanner virtual must have shape {crystals.shape[:2]}, got {virtual.shape}")
         for array in (crystals, virtual):
             array.flags.writeable = False
         object.__setattr__(self, "crystals", crystals)
@@ -116,7 +116,7 @@ class PETScanner(FrozenArrays):
         table = _scanner_table()
         key = "".join(c for c in name.lower() if c.isalnum())
         if key not in table:
-            raise ValueError(f"no PET scanner {name!r}; known: {', '.join(table)}")
+            raise ValueError(f"unknown PET scanner {name!r}; choose from {', '.join(table)}")
         row = dict(table[key])
         tof, title, n_radial = row.pop("tof"), row.pop("title"), row.pop("radial_bins")
         timing = None if tof is None else TimeOfFlight.from_ps(*tof)

@@ -253,7 +253,7 @@ def _response(energy_window: tuple[float, float], energy_resolution: float | Non
 def _checked(image: Array, name: str, grid: ImageGrid, sinogram: PETSinogram) -> np.ndarray:
     """Return an image in float64 that fits its grid, is not negative, and ends before the crystals."""
     if tuple(np.shape(image)) != grid.shape:
-        raise ValueError(f"single_scatter: {name} of shape {tuple(np.shape(image))} on a grid of {grid.shape}")
+        raise ValueError(f"single_scatter: {name} has shape {tuple(np.shape(image))}, but the grid has {grid.shape}")
     values = np.asarray(to_numpy(image), float)
     if not np.isfinite(values).all():
         raise ValueError(f"single_scatter: {name} holds NaN or infinite values")

@@ -22,9 +22,11 @@ def tail_mask(attenuation_factors: Array, threshold: float = 0.99, margin: int =
     """
     factors = to_numpy(attenuation_factors)
     if factors.ndim != 3:
-        raise ValueError(f"tail_mask expects (views, radial, planes), got {factors.shape}; without TOF bins?")
+        raise ValueError(f"tail_mask expects (views, radial, planes), got {factors.shape}; leave TOF bins out")
     if not factors.max() <= 1.0001:
-        raise ValueError(f"attenuation factors are at most 1, got {factors.max():g}; correction factors? Take 1 / them")
+        raise ValueError(
+            f"attenuation factors are at most 1, got {factors.max():g}; for correction factors, pass 1 / factors"
+        )
     object_near: np.ndarray = maximum_filter1d((factors <= threshold).view(np.uint8), 2 * margin + 1, axis=1)
     return object_near == 0
 
@@ -71,7 +73,7 @@ def scale_to_tails(
     estimate, counts = to_numpy(scatter), to_numpy(measured)
     for name, values in (("scatter", estimate), ("measured", counts)):
         if values.shape != sinogram.shape:
-            raise ValueError(f"scale_to_tails: {name} of shape {values.shape} for a sinogram of {sinogram.shape}")
+            raise ValueError(f"scale_to_tails: {name} has shape {values.shape}, but the sinogram has {sinogram.shape}")
     randoms, per_unit = _spread(background, "background", sinogram), _spread(factors, "factors", sinogram)
     sums = _tail_sums(estimate, counts, randoms, per_unit, _tails(mask, sinogram))
     product, square = _grouped(sums, sinogram.segments, per, smoothing)
@@ -84,7 +86,7 @@ def _tails(mask: Array, sinogram: PETSinogram) -> np.ndarray:
     """Return the mask as an array of `sinogram.shape`."""
     values = to_numpy(mask)
     if values.dtype != bool:
-        raise TypeError(f"scale_to_tails: mask must be booleans, got {values.dtype}; attenuation_factors > 0.99?")
+        raise TypeError(f"scale_to_tails: mask must be booleans, got {values.dtype}; use tail_mask?")
     if sinogram.tof is not None and values.shape == sinogram.without_tof().shape:
         values = values[:, :, None]
     return _spread(values, "mask", sinogram)

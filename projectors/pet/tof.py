@@ -93,7 +93,9 @@ class TimeOfFlight:
         Raises ValueError unless the factor is an integer that divides the number of bins.
         """
         if factor != int(factor) or factor < 1 or self.n_bins % factor:
-            raise ValueError(f"{self.n_bins} TOF bins cannot be joined by {factor}; use a factor of {self.n_bins}")
+            raise ValueError(
+                f"{self.n_bins} TOF bins cannot be joined {factor} at a time; use an integer that divides {self.n_bins}"
+            )
         return TimeOfFlight(self.n_bins // int(factor), self.bin_width * factor, self.fwhm)
 
     @cached_property

@@ -40,7 +40,7 @@ def linear_attenuation(material: str, energy_kev: float, density: float | None =
     Source: NIST mass attenuation coefficients, Hubbell & Seltzer 1996.
     """
     if material not in _mass_attenuation():
-        raise ValueError(f"no attenuation table for {material!r}; known: {', '.join(materials())}")
+        raise ValueError(f"unknown material {material!r}; choose from {', '.join(materials())}")
     own_density, energies, values = _mass_attenuation()[material]
     if not energies[0] <= energy_kev <= energies[-1]:
         raise ValueError(f"energy must be {energies[0]:g} to {energies[-1]:g} keV, got {energy_kev}")

@@ -65,4 +65,4 @@ def isotope(name: str) -> Radionuclide:
         element, mass = known.lower().split("-")
         if wanted in (element + mass, mass + element):
             return value
-    raise ValueError(f"unknown radionuclide {name!r}; known: {', '.join(isotopes())}")
+    raise ValueError(f"unknown radionuclide {name!r}; choose from {', '.join(isotopes())}")

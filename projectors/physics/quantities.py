@@ -26,7 +26,9 @@ def attenuation_factors(projector: Projector, mu: Array) -> Array:
     mu = as_real(mu)
     low, high = float(mu.min()), float(mu.max())
     if not (low >= 0 and high <= 10):
-        raise ValueError(f"mu runs from {low:.4g} to {high:.4g} /cm, expected 0 to 10; Hounsfield units, NaN or 1/mm?")
+        raise ValueError(
+            f"mu runs from {low:.4g} to {high:.4g} /cm, expected 0 to 10; is it in Hounsfield units or 1/mm?"
+        )
     return array_namespace(mu).exp(projector(mu) / -10)
 
 

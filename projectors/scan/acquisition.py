@@ -22,7 +22,7 @@ class AcquisitionModel:
         background : expected scatter, randoms and other counts that do not come from A(x); counts, a number or an
             array.
         scale : one number for each item of a batch, (B, 1, ..., 1), such as the time of a frame; dimensionless. It
-            could be a part of the factors, but so A'(factors) is back projected once for all items.
+            is apart from the factors so that A'(factors) is back projected only once for all items.
 
     NumPy factors follow the arrays they meet; torch tensors get gradients.
     Raises ValueError for negative or non-finite factors or background, or shapes that do not fit the data.
@@ -41,7 +41,7 @@ class AcquisitionModel:
         n = len(self.projector.out_shape)
         if any(size != 1 for size in tuple(getattr(self.scale, "shape", ()))[-n:]):
             raise ValueError(
-                f"AcquisitionModel scale is one number for an item, (B, 1, ..., 1), got {self.scale.shape}"
+                f"AcquisitionModel scale must be one number per item, (B, 1, ..., 1), got {self.scale.shape}"
             )
 
     def __call__(self, x: Array) -> Array:
@@ -67,7 +67,7 @@ class AcquisitionModel:
         given = tuple(values.shape[: values.ndim - n_axes])
         if given and not broadcasts_to(tuple(batch), given):
             raise ValueError(
-                f"AcquisitionModel scale is for a batch of {tuple(batch)} items (frames?), got one of {given}"
+                f"AcquisitionModel scale is for a batch of {tuple(batch)} items (such as frames), got {given} items"
             )
         return array_namespace(values).reshape(scale, (*batch, *[1] * n_axes)) * values
 

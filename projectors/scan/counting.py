@@ -64,7 +64,7 @@ class DeadTime:
         if np.any(beyond):
             raise ValueError(
                 f"{self} cannot measure {np.max(m):.6g} counts/s, its limit is {self.highest_rate:.6g}; "
-                "is tau wrong, or are these counts of several heads?"
+                "is tau wrong, or are these the counts of several heads?"
             )
         if self.paralysable:
             # a little short of the maximum, where W is not a number after rounding
@@ -143,7 +143,7 @@ def spect_calibration(
         scan : whose duration T per view, radionuclide and number of views count; the whole scan, not a subset of its
             views. For the images of a `DynamicScan`'s model, whose factors hold time and decay, it gives Bq/mL at the
             scan's reference time; for those of a `GatedScan`'s, whose factors hold time, Bq/mL at the reference time by
-            `start`. (Of single gates give the whole gated scan here: their decay is that of all the time they are
+            `start`. (For a single gate give the whole gated scan here: it decays during all the time that it is
             spread over.)
         timed_factors : whether the model's `factors` hold the time of a view in s; then T is 1 here. A `SPECTProjector`
             gives a voxel of 1 one count in every view, so with factors of 1 an image holds counts per view, and with
@@ -233,9 +233,14 @@ class RecoveryTable:
         """
         sizes, values = np.ravel(np.asarray(diameters, float)), np.ravel(np.asarray(means, float))
         if sizes.size != values.size:
-            raise ValueError(f"RecoveryTable.from_spheres: {sizes.size} diameters and {values.size} means")
+            raise ValueError(
+                f"RecoveryTable.from_spheres needs one mean per diameter, got {sizes.size} diameters and "
+                f"{values.size} means"
+            )
         if not math.isfinite(true - background) or true == background:
-            raise ValueError(f"RecoveryTable.from_spheres needs a contrast, got true {true} in background {background}")
+            raise ValueError(
+                f"RecoveryTable.from_spheres: true and background must differ, got {true} and {background}"
+            )
         different, index = np.unique(sizes, return_inverse=True)
         shares = (values - background) / (true - background)
         return cls(tuple(different), tuple(np.bincount(index, shares) / np.bincount(index)))

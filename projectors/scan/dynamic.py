@@ -39,7 +39,7 @@ class ScanSeries(ABC):
         require_array(self.counts, f"{who} counts")
         expected = (self._n_parts(), *self.geometry.shape)
         if tuple(self.counts.shape) != expected:
-            raise ValueError(f"{who} counts of shape {tuple(self.counts.shape)} do not fit {expected}, parts first")
+            raise ValueError(f"{who} counts must have shape {expected}, got {tuple(self.counts.shape)}")
         about = (None, self.radionuclide, self.energy_window, self.description)
         checked = Scan(self.counts, self.geometry, self.background, self.factors, *about)
         for name in ("radionuclide", "energy_window"):
@@ -106,12 +106,12 @@ class ScanSeries(ABC):
             return self._part(part)
         values = {name: self._take(getattr(self, name), part) for name in ("counts", "background", "factors")}
         if not values["counts"].shape[0]:
-            raise ValueError(f"no frames or gates are left of {len(self)} in {part}")
+            raise ValueError(f"{part} selects none of the {len(self)} frames or gates")
         return replace(self, **values, **self._own(part, slice(None)))
 
     def _part(self, i: int, decay: bool = True) -> Scan:
         if not -len(self) <= i < len(self):
-            raise IndexError(f"{type(self).__name__} has no part {i}, there are {len(self)}")
+            raise IndexError(f"{type(self).__name__} has no part {i}; it has {len(self)} parts, counted from 0")
         i = int(i) % len(self)
         factors = self._weighted(self._take(self.factors, i), self._time(decay)[i])
         return self._scan(self.counts[i, ...], self._take(self.background, i), factors, self.seconds[i])
@@ -156,7 +156,7 @@ class DynamicScan(ScanSeries):
         frames : when they were, `Frames`.
         background : expected counts outside of the model in each frame: a number, an array of a frame's shape for all,
             or (F, ...); whatever broadcasts.
-        factors : calibration x normalisation (x attenuation, crystal pairs), likewise, but for time and decay: these
+        factors : calibration x normalisation (x attenuation, crystal pairs), likewise, without time and decay, which
             come from the frames.
         radionuclide : what decays, None for no decay.
         reference : s, the time that activities are those of.
@@ -182,7 +182,7 @@ class DynamicScan(ScanSeries):
 
     def __post_init__(self) -> None:
         if not isinstance(self.frames, Frames):
-            raise TypeError(f"DynamicScan frames must be Frames, got {self.frames!r}; Frames.from_durations(...)?")
+            raise TypeError(f"DynamicScan frames must be Frames, got {self.frames!r}; use Frames.from_durations(...)")
         if not np.isfinite(self.reference):
             raise ValueError(f"DynamicScan reference must be finite seconds, got {self.reference}")
         super().__post_init__()
@@ -267,7 +267,10 @@ class GatedScan(ScanSeries):
         if durations.ndim not in (1, 2) or not durations.size or not np.isfinite(durations).all():
             raise ValueError(f"GatedScan durations must be (gates,) or (gates, views) s, got {self.durations!r}")
         if durations.min() <= 0:
-            raise ValueError(f"gate {np.unravel_index(durations.argmin(), durations.shape)[0]} has no time in it")
+            raise ValueError(
+                f"GatedScan durations must be positive seconds, got {durations.min():g} in gate "
+                f"{np.unravel_index(durations.argmin(), durations.shape)[0]}"
+            )
         if durations.ndim == 2 and durations.shape[1] not in (1, self.geometry.n_views):
             raise ValueError(f"GatedScan durations of shape {durations.shape} do not fit {self.geometry.n_views} views")
         durations.flags.writeable = False
@@ -279,7 +282,7 @@ class GatedScan(ScanSeries):
         """Return the sinograms of list-mode events (n, 2) or (n, 3), measured at `times` (n,) s.
 
         Args:
-            gates : of the time of the scan and no more, see `Gates.between`.
+            gates : those within the time of the scan only, see `Gates.between`.
             more : background, factors, ... of the scan.
         """
         counts = histogram_events(sinogram, events, gates.index_of(times), len(gates))

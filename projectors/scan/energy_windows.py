@@ -81,7 +81,10 @@ class WindowedScan:
         if not isinstance(self.geometry, SPECTGeometry):
             raise TypeError(f"WindowedScan needs a SPECTGeometry, got {type(self.geometry).__name__}")
         if not windows or len(windows) != len(counts):
-            raise ValueError(f"WindowedScan has {len(windows)} windows and {len(counts)} arrays of counts")
+            raise ValueError(
+                f"WindowedScan needs one array of counts per window, got {len(windows)} windows and "
+                f"{len(counts)} arrays"
+            )
         names = [window.name for window in windows]
         if len(set(names)) < len(names) or not all(names):
             raise ValueError(f"WindowedScan windows need names, all different, got {names}")
@@ -134,7 +137,7 @@ class WindowedScan:
     def _index(self, name: str) -> int:
         names = [window.name for window in self.windows]
         if name not in names:
-            raise KeyError(f"no energy window {name!r}; the scan has {', '.join(names)}")
+            raise KeyError(f"unknown energy window {name!r}; choose from {', '.join(names)}")
         return names.index(name)
 
 
@@ -221,13 +224,13 @@ def _reflecting(kernel: np.ndarray, n: int) -> np.ndarray:
 def _beside(peak: EnergyWindow, pair: Any, side: str) -> tuple[EnergyWindow, Array]:
     """Return a window and its counts as real numbers, after checking where the window lies."""
     if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], EnergyWindow)):
-        raise TypeError(f"a scatter window is given as (EnergyWindow, counts), got {type(pair).__name__}")
+        raise TypeError(f"a scatter window must be given as (EnergyWindow, counts), got {type(pair).__name__}")
     window, counts = pair
     require_array(counts, f"the counts of {window}")
     outside = window.upper <= peak.lower if side == "below" else window.lower >= peak.upper
     if not outside:
         fact = "overlaps" if window.lower < peak.upper and window.upper > peak.lower else "does not lie " + side
-        raise ValueError(f"the scatter {window} {fact} the peak {peak}; are windows exchanged?")
+        raise ValueError(f"the scatter {window} {fact} the peak {peak}; have two windows been swapped?")
     return window, as_real(counts)
 
 

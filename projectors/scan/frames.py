@@ -36,7 +36,10 @@ class Frames(FrozenArrays):
         for name in ("starts", "durations"):
             object.__setattr__(self, name, _numbers(getattr(self, name), f"Frames {name} (s)"))
         if self.starts.size != self.durations.size:
-            raise ValueError(f"Frames has {self.starts.size} starts and {self.durations.size} durations")
+            raise ValueError(
+                f"Frames needs as many durations as starts, got {self.starts.size} starts and "
+                f"{self.durations.size} durations"
+            )
         if self.durations.min() <= 0:
             raise ValueError(f"Frames durations must be positive seconds, the shortest is {self.durations.min():g}")
         overlap = self.ends[:-1] - self.starts[1:]
@@ -44,7 +47,7 @@ class Frames(FrozenArrays):
             i = int(np.argmax(overlap))
             raise ValueError(
                 f"frame {i} ends at {self.ends[i]:g} s, after frame {i + 1} starts at {self.starts[i + 1]:g} s; "
-                "not in order, or durations that are not in seconds?"
+                "are frames out of order, or durations not in seconds?"
             )
 
     @classmethod
@@ -63,7 +66,7 @@ class Frames(FrozenArrays):
         for part in protocol.split(","):
             found = re.fullmatch(r"\s*(?:(\d+)\s*[xX*]\s*)?(\d+\.?\d*|\.\d+)\s*(?:s\s*)?", part)
             if not found:
-                raise ValueError(f'a protocol reads like "10x10,5x60,300" (frames x seconds), got {protocol!r}')
+                raise ValueError(f'a protocol must look like "10x10,5x60,300" (frames x seconds), got {protocol!r}')
             durations += [float(found[2])] * int(found[1] or 1)
         return cls.from_durations(durations, start)
 
@@ -151,11 +154,11 @@ class Gates(FrozenArrays):
         labels.flags.writeable = False
         if labels.dtype.kind not in "iu" or labels.shape != (edges.size - 1,) or np.any(np.diff(edges) < 0):
             raise ValueError(
-                f"Gates need edges in order and one whole number between two of them, got {edges.size} edges and "
+                f"Gates need edges that never fall and one integer label between two edges, got {edges.size} edges and "
                 f"labels {labels.dtype} {labels.shape}"
             )
         if self.n_gates < 1 or labels.min() < -1 or labels.max() >= self.n_gates:
-            raise ValueError(f"Gates labels run from {labels.min()} to {labels.max()}, {self.n_gates} gates exist")
+            raise ValueError(f"Gates labels must be -1 to {self.n_gates - 1}, got {labels.min()} to {labels.max()}")
         object.__setattr__(self, "edges", edges)
         object.__setattr__(self, "labels", labels)
 
@@ -180,7 +183,7 @@ class Gates(FrozenArrays):
         if not accepted.any():
             raise ValueError(
                 f"triggers are {length.min():.4g} to {length.max():.4g} s apart, none within {low:g} to {high:g} s; "
-                "milliseconds?"
+                "are they in milliseconds?"
             )
         edges = triggers[:-1, None] + length[:, None] * np.arange(n_gates) / n_gates
         labels = np.where(accepted[:, None], np.arange(n_gates), -1)
@@ -211,7 +214,7 @@ class Gates(FrozenArrays):
         outside = (trace < bounds[0]) & (low > 0) | (trace >= bounds[-1]) & (high < 1)
         gates = cls(edges, np.where(outside, -1, labels), int(n_gates), cyclic=False)
         if gates.durations.min() <= 0:
-            raise ValueError(f"a gate gets no time: the trace has too few different amplitudes for {n_gates} gates")
+            raise ValueError(f"a gate would be empty: the trace has too few different amplitudes for {n_gates} gates")
         return gates
 
     @property
@@ -249,7 +252,7 @@ def split_events(events: np.ndarray, index: np.ndarray, n: int) -> list[np.ndarr
         index : (m,) from `Frames.index_of` or `Gates.index_of`.
     """
     if np.size(index) and np.max(index) >= n:
-        raise ValueError(f"events belong to parts up to number {np.max(index)}, there are {n}")
+        raise ValueError(f"index must be less than {n}, the number of frames or gates, got {np.max(index)}")
     order = np.argsort(index, kind="stable")
     bounds = np.searchsorted(index[order], np.arange(n + 1))
     return [events[order[first:last]] for first, last in pairwise(bounds)]
@@ -270,14 +273,14 @@ def histogram_events(
     """
     events, index = np.asarray(events), np.asarray(index)
     if len(events) != len(index):
-        raise ValueError(f"{len(events)} events have {len(index)} times or indices")
+        raise ValueError(f"every event needs one time or index, got {len(events)} events and {len(index)} of these")
     if index.size and index.max() >= n:
-        raise ValueError(f"events belong to parts up to number {index.max()}, there are {n}")
+        raise ValueError(f"index must be less than {n}, the number of frames or gates, got {index.max()}")
     counts = np.zeros((n, *sinogram.shape), np.float32) if out is None else out
     if counts.shape != (n, *sinogram.shape) or not counts.flags.c_contiguous:
-        raise ValueError(f"out of shape {counts.shape} must be a contiguous array of {(n, *sinogram.shape)}")
+        raise ValueError(f"out must be a contiguous array of shape {(n, *sinogram.shape)}, got shape {counts.shape}")
     if counts.dtype.kind not in "fiu" or counts.dtype.itemsize < 4:
-        raise ValueError(f"out of {counts.dtype} cannot hold many counts; use float32 or int32")
+        raise ValueError(f"out has dtype {counts.dtype}, which cannot hold many counts; use float32 or int32")
     bins = sinogram.bins_of(events[:, : 2 if sinogram.tof is None else 3])
     inside = (bins[:, 0] >= 0) & (index >= 0)
     np.add.at(counts.reshape(-1), np.ravel_multi_index((index[inside], *bins[inside].T), counts.shape), 1)

@@ -103,5 +103,5 @@ def check_counts(counts: Array, who: str) -> None:
         raise ValueError(f"{who}: {int((~np.isfinite(host)).sum())} counts are NaN or infinite")
     if host.size and host.min() < 0:
         raise ValueError(
-            f"{who}: {int((host < 0).sum())} counts are negative (lowest {host.min():.4g}); already corrected data?"
+            f"{who}: {int((host < 0).sum())} counts are negative (lowest {host.min():.4g}); are these corrected data?"
         )

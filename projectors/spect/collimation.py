@@ -190,4 +190,4 @@ def collimator(name: str) -> ParallelHoleCollimator:
             )
             return ParallelHoleCollimator(diameter, septa, length, row["hole_shape"], name=name.lower())
     plain = ", ".join(row["alias"] for row in read_table(__package__, "collimators.csv") if row["alias"])
-    raise ValueError(f"unknown collimator {name!r}; known: {plain}, and the codes of SIMIND's list such as sy-lehr")
+    raise ValueError(f"unknown collimator {name!r}; choose from {plain}, or a SIMIND code such as sy-lehr")

@@ -75,7 +75,7 @@ class DirectBlur:
     def _spectrum(self, kernel: np.ndarray) -> np.ndarray:
         """Return the spectrum of a measured kernel on this lattice, sharpened by what sampling adds."""
         if not isinstance(self.response, MeasuredResponse):
-            raise TypeError("only a MeasuredResponse has kernels")
+            raise TypeError(f"measured kernels need a MeasuredResponse, got {type(self.response).__name__}")
         kernel = _resample(kernel, np.asarray(self.response.pixel_size), self.spacing)
         for axis, variance in enumerate(self.fixed / self.spacing**2):
             kernel = convolve1d(np.pad(kernel, 2), gaussian_taps(-min(variance, 0.75)), axis=axis, mode="constant")

@@ -50,7 +50,7 @@ class EffectiveSource:
 
     decays: the 4 pi of isotropic emission, the collimator's efficiency and eps(E) of a primary cancel. n_e are the
     electrons of water, eps is `accepted_fraction`, mu the attenuation of water at E. Theta is the angle between n and
-    the line from the decay to V. Higher orders add to K what a Monte Carlo in endless water gives: a photon that meets
+    the line from the decay to V. Higher orders add to K what a Monte Carlo in infinite water gives: a photon that meets
     V in direction w with energy E adds its own cross section, averaged around the line to the decay, which multiplies
     its Legendre coefficients by P_l(cos(w, line)).
 
@@ -218,7 +218,7 @@ class SPECTScatterProjector(Projector):
         mu = projector.attenuation
         if mu is None or mu.ndim != 3 or not mu.any():
             found = "none" if mu is None else "all zero" if mu.ndim == 3 else f"one per item, {mu.shape}"
-            raise ValueError(f"{projector!r}: scatter needs one attenuation map, and it is {found}")
+            raise ValueError(f"{projector!r}: scatter needs one attenuation map, but it is {found}")
         if projector.grid.shape[2] == 1:
             raise ValueError(f"{projector!r} has one slice, but photons scatter between slices; give a volume")
         self.source, self.spacing = source, float(spacing)

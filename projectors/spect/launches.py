@@ -1,7 +1,7 @@
 """The CUDA side of the SPECT projector: launches of spect.cu for groups of items and views.
 
-`forward_with` and `adjoint_with` take an `Engine`, which is CuPy in earnest; the tests pass one that runs the same
-kernels on the host.
+`forward_with` and `adjoint_with` take an `Engine`, which is CuPy in normal use; the tests pass one that runs the
+same kernels on the host.
 """
 
 from __future__ import annotations

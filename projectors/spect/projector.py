@@ -163,7 +163,7 @@ class SPECTProjector(BatchProjector):
 
     def _check_batch(self, n: int) -> None:
         if self.n_items not in (None, n):
-            raise ValueError(f"{self!r} has {self.n_items} attenuation maps, one per item, for {n} items")
+            raise ValueError(f"{self!r} has {self.n_items} attenuation maps, one per item, but the batch has {n} items")
 
     # ---- CPU --------------------------------------------------------------------------------------------------------
 
@@ -291,6 +291,8 @@ def _checked_attenuation(attenuation: Array, grid: ImageGrid, who: str) -> np.nd
             f"{who}: attenuation goes down to {low:.4g} /cm; are these Hounsfield units? see hounsfield_to_mu"
         )
     if high > 10:
-        raise ValueError(f"{who}: attenuation goes up to {high:.4g} /cm; water has 0.15 /cm at 140 keV: other units?")
+        raise ValueError(
+            f"{who}: attenuation goes up to {high:.4g} /cm; water has 0.15 /cm at 140 keV; is it in other units?"
+        )
     values.flags.writeable = False
     return values

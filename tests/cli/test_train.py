@@ -92,23 +92,27 @@ def test_recipes_of_the_library_can_begin(name):
             "n_dual = 2",
             "line 11: network.n_dual: n_dual is not an option of mapem-net; choose from dimensions",
         ),
-        ("width = 2", "subsets = 13", "line 11: network.subsets: subsets: 13 of 12 views"),
-        ("width = 2", "dimensions = 3", "line 11: network.dimensions: dimensions of 3 need volumes"),
-        ("batch_size = 2", "batch_size = 9", "line 6: data.batch_size: the part 'train' of the samples has 8"),
+        ("width = 2", "subsets = 13", "line 11: network.subsets: subsets must be at most 12"),
+        ("width = 2", "dimensions = 3", "line 11: network.dimensions: dimensions = 3 needs volumes"),
+        ("batch_size = 2", "batch_size = 9", "line 6: data.batch_size: split 'train' has 8 samples"),
         (
             "batch_size = 2",
             "level = 0.2",
             "line 6: data.level: level 0.2 is not in the simulation; choose from [0.5, 1.0]",
         ),
         ("batch_size = 2", 'guide = "guide"', "line 6: data.guide: phantoms of kind 'spectnet-brain' have no guide"),
-        ("batch_size = 2", 'guide = ["mu", "mu"]', "line 6: data.guide: guide ['mu', 'mu'] names one of them twice"),
+        (
+            "batch_size = 2",
+            'guide = ["mu", "mu"]',
+            "line 6: data.guide: guide must not repeat a name, got ['mu', 'mu']",
+        ),
         ("batch_size = 2", 'guide = ["mu", "ct"]', "line 6: data.guide"),
         ("batch_size = 2", 'target = "reconstruction"', "line 6: data.target: target"),
         ('recipe = "spect.toml"', 'recipe = "none.toml"', "line 5: data.recipe: unknown recipe"),
         ('recipe = "spect.toml"', 'folder = "none"', "data"),
         ('recipe = "spect.toml"', "n = 3", "line 4: data.recipe: recipe or folder"),
-        ("ema = 0.5", "warmup = 6", "line 18: training.warmup: warmup of 6 must be less than steps"),
-        ("ema = 0.5", "milestones = [3]", "line 18: training.milestones: milestones belong to"),
+        ("ema = 0.5", "warmup = 6", "line 18: training.warmup: warmup (6) must be less than steps"),
+        ("ema = 0.5", "milestones = [3]", "line 18: training.milestones: milestones must be given"),
         ("ema = 0.5", '\n[loss]\nkind = "l3"', "loss.kind"),
     ],
 )
@@ -121,7 +125,7 @@ def test_errors_name_the_line(recipe, old, new, message):
 
 def test_what_networks_and_losses_cannot_do(recipe):
     (recipe.parent / "spect.toml").write_text(SPECT + "noise = false\n", encoding="utf-8")
-    with pytest.raises(RecipeError, match="divides counts, and the simulation has none"):
+    with pytest.raises(RecipeError, match="splits noisy counts, but the simulation has noise"):
         plan_of(recipe, TRAINING + '\n[loss]\nkind = "n2n"\n')
     (recipe.parent / "spect.toml").write_text(SPECT.replace("views = 12", "vews = 12"), encoding="utf-8")
     with pytest.raises(RecipeError, match=r"spect\.toml, line 19: spect\.vews: unknown key"):
@@ -138,7 +142,7 @@ def test_trainings_are_listed_and_shown(recipe, capsys):
     assert shown["simulation"]["spect"]["views"] == 12
     emrecon("train", "fbsem-pet", "--show", "--steps", 60)
     assert json.loads(capsys.readouterr().out)["training"]["warmup"] == 6  # a tenth, where the recipe's is longer
-    with pytest.raises(Exception, match="where should the weights go"):
+    with pytest.raises(Exception, match="name the folder to write the weights"):
         emrecon("train", recipe)
 
 

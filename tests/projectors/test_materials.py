@@ -101,7 +101,7 @@ def test_interpolation_is_logarithmic():
 
 
 def test_attenuation_errors():
-    with pytest.raises(ValueError, match=r"no attenuation table for 'wood'; known:.*water"):
+    with pytest.raises(ValueError, match=r"unknown material 'wood'; choose from.*water"):
         linear_attenuation("wood", 140)
     for energy in (0.5, 1e6, -1, float("nan")):
         with pytest.raises(ValueError, match="energy must be 1 to 20000 keV"):

@@ -184,7 +184,7 @@ def test_impossible_sinograms_are_refused(options, message):
 
 
 def test_impossible_scanners_are_refused():
-    with pytest.raises(ValueError, match="no PET scanner 'ecat'; known: mmr"):
+    with pytest.raises(ValueError, match="unknown PET scanner 'ecat'; choose from mmr"):
         PETScanner.named("ecat")
     with pytest.raises(ValueError, match=r"\(rings, crystals, 3\)"):
         PETScanner(np.zeros((3, 4)))

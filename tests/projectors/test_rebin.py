@@ -73,7 +73,7 @@ def test_multiplicity_is_compressed_as_counts_are(case):
 @pytest.mark.parametrize(
     ("fine", "coarse", "why"),
     [
-        ({}, {"scanner": ONE_RING}, "one scanner"),
+        ({}, {"scanner": ONE_RING}, "the same scanner"),
         ({"span": 3}, {"span": 5}, "would be split"),
         ({"span": 3}, {"max_ring_difference": 2}, "would be split"),
         ({"max_ring_difference": 1}, {}, "ring pairs that the fine one does not have"),

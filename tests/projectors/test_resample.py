@@ -56,7 +56,7 @@ def test_the_type_is_kept():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match=r"image of shape \(6, 7\) on a grid of \(6, 7, 5\)"):
+    with pytest.raises(ValueError, match=r"image has shape \(6, 7\), but its grid has \(6, 7, 5\)"):
         resample(IMAGE[..., 0], GRID, GRID)
     for direction in (-1, 1):
         with pytest.raises(ValueError, match="do not overlap"):

@@ -50,7 +50,7 @@ def bad_count(value):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (bad_count(-2), r"2 counts are negative \(lowest -2\); already corrected data\?"),
+        (bad_count(-2), r"2 counts are negative \(lowest -2\); are these corrected data\?"),
         (bad_count(np.nan), "2 counts are NaN or infinite"),
         (bad_count(np.inf), "2 counts are NaN or infinite"),
         (torch.tensor(bad_count(-2)), "2 counts are negative"),

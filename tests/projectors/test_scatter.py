@@ -485,7 +485,7 @@ def test_bad_tails_are_explained(tails):
     assert scale_to_tails(scatter, scatter, 0.0, some, sinogram, per="segment")[1].shape == (837,)
     with pytest.raises(TypeError, match="booleans"):
         scale_to_tails(scatter, scatter, 0.0, survival, sinogram)
-    with pytest.raises(ValueError, match="measured of shape"):
+    with pytest.raises(ValueError, match="measured has shape"):
         scale_to_tails(scatter, scatter[:1], 0.0, mask, sinogram)
     with pytest.raises(ValueError, match="background of shape"):
         scale_to_tails(scatter, scatter, np.zeros(5), mask, sinogram)
@@ -505,7 +505,7 @@ def test_bad_tails_are_explained(tails):
         ({"mu": lambda m: m / 10}, "1/mm"),
         ({"mu": lambda m: m - 0.01}, "mu is negative"),
         ({"activity": lambda a: -a}, "activity is negative"),
-        ({"activity": lambda a: a[1:]}, r"activity of shape \(7, 8, 4\) on a grid of \(8, 8, 4\)"),
+        ({"activity": lambda a: a[1:]}, r"activity has shape \(7, 8, 4\), but the grid has \(8, 8, 4\)"),
         ({"mu": lambda m: m * np.nan}, "mu holds NaN"),
         ({"grid": lambda g: ImageGrid(g.shape, 40.0)}, "as far from the axis as the crystals"),
         ({"energy_window": lambda w: (350, 500)}, "must contain the 511 keV"),
