@@ -34,7 +34,8 @@ class ListmodeProjector(BatchProjector):
         tof : True for the scanner's TOF bins, a `TimeOfFlight`, or None, when a third column is left unread.
 
     The weights are those of `PETProjector` for a sinogram without compression; but for scanners that are not cylinders
-    lines may be followed along z, too. With TOF only the part of a line where the timing kernel is not zero is visited. `subset(k, n)` takes the events k, k + n, k + 2n, ...
+    lines may be followed along z, too. With TOF only the part of a line where the timing kernel is not zero is
+    visited. `subset(k, n)` takes the events k, k + n, k + 2n, ...
     Runs on NumPy arrays and CPU tensors (numba, all cores), and on CuPy arrays and CUDA tensors. The adjoint is the
     exact transpose, without atomic operations.
     Raises ValueError for events with crystals or TOF bins that the scanner does not have, when it meets them.

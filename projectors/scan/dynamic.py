@@ -39,7 +39,9 @@ class ScanSeries(ABC):
         require_array(self.counts, f"{who} counts")
         expected = (self._n_parts(), *self.geometry.shape)
         if tuple(self.counts.shape) != expected:
-            raise ValueError(f"{who} counts must have shape {expected}, got {tuple(self.counts.shape)}")
+            raise ValueError(
+                f"{who} counts must have shape {expected} (frames or gates first), got {tuple(self.counts.shape)}"
+            )
         about = (None, self.radionuclide, self.energy_window, self.description)
         checked = Scan(self.counts, self.geometry, self.background, self.factors, *about)
         for name in ("radionuclide", "energy_window"):

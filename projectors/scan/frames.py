@@ -273,7 +273,7 @@ def histogram_events(
     """
     events, index = np.asarray(events), np.asarray(index)
     if len(events) != len(index):
-        raise ValueError(f"every event needs one time or index, got {len(events)} events and {len(index)} of these")
+        raise ValueError(f"every event needs one time or index, got {len(events)} events and {len(index)} times")
     if index.size and index.max() >= n:
         raise ValueError(f"index must be less than {n}, the number of frames or gates, got {index.max()}")
     counts = np.zeros((n, *sinogram.shape), np.float32) if out is None else out

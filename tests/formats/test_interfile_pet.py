@@ -562,7 +562,7 @@ def test_overrides(tmp_path):
     for overrides, kind, message in [
         ({"spam": 3}, TypeError, "did you mean span=?"),
         ({"segments": 3}, FormatError, r"pass segments=2"),
-        ({"scanner": "ecat"}, FormatError, "no PET scanner 'ecat'; known: mmr"),
+        ({"scanner": "ecat"}, FormatError, "unknown PET scanner 'ecat'; choose from mmr"),
         ({"scanner": 3}, FormatError, "expected a PETScanner or its name"),
         ({"radionuclide": "Xx-1"}, FormatError, "unknown radionuclide"),
         ({"n_radial": 2.5}, FormatError, "whole number"),

@@ -179,7 +179,7 @@ def test_recovery_refuses():
         RecoveryTable((20, 10), (0.5, 0.6))
     with pytest.raises(ValueError, match="positive"):
         RecoveryTable((10, 20), (0.0, 0.6))
-    with pytest.raises(ValueError, match="contrast"):
+    with pytest.raises(ValueError, match="must differ"):
         RecoveryTable.from_spheres(SIZES, SHARES, true=1.0, background=1.0)
     with pytest.raises(ValueError, match="6 diameters and 2 means"):
         RecoveryTable.from_spheres(SIZES, (1, 2), true=1.0)

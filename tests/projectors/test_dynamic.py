@@ -235,7 +235,7 @@ def test_sums_of_frames(parts):
     for wrong in (20, -21):
         with pytest.raises(IndexError, match="no part"):
             scan[wrong]
-    with pytest.raises(ValueError, match="no frames or gates are left"):
+    with pytest.raises(ValueError, match="selects none of the"):
         scan.summed(5, 5)
 
 
@@ -260,8 +260,8 @@ def test_dynamic_scans_that_cannot_be():
     A = SYSTEMS["PET"]
     good = {"counts": np.ones((2, *A.out_shape)), "geometry": A.sinogram, "frames": Frames.parse("2x10")}
     cases = [
-        ({"counts": np.ones((3, *A.out_shape))}, ValueError, "do not fit"),
-        ({"counts": np.ones(A.out_shape)}, ValueError, "do not fit"),
+        ({"counts": np.ones((3, *A.out_shape))}, ValueError, "counts must have shape"),
+        ({"counts": np.ones(A.out_shape)}, ValueError, "counts must have shape"),
         ({"counts": -good["counts"]}, ValueError, "negative"),
         ({"counts": [1]}, TypeError, "DynamicScan counts expects an array"),
         ({"frames": [10, 10]}, TypeError, "must be Frames"),
@@ -334,8 +334,8 @@ def test_amplitude_gates_take_equal_times():
         (lambda: Gates.amplitude([0, 1], [1, 2, 3], 2), "as many amplitudes"),
         (lambda: Gates.amplitude([0, 1, 2], [1, 2, 3], 2, (0.5, 0.2)), "quantiles"),
         (lambda: Gates.amplitude(np.arange(9), np.ones(9), 3), "too few different amplitudes"),
-        (lambda: Gates([0, 2, 1], np.array([0, 0]), 1), "edges in order"),
-        (lambda: Gates([0, 1, 2], np.array([0, 3]), 2), "3, 2 gates exist"),
+        (lambda: Gates([0, 2, 1], np.array([0, 0]), 1), "edges that never fall"),
+        (lambda: Gates([0, 1, 2], np.array([0, 3]), 2), "-1 to 1, got 0 to 3"),
     ],
 )
 def test_gates_that_cannot_be(make, message):
@@ -410,9 +410,9 @@ def test_events_in_chunks_and_events_that_do_not_fit():
         assert histogram_events(sinogram, events[some], index[some], 20, parts) is parts
     np.testing.assert_array_equal(parts, whole)
     assert whole.sum() == (index >= 0).sum()
-    with pytest.raises(ValueError, match="5000 events have 3 times"):
+    with pytest.raises(ValueError, match="5000 events and 3 times"):
         histogram_events(sinogram, events, index[:3], 20)
-    with pytest.raises(ValueError, match=r"must be less than 4"):
+    with pytest.raises(ValueError, match="must be less than 4"):
         histogram_events(sinogram, events, index, 4)
     with pytest.raises(ValueError, match="must be a contiguous array"):
         histogram_events(sinogram, events, index, 20, parts[..., ::2])

@@ -163,7 +163,7 @@ def test_wrong_scans():
         WindowedScan((PEAK,), (-1 - COUNTS[0],), CAMERA)
     with pytest.raises(TypeError, match="SPECTGeometry"):
         WindowedScan((PEAK,), (COUNTS[0],), None)
-    with pytest.raises(KeyError, match="the scan has peak, lower, upper"):
+    with pytest.raises(KeyError, match="choose from peak, lower, upper"):
         SCAN.scan("scatter")
     with pytest.raises(ValueError, match="takes one scatter window"):
         SCAN.scatter_corrected("peak", "lower", "upper", k=0.5)

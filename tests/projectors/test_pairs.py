@@ -119,7 +119,7 @@ def test_groups_and_known_efficiencies_need_fewer_counts():
 def test_no_delays_is_an_error():
     with pytest.raises(ValueError, match="no delayed"):
         crystal_rates(PETSinogram(SCANNER), np.zeros((0, 2), int))
-    with pytest.raises(ValueError, match="groups must hold one number per crystal .*, got 3"):
+    with pytest.raises(ValueError, match=r"groups must hold one number per crystal .*, got 3"):
         crystal_rates(PETSinogram(SCANNER), events_of_every_bin(PETSinogram(SCANNER)), groups=np.zeros(3))
 
 

@@ -80,7 +80,7 @@ def test_multiplicity_is_compressed_as_counts_are(case):
         ({"mashing": 2}, {"mashing": 3}, "mashing 2 does not divide mashing 3"),
         ({"views": [0, 1, 2]}, {"mashing": 2, "views": [1]}, "does not have"),
         ({"views": [0, 1]}, {}, "does not have"),
-        ({"n_radial": 6}, {"n_radial": 7}, "lines that 6 do not have"),
+        ({"n_radial": 6}, {"n_radial": 7}, "reach beyond the 6 of"),
         ({}, {"tof": True}, "the fine one has none"),
         ({"tof": WIDE}, {"tof": TimeOfFlight(7, 18.0, 45.0)}, "would be split"),
         ({"tof": WIDE}, {"tof": TimeOfFlight(7, 27.0, 45.0)}, "reach farther"),
