@@ -115,7 +115,7 @@ class SinogramCompression(_Rebinning):
     These are sums, for counts and for `multiplicity()`; the mean line integral of a coarse bin is the compression of
     multiplicity * integral, divided by the coarse multiplicity.
     Raises ValueError for two scanners, where a fine bin would be split between coarse ones, and where a coarse bin
-    holds crystal pairs that no fine bin has: its counts would be too low, and nobody would notice.
+    holds crystal pairs that no fine bin has, so that its counts would be too low.
     """
 
     def __init__(self, fine: PETSinogram, coarse: PETSinogram) -> None:

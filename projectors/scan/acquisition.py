@@ -22,7 +22,7 @@ class AcquisitionModel:
         background : expected scatter, randoms and other counts that do not come from A(x); counts, a number or an
             array.
         scale : one number for each item of a batch, (B, 1, ..., 1), such as the time of a frame; dimensionless. It
-            is apart from the factors so that A'(factors) is back projected only once for all items.
+            is kept apart from the factors so that A'(factors) is back projected only once for all items.
 
     NumPy factors follow the arrays they meet; torch tensors get gradients.
     Raises ValueError for negative or non-finite factors or background, or shapes that do not fit the data.

@@ -158,7 +158,9 @@ class Gates(FrozenArrays):
                 f"labels {labels.dtype} {labels.shape}"
             )
         if self.n_gates < 1 or labels.min() < -1 or labels.max() >= self.n_gates:
-            raise ValueError(f"Gates labels must be -1 to {self.n_gates - 1}, got {labels.min()} to {labels.max()}")
+            raise ValueError(
+                f"{self.n_gates} gates need labels from -1 to {self.n_gates - 1}, got {labels.min()} to {labels.max()}"
+            )
         object.__setattr__(self, "edges", edges)
         object.__setattr__(self, "labels", labels)
 
