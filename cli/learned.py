@@ -15,7 +15,7 @@ import typer
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array
 from emrecon.recon import CountsLikelihood, Iterate, Likelihood
-from emrecon.recon.likelihoods import knows_counts, require_counts
+from emrecon.recon.likelihoods import knows_counts, require_counts, start_image
 from emrecon.recon.methods import matching
 
 from . import options
@@ -242,7 +242,7 @@ def prepare(
 
     own = moved(parts, device)
     shown = None if guide is None else torch.from_numpy(np.array(guide, np.float32)).to(device)
-    ones = own[0].ones_image()
+    ones = start_image(own[0])
     if trained is not None:
         trained.network.to(device)
     return Engine(method, own, shown, Iterate(0, ones), trained, network)

@@ -123,7 +123,7 @@ def test_counts_that_nothing_explains_are_an_error(scan, tmp_path):
     counts[:, 0, 0] = 5
     formats.write_scan(tmp_path / "s.h5", Scan(counts, raw.geometry))
     done = emrecon("reconstruct", tmp_path / "s.h5", "--voxel", 2, "--header", "x=1", check=3)
-    assert "overrides" in done.stderr
+    assert "cannot be replaced" in done.stderr
 
 
 def test_a_killed_run_goes_on_exactly(scan, tmp_path):
