@@ -223,7 +223,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(recipe, tmp_path, m
     monkeypatch.setattr(losses, "l1", interrupted)
     stopped = app(["train", str(recipe), "--out", str(tmp_path / "parts")], standalone_mode=False)
     assert stopped == 130
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "run the same command to continue" in capsys.readouterr().out
     assert not (tmp_path / "parts" / "weights.safetensors").exists()
     monkeypatch.setattr(losses, "l1", losses.mse)
     emrecon("train", recipe, "--out", tmp_path / "parts")

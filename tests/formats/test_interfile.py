@@ -305,7 +305,7 @@ def test_every_override(tmp_path):
 
 BAD_OVERRIDES = [
     ({"radius": "near"}, FormatError, "radius= is 'near'"),
-    ({"radius": [1, 2]}, FormatError, "2 entries for 6 views"),
+    ({"radius": [1, 2]}, FormatError, "2 entries, but there are 6 views"),
     ({"radius": -1}, FormatError, "radius must be positive"),
     ({"radius": np.nan}, FormatError, "finite"),
     ({"start_angle": True}, FormatError, "start_angle= is True"),
@@ -359,7 +359,7 @@ BAD_HEADERS = {
     "order": ({"imagedata_byte_order": "PDP"}, "byte_order="),
     "orbit": ({"orbit": "non-circular"}, r"non-circular, but there is one radius; pass radius=\[...\]"),
     "orbit without": ({"orbit": "non-circular", "radius": None}, "non-circular but no radii"),
-    "radii": ({"orbit": "non-circular", "radius": "{1, 2}"}, "2 entries for 6 views"),
+    "radii": ({"orbit": "non-circular", "radius": "{1, 2}"}, "2 entries, but there are 6 views"),
     "label": ({"matrix_axis_label_[1]": "colour"}, "'colour'; expected one of bin coordinate"),
     "equal labels": (
         {"matrix_axis_label_[1]": "view", "matrix_axis_label_[2]": "view", "matrix_axis_label_[3]": "view"},

@@ -170,14 +170,14 @@ def test_cameras_do_not_change():
         ({"angles": ()}, "at least one view"),
         ({"angles": (0, NAN)}, "angles .degrees. must be one finite number or a list"),
         ({"angles": ((0, 1), (2, 3))}, "angles .degrees. must be one finite number or a list"),
-        ({"radius": (1, 2)}, "radius .mm. has 2 entries for 4 views"),
+        ({"radius": (1, 2)}, "radius .mm. has 2 entries, but there are 4 views"),
         ({"radius": 0}, "radius must be positive"),
         ({"radius": (1, 2, 3, -4)}, "radius must be positive"),
         ({"radius": INF}, "radius .mm. must be one finite"),
-        ({"shift": (1, 2, 3)}, "shift .mm. has 3 entries for 4 views"),
+        ({"shift": (1, 2, 3)}, "shift .mm. has 3 entries, but there are 4 views"),
         ({"shift": NAN}, "shift .mm. must be one finite"),
         ({"axial_shift": NAN}, "axial_shift .mm. must be one finite"),
-        ({"head": (0, 1)}, "head has 2 entries for 4 views"),
+        ({"head": (0, 1)}, "head has 2 entries, but there are 4 views"),
     ],
 )
 def test_cameras_that_make_no_sense(arguments, message):

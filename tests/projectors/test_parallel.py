@@ -237,7 +237,7 @@ def test_geometries_are_values():
         ({"bin_size": -1}, "bin_size"),
         ({"n_planes": 0}, "n_planes"),
         ({"plane_size": 0}, "plane_size"),
-        ({"shift": [1, 2, 3]}, "shift.*3 entries for 2 views"),
+        ({"shift": [1, 2, 3]}, "shift.*3 entries, but there are 2 views"),
         ({"axial_shift": np.inf}, "axial_shift"),
     ],
 )
