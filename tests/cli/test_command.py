@@ -245,7 +245,9 @@ def test_the_demo_of_a_brain_without_torch(tmp_path, package):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     assert [row[1].strip() for row in rows_of(done.stdout)] == METHODS[:3]
-    assert 'FBSEM-Net is left out because it needs torch and safetensors: pip install "emrecon[learned]"\n' in done.stdout
+    assert (
+        'FBSEM-Net is left out because it needs torch and safetensors: pip install "emrecon[learned]"\n' in done.stdout
+    )
     assert (tmp_path / "brain.png").stat().st_size > 20_000
     assert formats.read_scan(tmp_path / "scan-brain.h5").radionuclide == "F-18"
 
