@@ -12,63 +12,24 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from toy_sets import Toy, Where
 
 from emrecon.projectors.core.errors import FormatError
-from emrecon.projectors.core.threads import thread_count
 from emrecon.sims.datasets import reading as datasets
 from emrecon.sims.datasets import shards as _shards
 from emrecon.sims.datasets.ranks import rank_and_size
 from emrecon.sims.datasets.reading import Batches, Dataset, Field, SimulatedDataset, loader
 from emrecon.sims.datasets.writing import write_dataset
 
-HERE = Path(__file__).resolve().parent
+HELPERS = Path(__file__).resolve().parent.parent
+HELPERS_FIRST = {"PYTHONPATH": os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])])}
 needs_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
-
-
-@dataclass(frozen=True)
-class Toy:
-    """Counts, an image and a number per sample, all of the index; it can be slow, and fail as it is told to."""
-
-    n: int = 60
-    batch: int = 4
-    seed: int = 0
-    seconds: float = 0.0
-    fail_at: int = -1
-    value: float | None = None  # of the counts at `fail_at`
-    samples_per_phantom: int = 2
-
-    fields = {  # noqa: RUF012
-        "counts": Field((6, 5), "uint16", "counts", "a sinogram"),
-        "activity": Field((7, 7), "float32", "MBq/mL", "the truth"),
-        "dose": Field((), "float64", "MBq"),
-    }
-
-    @property
-    def split(self):
-        return {"train": self.n - 16, "validation": 10, "test": 6}
-
-    def describe(self):
-        return {"name": "toy", "seed": self.seed, "camera": {"radius": 150.0, "bins": [6, 5]}}
-
-    def samples(self, indices):
-        time.sleep(self.seconds)
-        if self.fail_at in indices and self.value is None:
-            raise ArithmeticError("no such phantom")
-        made = [self.one(int(i)) for i in indices]
-        return {name: np.stack([sample[name] for sample in made]) for name in self.fields}
-
-    def one(self, i):
-        random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, i))))
-        phantom = np.random.default_rng(i // self.samples_per_phantom).random((7, 7))
-        counts = random.poisson(20, (6, 5)).astype(float)
-        counts[0, 0] = self.value if i == self.fail_at else counts[0, 0]
-        return {"counts": counts, "activity": phantom.astype(np.float32), "dose": random.random()}
 
 
 def contents(folder):
@@ -77,13 +38,13 @@ def contents(folder):
 
 
 def script(code, **options):
-    """Start Python on some lines; `Toy` and `write_dataset` are there.
+    """Start Python on some lines; what `toy_sets` exports is there.
 
     Where the tests themselves run in the background, SIGINT is ignored, and children inherit that: not these.
     """
-    environment = os.environ | {"PYTHONPATH": str(HERE), "EMRECON_NUM_THREADS": "1"}
+    environment = os.environ | HELPERS_FIRST | {"EMRECON_NUM_THREADS": "1"}
     heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    lines = f"{heard}from test_datasets import *\nif __name__ == '__main__':\n    {code}"
+    lines = f"{heard}from toy_sets import *\nif __name__ == '__main__':\n    {code}"
     return subprocess.Popen([sys.executable, "-c", lines], env=environment, cwd="/", text=True, **options)
 
 
@@ -153,7 +114,7 @@ def test_a_rank_alone_says_what_is_missing(tmp_path):
 def test_torchrun_with_two_ranks_writes_the_same(made, tmp_path):
     pytest.importorskip("torch.distributed.run")
     code = (
-        "import torch.distributed as d; from test_datasets import *; d.init_process_group('gloo');"
+        "import torch.distributed as d; from toy_sets import *; d.init_process_group('gloo');"
         "rank, n = rank_and_size(); assert n == 2 and rank == d.get_rank();"
         f"write_dataset(Toy(), {str(tmp_path / 'set')!r}, shard_size=8, rank=rank, n_ranks=n); d.barrier();"
         "data = SimulatedDataset(Toy()); numbers = [None, None];"
@@ -163,7 +124,7 @@ def test_torchrun_with_two_ranks_writes_the_same(made, tmp_path):
     )
     (tmp_path / "job.py").write_text(code)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "job.py"]
-    environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | HELPERS_FIRST | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     assert contents(tmp_path / "set") == contents(made)
@@ -197,10 +158,12 @@ def children_end(folder):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_control_c_leaves_whole_shards_only(made, tmp_path, workers):
-    code = f"write_dataset(Toy(seconds=0.04), {str(tmp_path)!r}, shard_size=8, workers={workers})"
+def test_control_c_leaves_whole_shards_only(made, tmp_path, tmp_path_factory, workers):
+    meeting = str(tmp_path_factory.mktemp("meeting"))  # of workers that have learned to leave Control-C to the parent
+    source = f"Together(seconds=0.04, meeting={meeting!r}, workers={workers})"
+    code = f"write_dataset({source}, {str(tmp_path)!r}, shard_size=8, workers={workers})"
     run = script(code, stderr=subprocess.PIPE, start_new_session=True)
-    wait_for(lambda: len(list(tmp_path.glob("shard-*.h5"))) >= 2)
+    wait_for(lambda: len(list(tmp_path.glob("shard-*.h5"))) >= 2, 60)
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     _, said = run.communicate(timeout=20)
     assert run.returncode == -signal.SIGINT
@@ -296,21 +259,6 @@ def test_an_exception_names_the_samples(tmp_path, workers):
     with pytest.raises(RuntimeError, match="samples 20 to 23 could not be made: ArithmeticError: no such phantom"):
         write_dataset(Toy(fail_at=21), tmp_path, shard_size=4, workers=workers)
     assert not list(tmp_path.glob(".*"))
-
-
-@dataclass(frozen=True)
-class Where(Toy):
-    """The dose tells how many threads a worker has; a worker that comes to the sample to fail at dies."""
-
-    def samples(self, indices):
-        here = multiprocessing.parent_process() is None  # the first batch is made here, too
-        if not here and self.fail_at in indices:
-            os._exit(9)
-        threads = 1 if here or max(indices) < self.batch else thread_count()
-        return replace(self, fail_at=-1).toy(indices) | {"dose": np.full(len(indices), float(threads))}
-
-    def toy(self, indices):
-        return super().samples(indices)
 
 
 def test_workers_have_one_thread(tmp_path, monkeypatch):
@@ -561,16 +509,6 @@ def test_a_lost_card_is_written_again(made, tmp_path):
     (tmp_path / "card.json").unlink()
     write_dataset(Toy(), tmp_path, shard_size=8)
     assert contents(tmp_path) == contents(made)
-
-
-@dataclass(frozen=True)
-class Large(Toy):
-    """Samples of 256 kB."""
-
-    fields = {"image": Field((256, 256), "float32")}  # noqa: RUF012
-
-    def samples(self, indices):
-        return {"image": np.multiply.outer(np.asarray(indices, np.float32), np.ones((256, 256), np.float32))}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
