@@ -24,9 +24,9 @@ from _common import RESULTS, machine, machine_line, peer_matrix, write_json
 from rich.console import Console
 from rich.table import Table
 
-from emrecon import formats
-from emrecon.projectors import AcquisitionModel, ImageGrid, LinearResponse, Scan, SPECTProjector
-from emrecon.recon import PoissonLikelihood, nrmse, osem, run
+from emrecon import formats, recon
+from emrecon.projectors import ImageGrid, LinearResponse, Scan, SPECTProjector
+from emrecon.recon import nrmse
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,16 +74,23 @@ def main() -> None:
 
 def projector(scan: Scan, settings: Settings, mu: float) -> SPECTProjector:
     """Return the projector of the scan, with a cylinder of attenuation mu (none for 0)."""
-    grid = scan.default_grid()
-    cylinder = np.broadcast_to(mu * (_radius(grid) < settings.cylinder_radius), grid.shape).astype(np.float32)
     response = LinearResponse(settings.slope, settings.intercept)
-    return SPECTProjector(grid, scan.geometry, attenuation=cylinder if mu > 0 else None, response=response)
+    return SPECTProjector(scan.default_grid(), scan.geometry, cylinder(scan, settings, mu), response)
+
+
+def cylinder(scan: Scan, settings: Settings, mu: float) -> np.ndarray | None:
+    """Return the attenuation map of a cylinder of mu in 1/cm, None for 0."""
+    grid = scan.default_grid()
+    inside = np.broadcast_to(mu * (_radius(grid) < settings.cylinder_radius), grid.shape)
+    return inside.astype(np.float32) if mu > 0 else None
 
 
 def reconstruct(scan: Scan, settings: Settings, mu: float) -> np.ndarray:
     """Return our OSEM image."""
-    likelihood = PoissonLikelihood(scan, AcquisitionModel(projector(scan, settings, mu)))
-    return run(osem(likelihood, n_subsets=settings.n_subsets), settings.n_iterations)
+    response = LinearResponse(settings.slope, settings.intercept)
+    known = cylinder(scan, settings, mu)
+    problem = recon.spect_problem(scan, mu=known, response=response, subsets=settings.n_subsets)
+    return np.asarray(recon.reconstruct(problem, "osem", settings.n_iterations))
 
 
 def reconstruct_with_peer(scan: Scan, settings: Settings) -> np.ndarray:

@@ -216,7 +216,7 @@ def _hybrid(f: PoissonLikelihood, kernel: KernelOperator, setup: Setup) -> Image
     done, image, alpha, current = 0, None, None, kernel
     for until in (*setup.hybrid_at, SHOWN[-1]):
         for it in islice(kem(f, current, alpha, setup.n_subsets, iteration=done), until - done):
-            done, image, alpha = it
+            done, image, alpha = it.iteration, it.image, it.state["coefficients"]
             if done in SHOWN:
                 yield done, image
         current = hybrid_kernel(kernel, image, setup.hybrid_sigma)

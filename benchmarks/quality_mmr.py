@@ -39,25 +39,22 @@ def main() -> None:
     results["gaps"] = gaps(scan.sinogram, events, normalisation)
     singles = projectors.crystal_rates(scan.sinogram, events.delays, normalisation.crystal, blocks(scan))
     console.print(results["gaps"])
-    binned, listed = likelihoods(scan, events.prompts, normalisation, singles, options.subsets)
+    binned = likelihoods(scan, events.prompts, normalisation, singles, options.subsets)
+    randoms = projectors.events_product(events.prompts, singles)
+    problem = recon.pet_problem(scan, norm=normalisation, randoms=randoms, grid=GRID, subsets=options.subsets)
     console.print(f"prepared in {time.perf_counter() - begun:.0f} s")
     images = {}
-    for name, parts in (("sinogram", binned), ("list-mode", listed)):
+    for name, parts in (("sinogram", binned), ("list-mode", problem.parts)):
         at = time.perf_counter()
-        images[name] = recon.run(recon.osem(parts, start(listed)), options.iterations)
+        images[name] = recon.run(recon.osem(parts, problem.start), options.iterations)
         results[f"{name}, seconds for an iteration"] = (time.perf_counter() - at) / options.iterations
         console.print(f"{name}: {results[f'{name}, seconds for an iteration']:.1f} s for an iteration")
     results["NRMSE between the two"] = float(recon.nrmse(images["list-mode"], images["sinogram"]))
     results["randoms expected"] = float(sum(part.model.background.sum() for part in binned))
-    results["tilt"] = tilt(scan, events.prompts, singles, normalisation, listed)
+    results["tilt"] = tilt(scan, events.prompts, singles, normalisation, problem)
     console.print({name: value for name, value in results.items() if name not in ("machine", "gaps")})
     picture(images["list-mode"])
     write_json(options.out, results)
-
-
-def start(parts: list[recon.ListmodeLikelihood]) -> np.ndarray:
-    """Return an image of ones where any subset sees something."""
-    return (sum(part.sensitivity for part in parts) > 0).astype(np.float32)
 
 
 def blocks(scan: formats.PETLink) -> np.ndarray:
@@ -69,21 +66,14 @@ def blocks(scan: formats.PETLink) -> np.ndarray:
 
 def likelihoods(
     scan: formats.PETLink, prompts: np.ndarray, normalisation: projectors.Normalisation, singles: np.ndarray, n: int
-) -> tuple[list[recon.PoissonLikelihood], list[recon.ListmodeLikelihood]]:
-    """Return the same subsets of views as sinograms and as lists of events."""
-    view = scan.sinogram.bins_of(prompts)[:, 0]
-    binned, listed = [], []
+) -> list[recon.Likelihood]:
+    """Return the sinograms of subsets of views, made one by one: the whole would be too large to hold twice."""
+    view, binned = scan.sinogram.bins_of(prompts)[:, 0], list[recon.Likelihood]()
     for k in range(n):
         sinogram, mine = scan.sinogram.subset(k, n), prompts[view % n == k]
-        system = projectors.PETProjector(GRID, sinogram)
-        factors, randoms = normalisation.factors(sinogram), projectors.pair_products(sinogram, singles)
-        model = projectors.AcquisitionModel(system, factors, randoms)
-        binned.append(recon.PoissonLikelihood(sinogram.histogram(mine), model))
-        lines = projectors.ListmodeProjector(GRID, sinogram.scanner, mine)
-        own = normalisation.of_events(scan.sinogram, mine)
-        known = projectors.AcquisitionModel(lines, own, projectors.events_product(mine, singles))
-        listed.append(recon.ListmodeLikelihood(known, system.T(factors)))
-    return binned, listed
+        part = projectors.Scan(sinogram.histogram(mine), sinogram, projectors.pair_products(sinogram, singles))
+        binned += recon.pet_problem(part, norm=normalisation, grid=GRID, subsets=1).parts
+    return binned
 
 
 def gaps(sinogram: projectors.PETSinogram, events: Any, normalisation: projectors.Normalisation) -> dict[str, Any]:
@@ -120,12 +110,15 @@ def tilt(
     prompts: np.ndarray,
     singles: np.ndarray,
     normalisation: projectors.Normalisation,
-    listed: list[recon.ListmodeLikelihood],
+    problem: recon.Problem,
 ) -> dict[str, float]:
-    """Return the log-likelihood after some EM steps, as read and with the rings of all events exchanged."""
+    """Return the log-likelihood after some EM steps, as read and with the rings of all events exchanged.
+
+    All events are one likelihood here: their order must not decide, as it would in subsets of views.
+    """
     per_ring = scan.sinogram.scanner.n_crystals
     ring, crystal = prompts // per_ring, prompts % per_ring
-    sensitivity = sum(part.sensitivity for part in listed)
+    sensitivity = sum(part.sensitivity for part in problem.parts)
     found = {}
     for name, events in (("as read", prompts), ("rings exchanged", ring[:, ::-1] * per_ring + crystal)):
         events = np.ascontiguousarray(events, np.int32)
@@ -133,7 +126,7 @@ def tilt(
         own = normalisation.of_events(scan.sinogram, events)
         model = projectors.AcquisitionModel(lines, own, projectors.events_product(events, singles))
         f = recon.ListmodeLikelihood(model, sensitivity)
-        found[name] = -float(f.value(recon.run(recon.mlem(f, start(listed)), 8)))
+        found[name] = -float(f.value(recon.run(recon.mlem(f, problem.start), 8)))
     return found
 
 

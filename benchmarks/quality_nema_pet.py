@@ -34,15 +34,15 @@ from rich.table import Column, Table
 from scipy.ndimage import gaussian_filter
 
 from emrecon.projectors import (
-    AcquisitionModel,
     ImageGrid,
     PETProjector,
     PETScanner,
     PETSinogram,
+    Scan,
     TimeOfFlight,
     single_scatter,
 )
-from emrecon.recon import ImageQuality, ImageQualityLayout, PoissonLikelihood, nema_image_quality, osem
+from emrecon.recon import ImageQuality, ImageQualityLayout, nema_image_quality, osem, pet_problem
 from emrecon.sims import generator, nema_iec_body, nema_layout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -320,12 +320,11 @@ def total(values: np.ndarray) -> float:
 
 def reconstruct(setup: Setup, counts: np.ndarray, factors: np.ndarray, background: np.ndarray) -> Run:
     """Run OSEM from ones and measure after every iteration."""
-    projector = PETProjector(setup.grid, setup.sinogram)
-    likelihood = PoissonLikelihood(counts, AcquisitionModel(projector, factors, background))
+    problem = pet_problem(Scan(counts, setup.sinogram, background, factors), grid=setup.grid, subsets=setup.n_subsets)
     layout = ImageQualityLayout(**nema_layout(setup.hot_ratio))
     images, qualities, times = [], [], [time.perf_counter()]
-    iterates = osem(likelihood, np.ones(setup.shape, np.float32), setup.n_subsets)
-    for _, image in islice(iterates, setup.n_iterations):
+    iterates = osem(problem.parts, np.ones(setup.shape, np.float32))
+    for image in (it.image for it in islice(iterates, setup.n_iterations)):
         times.append(time.perf_counter())
         qualities.append(nema_image_quality(image, setup.grid, layout))
         images.append(central_slice(image, setup.grid))

@@ -24,7 +24,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,15 +37,16 @@ from rich.table import Table
 from scipy.optimize import brentq
 
 from emrecon import formats
-from emrecon.projectors import AcquisitionModel, GaussianBlur, ImageGrid, LinearResponse, Scan, SPECTProjector
+from emrecon.projectors import GaussianBlur, ImageGrid, LinearResponse, Scan
 from emrecon.recon import (
-    PoissonLikelihood,
+    Likelihood,
     RegionOfInterest,
     RelativeDifference,
     contrast_recovery,
     kkt_residual,
     osem,
     region_of,
+    spect_problem,
     svrg,
 )
 from emrecon.sims import generator
@@ -194,9 +195,9 @@ def reconstruct(
     radius = np.hypot(*GRID.coordinates()[:2])
     mu = np.broadcast_to(settings.mu * (radius < settings.cylinder_radius), GRID.shape).astype(np.float32)
     response = LinearResponse(settings.slope, settings.intercept)
-    A = SPECTProjector(GRID, scan.geometry, attenuation=mu, response=response)
     part = float(counts[0].sum(dtype=float) / np.sum(scan.counts, dtype=float))
-    f = PoissonLikelihood(counts, AcquisitionModel(A, background=settings.background * part))
+    noisy = replace(scan, counts=counts, background=settings.background * part)
+    (f,) = spect_problem(noisy, mu=mu, response=response, grid=GRID, subsets=1).parts
 
     def point(images: np.ndarray, **setting: float) -> Point:
         return Point(setting, images, *quality(images, places))
@@ -214,9 +215,7 @@ def reconstruct(
     return {"OSEM": [plain], "OSEM, filtered": filtered, "RDP-SVRG": [penal]}, [errors for _, errors in found]
 
 
-def penalised(
-    f: PoissonLikelihood, beta: float, start: np.ndarray, settings: Settings
-) -> tuple[np.ndarray, dict[str, float]]:
+def penalised(f: Likelihood, beta: float, start: np.ndarray, settings: Settings) -> tuple[np.ndarray, dict[str, float]]:
     """Return the minimum for one beta, and its residuals: of the optimality conditions, and the last passes' change."""
     epsilon = settings.epsilon * float(start.max())
     prior = beta * RelativeDifference(settings.gamma, epsilon=epsilon, voxel_size=GRID.voxel_size)

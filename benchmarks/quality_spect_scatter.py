@@ -20,7 +20,6 @@ import argparse
 import math
 import time
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ from rich.table import Table
 from scipy.special import ndtr
 
 from emrecon.projectors import (
-    AcquisitionModel,
     ImageGrid,
+    Scan,
     SPECTGeometry,
     SPECTProjector,
     collimator,
@@ -41,7 +40,7 @@ from emrecon.projectors import (
 )
 from emrecon.projectors.scan.energy_windows import EnergyWindow, smooth_projections, triple_energy_window
 from emrecon.projectors.spect.effective_source import EffectiveSource, SPECTScatterProjector
-from emrecon.recon import PoissonLikelihood, osem
+from emrecon.recon import reconstruct, spect_problem
 from emrecon.sims import generator
 
 ENERGY = 140.511  # keV
@@ -309,9 +308,9 @@ def reconstructions(setup: Setup, system: Any, data: dict[str, Any], kind: str, 
     counts = [p + s for p, s in zip(primaries, scattered)]
 
     def image(measured: np.ndarray, background: Any = 0.0) -> np.ndarray:
-        likelihood = PoissonLikelihood(measured.astype(np.float32), AcquisitionModel(projector, 1.0, background))
-        iterates = osem(likelihood, projector.ones_image(), setup.n_subsets)
-        return next(islice(iterates, setup.n_iterations - 1, None)).image
+        scan = Scan(measured.astype(np.float32), setup.camera, background)
+        known = {"mu": projector.attenuation, "response": projector.response, "grid": projector.grid}
+        return reconstruct(spect_problem(scan, **known, subsets=setup.n_subsets), "osem", setup.n_iterations)
 
     def note(name: str, estimate: np.ndarray) -> np.ndarray:
         estimated[f"{name}, {kind}"] = {

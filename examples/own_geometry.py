@@ -25,13 +25,17 @@ def main():
 
     ring = projectors.PETScanner.polygon(sides=6, crystals_per_side=24, radius=190, rings=1, ring_pitch=4, depth=8)
     sinogram = projectors.PETSinogram(ring, n_radial=89)
-    pet = sims.PETSimulator(grid, sinogram)(phantom, seed=0, counts=5e5)
+    scanner = sims.PETSimulator(grid, sinogram)
+    pet = scanner(phantom, seed=0, counts=5e5)
 
-    images = {"truth": spect.truth}
-    for name, simulated in (("SPECT, elliptic orbit", spect), ("PET, six blocks", pet)):
-        f = recon.PoissonLikelihood(simulated.scan, simulated.model())
-        images[name] = recon.run(recon.osem(f, n_subsets=4), 2 if choice.quick else 6)
-    save(choice.out / "own_geometry.png", images)
+    problems = {
+        "SPECT, elliptic orbit": recon.spect_problem(spect.scan, mu=spect.mu, response=blur, subsets=4),
+        # the factors of a simulated PET scan hold the attenuation
+        "PET, six blocks": recon.pet_problem(pet.scan, psf=scanner.resolution, grid=grid, subsets=4),
+    }
+    iterations = 2 if choice.quick else 6
+    images = {name: recon.reconstruct(problem, "osem", iterations) for name, problem in problems.items()}
+    save(choice.out / "own_geometry.png", {"truth": spect.truth, **images})
 
 
 if __name__ == "__main__":

@@ -43,15 +43,15 @@ def main():
 
     template = truth.copy()
     template[n // 2 : n // 2 + n // 8, n // 2 : n // 2 + n // 8] = 0  # something is new since then
-    f = recon.PoissonLikelihood(simulated.scan, simulated.model())
-    curvature = float(np.median(f.sensitivity[f.sensitivity > 0]) / truth[truth > 0].mean())  # a natural unit of beta
+    problem = recon.spect_problem(simulated.scan, mu=simulated.mu, subsets=4)
+    sensitivity = sum(part.sensitivity for part in problem.parts)
+    curvature = float(np.median(sensitivity[sensitivity > 0]) / truth[truth > 0].mean())  # a natural unit of beta
     prior = 0.03 * curvature * TowardsTemplate(template, width=0.2 * float(truth.max()))
     usual = 0.02 * curvature * truth.mean() * recon.RelativeDifference(gamma=2, epsilon=1e-3 * float(truth.max()))
     passes = 4 if choice.quick else 16
-    start = recon.run(recon.osem(f, n_subsets=4), 1)
     images = {"truth": truth, "template": template}
-    for name, prior_of in (("relative difference", usual), ("towards the template", prior)):
-        images[name] = recon.run(recon.svrg(f + prior_of, start=start, n_subsets=4), passes)
+    for name, chosen in (("relative difference", usual), ("towards the template", prior)):
+        images[name] = recon.reconstruct(problem, "svrg", passes, prior=chosen)
     print({name: f"{recon.nrmse(image, truth):.3f}" for name, image in images.items()})
     save(choice.out / "own_prior.png", images)
 
