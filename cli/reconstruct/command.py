@@ -202,7 +202,9 @@ def reconstruct(
             is_eager=True,
             callback=_take_from_file,
             rich_help_panel=RUN,
-            help="TOML file with options, in tables [data] [physics] [method] [output] [run]; those given here win.",
+            # unescaped, brackets would be taken for styles
+            help="TOML file with options in tables, \\[data] \\[physics] \\[method] \\[output] \\[run]; "
+            "options given here win.",
         ),
     ] = None,
     write_config: Annotated[

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_cases import emrecon, emrecon_or_raise
+from typer.testing import CliRunner
 
 from emrecon import formats
+from emrecon.cli.main import app
 from emrecon.cli.reconstruct import config
 from emrecon.cli.reconstruct.settings import DataTable, MethodTable, PhysicsTable, Settings
 from emrecon.projectors import ImageGrid, LinearResponse, Scan, SPECTGeometry, SPECTProjector
@@ -138,3 +140,9 @@ def test_text_comes_back_as_it_was(folder):
     assert found["header"] == ["radius=150"]
     assert (found["background"], found["mu_cylinder"]) == (0.0, "99:0.15")
     assert (found["guide"], found["kappa"]) == (["mr.nii", "ct.nii"], True)
+
+
+def test_the_help_names_the_tables_of_a_file():
+    shown = CliRunner().invoke(app, ["reconstruct", "--help"]).output
+    for table in ("[data]", "[physics]", "[method]", "[output]", "[run]"):
+        assert table in shown
