@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from emrecon import formats
+from emrecon.projectors.core.compiling import cache_folder
 from emrecon.projectors.core.threads import thread_count
 
 from . import learned
@@ -38,11 +39,16 @@ def _machine() -> dict[str, Any]:
         "python": f"{sys.version.split()[0]} on {platform.system()} {platform.machine()}",
         **{name: _version(name) for name in _PACKAGES if _version(name)},
         "CPU threads": thread_count(),
-        "CPU kernels": "numba, compiled at first use and cached",
+        "CPU kernels": f"numba, compiled at first use and {_kept()}",
         "GPU": gpu or "none (install emrecon[cuda12] or emrecon[cuda13] to use one)",
         "GPU kernels": "CUDA through CuPy, compiled at first use" if gpu else "not in use",
         "trained networks": ", ".join(learned.PRETRAINED),
     }
+
+
+def _kept() -> str:
+    folder = cache_folder()
+    return f"kept in {folder}" if folder else "not kept: no folder can be written; set NUMBA_CACHE_DIR"
 
 
 def _version(name: str) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from .arrays import Array, is_torch
+from .compiling import spare_folder
 
-if TYPE_CHECKING:
-    pass
+_LOG = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -48,6 +51,7 @@ class CupyEngine:
 
 def import_cupy() -> Any:
     """Return the module cupy, or say how to get it."""
+    _keep_kernels()
     try:
         import cupy
     except ImportError as error:
@@ -58,8 +62,22 @@ def import_cupy() -> Any:
 
 
 @cache
+def _keep_kernels() -> None:
+    """Let CuPy keep what it compiles in a folder that can be written: it stops where its own, of the home, cannot."""
+    if "CUPY_CACHE_DIR" in os.environ or os.environ.get("CUPY_CACHE_IN_MEMORY") == "1":
+        return
+    try:
+        Path("~/.cupy/kernel_cache").expanduser().mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        folder = spare_folder()
+        if folder is not None:
+            os.environ["CUPY_CACHE_DIR"] = str(folder / "cupy")  # read at every compilation
+
+
+@cache
 def _module(source: str, real: str) -> Any:
     package, _, name = source.rpartition("/")
+    _LOG.info("compiling CUDA kernels of %s, or taking them from CuPy's cache", source)
     code = (files(package) / name).read_text(encoding="utf-8")
     return import_cupy().RawModule(code=code, options=(f"-DREAL={real}", "--std=c++14", "--use_fast_math"))
 

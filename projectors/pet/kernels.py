@@ -15,13 +15,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-_FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
-
-_compile = njit(**_FLAGS)
-
-_inline = njit(inline="always", **_FLAGS)
+from ..core.compiling import inline_kernel as _inline
+from ..core.compiling import kernel as _compile
 
 PAD = 2  # empty slices on either side of an axial line
 

@@ -12,11 +12,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-_FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
-_compile = njit(**_FLAGS)
-_inline = njit(inline="always", **_FLAGS)
+from ..core.compiling import inline_kernel as _inline
+from ..core.compiling import kernel as _compile
 
 N_FIELDS = 8  # of a leg: direction (3), exp(-mu) cos / length^2, integrals of mu and activity, length in mm, unused
 

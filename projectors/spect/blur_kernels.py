@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
-_FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
-
-_compile = njit(**_FLAGS)
-
-_inline = njit(inline="always", **_FLAGS)
+from ..core.compiling import inline_kernel as _inline
+from ..core.compiling import kernel as _compile
 
 
 @_inline

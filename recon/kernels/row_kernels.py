@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-_FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
-_compile = njit(**_FLAGS)
-_inline = njit(inline="always", **_FLAGS)
+from emrecon.projectors.core.compiling import inline_kernel as _inline
+from emrecon.projectors.core.compiling import kernel as _compile
 
 BLOCK = 4096
 """Rows that a thread does before it takes the next ones."""

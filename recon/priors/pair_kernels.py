@@ -11,13 +11,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.extending import overload
 
-_FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
-_compile = njit(**_FLAGS)
-_inline = njit(inline="always", **_FLAGS)
-_OPTIONS = {name: _FLAGS[name] for name in ("error_model", "fastmath")}
+from emrecon.projectors.core.compiling import FLAGS
+from emrecon.projectors.core.compiling import inline_kernel as _inline
+from emrecon.projectors.core.compiling import kernel as _compile
 
 
 class Quadratic(NamedTuple):
@@ -107,27 +105,27 @@ def bends(potential, a, b):
     """Return the derivatives of what `above` says for a: by a and by b. What it says for b is above(b, a) for a."""
 
 
-@overload(terms, jit_options=_OPTIONS)
+@overload(terms, jit_options=FLAGS)
 def _terms(wanted, potential, a, b, u, v):
     return _WANTED[wanted.instance_class]
 
 
-@overload(slopes, jit_options=_OPTIONS)
+@overload(slopes, jit_options=FLAGS)
 def _slopes(potential, a, b):
     return _SLOPES[potential.instance_class]
 
 
-@overload(second, jit_options=_OPTIONS)
+@overload(second, jit_options=FLAGS)
 def _second(potential, a, b):
     return _SECOND[potential.instance_class]
 
 
-@overload(above, jit_options=_OPTIONS)
+@overload(above, jit_options=FLAGS)
 def _above(potential, a, b):
     return _ABOVE[potential.instance_class]
 
 
-@overload(bends, jit_options=_OPTIONS)
+@overload(bends, jit_options=FLAGS)
 def _bends(potential, a, b):
     return _BENDS[potential.instance_class]
 

@@ -14,12 +14,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import DTypeLike
 
-_FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
-_compile = njit(**_FLAGS)
-_inline = njit(inline="always", **_FLAGS)
+from emrecon.projectors.core.compiling import inline_kernel as _inline
+from emrecon.projectors.core.compiling import kernel as _compile
 
 TILE = 16
 VALUE, GRADIENT, PRODUCT, ABOVE, DIAGONAL = range(5)

@@ -8,7 +8,9 @@ A direction field of size 0 stands for none.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from emrecon.projectors.core.compiling import inline_kernel as _inline
+from emrecon.projectors.core.compiling import kernel as _compile
 
 SHORT, LONG = 2**20 - 1, 2**31 - 1  # what 1 is in a dual of 21 bits, and of 32
 BITS = 21
@@ -18,10 +20,6 @@ _SHORT, _ROUND = np.float32(SHORT), np.float32(_MIDDLE + 0.5)
 
 N_ROWS = 15  # of scratch for `sweep`, whose helpers say what is in which
 MOVE, MEASURE, FINISH = 0, 1, 2
-
-_FLAGS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
-_compile = njit(**_FLAGS)
-_inline = njit(inline="always", **_FLAGS)
 
 
 @_compile
