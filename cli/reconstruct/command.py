@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from emrecon.recon import METHODS, Checkpoint
 from emrecon.recon.methods import known_priors
@@ -70,7 +71,8 @@ def reconstruct(
     energy: Annotated[
         float | None,
         typer.Option(
-            rich_help_panel=PHYSICS, help="SPECT: photon energy in keV (default: the radionuclide's, or Tc-99m's)."
+            rich_help_panel=PHYSICS,
+            help="SPECT: photon energy in keV (default: the radionuclide's line inside the energy window).",
         ),
     ] = None,
     intrinsic: Annotated[
@@ -262,6 +264,8 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
     choice.check_device(settings.run.device)
     problem = data.make_problem(source, settings.data, settings.physics, choice.subsets)
     console.print(problem.summary, highlight=False, markup=False)
+    for note in problem.notes:
+        console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
     learned.check(choice.name, choice.trained, problem.grid)
     for warning in learned.notes(choice.trained, problem.grid, problem.modality):
         console.print(f"[yellow]note:[/] {warning}", highlight=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from emrecon import formats
-from emrecon.projectors import ImageGrid, PETSinogram, Scan, isotope
+from emrecon.projectors import ImageGrid, PETSinogram, Scan
 from emrecon.recon import Problem, pet_grid, pet_problem, spect_problem
 from emrecon.recon.problem import cubes
 
@@ -43,14 +43,24 @@ def _of_spect(scan: Scan, data: DataTable, physics: PhysicsTable, subsets: int) 
     _refuse(physics, ("norm", "psf"), "is for PET data only")
     _refuse(data, ("max_ring_difference",), "is for PET data only")
     grid = _grid(scan.default_grid(), physics.voxel)
-    energy = isotope(scan.radionuclide or "Tc-99m").main_energy if physics.energy is None else physics.energy
     return spect_problem(
         _with_background(scan, physics.background),
         mu=options.attenuation(physics.mu, physics.mu_cylinder, grid),
-        response=options.response(physics.collimator, physics.response, energy, physics.intrinsic),
+        response=options.response(physics.collimator, physics.response, _energy(scan, physics), physics.intrinsic),
         grid=grid,
         subsets=subsets,
     )
+
+
+def _energy(scan: Scan, physics: PhysicsTable) -> float:
+    """The energy of the photons in keV; it is asked for where a collimator needs it and the scan does not tell."""
+    if physics.energy is not None or physics.collimator is None:
+        return physics.energy or 0.0
+    try:
+        return scan.photon_energy()
+    except ValueError as error:
+        why = f"{error}; give --energy KEV, or --header radionuclide=NAME"
+        raise typer.BadParameter(why, param_hint="--collimator") from None
 
 
 def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 import numpy as np
 
 from emrecon.projectors import ImageGrid, isotope
+from emrecon.projectors.physics.nuclides import ELEMENTS
 
 from .attributes import (
     date_time_of,
@@ -37,14 +38,6 @@ _COPIED = (
     *("DeidentificationMethod", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription"),
     *("AccessionNumber", "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator"),
     "TimezoneOffsetFromUTC",
-)
-_ELEMENTS = dict(
-    re.findall(
-        r"([a-z]+) ([A-Z][a-z]?)",
-        "carbon C, nitrogen N, oxygen O, fluorine F, sodium Na, potassium K, scandium Sc, titanium Ti, manganese Mn, "
-        "iron Fe, copper Cu, zinc Zn, gallium Ga, germanium Ge, arsenic As, selenium Se, bromine Br, rubidium Rb, "
-        "yttrium Y, zirconium Zr, niobium Nb, technetium Tc, iodine I, terbium Tb",
-    )
 )
 
 
@@ -225,13 +218,13 @@ def _injection_time(header: Dataset, item: Dataset, facts: PETFacts, half_life: 
 def _radionuclide(text: str | None) -> str | None:
     """The positron emitter in a text such as "^18^Fluorine", "F^18^" or "Fluorodeoxyglucose F-18", as "F-18"."""
     plain = re.sub(r"[\^\[\]]", " ", text or "")
-    for elements, flags in (("|".join(_ELEMENTS), re.IGNORECASE), ("|".join(_ELEMENTS.values()), 0)):
+    for elements, flags in (("|".join(ELEMENTS), re.IGNORECASE), ("|".join(ELEMENTS.values()), 0)):
         for pattern in (
             rf"(?<!\w)(?P<mass>\d{{1,3}}m?)[ -]*(?P<element>{elements})(?![a-z])",
             rf"(?<![A-Za-z])(?P<element>{elements})[ -]*(?P<mass>\d{{1,3}}m?)(?!\w)",
         ):
             for found in re.finditer(pattern, plain, flags):
-                name = f"{_ELEMENTS.get(found['element'].lower(), found['element'])}-{found['mass']}"
+                name = f"{ELEMENTS.get(found['element'].lower(), found['element'])}-{found['mass']}"
                 if radionuclide_code(name):
                     return name
     return None
@@ -242,7 +235,7 @@ def radionuclide_code(name: str | None) -> Code | None:
     from pydicom.sr.codedict import codes
 
     symbol, _, mass = (name or "").partition("-")
-    element = next((element.capitalize() for element, known in _ELEMENTS.items() if known == symbol), "")
+    element = next((element.capitalize() for element, known in ELEMENTS.items() if known == symbol), "")
     return getattr(codes.cid4020, f"_{mass}{element}", None)
 
 

@@ -12,25 +12,12 @@ import numpy as np
 from emrecon.projectors import isotope
 from emrecon.projectors.core.errors import FormatError
 from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.physics.nuclides import ELEMENTS
 
 from .header import Header, count, number, numbers, short, text
 
 _DATA_SUFFIXES = {".hs": ".s", ".hv": ".v", ".h33": ".i33", ".h00": ".a00"}
-_ELEMENTS = {
-    "technetium": "Tc",
-    "lutetium": "Lu",
-    "iodine": "I",
-    "indium": "In",
-    "thallium": "Tl",
-    "gallium": "Ga",
-    "fluorine": "F",
-    "carbon": "C",
-    "nitrogen": "N",
-    "oxygen": "O",
-    "copper": "Cu",
-    "germanium": "Ge",
-    "yttrium": "Y",
-}
+_NO_NUCLIDE = ("", "unknown", "none", "n/a", "?")
 _NUMBER_FORMATS = {"f": "float", "u": "unsigned integer", "i": "signed integer"}
 
 
@@ -55,7 +42,10 @@ def axes_of(header: Header, usual: tuple[str, ...], labels: Mapping[str, str]) -
 
 
 def radionuclide_of(header: Header) -> str | None:
-    """Return the radionuclide such as "Tc-99m", None where the header names none that the library knows."""
+    """Return the radionuclide such as "Tc-99m", None where the header names none.
+
+    Raises FormatError for a name that the library does not know, as its photons would be those of another.
+    """
     if "radionuclide" in header.overrides:
         return header.get("radionuclide", [], text, None)
     keys = (
@@ -67,14 +57,15 @@ def radionuclide_of(header: Header) -> str | None:
         "#radionuclide",
     )
     name = next((header.plain(key) for key in keys if header.plain(key)), "")
-    # `^99m^Technetium`, as DICOM and STIR write it
-    long = re.fullmatch(r"\^(\d+m?)\^([a-z]+)", name)
-    if long:
-        name = f"{_ELEMENTS.get(long[2], long[2])}-{long[1]}"
+    if name in _NO_NUCLIDE:
+        return None
     try:
         return isotope(name).name
     except ValueError:
-        return None
+        raise FormatError(
+            f"{header.path}: the radionuclide {short(name)} is not one that the library knows "
+            '(emrecon.projectors.isotopes()); pass radionuclide="Tc-99m" (or the like) or None'
+        ) from None
 
 
 def energy_window_of(header: Header) -> tuple[float, float] | None:
@@ -156,7 +147,7 @@ def one_line(description: str) -> str:
 def stir_name(radionuclide: str) -> str:
     """Return a radionuclide as STIR writes it: "^99m^Technetium" for "Tc-99m"."""
     symbol, mass = radionuclide.split("-")
-    name = next((name.capitalize() for name, short in _ELEMENTS.items() if short == symbol), symbol)
+    name = next((name.capitalize() for name, own in ELEMENTS.items() if own == symbol), symbol)
     return f"^{mass}^{name}"
 
 

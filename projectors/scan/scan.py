@@ -72,6 +72,16 @@ class Scan:
         """Return the grid most reconstructions use: voxels of the size of the detector's or the sinogram's bins."""
         return self.geometry.default_grid()
 
+    def photon_energy(self) -> float:
+        """Return the energy in keV of the photons in the scan's energy window: the strongest line of its radionuclide.
+
+        Without an energy window that is the nuclide's `main_energy`.
+        Raises ValueError where the scan names no radionuclide, and where none of its lines lies in the window.
+        """
+        if self.radionuclide is None:
+            raise ValueError("the scan names no radionuclide, so the energy of its photons is not known")
+        return isotope(self.radionuclide).energy_in(self.energy_window)
+
     def model(self, projector: Projector) -> AcquisitionModel:
         """Return the expected counts of this scan under `projector`."""
         return AcquisitionModel(projector, self.factors, self.background)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -54,11 +54,15 @@ class CollimatorResponse:
     Args:
         a : mm per mm.
         b, c : mm (c is the intrinsic resolution of the detector).
+        energy : keV that it holds for, None where unknown.
+        collimator : that it comes from, None where unknown.
     """
 
     a: float
     b: float
     c: float
+    energy: float | None = field(default=None, repr=False, compare=False)
+    collimator: ParallelHoleCollimator | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not (min(self.a, self.b, self.c) >= 0 and math.isfinite(self.a + self.b + self.c)):
@@ -160,7 +164,17 @@ class ParallelHoleCollimator:
         """
         length, width = self.effective_length(energy_kev), FWHM_TO_SIGMA * self.hole_diameter
         intrinsic = 3.8 * (energy_kev / 140) ** -0.5 if intrinsic_fwhm is None else intrinsic_fwhm
-        return CollimatorResponse(width / length, width, FWHM_TO_SIGMA * intrinsic)
+        if not (intrinsic >= 0 and math.isfinite(intrinsic)):
+            raise ValueError(f"the intrinsic resolution must be a FWHM in mm, not negative, got {intrinsic}")
+        return CollimatorResponse(width / length, width, FWHM_TO_SIGMA * intrinsic, energy_kev, self)
+
+    def penetration(self, energy_kev: float) -> float:
+        """Return the fraction of photons that the septa let through on the shortest path: exp(-mu(E) w).
+
+        That path through one septum is w = L T / (2 D + T); 5 % is what collimators are designed for (Anger 1964).
+        """
+        D, T, L = self.hole_diameter, self.septal_thickness, self.hole_length
+        return math.exp(-linear_attenuation(self.material, energy_kev) / 10 * L * T / (2 * D + T))
 
     def efficiency(self, energy_kev: float) -> float:
         """Return the geometric efficiency, the fraction of photons that pass: (K D^2 / (L_e (D + T)))^2.

@@ -22,6 +22,7 @@ from emrecon.projectors import (
     events_product,
 )
 from emrecon.projectors.core.arrays import Array, to_numpy
+from emrecon.projectors.physics.compton import ELECTRON_MASS
 
 from ..likelihoods.listmode import ListmodeLikelihood
 from ..likelihoods.poisson import PoissonLikelihood
@@ -34,6 +35,7 @@ from .problem import (
     check_subsets,
     checked_grid,
     digest,
+    emission,
     expected_counts,
     on_grid,
     start_like,
@@ -182,7 +184,8 @@ def _of_sinogram(scan: Scan, sinogram: PETSinogram, corrections: _Corrections, s
     content = digest(scan.counts, scan.background, scan.factors, *corrections.components(), *_crystals(sinogram))
     signature = f"{projector!r}, {sinogram}, {sinogram.tof}, {subsets} subsets, contents {content}"
     start = start_like(_seen(parts), scan.counts, len(sinogram.shape))
-    return Problem(parts, corrections.grid, start, "PET", f"{projector}\n{corrections}", signature)
+    summary = f"{projector}\n{corrections}\n  emission {emission(scan, ELECTRON_MASS)}"
+    return Problem(parts, corrections.grid, start, "PET", summary, signature)
 
 
 def _of_views(scan: Scan, corrections: _Corrections, known: bool) -> PoissonLikelihood:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emrecon.projectors import ImageGrid
+from emrecon.projectors import ImageGrid, Scan
 from emrecon.projectors.core.arrays import Array, add_up, array_namespace, device, like, require_array, to_numpy
 from emrecon.projectors.core.operator import broadcasts_to
 
@@ -37,6 +37,7 @@ class Problem:
         summary : some lines of text that say what is modelled.
         signature : text that is the same for two problems only where all counts, corrections and geometry are; it
             belongs into a `Checkpoint`.
+        notes : what a user should know about these data and this model, a sentence each.
 
     Made by `spect_problem` and `pet_problem`; `reconstruct` solves it.
     """
@@ -47,6 +48,7 @@ class Problem:
     modality: str
     summary: str
     signature: str
+    notes: tuple[str, ...] = ()
 
     @property
     def n_subsets(self) -> int:
@@ -58,7 +60,7 @@ class Problem:
         return add_up(part.value(x) for part in self.parts)
 
     def __str__(self) -> str:
-        return self.summary
+        return "\n".join((self.summary, *(f"note: {note}" for note in self.notes)))
 
 
 def digest(*contents: Array | float | None) -> str:
@@ -67,6 +69,17 @@ def digest(*contents: Array | float | None) -> str:
     for values in contents:
         found.update(b"none" if values is None else np.ascontiguousarray(to_numpy(values)).tobytes())
     return found.hexdigest()[:16]
+
+
+def emission(scan: Scan, energy: float | None) -> str:
+    """Return nuclide, energy (keV, or None) and window of a scan in words."""
+    window = "no energy window is known"
+    if scan.energy_window is not None:
+        low, high = scan.energy_window
+        window = f"window {low:g} to {high:g} keV"
+    if scan.radionuclide is None:
+        return f"radionuclide not known, {window}"
+    return f"{scan.radionuclide}, {'no photon line' if energy is None else f'{energy:.4g} keV'}, {window}"
 
 
 def checked_grid(grid: ImageGrid | None, default: ImageGrid) -> ImageGrid:

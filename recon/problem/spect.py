@@ -11,7 +11,10 @@ from emrecon.projectors.core.arrays import Array
 from emrecon.projectors.spect.collimation import Response
 
 from ..likelihoods.poisson import PoissonLikelihood
-from .problem import Problem, added, check_subsets, checked_grid, digest, expected_counts, on_grid, start_like
+from .problem import Problem, added, check_subsets, checked_grid, digest, emission, expected_counts, on_grid, start_like
+
+_SAME_LINE = 0.02  # of the energy; lines this near have the same response
+_DESIGNED_PENETRATION = 0.05  # of the septa, Anger 1964
 
 
 def spect_problem(
@@ -52,7 +55,8 @@ def spect_problem(
     likelihood = PoissonLikelihood(scan, scan.model(system))
     parts = tuple(likelihood.subset(k, subsets) for k in range(subsets))
     start = start_like(system.ones_image(), scan.counts, len(camera.shape))
-    return Problem(parts, grid, start, "SPECT", str(system), _signature(scan, system, subsets))
+    summary = f"{system}\n  emission     {emission(scan, _line(scan))}"
+    return Problem(parts, grid, start, "SPECT", summary, _signature(scan, system, subsets), _notes(scan, response))
 
 
 def _camera_of(scan: Scan) -> SPECTGeometry:
@@ -64,6 +68,38 @@ def _camera_of(scan: Scan) -> SPECTGeometry:
     if not isinstance(scan.geometry, SPECTGeometry):
         raise TypeError(f"spect_problem takes SPECT data, got {scan.geometry}; use pet_problem?")
     return scan.geometry
+
+
+def _notes(scan: Scan, response: Response | None) -> tuple[str, ...]:
+    """What does not fit together between the photons of the scan and the collimator."""
+    energy, collimator = getattr(response, "energy", None), getattr(response, "collimator", None)
+    if energy is None:
+        return ()
+    notes = []
+    low, high = scan.energy_window or (0.0, np.inf)
+    if not low <= energy <= high:
+        notes.append(
+            f"the response is of {energy:.4g} keV, and the energy window of {low:g} to {high:g} keV excludes it"
+        )
+    elif scan.radionuclide is not None:
+        own = _line(scan)
+        if own is None or abs(own - energy) > _SAME_LINE * energy:
+            line = "no photon line in the window" if own is None else f"its photons in the window at {own:.4g} keV"
+            notes.append(f"the response is of {energy:.4g} keV, and {scan.radionuclide} has {line}")
+    if collimator is not None and collimator.penetration(energy) > _DESIGNED_PENETRATION:
+        notes.append(
+            f"the septa of {collimator.name or 'the collimator'} let {100 * collimator.penetration(energy):.0f} % of "
+            f"photons of {energy:.4g} keV through; this is not modelled, and a measured response would hold it"
+        )
+    return tuple(notes)
+
+
+def _line(scan: Scan) -> float | None:
+    """The energy that is imaged, None where no line lies in the window."""
+    try:
+        return scan.photon_energy()
+    except ValueError:
+        return None
 
 
 def _signature(scan: Scan, system: SPECTProjector, subsets: int) -> str:

@@ -343,7 +343,7 @@ def _spect(table: SPECTTable, grid: ImageGrid, mismatch: Mismatch) -> SPECTSimul
     window = table.energy_window
     if table.scatter and window is None:
         raise ValueError("scatter needs an energy_window in keV")
-    energy = isotope(table.radionuclide).main_energy
+    energy = isotope(table.radionuclide).energy_in(window)
     return SPECTSimulator(
         grid,
         geometry,
@@ -363,7 +363,7 @@ def _response(table: SPECTTable) -> Response | None:
         raise ValueError("give a collimator or a response, not both")
     if table.response:
         return LinearResponse(*table.response)
-    energy = isotope(table.radionuclide).main_energy
+    energy = isotope(table.radionuclide).energy_in(table.energy_window)
     return collimator(table.collimator).response(energy, table.intrinsic_fwhm) if table.collimator else None
 
 

@@ -59,15 +59,15 @@ class SPECTSimulator(Simulator):
         response : as for `SPECTProjector`.
         sensitivity : counts/s/MBq of one head in air.
         duration : T, s per view.
-        radionuclide : whose main line is imaged and which decays from view to view.
+        radionuclide : whose strongest line in the window is imaged and which decays from view to view.
         scatter : an `EffectiveSource` with the energy window, for volumes; None for no scatter.
         windows : further `EnergyWindow` objects, for `windowed`.
         room : counts/s in every bin of the photopeak window from elsewhere.
         dead_time : of each head, acting on its counts in the window; None for none.
         mismatch : between simulation and reconstruction, on by default.
 
-    Raises ValueError for numbers that are not positive, scatter in two dimensions or of another emission than the main
-    line, windows that are not `EnergyWindow` objects, and a measured response that would have to be widened.
+    Raises ValueError for numbers that are not positive, scatter in two dimensions or of another emission than
+    the line imaged, windows that are not `EnergyWindow` objects, and a measured response that would have to be widened.
     """
 
     grid: ImageGrid
@@ -111,8 +111,8 @@ class SPECTSimulator(Simulator):
 
     @property
     def energy(self) -> float:
-        """The energy of the main line in keV."""
-        return isotope(self.radionuclide).main_energy
+        """The energy in keV of the line that is imaged: the strongest inside the energy window, or of all."""
+        return isotope(self.radionuclide).energy_in(self.energy_window)
 
     @property
     def energy_window(self) -> tuple[float, float] | None:

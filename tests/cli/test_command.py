@@ -56,6 +56,26 @@ def test_reconstruct_is_what_the_library_does(scan, tmp_path):
     assert [row["iteration"] for row in json.loads((tmp_path / "log.json").read_text())] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("nuclide", "window", "options", "shown"),
+    [
+        ("Lu-177", (101.7, 124.3), (), "Lu-177, 113 keV, window 101.7 to 124.3 keV"),
+        ("I-131", None, (), "note: the septa of siemens-lehr let 6"),
+        ("Y-90", (50, 250), ("--energy", 150), "note: the response is of 150 keV, and Y-90 has no photon line"),
+        (None, None, ("--energy", 140), "radionuclide not known"),
+    ],
+)
+def test_the_photons_in_the_window_are_modelled(scan, tmp_path, nuclide, window, options, shown):
+    counts = formats.read_scan(scan / "scan.h5").counts
+    formats.write_scan(tmp_path / "s.h5", Scan(counts, CAMERA, 0.1, radionuclide=nuclide, energy_window=window))
+    run = ("reconstruct", tmp_path / "s.h5", "--collimator", "siemens-lehr", "--iterations", 1, "--out")
+    assert shown in emrecon(*run, tmp_path / "x.h5", *options, check=0).stdout
+    if options:  # without them the energy is not known
+        refused = emrecon(*run, tmp_path / "y.h5")
+        assert refused.returncode != 0
+        assert "--energy KEV" in " ".join(refused.stderr.split())
+
+
 @pytest.mark.parametrize("source", ["scan.hs", "scan.h5"])
 @pytest.mark.parametrize(
     "options",

@@ -388,6 +388,19 @@ def test_bad_headers(tmp_path, changes, message):
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["isotope name", "radionuclide name [1]", "Radionuclide"])
+def test_unknown_radionuclides_are_refused_and_missing_ones_are_none(tmp_path, key):
+    with pytest.raises(
+        FormatError, match=r"radionuclide 'kryptonite-9' is not one .*radionuclide=\"Tc-99m\".* or None"
+    ):
+        read_interfile(save(tmp_path, **{key: "Kryptonite-9"}))
+    path = save(tmp_path, **{key: "Kryptonite-9"})
+    assert read_interfile(path, radionuclide=None).radionuclide is None
+    for none in ("", "Unknown"):
+        assert read_interfile(save(tmp_path, **{key: none})).radionuclide is None
+    assert read_interfile(save(tmp_path, **{key: "^153^Samarium"})).radionuclide == "Sm-153"
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -1,6 +1,7 @@
 """From scans to problems and images: equal to models written by hand and to the command, bit for bit."""
 
 import pickle
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from emrecon.projectors import (
     SPECTProjector,
     TimeOfFlight,
     attenuation_factors,
+    collimator,
     crystal_rates,
     events_product,
 )
@@ -90,6 +92,37 @@ def test_scatter_is_added_to_the_background(scatter):
     problem = recon.spect_problem(spect_scan(), scatter=scatter, subsets=1)
     (part,) = problem.parts
     np.testing.assert_allclose(np.broadcast_to(part.model.background, CAMERA.shape), 0.75, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("nuclide", "window", "line", "shown"),
+    [
+        ("Lu-177", (101.7, 124.3), 112.95, "Lu-177, 113 keV, window 101.7 to 124.3 keV"),
+        ("Lu-177", None, 208.366, "Lu-177, 208.4 keV, no energy window is known"),
+        ("Y-90", (50.0, 250.0), 120.0, "Y-90, no photon line, window 50 to 250 keV"),
+        (None, None, 140.5, "radionuclide not known"),
+    ],
+)
+def test_the_summary_says_what_is_imaged(nuclide, window, line, shown):
+    scan = Scan(np.ones(CAMERA.shape, np.float32), CAMERA, radionuclide=nuclide, energy_window=window)
+    problem = recon.spect_problem(scan, response=collimator("ge-megp").response(line), subsets=2)
+    assert shown in str(problem)
+    assert problem.notes == (
+        ("the response is of 120 keV, and Y-90 has no photon line in the window",) if nuclide == "Y-90" else ()
+    )
+
+
+def test_responses_of_other_photons_and_thin_septa_are_noted():
+    scan = Scan(np.ones(CAMERA.shape, np.float32), CAMERA, radionuclide="Lu-177", energy_window=(101.7, 124.3))
+    other = recon.spect_problem(scan, response=collimator("ge-megp").response(208.366), subsets=1)
+    assert other.notes == ("the response is of 208.4 keV, and the energy window of 101.7 to 124.3 keV excludes it",)
+    iodine = replace(scan, radionuclide="I-131", energy_window=None)
+    for name, through in (("siemens-lehr", r"let 6\d % of photons of 364.5 keV through"), ("siemens-me", "let 13 %")):
+        (note,) = recon.spect_problem(iodine, response=collimator(name).response(364.489), subsets=1).notes
+        assert re.search(through, note), note
+    assert recon.spect_problem(iodine, response=collimator("siemens-he").response(364.489), subsets=1).notes == ()
+    (note,) = recon.spect_problem(iodine, response=collimator("siemens-he").response(284.305), subsets=1).notes
+    assert "of 284.3 keV, and I-131 has its photons in the window at 364.5 keV" in note
 
 
 def test_spect_on_another_grid():
