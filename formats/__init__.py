@@ -13,11 +13,13 @@ if __name__ != "emrecon.formats":
 from emrecon.projectors.core import FormatError, atomic_path
 
 from .dicom import PETFacts, PETImage, decay_reference_time, read_dicom_ct, read_dicom_pet, suv_factor, write_dicom_pet
-from .hdf5 import describe_dynamic, read_dynamic, read_gated, read_windowed_scan, write_dynamic, write_windowed_scan
+from .hdf5 import describe_dynamic, read_windowed_scan, write_dynamic, write_windowed_scan
 from .interfile import (
     PETSinogramFacts,
     parse_header,
     read_interfile,
+    read_interfile_dynamic,
+    read_interfile_gated,
     read_interfile_image,
     read_interfile_pet,
     write_interfile,
@@ -34,7 +36,7 @@ from .petsird import (
     read_petsird,
     read_petsird_header,
 )
-from .registry import describe, image_kind, read_image, read_scan, write_image, write_scan
+from .registry import describe, image_kind, read_dynamic, read_gated, read_image, read_scan, write_image, write_scan
 from .siemens import PETLink, histogram_petlink, is_petlink, read_petlink, read_siemens_norm, split_petlink
 
 __all__ = [
@@ -63,6 +65,8 @@ __all__ = [
     "PETSinogramFacts",
     "parse_header",
     "read_interfile",
+    "read_interfile_dynamic",
+    "read_interfile_gated",
     "read_interfile_image",
     "read_interfile_pet",
     "read_nifti",

@@ -10,16 +10,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from emrecon.projectors import ImageGrid, PETSinogram, Scan
+from emrecon.projectors import DynamicScan, GatedScan, ImageGrid, PETSinogram, Scan
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.core.errors import FormatError, naming, require_file
 
+from .hdf5 import dynamic as native_dynamic
 from .hdf5 import files as native
-from .hdf5.dynamic import describe_dynamic
 from .hdf5.windows import describe_windowed_scan
 from .interfile import (
     PETSinogramFacts,
     read_interfile,
+    read_interfile_dynamic,
+    read_interfile_gated,
     read_interfile_image,
     read_interfile_pet,
     write_interfile,
@@ -27,9 +29,11 @@ from .interfile import (
     write_interfile_pet,
 )
 from .interfile.header import load_header
+from .interfile.parts import Parts, parts_of
+from .interfile.pet import is_sinogram
 from .nifti import read_nifti, write_nifti
 from .siemens import PETLink, is_petlink, read_petlink
-from .summary import image_summary, scan_summary, sinogram_facts
+from .summary import image_summary, scan_summary, series_summary, sinogram_facts
 
 _PATTERNS = {
     "hdf5": r"\.(h5|hdf5)",
@@ -60,6 +64,38 @@ def read_scan(path: str | os.PathLike[str], **overrides: object) -> Scan:
             "dataclasses.replace on the scan"
         )
     return native.read_scan(path)
+
+
+def read_dynamic(path: str | os.PathLike[str], **overrides: object) -> DynamicScan:
+    """Return the time frames of an HDF5 file that `write_dynamic` wrote, or of an Interfile header.
+
+    From HDF5 the scan is equal in every field and dtype.
+
+    Args:
+        overrides : values that replace those of an Interfile header, see `read_interfile_dynamic`.
+
+    Raises FileNotFoundError where there is no file; FormatError, which names the file and the likely cause, where it is
+    of another kind, truncated, of a newer schema, incomplete, of absurd size, or fails a checksum.
+    """
+    reader = read_interfile_dynamic if _is_interfile(path, overrides) else native_dynamic.read_dynamic
+    return reader(path, **overrides)
+
+
+def read_gated(path: str | os.PathLike[str], **overrides: object) -> GatedScan:
+    """Return the gates of an HDF5 file or an Interfile header, see `read_interfile_gated`; else as `read_dynamic`."""
+    reader = read_interfile_gated if _is_interfile(path, overrides) else native_dynamic.read_gated
+    return reader(path, **overrides)
+
+
+def _is_interfile(path: str | os.PathLike[str], overrides: dict[str, object]) -> bool:
+    if _kind_of(path) == "interfile":
+        return True
+    if overrides:
+        raise TypeError(
+            f"values of an HDF5 scan cannot be replaced while reading, got {', '.join(overrides)}; use "
+            "dataclasses.replace on the scan"
+        )
+    return False
 
 
 def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
@@ -112,8 +148,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, object]:
     kind = _kind_of(path)
     if kind == "hdf5":
         describers = {
-            "dynamic": describe_dynamic,
-            "gated": describe_dynamic,
+            "dynamic": native_dynamic.describe_dynamic,
+            "gated": native_dynamic.describe_dynamic,
             "windowed-scan": describe_windowed_scan,
         }
         return describers.get(native.kind_of(path), native.describe)(path)
@@ -123,15 +159,20 @@ def describe(path: str | os.PathLike[str]) -> dict[str, object]:
         return _petlink_summary(read_petlink(path))
     if _is_pet(path):
         return {"format": "Interfile"} | scan_summary(_read_pet(path))
-    if "number of projections" in load_header(path, {}, ()).keys:
-        return {"format": "Interfile"} | scan_summary(read_interfile(path))
+    header = load_header(path, {}, ())
+    if "number of projections" in header.keys:
+        return {"format": "Interfile"} | _interfile_summary(path, parts_of(header))
     return {"format": "Interfile"} | image_summary(*read_interfile_image(path))
 
 
+def _interfile_summary(path: str | os.PathLike[str], parts: Parts) -> dict[str, object]:
+    if parts.n == 1:
+        return scan_summary(read_interfile(path))
+    return series_summary(read_gated(path) if parts.kind == "gate" else read_dynamic(path))
+
+
 def _is_pet(path: str | os.PathLike[str]) -> bool:
-    """Whether an Interfile header describes a PET sinogram."""
-    header = load_header(path, {}, ())
-    return header.plain("type of data") == "pet" and header.plain("pet data type") != "image"
+    return is_sinogram(load_header(path, {}, ()))
 
 
 def _read_pet(path: str | os.PathLike[str], **overrides: object) -> Scan:

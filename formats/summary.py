@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from emrecon.projectors import ImageGrid, PETSinogram, Scan, SPECTGeometry
+from emrecon.projectors import DynamicScan, GatedScan, ImageGrid, PETSinogram, Scan, SPECTGeometry
 from emrecon.projectors.core.arrays import Array
 
 
@@ -21,6 +21,22 @@ def scan_summary(scan: Scan) -> dict[str, object]:
         "background": _value(scan.background),
         "factors": _value(scan.factors),
         "duration (s)" if isinstance(geometry, PETSinogram) else "duration (s per view)": scan.duration,
+        "radionuclide": scan.radionuclide,
+        "energy window (keV)": scan.energy_window,
+        "description": scan.description or None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def series_summary(scan: DynamicScan | GatedScan) -> dict[str, object]:
+    """Return the facts about a dynamic or gated scan, ready to print."""
+    kind = "dynamic" if isinstance(scan, DynamicScan) else "gated"
+    facts = scan_summary(Scan(scan.counts, scan.geometry, scan.background, scan.factors))
+    low, high = scan.seconds.min(), scan.seconds.max()
+    facts |= {
+        "holds": f"{kind} scan",
+        "parts": str(scan.frames) if isinstance(scan, DynamicScan) else f"{len(scan)} gates",
+        "seconds per view": f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}",
         "radionuclide": scan.radionuclide,
         "energy window (keV)": scan.energy_window,
         "description": scan.description or None,

@@ -13,11 +13,11 @@ from typing import TypedDict
 import h5py
 import numpy as np
 
-from emrecon.projectors import PETSinogram, Scan, SPECTGeometry
+from emrecon.projectors import PETSinogram, SPECTGeometry
 from emrecon.projectors.core.errors import FormatError, check_size
 from emrecon.projectors.scan.dynamic import DynamicScan, Frames, GatedScan, ScanSeries
 
-from ..summary import scan_summary
+from ..summary import series_summary
 from .files import kind_of
 from .geometry import load_geometry, put_geometry
 from .storage import (
@@ -92,18 +92,7 @@ def describe_dynamic(path: str | os.PathLike[str]) -> dict[str, object]:
     """Return what a file of a dynamic or gated scan holds as names and plain values, after verifying all of it."""
     kind = kind_of(path)
     scan = read_dynamic(path) if kind == "dynamic" else read_gated(path)
-    facts = scan_summary(Scan(scan.counts, scan.geometry, scan.background, scan.factors))
-    low, high = scan.seconds.min(), scan.seconds.max()
-    facts |= {
-        "format": "emrecon HDF5",
-        "holds": f"{kind} scan",
-        "parts": str(scan.frames) if isinstance(scan, DynamicScan) else f"{len(scan)} gates",
-        "seconds per view": f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}",
-        "radionuclide": scan.radionuclide,
-        "energy window (keV)": scan.energy_window,
-        "description": scan.description or None,
-    }
-    return {name: value for name, value in facts.items() if value is not None}
+    return {"format": "emrecon HDF5"} | series_summary(scan)
 
 
 def _put_series(file: h5py.File, scan: ScanSeries) -> None:

@@ -116,6 +116,28 @@ def format_lines(dtype: np.dtype) -> list[str]:
     ]
 
 
+def first_lines(header_path: Path, kind: str, dtype: np.dtype) -> list[str]:
+    return [
+        "!INTERFILE :=",
+        "!imaging modality := nucmed",
+        "!version of keys := 3.3",
+        f"name of data file := {data_path_of(header_path).name}",
+        "!GENERAL DATA :=",
+        "!GENERAL IMAGE DATA :=",
+        f"!type of data := {kind}",
+        "imagedata byte order := LITTLEENDIAN",
+        *format_lines(dtype),
+    ]
+
+
+def axis_lines(labels: tuple[str, ...], sizes: tuple[int, ...], spacings: tuple[float, ...]) -> list[str]:
+    lines = [f"number of dimensions := {len(labels)}"]
+    for index, (label, size, spacing) in enumerate(zip(labels, sizes, spacings), 1):
+        lines += [f"matrix axis label [{index}] := {label}", f"!matrix size [{index}] := {size}"]
+        lines += [f"scaling factor (mm/pixel) [{index}] := {float(spacing)!r}"]
+    return lines
+
+
 def window_lines(window: tuple[float, float] | None) -> list[str]:
     """Return the lines of an energy window (lower, upper) in keV, none for None."""
     if window is None:

@@ -30,6 +30,8 @@ _ORDERS = {"littleendian": "<", "bigendian": ">", "little": "<", "big": ">"}
 _MULTIPLES = ("number of energy windows", "number of time frames", "number of detector heads", "number of time slots")
 DATA_OVERRIDES = ("byte_order", "number_format", "bytes_per_pixel", "data_offset", "data_file", "scale", "window")
 
+Value = str | tuple[str, ...]
+Entry = tuple[str, Value]
 T = TypeVar("T")
 D = TypeVar("D")
 
@@ -40,24 +42,27 @@ def parse_header(text: str) -> dict[str, str | tuple[str, ...]]:
     Keys are in lower case with single spaces, without the leading `!`, indices as in `matrix size [1]`. Values are
     text, or tuples of text for lists `{a, b}` (which may run over several lines). Lines that start with `;` are
     comments, as is what follows ` ;`; SIMIND's commented keys such as `;#Radius := 15.000` are kept as `#radius`.
-    A repeated key counts as given last; nothing is read after END OF INTERFILE.
+    A repeated key counts as given last (of SPECT, readers give each detector head its own); a line without a key says
+    nothing, and nothing is read after END OF INTERFILE.
     Raises FormatError where the text has no line `INTERFILE :=`.
     """
-    keys: dict[str, str | tuple[str, ...]] = {}
+    return dict(parse_entries(text))
+
+
+def parse_entries(text: str) -> tuple[Entry, ...]:
+    """Return the keys and values as `parse_header` does, in the order of the lines, repeated keys included."""
+    entries: list[Entry] = []
     lines = iter(text.lstrip("\ufeff").splitlines())
     for line in lines:
         key, value = _split(line)
-        if key is None:
+        if not key:
             continue
-        if value.startswith("{"):
-            keys[key] = split_list(_until_brace(value, lines))
-        else:
-            keys[key] = value
+        entries.append((key, split_list(_until_brace(value, lines)) if value.startswith("{") else value))
         if key == "end of interfile":
             break
-    if "interfile" not in keys:
+    if "interfile" not in dict(entries):
         raise FormatError("no line `!INTERFILE :=`; not an Interfile header?")
-    return keys
+    return tuple(entries)
 
 
 def _until_brace(value: str, lines: Iterator[str]) -> str:
@@ -168,8 +173,9 @@ class Header:
     """The keys of a header file, and the values a caller gave instead of them."""
 
     path: Path
-    keys: Mapping[str, str | tuple[str, ...]]
+    keys: Mapping[str, Value]
     overrides: Mapping[str, object]
+    entries: tuple[Entry, ...] = ()
 
     @overload
     def get(self, override: str, keys: Sequence[str], convert: Callable[[object], T]) -> T: ...
@@ -187,7 +193,7 @@ class Header:
             source, value = f"{override}=", self.overrides[override]
         else:
             source = next((key for key in keys if self.keys.get(key)), "")
-            value = self.keys.get(source)
+            value = self.keys[source] if source else None
         if value is None and default is not _REQUIRED:
             return default
         if value is None:
@@ -201,6 +207,14 @@ class Header:
     def as_written(self) -> Header:
         """Return the header without the values that the caller gave."""
         return replace(self, overrides={})
+
+    def every(self, key: str) -> tuple[Value, ...]:
+        """Return all values of a repeated key, in the order of the lines."""
+        return tuple(value for name, value in self.entries if name == key and value)
+
+    def place(self, key: str) -> int:
+        """Return which line a key is on among all, the last where it is missing."""
+        return next((i for i, (name, _) in enumerate(self.entries) if name == key), len(self.entries))
 
     def plain(self, key: str) -> str:
         """Return the value of a key in lower case, or "" where it is missing."""
@@ -223,13 +237,17 @@ def load_header(path: str | os.PathLike[str], overrides: Mapping[str, object], k
     except UnicodeDecodeError:
         content = raw.decode("latin-1")
     try:
-        return Header(path, parse_header(content), overrides)
+        entries = parse_entries(content)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
+    return Header(path, dict(entries), overrides, entries)
 
 
-def read_values(header: Header, shape: tuple[int, ...]) -> np.ndarray:
+def read_values(header: Header, shape: tuple[int, ...], what: str) -> np.ndarray:
     """Return the values of the binary file in the order of `shape` (slowest axis first), scaled as the header says.
+
+    Args:
+        what : "projections", "images" or "sinograms", for the advice where the file holds several of them.
 
     The file must hold exactly what the header announces: checked before anything is read.
     """
@@ -237,7 +255,7 @@ def read_values(header: Header, shape: tuple[int, ...]) -> np.ndarray:
     dtype = _dtype(header)
     path = _data_path(header)
     n = int(np.prod(shape))
-    offset = _block_offset(header, path, n * dtype.itemsize)
+    offset = _block_offset(header, path, n * dtype.itemsize, what)
     values = np.fromfile(path, dtype, n, offset=offset).astype(dtype.newbyteorder("="), copy=False)
     if values.size != n:
         raise FormatError(f"{path}: only {values.size} of {n} values could be read; did the file change meanwhile?")
@@ -287,7 +305,7 @@ def _other_case(path: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _block_offset(header: Header, path: Path, size: int) -> int:
+def _block_offset(header: Header, path: Path, size: int, what: str) -> int:
     """Where the wanted block of `size` bytes starts; FormatError unless the file holds just what is announced."""
     offset, window = _offset(header), header.get("window", [], count, None)
     available = path.stat().st_size - offset
@@ -302,11 +320,11 @@ def _block_offset(header: Header, path: Path, size: int) -> int:
             raise FormatError(f"{path} holds {available / size:g} blocks of {size} bytes; there is no window={window}")
         return offset + (window - 1) * size
     if available > size:
-        raise FormatError(f"{path}: {_too_long(header, available, size)}")
+        raise FormatError(f"{path}: {_too_long(header, available, size, what)}")
     return offset
 
 
-def _too_long(header: Header, available: int, size: int) -> str:
+def _too_long(header: Header, available: int, size: int, what: str) -> str:
     blocks, rest = divmod(available, size)
     if rest:
         return (
@@ -314,8 +332,16 @@ def _too_long(header: Header, available: int, size: int) -> str:
             f"If the extra bytes come first, pass data_offset={available - size}"
         )
     several = [f"{name} := {header.keys[name]}" for name in _MULTIPLES if header.keys.get(name, "1") != "1"]
-    because = f" ({', '.join(several)})" if several else ""
-    return f"{blocks} sets of projections or images{because}; choose one with window=1 to {blocks}, or pass n_views=..."
+    found = f"{blocks} sets of {what}" + (f" ({', '.join(several)})" if several else "")
+    windows = "number of energy windows" if what == "projections" else "number of time frames"
+    if header.keys.get(windows, "1") != "1":
+        return f"{found}; choose one with window=1 to {blocks}"
+    if what != "projections":
+        return f"{found}, but the header does not say what they are; choose one with window=1 to {blocks}"
+    return (
+        f"{found}, but the header does not say what they are: for heads that follow each other pass n_heads={blocks} "
+        f"and start_angle=[...] of each, for energy windows window=1 to {blocks}, for more views n_views=..."
+    )
 
 
 def _offset(header: Header) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -117,9 +118,10 @@ def read_interfile_pet(
     _refuse_others(header)
     with naming(header.path):
         layout = _layout(header)
-    values = read_values(header, (layout.size,))
+    values = read_values(header, (layout.size,), "sinograms")
     with naming(header.path):
         scanner, source = scanner_of(header)
+        note_position(header)
         sinogram = _sinogram(header, layout, scanner)
         counts = _ordered(values, layout, sinogram, _tof_order(header, layout.sizes.get("tof", 1)))
         return counts, sinogram, _facts(header, source)
@@ -157,6 +159,11 @@ def _completed(header: Header) -> Header:
     return replace(header, overrides=found | {k: v for k, v in header.overrides.items() if v is not None})
 
 
+def is_sinogram(header: Header) -> bool:
+    """Whether a header describes a PET sinogram."""
+    return header.plain("type of data") == "pet" and header.plain("pet data type") != "image"
+
+
 def _refuse_others(header: Header) -> None:
     if header.plain("pet data type") == "image" or header.plain("process status") == "reconstructed":
         raise FormatError(f"{header.path} describes an image, not a sinogram; use read_image or read_interfile_image")
@@ -164,6 +171,9 @@ def _refuse_others(header: Header) -> None:
         raise FormatError(f"{header.path} describes SPECT data; use read_scan or read_interfile")
     if header.plain("type of data") not in ("pet", ""):
         raise FormatError(f"{header.path}: type of data is {short(header.plain('type of data'))}, expected PET")
+    for key in ("number of bed positions", "number of beds", "number of time slots", "number of gates"):
+        if header.keys.get(key, "1") not in ("0", "1"):
+            raise FormatError(f"{header.path}: {key} is {short(header.keys[key])}; write one file for each of them")
     if header.plain("%compression") == "on":
         raise FormatError(f"{header.path}: the sinogram is compressed; let the scanner export it uncompressed")
     if _arc_corrected(header):
@@ -352,6 +362,20 @@ def planes_of(sinogram: PETSinogram, segment: int) -> slice:
     """Return where the planes of a segment are, which follow each other."""
     planes = np.flatnonzero(sinogram.segments == segment)
     return slice(int(planes[0]), int(planes[-1]) + 1)
+
+
+def note_position(header: Header) -> None:
+    """Warn where the patient does not lie head first on the back, whose axes those of the scanner are."""
+    code = header.plain("%patient orientation")
+    feet = code.startswith("ff") or header.plain("patient orientation").replace("_", " ").startswith("feet")
+    turned = header.plain("patient rotation") or {"p": "prone", "l": "left", "r": "right"}.get(code[-1:], "")
+    if feet or turned in ("prone", "left", "right"):
+        position = " and ".join([*(["feet first"] if feet else []), *([turned] if turned else [])])
+        warnings.warn(
+            f"{header.path}: the patient lies {position}, but a PETSinogram is in the axes of the scanner: x, y and z "
+            "of images are those of a patient who lies head first and supine",
+            stacklevel=4,
+        )
 
 
 def _facts(header: Header, source: str) -> PETSinogramFacts:

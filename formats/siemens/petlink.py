@@ -14,6 +14,7 @@ from emrecon.projectors import PETScanner, PETSinogram
 from emrecon.projectors.core.errors import FormatError, require_file
 
 from ..interfile.header import Header, load_header, numbers, text, whole
+from ..interfile.pet import note_position
 
 _CHUNK = 1 << 22  # words
 _TAG, _PROMPT, _ADDRESS = 1 << 31, 1 << 30, (1 << 30) - 1
@@ -167,6 +168,7 @@ def read_petlink(path: str | os.PathLike[str], **overrides: object) -> PETLink:
         sinogram = PETSinogram(scanner, difference, n_radial=radial)
     except ValueError as error:
         raise FormatError(f"{header.path}: {error}; is {scanner} the right scanner?") from error
+    note_position(header)
     announced = header.get("", ["%total listmode word counts"], whole, None)
     offset = header.get("data_offset", ["data offset in bytes"], whole, 0)
     return PETLink(data_file_of(header), offset, sinogram, announced, _facts(header))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pet_cases import SCANNER, SINOGRAMS
 
+from emrecon import formats
 from emrecon.formats import FormatError
 from emrecon.formats.interfile.pet import PETSinogramFacts, read_interfile_pet
 from emrecon.formats.interfile.pet_writing import write_interfile_pet
@@ -573,6 +574,23 @@ def test_overrides(tmp_path):
             read_interfile_pet(save(tmp_path), **overrides)
 
 
+def test_time_frames_become_a_dynamic_scan(tmp_path):
+    values = np.arange(2 * VIEWS * RADIAL * PLANES)
+    times = {"image duration (sec)[1]": 30, "image duration (sec)[2]": 60, "image relative start time (sec)[1]": 5}
+    frames = times | {"image relative start time (sec)[2]": 40, "number of time frames": 2}
+    path = save(tmp_path, values=values, changes=frames)
+    scan = formats.read_dynamic(path, radionuclide="F-18")
+    np.testing.assert_array_equal(scan.frames.starts, [5, 40])
+    np.testing.assert_array_equal(scan.frames.durations, [30, 60])
+    for i in (1, 2):
+        counts, sinogram, _ = read_interfile_pet(path, window=i)
+        np.testing.assert_array_equal(scan.counts[i - 1], counts)
+    assert (scan.geometry, scan.radionuclide) == (sinogram, "F-18")
+    for key in ("number of time slots", "number of bed positions"):
+        with pytest.raises(FormatError, match=f"{key} is '3'; write one file"):
+            read_interfile_pet(save(tmp_path, changes={key: 3}))
+
+
 def test_values_may_be_negative_but_not_infinite(tmp_path):
     values = np.zeros(VIEWS * RADIAL * PLANES)
     values[7] = -3
@@ -666,7 +684,8 @@ def test_facts_come_back(tmp_path):
         description="a, b",
     )
     write_interfile_pet(tmp_path / "a.hs", counts_of(WRITTEN["span 1"]), WRITTEN["span 1"], facts)
-    assert read_interfile_pet(tmp_path / "a.hs")[2] == facts
+    with pytest.warns(UserWarning, match=r"lies feet first and prone, but a PETSinogram is in the axes of the scanner"):
+        assert read_interfile_pet(tmp_path / "a.hs")[2] == facts
 
 
 def test_the_file_is_stirs(tmp_path):
