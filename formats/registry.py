@@ -41,6 +41,7 @@ _PATTERNS = {
     # SIMIND numbers its headers .h00, .h01, ... and ends images with .hct
     "interfile": r"\.(hs|hv|hct|h\d\d)",
 }
+_FIRST_LINE = re.compile(rb"[ \t]*+!?[ \t]*+INTERFILE[ \t]*+:=", re.IGNORECASE)
 _KNOWN = ".h5 .hdf5 (emrecon), .nii .nii.gz (NIfTI), .hs .hv .h33 .h00 (Interfile)"
 
 
@@ -229,6 +230,7 @@ def _kind_of(path: str | os.PathLike[str]) -> str:
         start = stream.read(4096)
     if h5py.is_hdf5(path):
         return "hdf5"
-    if re.search(rb"^\s*!?\s*INTERFILE\s*:=", start, re.IGNORECASE | re.MULTILINE):
+    # line by line: one pattern for all of it would try every run of blank lines from each of them
+    if any(_FIRST_LINE.match(line) for line in start.splitlines()):
         return "interfile"
     raise FormatError(f"{path}: neither the suffix nor the content is of a known format; choose from {_KNOWN}")

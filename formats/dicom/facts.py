@@ -183,7 +183,7 @@ def _tracer(header: Dataset, facts: PETFacts) -> _Tracer:
     code = next(iter(_items(item, "RadionuclideCodeSequence")), None)
     drug = next(iter(_items(item, "RadiopharmaceuticalCodeSequence")), None)
     drug_name = text_of(item, "Radiopharmaceutical") or (text_of(drug, "CodeMeaning") if drug else None)
-    name = _radionuclide((text_of(code, "CodeMeaning") if code else None) or drug_name)
+    name = radionuclide_of_text((text_of(code, "CodeMeaning") if code else None) or drug_name)
     half_life = positive_or_none(number_of(item, "RadionuclideHalfLife")) or known_half_life(name)
     dose = positive_or_none(number_of(item, "RadionuclideTotalDose"))
     return {
@@ -215,8 +215,8 @@ def _injection_time(header: Dataset, item: Dataset, facts: PETFacts, half_life: 
     return injected - timedelta(days=1) if injected - scan > allowed else injected
 
 
-def _radionuclide(text: str | None) -> str | None:
-    """The positron emitter in a text such as "^18^Fluorine", "F^18^" or "Fluorodeoxyglucose F-18", as "F-18"."""
+def radionuclide_of_text(text: str | None) -> str | None:
+    """Return the positron emitter in a text such as "^18^Fluorine", "F^18^" or "Fluorodeoxyglucose F-18", as "F-18"."""
     plain = re.sub(r"[\^\[\]]", " ", text or "")
     for elements, flags in (("|".join(ELEMENTS), re.IGNORECASE), ("|".join(ELEMENTS.values()), 0)):
         for pattern in (

@@ -15,6 +15,9 @@ from ..core.grid import FrozenArrays
 from ..pet.sinogram import PETSinogram
 from ..physics.nuclides import isotope
 
+_MOST = 100_000
+# possessive, so that a wrong protocol is refused in one go over it
+_PROTOCOL = re.compile(r"(?:(\d++)\s*+[xX*]\s*+)?(\d++(?:\.\d*+)?|\.\d++)\s*+s?")
 _OVERLAP = 1e-6  # s that frames may overlap by: sums of durations are rounded
 
 
@@ -64,10 +67,14 @@ class Frames(FrozenArrays):
         """
         durations: list[float] = []
         for part in protocol.split(","):
-            found = re.fullmatch(r"\s*(?:(\d+)\s*[xX*]\s*)?(\d+\.?\d*|\.\d+)\s*(?:s\s*)?", part)
-            if not found:
-                raise ValueError(f'a protocol must look like "10x10,5x60,300" (frames x seconds), got {protocol!r}')
-            durations += [float(found[2])] * int(found[1] or 1)
+            found = _PROTOCOL.fullmatch(part.strip())
+            times = int(found[1] or 1) if found and len(found[1] or "") < 10 else 0
+            if not found or len(durations) + times > _MOST:
+                most = f", at most {_MOST} frames" if found else ""
+                raise ValueError(
+                    f'a protocol must look like "10x10,5x60,300" (frames x seconds){most}, got {protocol!r}'
+                )
+            durations += [float(found[2])] * times
         return cls.from_durations(durations, start)
 
     @property

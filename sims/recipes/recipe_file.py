@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -82,12 +83,18 @@ def complain(name: str, text: str, keys: list[str], error: Exception) -> RecipeE
 
 def line_of(text: str, keys: list[str]) -> int | None:
     """Return the number of the line that sets a key, such as ["spect", "views"], or of its table, counted from 1."""
-    lines = list(_statements(text))
-    for length in range(len(keys), 0, -1):
-        for number, path in lines:
-            if path == keys[:length]:
-                return number
-    return None
+    lines = _lines(text)
+    found = (lines.get(tuple(keys[:length])) for length in range(len(keys), 0, -1))
+    return next((number for number in found if number), None)
+
+
+@lru_cache(maxsize=2)
+def _lines(text: str) -> dict[tuple[str, ...], int]:
+    """The line where each table or key comes first."""
+    lines: dict[tuple[str, ...], int] = {}
+    for number, path in _statements(text):
+        lines.setdefault(tuple(path), number)
+    return lines
 
 
 def _said(name: str, text: str, keys: list[str], message: str) -> str:
@@ -101,13 +108,14 @@ def _statements(text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield line numbers and key paths of tables and of keys; enough of TOML for one key on each line."""
     table: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
-        key = re.match(r"""\s*([\w.\-"' ]+?)\s*=""", line)
-        if header:
-            table = _parts(header[1])
+        # split, not matched: patterns with several runs of spaces take a time that grows with the cube of a line
+        line = line.strip()
+        name, equals, _ = line.partition("=")
+        if line.startswith("["):
+            table = _parts(line.lstrip("[").partition("]")[0])
             yield number, table
-        elif key:
-            yield number, [*table, *_parts(key[1])]
+        elif equals and name.strip() and all(c.isalnum() or c in "_.-\"' \t" for c in name):
+            yield number, [*table, *_parts(name)]
 
 
 def _parts(dotted: str) -> list[str]:
@@ -115,4 +123,4 @@ def _parts(dotted: str) -> list[str]:
 
 
 def _keys_below(text: str, keys: list[str]) -> list[str]:
-    return [path[-1] for _, path in _statements(text) if path[:-1] == keys]
+    return [path[-1] for path in _lines(text) if path[:-1] == tuple(keys)]

@@ -69,6 +69,17 @@ def test_chunks_carry_the_clock(tmp_path, monkeypatch):
     assert parts.prompt_times.tolist() == [5] * 10 + [9] * 10
 
 
+@pytest.mark.parametrize("stray", [":= 404", "! := 404", " :=404", "!:={4,0,4}"])
+def test_a_line_without_a_key_says_nothing(tmp_path, stray):
+    """It was the value of every missing key: the data offset, here, so that half of the events were lost."""
+    path = write(tmp_path, [event(0, 1, 172)] * 200)
+    whole = read_petlink(path)
+    path.write_text(path.read_text() + stray + "\n")
+    again = read_petlink(path)
+    assert (again.offset, again.facts) == (0, whole.facts)
+    assert len(again.read().prompts) == 200
+
+
 def test_a_file_that_ends_early_is_read_as_far_as_it_goes(tmp_path):
     path = write(tmp_path, [time_tag(1), event(0, 0, 172), event(0, 0, 172)])
     data = tmp_path / "events.l"
