@@ -55,19 +55,25 @@ def response(name: str | None, law: str | None, energy: float, intrinsic: float 
     return collimator(matching(name, collimators(), "collimator", shown=shown)).response(energy, intrinsic)
 
 
-def attenuation(path: Path | None, cylinder: str | None, grid: ImageGrid) -> np.ndarray | None:
-    """Return the attenuation map on the image grid in 1/cm from --mu or --mu-cylinder, None with neither."""
+def attenuation(path: Path | None, cylinder: str | None, grid: ImageGrid) -> tuple[np.ndarray | None, ImageGrid | None]:
+    """Return the attenuation map in 1/cm from --mu, on its own grid, or from --mu-cylinder, on the image's (None)."""
     if path and cylinder:
         raise typer.BadParameter("give --mu or --mu-cylinder, not both", param_hint="--mu")
-    if cylinder:
-        radius, mu = numbers(cylinder, ":", "--mu-cylinder", "RADIUS:MU (mm, 1/cm)")
-        if not (radius > 0 and mu >= 0):
-            raise typer.BadParameter("the radius must be positive and MU not negative", param_hint="--mu-cylinder")
-        return Phantom((Region("cylinder", Cylinder((0, 0, 0), radius, math.inf), mu=mu),)).attenuation(grid, 140.5)
-    if path is None:
-        return None
-    image, own_grid = formats.read_image(path)
-    return resample(image, own_grid, grid)
+    if path:
+        return formats.read_image(path)
+    if not cylinder:
+        return None, None
+    radius, mu = numbers(cylinder, ":", "--mu-cylinder", "RADIUS:MU (mm, 1/cm)")
+    if not (radius > 0 and mu >= 0):
+        raise typer.BadParameter("the radius must be positive and MU not negative", param_hint="--mu-cylinder")
+    wide = min(n * size for n, size in zip(grid.shape[:2], grid.voxel_size))
+    if radius < wide / 20:
+        raise typer.BadParameter(
+            f"a radius of {radius:g} mm is small in an image that is {wide:.0f} mm wide; is it in cm?",
+            param_hint="--mu-cylinder",
+        )
+    body = Phantom((Region("cylinder", Cylinder((0, 0, 0), radius, math.inf), mu=mu),))
+    return body.attenuation(grid, 140.5), None
 
 
 def guide(paths: Sequence[Path], grid: ImageGrid) -> np.ndarray | None:

@@ -43,9 +43,11 @@ def _of_spect(scan: Scan, data: DataTable, physics: PhysicsTable, subsets: int) 
     _refuse(physics, ("norm", "psf"), "is for PET data only")
     _refuse(data, ("max_ring_difference",), "is for PET data only")
     grid = _grid(scan.default_grid(), physics.voxel)
+    mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid)
     return spect_problem(
         _with_background(scan, physics.background),
-        mu=options.attenuation(physics.mu, physics.mu_cylinder, grid),
+        mu=mu,
+        mu_grid=mu_grid,
         response=options.response(physics.collimator, physics.response, _energy(scan, physics), physics.intrinsic),
         grid=grid,
         subsets=subsets,
@@ -68,9 +70,11 @@ def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int
     difference, background = data.max_ring_difference, physics.background
     grid = _grid(pet_grid(source, difference), physics.voxel)
     scanner = (source.geometry if isinstance(source, Scan) else source.sinogram).scanner  # type: ignore[union-attr]
+    mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid)
     return pet_problem(
         _with_background(source, background) if isinstance(source, Scan) else source,
-        mu=options.attenuation(physics.mu, physics.mu_cylinder, grid),
+        mu=mu,
+        mu_grid=mu_grid,
         norm=None if physics.norm is None else formats.read_siemens_norm(physics.norm, scanner),
         scatter=None if isinstance(source, Scan) else background,
         psf=physics.psf,

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.arrays import Array, array_namespace, as_real
 from ..core.operator import Projector
+from .attenuation_maps import check_attenuation
 from .nuclides import isotope
 
 
@@ -24,11 +25,7 @@ def attenuation_factors(projector: Projector, mu: Array) -> Array:
     if getattr(getattr(projector, "sinogram", projector), "tof", None) is not None:
         raise ValueError(f"attenuation is the same in all TOF bins: give {projector!r} without time of flight")
     mu = as_real(mu)
-    low, high = float(mu.min()), float(mu.max())
-    if not (low >= 0 and high <= 10):
-        raise ValueError(
-            f"mu runs from {low:.4g} to {high:.4g} /cm, expected 0 to 10; is it in Hounsfield units or 1/mm?"
-        )
+    check_attenuation(mu, "mu")
     return array_namespace(mu).exp(projector(mu) / -10)
 
 

@@ -24,6 +24,7 @@ from ..core.grid import ImageGrid
 from ..core.lanes import fold, items_together, map_lanes
 from ..core.operator import BatchProjector
 from ..core.threads import share, thread_count
+from ..physics.attenuation_maps import check_attenuation
 from . import blur_kernels, kernels, launches
 from .camera import SPECTGeometry
 from .collimation import MeasuredResponse, Response
@@ -283,16 +284,6 @@ def _checked_attenuation(attenuation: Array, grid: ImageGrid, who: str) -> np.nd
     values = np.array(to_numpy(attenuation))
     if values.shape[-3:] != grid.shape or values.ndim not in (3, 4):
         raise ValueError(f"{who} expects attenuation {grid.shape} (or one per item in front), got {values.shape}")
-    low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError(f"{who}: attenuation holds NaN or infinite values")
-    if low < 0:
-        raise ValueError(
-            f"{who}: attenuation goes down to {low:.4g} /cm; are these Hounsfield units? see hounsfield_to_mu"
-        )
-    if high > 10:
-        raise ValueError(
-            f"{who}: attenuation goes up to {high:.4g} /cm; water has 0.15 /cm at 140 keV; is it in other units?"
-        )
+    check_attenuation(values, who)
     values.flags.writeable = False
     return values

@@ -27,6 +27,7 @@ from emrecon.projectors.physics.compton import ELECTRON_MASS
 from ..likelihoods.listmode import ListmodeLikelihood
 from ..likelihoods.poisson import PoissonLikelihood
 from ..likelihoods.protocol import Likelihood
+from .attenuation import Attenuation, attenuation_of, counts_by_slice, left_out
 from .grids import cubes
 from .problem import (
     ArgumentError,
@@ -37,7 +38,6 @@ from .problem import (
     digest,
     emission,
     expected_counts,
-    on_grid,
     start_like,
 )
 
@@ -65,12 +65,17 @@ class Listmode(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Corrections:
-    """What is known besides the counts: attenuation (1/cm, float32), normalisation, and resolution in the image."""
+    """What is known besides the counts: attenuation, normalisation, and resolution in the image."""
 
     grid: ImageGrid
-    mu: np.ndarray | None
+    attenuation: Attenuation
     norm: Normalisation | None
     psf: GaussianBlur | None
+
+    @property
+    def mu(self) -> np.ndarray | None:
+        """The attenuation map, float32."""
+        return None if self.attenuation.mu is None else to_numpy(self.attenuation.mu).astype(np.float32)
 
     def blurred(self, projector: Projector) -> Projector:
         """Return the projector with the resolution before it."""
@@ -109,16 +114,21 @@ class _Corrections:
         parts = () if norm is None else (norm.crystal, norm.geometric, norm.interference, norm.axial, norm.dead_time)
         return (self.mu, self.grid.affine, np.array(0.0 if self.psf is None else self.psf.fwhm), *parts)
 
+    def notes(self, profile: np.ndarray) -> tuple[str, ...]:
+        """Return what a user should know about the map, given the counts (z,) in each slice."""
+        missing = None if self.mu is None else left_out(self.mu, profile)
+        return (*self.attenuation.notes, *([missing] if missing else []))
+
     def __str__(self) -> str:
-        mu = "none" if self.mu is None else f"up to {self.mu.max():.3g} /cm"
         psf = "none" if self.psf is None else f"{' x '.join(f'{w:g}' for w in dict.fromkeys(self.psf.fwhm))} mm"
-        return f"  mu       {mu}\n  norm     {'given' if self.norm else 'none'}\n  psf      {psf}"
+        return f"  mu       {self.attenuation}\n  norm     {'given' if self.norm else 'none'}\n  psf      {psf}"
 
 
 def pet_problem(
     scan_or_events: Scan | Listmode,
     *,
     mu: Array | None = None,
+    mu_grid: ImageGrid | None = None,
     norm: Normalisation | None = None,
     randoms: Array | float | None = None,
     scatter: Array | float | None = None,
@@ -137,7 +147,9 @@ def pet_problem(
         scan_or_events : a `Scan` of a `PETSinogram`, counts (..., views, radial, [TOF,] planes), or list-mode data as
             `formats.read_petlink` opens them: anything with `sinogram` and `read()`, whose prompts and delays are (n,
             2) crystal numbers.
-        mu : attenuation map on the grid, (x, y, z), in 1/cm at 511 keV (default: none).
+        mu : attenuation map on the grid, (x, y, z), in 1/cm at 511 keV (default: none). Its unit is judged by the value
+            that most of the body has.
+        mu_grid : where mu is, when that is not the grid of the image; it is resampled.
         norm : efficiencies of crystal pairs, such as `formats.read_siemens_norm` returns (default: a scan's own
             factors, and without them the number of real crystal pairs of every bin).
         randoms : expected random counts, a number or an array that broadcasts to the counts (for events: one for each
@@ -157,7 +169,8 @@ def pet_problem(
     sinogram = _bins(data, max_ring_difference)
     check_subsets(subsets, sinogram.n_views)
     grid = checked_grid(grid, pet_grid(data, max_ring_difference))
-    corrections = _Corrections(grid, _map(mu, grid), _normalisation(norm, sinogram), _blur(psf, grid))
+    found = attenuation_of(mu, mu_grid, grid, ELECTRON_MASS)
+    corrections = _Corrections(grid, found, _normalisation(norm, sinogram), _blur(psf, grid))
     if isinstance(data, Scan):
         return _of_sinogram(_with_background(data, randoms, scatter), sinogram, corrections, subsets)
     return _of_events(data, sinogram, corrections, subsets, (randoms, scatter))
@@ -185,7 +198,9 @@ def _of_sinogram(scan: Scan, sinogram: PETSinogram, corrections: _Corrections, s
     signature = f"{projector!r}, {sinogram}, {sinogram.tof}, {subsets} subsets, contents {content}"
     start = start_like(_seen(parts), scan.counts, len(sinogram.shape))
     summary = f"{projector}\n{corrections}\n  emission {emission(scan, ELECTRON_MASS)}"
-    return Problem(parts, corrections.grid, start, "PET", summary, signature)
+    above = np.asarray(to_numpy(scan.counts) - to_numpy(scan.background))
+    profile = _profile(sinogram, above.reshape(-1, above.shape[-1]).sum(0), corrections.grid)
+    return Problem(parts, corrections.grid, start, "PET", summary, signature, corrections.notes(profile))
 
 
 def _of_views(scan: Scan, corrections: _Corrections, known: bool) -> PoissonLikelihood:
@@ -236,7 +251,10 @@ def _of_events(
     content = digest(prompts, background, *corrections.components(), *_crystals(sinogram))
     lines = ListmodeProjector(grid, sinogram.scanner, prompts)
     summary = f"{lines}\n  delays   {len(found.delays)}\n{corrections}"
-    return Problem(parts, grid, _seen(parts), "PET", summary, f"{sinogram}, {subsets} subsets, contents {content}")
+    signature = f"{sinogram}, {subsets} subsets, contents {content}"
+    by_plane = np.bincount(sinogram.bins_of(prompts)[:, -1], minlength=sinogram.n_planes)
+    notes = corrections.notes(_profile(sinogram, by_plane, grid))
+    return Problem(parts, grid, _seen(parts), "PET", summary, signature, notes)
 
 
 def _of_prompts(name: str, values: Array | float, inside: np.ndarray) -> np.ndarray | float:
@@ -284,8 +302,11 @@ def _bins(data: Scan | Listmode, max_ring_difference: int | None) -> PETSinogram
     return PETSinogram(whole.scanner, difference, n_radial=whole.n_radial)
 
 
-def _map(mu: Array | None, grid: ImageGrid) -> np.ndarray | None:
-    return None if mu is None else to_numpy(on_grid("mu", mu, grid)).astype(np.float32)
+def _profile(sinogram: PETSinogram, by_plane: np.ndarray, grid: ImageGrid) -> np.ndarray:
+    """Counts of the direct planes (and the nearly direct ones that share them) by slice of the image."""
+    ends = sinogram.plane_ends
+    direct = np.abs(ends[:, 0] - ends[:, 1]) <= np.abs(np.diff(sinogram.scanner.rings)).max(initial=0) * 1.5
+    return counts_by_slice(grid, ends.mean(1)[direct], by_plane[direct])
 
 
 def _normalisation(norm: Normalisation | None, sinogram: PETSinogram) -> Normalisation | None:

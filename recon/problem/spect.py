@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 
 from emrecon.projectors import ImageGrid, Scan, SPECTGeometry, SPECTProjector
-from emrecon.projectors.core.arrays import Array
+from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.spect.collimation import Response
 
 from ..likelihoods.poisson import PoissonLikelihood
-from .problem import Problem, added, check_subsets, checked_grid, digest, emission, expected_counts, on_grid, start_like
+from .attenuation import attenuation_of, counts_by_slice
+from .problem import Problem, added, check_subsets, checked_grid, digest, emission, expected_counts, start_like
 
 _SAME_LINE = 0.02  # of the energy; lines this near have the same response
+_LEAST_ROOM = 0.15  # radius over the width of the detector; a body would have to be thinner than a third of it
 _DESIGNED_PENETRATION = 0.05  # of the septa, Anger 1964
 
 
@@ -21,6 +23,7 @@ def spect_problem(
     scan: Scan,
     *,
     mu: Array | None = None,
+    mu_grid: ImageGrid | None = None,
     response: Response | None = None,
     scatter: Array | float | None = None,
     grid: ImageGrid | None = None,
@@ -34,7 +37,9 @@ def spect_problem(
 
     Args:
         scan : counts (..., views, bins, rows) with their `SPECTGeometry`; leading axes are a batch.
-        mu : attenuation map on the grid, (x, y, z) or (B, x, y, z), in 1/cm at the emission energy (default: none).
+        mu : attenuation map on the grid, (x, y, z) or (B, x, y, z), in 1/cm at the emission energy (default: none). Its
+            unit is judged by the value that most of the body has.
+        mu_grid : where mu is, when that is not the grid of the image; mu is (x, y, z) on it, and resampled.
         response : width of a point by distance, such as `collimator("siemens-lehr").response(140.5)` or
             `LinearResponse(slope, intercept)` (default: perfect resolution).
         scatter : counts expected in every bin besides the scan's own background, a number or an array that broadcasts
@@ -51,12 +56,14 @@ def spect_problem(
     if scatter is not None:
         scatter = expected_counts("scatter", scatter, tuple(scan.counts.shape))
         scan = replace(scan, background=added(scan.background, scatter))
-    system = SPECTProjector(grid, camera, None if mu is None else on_grid("mu", mu, grid, batch=True), response)
+    map_ = attenuation_of(mu, mu_grid, grid, _energy(scan, response), _profile(scan, camera, grid), batch=True)
+    system = SPECTProjector(grid, camera, map_.mu, response)
     likelihood = PoissonLikelihood(scan, scan.model(system))
     parts = tuple(likelihood.subset(k, subsets) for k in range(subsets))
     start = start_like(system.ones_image(), scan.counts, len(camera.shape))
-    summary = f"{system}\n  emission     {emission(scan, _line(scan))}"
-    return Problem(parts, grid, start, "SPECT", summary, _signature(scan, system, subsets), _notes(scan, response))
+    summary = f"{system}\n  mu           {map_}\n  emission     {emission(scan, _line(scan))}"
+    notes = (*_of_response(scan, response), *_of_camera(camera), *map_.notes)
+    return Problem(parts, grid, start, "SPECT", summary, _signature(scan, system, subsets), notes)
 
 
 def _camera_of(scan: Scan) -> SPECTGeometry:
@@ -70,7 +77,7 @@ def _camera_of(scan: Scan) -> SPECTGeometry:
     return scan.geometry
 
 
-def _notes(scan: Scan, response: Response | None) -> tuple[str, ...]:
+def _of_response(scan: Scan, response: Response | None) -> tuple[str, ...]:
     """What does not fit together between the photons of the scan and the collimator."""
     energy, collimator = getattr(response, "energy", None), getattr(response, "collimator", None)
     if energy is None:
@@ -92,6 +99,29 @@ def _notes(scan: Scan, response: Response | None) -> tuple[str, ...]:
             f"photons of {energy:.4g} keV through; this is not modelled, and a measured response would hold it"
         )
     return tuple(notes)
+
+
+def _of_camera(camera: SPECTGeometry) -> tuple[str, ...]:
+    """A radius that leaves no room for the field of view is most often one in cm."""
+    width = camera.n_bins[0] * camera.pixel_size[0]
+    radius = float(camera.radius.max())
+    if radius >= _LEAST_ROOM * width:
+        return ()
+    return (
+        f"the collimator is {radius:.3g} mm from the axis and the detector {width:.0f} mm wide; is the radius in cm?",
+    )
+
+
+def _energy(scan: Scan, response: Response | None) -> float | None:
+    """The energy of the photons in keV: that of the response, or of the scan, or None."""
+    of_response = getattr(response, "energy", None)
+    return _line(scan) if of_response is None else of_response
+
+
+def _profile(scan: Scan, camera: SPECTGeometry, grid: ImageGrid) -> np.ndarray:
+    """Counts above the background by slice of the image."""
+    counts = to_numpy(scan.counts) - to_numpy(scan.background)
+    return counts_by_slice(grid, camera.bin_centres()[1], counts.reshape(-1, counts.shape[-1]).sum(0))
 
 
 def _line(scan: Scan) -> float | None:

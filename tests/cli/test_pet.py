@@ -165,8 +165,8 @@ def test_implausible_maps_and_empty_subsets_are_refused(tmp_path):
     formats.write_scan(tmp_path / "scan.h5", scan)
     formats.write_image(tmp_path / "mu.h5", np.full(grid.shape, 40, np.float32), grid)
     arguments = ("--mu", tmp_path / "mu.h5", "--out", tmp_path / "x.h5")
-    done = emrecon("reconstruct", tmp_path / "scan.h5", *arguments, check=3)
-    assert "Hounsfield" in done.stderr
+    done = emrecon("reconstruct", tmp_path / "scan.h5", *arguments, check=2)
+    assert "not in 1/cm" in done.stderr
     few = listmode(tmp_path, 4)
     done = emrecon("reconstruct", few, "--subsets", 9, "--voxel", 20, "--out", tmp_path / "x.h5", check=2)
     assert "hold no prompts" in " ".join(done.stderr.replace("│", " ").split())

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cli_cases import RING, emrecon_or_raise, listmode, measured
+from cli_cases import RING, emrecon, emrecon_or_raise, listmode, measured
 
 from emrecon import formats, recon
 from emrecon.projectors import (
@@ -123,6 +123,97 @@ def test_responses_of_other_photons_and_thin_septa_are_noted():
     assert recon.spect_problem(iodine, response=collimator("siemens-he").response(364.489), subsets=1).notes == ()
     (note,) = recon.spect_problem(iodine, response=collimator("siemens-he").response(284.305), subsets=1).notes
     assert "of 284.3 keV, and I-131 has its photons in the window at 364.5 keV" in note
+
+
+# ---- attenuation maps of every path ----------------------------------------------------------------------------------
+
+MAPS = {  # what is done to a map in 1/cm, and what the error says
+    "1/mm": (lambda mu: mu / 10, r"in 1/mm, not in 1/cm: .* water .* has 0\.\d+ /cm; multiply it by 10"),
+    "1/m": (lambda mu: mu * 100, "not in 1/cm: .* divide it by 100"),
+    "in ten-thousandths": (lambda mu: mu * 1e4, "divide it by 10000"),
+    "Hounsfield units": (lambda mu: 1000 * (mu / 0.09 - 1), "Hounsfield units; convert them by hounsfield_to_mu"),
+    "offset Hounsfield units": (lambda mu: 1000 * mu / mu.max(), "Hounsfield units \\(after subtracting 1000"),
+    "NaN": (lambda mu: np.where(mu > 0, np.nan, mu), "NaN or infinite"),
+    "far below zero": (lambda mu: mu - 0.05, "below zero, down to -0.05 /cm; .*interpolation"),
+}
+
+
+def problem_of(kind, mu, grid=None, **options):
+    """A SPECT or PET problem of uniform counts with a map."""
+    if kind == "SPECT":
+        scan = Scan(np.ones(CAMERA.shape, np.float32), CAMERA, radionuclide="Tc-99m")
+        return recon.spect_problem(scan, mu=mu, mu_grid=grid, subsets=2, **options)
+    scan, _, _ = measured()
+    return recon.pet_problem(scan, mu=mu, mu_grid=grid, subsets=2, **options)
+
+
+def grid_of(kind):
+    return GRID if kind == "SPECT" else measured()[2]
+
+
+@pytest.mark.parametrize("kind", ["SPECT", "PET"])
+@pytest.mark.parametrize("name", MAPS)
+def test_units_of_attenuation_are_judged_by_its_water(kind, name, tmp_path):
+    change, message = MAPS[name]
+    grid = grid_of(kind)
+    mu = change(BODY.attenuation(grid, 140.5 if kind == "SPECT" else 511)).astype(np.float32)
+    with pytest.raises(recon.ArgumentError, match=message) as caught:
+        problem_of(kind, mu)
+    assert caught.value.argument == "mu"
+    scan = Scan(np.ones(CAMERA.shape, np.float32), CAMERA, 0.1) if kind == "SPECT" else measured()[0]
+    formats.write_scan(tmp_path / "scan.h5", scan)
+    formats.write_image(tmp_path / "mu.nii.gz", mu, grid)
+    done = emrecon("reconstruct", tmp_path / "scan.h5", "--mu", tmp_path / "mu.nii.gz", "--out", tmp_path / "x.h5")
+    assert done.returncode != 0
+    assert "--mu" in done.stderr or name == "NaN"
+
+
+@pytest.mark.parametrize("kind", ["SPECT", "PET"])
+def test_values_slightly_below_zero_are_zero(kind):
+    grid = grid_of(kind)
+    mu = BODY.attenuation(grid, 140.5 if kind == "SPECT" else 511)
+    dented = np.where(mu == 0, -0.001, mu)
+    problem = problem_of(kind, dented)
+    assert re.fullmatch(r"\d+ values of mu slightly below zero \(down to -0.001 /cm\) are set to 0", problem.notes[0])
+    x = np.ones(grid.shape, np.float32)
+    assert float(problem.value(x)) == pytest.approx(float(problem_of(kind, mu).value(x)), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["SPECT", "PET"])
+def test_a_map_that_ends_inside_the_image_is_noted(kind):
+    grid = grid_of(kind)
+    mu = BODY.attenuation(grid, 140.5 if kind == "SPECT" else 511).astype(np.float32)
+    low, high = grid.shape[2] // 3, 2 * grid.shape[2] // 3
+    part = ImageGrid(
+        (*grid.shape[:2], high - low), grid.voxel_size, (*grid.origin[:2], grid.origin[2] + low * grid.voxel_size[2])
+    )
+    problem = problem_of(kind, mu[..., low:high], part)
+    assert re.match("the attenuation map covers only z -?\\d+ to -?\\d+ mm of", problem.notes[0]), problem.notes
+    assert "of the counts lie in" in problem.notes[1]
+    assert "slices without any attenuation" in problem.notes[1]
+    wide = ImageGrid((grid.shape[0] + 8, grid.shape[1] + 8, grid.shape[2]), grid.voxel_size)
+    assert problem_of(kind, BODY.attenuation(wide, 140.5 if kind == "SPECT" else 511), wide).notes == ()
+
+
+def test_a_map_for_another_energy_is_noted():
+    (note,) = problem_of("SPECT", BODY.attenuation(GRID, 511).astype(np.float32)).notes
+    assert note.startswith("most of the attenuation map has 0.096 /cm, and water at 140.5 keV has 0.154 /cm")
+
+
+def test_a_projector_alone_logs_what_seems_to_be_in_other_units(caplog):
+    SPECTProjector(GRID, CAMERA, MU / 10)
+    assert "seems to be in 1/mm" in caplog.text
+    with pytest.raises(ValueError, match="below zero"):
+        SPECTProjector(GRID, CAMERA, MU - 0.001)
+
+
+def test_lengths_in_cm_are_noticed(tmp_path):
+    near = SPECTGeometry.circular(12, 7.0, (16, 6), 5.0)
+    (note,) = recon.spect_problem(Scan(np.ones(near.shape, np.float32), near), subsets=2).notes
+    assert note == "the collimator is 7 mm from the axis and the detector 80 mm wide; is the radius in cm?"
+    formats.write_scan(tmp_path / "scan.h5", Scan(np.ones(CAMERA.shape, np.float32), CAMERA, 0.1))
+    done = emrecon("reconstruct", tmp_path / "scan.h5", "--mu-cylinder", "2.8:0.15", "--out", tmp_path / "x.h5")
+    assert "cm?" in done.stderr
 
 
 def test_spect_on_another_grid():
