@@ -8,7 +8,6 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from emrecon import formats
@@ -18,8 +17,10 @@ from emrecon.recon import PoissonLikelihood, ProgressBar, nrmse, osem, run
 from emrecon.sims import Phantom, poisson, scale_to_counts, spect_cylinder
 
 from . import demo_brain, demo_pet
+from .errors import interruptible
 from .figures import compare, save
 from .outputs import writing
+from .printing import plain_console
 
 _ENERGY = 140.511
 _GRID = ImageGrid((128, 128, 64), (3.32, 3.32, 3.32))
@@ -42,13 +43,18 @@ def demo(
     """
     if pet and brain:
         raise typer.BadParameter("give --pet or --brain, not both", param_hint="--brain")
-    if brain:
-        demo_brain.demo_brain(out, seed)
-        return
-    if pet:
-        demo_pet.demo_pet(out, counts, iterations, seed)
-        return
-    console = Console(soft_wrap=True)
+    with interruptible(lambda: f"{out} holds what was finished"):
+        if brain:
+            demo_brain.demo_brain(out, seed)
+        elif pet:
+            demo_pet.demo_pet(out, counts, iterations, seed)
+        else:
+            _demo_spect(out, counts, iterations, seed)
+            demo_brain.demo_brain(out, seed)
+
+
+def _demo_spect(out: Path, counts: float, iterations: int, seed: int) -> None:
+    console = plain_console()
     console.width = max(console.width, 110)
     begun = time.perf_counter()
     with writing():
@@ -77,7 +83,6 @@ def demo(
         for name, result in results.items():
             formats.write_image(out / f"{name.replace(' + ', '-').replace(' ', '-')}.nii.gz", result.image, _GRID)
     console.print(f"wrote {out}/demo.png, scan.h5 and the images; {time.perf_counter() - begun:.1f} s in all")
-    demo_brain.demo_brain(out, seed)
 
 
 def simulate(phantom: Phantom, counts: float, seed: int) -> Scan:

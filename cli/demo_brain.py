@@ -22,6 +22,7 @@ from emrecon.sims import RecipeSource, SimulatedDataset, load_recipe
 from . import learned
 from .figures import compare, save
 from .outputs import writing
+from .printing import plain_console
 
 _RECIPE, _SAMPLE = "brain-pet", 9  # of the part of the recipe that no training has seen
 _NETWORK = "fbsem-net-brain-pet"
@@ -54,7 +55,7 @@ class Brain:
 
 def demo_brain(out: Path, seed: int) -> None:
     """Run the demonstration: a slice takes seconds, most of which torch needs to start."""
-    console, begun = Console(soft_wrap=True), time.perf_counter()
+    console, begun = plain_console(), time.perf_counter()
     console.width = max(console.width, 110)
     with writing():
         out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ def reconstructed(brain: Brain, console: Console) -> dict[str, Result]:
         network, count = _network()
     except ImportError:
         how = 'FBSEM-Net is left out because it needs torch and safetensors: pip install "emrecon[learned]"'
-        console.print(how, markup=False, highlight=False)
+        console.print(how)
         return results
     results["FBSEM-Net"] = _timed(lambda: _applied(network, brain))._replace(parameters=count)
     return results

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
@@ -28,6 +27,7 @@ from emrecon.sims import generator, nema_iec_body, nema_layout
 
 from .figures import compare, save
 from .outputs import writing
+from .printing import plain_console
 
 _GRID = ImageGrid((80, 64, 13), (4.0, 4.0, 5.0))
 _FINE = ImageGrid((160, 128, 13), (2.0, 2.0, 5.0))
@@ -37,7 +37,7 @@ _SUBSETS = 4
 
 def demo_pet(out: Path, counts: float, iterations: int, seed: int) -> None:
     """Run the demonstration: a short scanner of few rings, so that it takes half a minute."""
-    console, begun = Console(soft_wrap=True), time.perf_counter()
+    console, begun = plain_console(), time.perf_counter()
     console.width = max(console.width, 110)
     with writing():
         out.mkdir(parents=True, exist_ok=True)

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from emrecon import formats
 from emrecon.projectors.core.compiling import cache_folder
 from emrecon.projectors.core.threads import thread_count
 
 from . import learned
+from .printing import plain_console, printable
 
 _PACKAGES = ("emrecon", "numpy", "scipy", "numba", "h5py", "nibabel", "torch", "cupy-cuda12x", "cupy-cuda13x")
 
@@ -27,10 +25,9 @@ def info(
 ) -> None:
     """Say what a file holds; without a file, which versions, threads, devices and kernels are in use."""
     facts = formats.describe(file) if file is not None else _machine()
-    table = Table(show_header=False, box=None)
+    width, console = max(map(len, facts)), plain_console()
     for name, value in facts.items():
-        table.add_row(escape(name), escape(_plain(value)))
-    Console(soft_wrap=True).print(table)
+        console.print(f"{name:{width}}  {printable(_plain(value))}")
 
 
 def _machine() -> dict[str, Any]:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
-from enum import IntEnum
-from typing import Annotated
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
 from emrecon import __version__
 
 from . import demo, info, reconstruct, simulate, train
-from .outputs import OutputError
+from .errors import ExitCode, exit_code, explained
+from .printing import broken_output, log_shown, messages, printable, steady
+
+_LOG = logging.getLogger("emrecon")
 
 app = typer.Typer(
     name="emrecon",
     help="Reconstruct SPECT and PET scans. Exit codes: 0 done, 2 wrong usage, 3 unusable input, 4 output not written, "
-    "130 interrupted, 1 anything else.",
+    "130 interrupted (143 by a signal to end), 1 anything else.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,42 +56,85 @@ app.command("simulate")(simulate.simulate)
 app.command("train")(train.train)
 
 
-class ExitCode(IntEnum):
-    """What a script can rely on."""
-
-    DONE = 0
-    ERROR = 1
-    USAGE = 2
-    INPUT = 3
-    OUTPUT = 4
-    INTERRUPTED = 130
-
-
 def main() -> None:
     """Run the command; one line on standard error says what went wrong (EMRECON_TRACEBACK=1 shows where)."""
+    with _surroundings() as ended:
+        code = _run()
+        lost = broken_output()
+        if lost is not None and code == ExitCode.DONE:
+            _say(f"standard output is incomplete: {lost.strerror or lost}")
+            code = int(ExitCode.OUTPUT)
+        code = 128 + ended[0] if ended and code == ExitCode.INTERRUPTED else code
+    if code:
+        sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command and return its exit code."""
     try:
-        app(standalone_mode=True)
-    except KeyboardInterrupt:
-        _fail("interrupted", ExitCode.INTERRUPTED)
-    except OutputError as error:
-        _fail(error, ExitCode.OUTPUT)
-    except (OSError, ValueError, TypeError) as error:
-        _fail(error, ExitCode.INPUT)
-    except (ImportError, MemoryError, FloatingPointError) as error:
-        _fail(error or "not enough memory", ExitCode.ERROR)
+        code = app(prog_name="emrecon", standalone_mode=False)
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            return _usage(error)
+        return _failed(error)
+    except KeyboardInterrupt as error:
+        return _failed(error)
+    if code == ExitCode.INTERRUPTED:  # typer keeps Control-C for itself where no command has advice
+        _say("interrupted")
+    return code if isinstance(code, int) else 0
 
 
-def _fail(error: object, code: ExitCode) -> None:
-    if os.environ.get("EMRECON_TRACEBACK") and isinstance(error, BaseException):
+def _usage(error: Any) -> int:
+    """Say what is wrong with the command line, and return the exit code."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed already
+        return int(ExitCode.USAGE)
+    if context is not None:
+        messages().print(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.")
+    _say(printable(error.format_message()))
+    return int(error.exit_code)
+
+
+def _failed(error: BaseException) -> int:
+    if os.environ.get("EMRECON_TRACEBACK"):
         raise error
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]emrecon:[/] {_text(error)}", highlight=False)
-    sys.exit(int(code))
+    _say(explained(error))
+    return int(exit_code(error))
 
 
-def _text(error: object) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error).replace("[", r"\[")
+def _say(text: str) -> None:
+    messages().print(Text("emrecon: ", "bold red") + Text(text))
+
+
+@contextmanager
+def _surroundings() -> Iterator[list[int]]:
+    """Keep results safe from outputs that fail and from signals to end; yield the signals that came.
+
+    Warnings become notes. All is as it was after the body.
+    """
+    ended: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        ended.append(number)
+        raise KeyboardInterrupt
+
+    streams, before = (sys.stdout, sys.stderr), None
+    sys.stdout, sys.stderr = map(steady, streams)
+    own_signals = threading.current_thread() is threading.main_thread()
+    if own_signals and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        before = signal.signal(signal.SIGTERM, end)  # files are left complete, or not at all
+    try:
+        with warnings.catch_warnings(), log_shown():
+            warnings.showwarning = _logged  # type: ignore[assignment]
+            yield ended
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+        sys.stdout, sys.stderr = streams
+
+
+def _logged(message: Warning | str, *where: Any, **more: Any) -> None:
+    _LOG.warning("%s", message)
 
 
 if __name__ == "__main__":

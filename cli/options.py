@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import typer
+from pydantic import ValidationError
 
 from emrecon import formats
 from emrecon.projectors import ImageGrid, LinearResponse, collimator, collimators
@@ -26,11 +27,17 @@ def option_of(name: str) -> str:
 
 @contextmanager
 def named_by_option() -> Iterator[None]:
-    """Turn an ArgumentError of the body into a typer.BadParameter that names the option."""
+    """Turn an ArgumentError or a wrong value of a table in the body into a typer.BadParameter that names the option."""
     try:
         yield
     except ArgumentError as error:
         raise typer.BadParameter(error.message, param_hint=option_of(error.argument)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = first["msg"].removeprefix("Input should be ")
+        raise typer.BadParameter(
+            f"must be {said}, got {first['input']!r}", param_hint=option_of(str(first["loc"][0]))
+        ) from error
 
 
 def numbers(text: str, separator: str, option: str, meaning: str) -> tuple[float, float]:

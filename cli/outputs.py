@@ -4,45 +4,107 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import typer
+
 from emrecon import formats
+from emrecon.projectors.core.files import check_target
 
 
 class OutputError(OSError):
     """A result could not be written."""
 
 
-def check_outputs(image: Path, *others: Path | None, inputs: Sequence[Path | None] = ()) -> None:
+Identity = Path | tuple[int, int]
+
+
+def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | None] = ()) -> None:
     """Refuse outputs that cannot be written, or would replace an input or one another.
 
-    Raises ValueError for an unknown image format, OutputError for everything else.
+    Args:
+        outputs : option -> file or None; "--out" is an image.
+        inputs : files; those that a header names, and the card beside weights, are inputs too.
+
+    Raises typer.BadParameter for a suffix of no known kind, OutputError for everything else.
     """
-    formats.image_kind(image)
-    taken = {companion for path in inputs if path is not None for companion in _companions(path)}
-    for path in (image, *others):
+    taken = {same: path for path in inputs if path is not None for part in _parts(path) for same in _identities(part)}
+    for option, path in outputs.items():
         if path is None:
             continue
-        folder = path.absolute().parent
-        if not folder.is_dir():
-            raise OutputError(
-                errno.ENOENT, "cannot write the file, the folder does not exist; create it first", str(path)
-            )
-        if not os.access(folder, os.W_OK):
-            raise OutputError(errno.EACCES, "cannot write the file, no permission to write there", str(path))
-        if _companions(path) & taken:
-            raise OutputError(errno.EEXIST, "would replace an input or another output; choose another name", str(path))
-        taken |= _companions(path)
+        _check_suffix(option, path)
+        _check_place(path)
+        own = {same for part in _written(path) for same in _identities(part)}
+        for same in own & taken.keys():
+            reason = f"would replace an input or another output ({taken[same]}); choose another name"
+            raise OutputError(errno.EEXIST, reason, str(path))
+        taken |= dict.fromkeys(own, path)
 
 
-def _companions(path: Path) -> set[Path]:
-    """The file itself and, for a header with a data file beside it, everything of the same name."""
-    path = path.resolve()
+def _check_suffix(option: str, path: Path) -> None:
+    try:
+        if option == "--out":
+            formats.image_kind(path)
+        if option == "--log" and path.suffix not in (".csv", ".json"):
+            raise ValueError(f"a log is .csv or .json, not {path.name!r}")
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def _check_place(path: Path) -> None:
+    """Raise OutputError where a file cannot be written: now, and not after hours of work."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise OutputError(errno.ENOENT, "cannot write the file, the folder does not exist; create it first", str(path))
+    if not os.access(folder, os.W_OK):
+        raise OutputError(errno.EACCES, "cannot write the file, no permission to write there", str(path))
+    with writing():
+        check_target(path)
+
+
+def _written(path: Path) -> set[Path]:
+    """What writing a file may replace: itself and, for a header with a data file beside it, all of the same name."""
     if path.suffix in (".h5", ".hdf5", ".npz", ".csv", ".json", ".png", ".nii", ".gz", ".toml"):
         return {path}
     return {path, *(path.with_suffix(suffix) for suffix in (".s", ".v", ".a00", ".i33", ".hs", ".hv", ".h33", ".h00"))}
+
+
+def _parts(path: Path) -> set[Path]:
+    """An input and what belongs to it: files of the same name, the files that a header names, those of these."""
+    found, waiting = set(_written(path)), [path]
+    while waiting:
+        named = set(_named_in(waiting.pop())) - found
+        found |= named
+        waiting += named
+    return found | {path.with_suffix(".json")} if path.suffix == ".safetensors" else found
+
+
+def _named_in(path: Path) -> Iterator[Path]:
+    """The files beside a header of lines `key := value` that its values name."""
+    try:
+        if not path.is_file():
+            return
+        with path.open("rb") as stream:
+            text = stream.read(2**20)
+    except OSError:
+        return
+    if b"\0" in text:
+        return
+    for line in text.decode("utf-8", "surrogateescape").splitlines():
+        value = line.partition(":=")[2].strip().strip("\"'")
+        with suppress(OSError):  # of a value that is too long for a name
+            if value and (path.parent / value).is_file():
+                yield path.parent / value
+
+
+def _identities(path: Path) -> Iterator[Identity]:
+    """Where a file is, and which one: hard links are one file under two names."""
+    with suppress(OSError, RuntimeError):  # RuntimeError: links in a circle
+        yield path.resolve()
+        found = path.stat()
+        yield found.st_dev, found.st_ino
 
 
 @contextmanager

@@ -19,7 +19,9 @@ from emrecon.recon import PoissonLikelihood, osem
 from emrecon.sims import Simulation, SPECTSimulator, recipes
 from emrecon.sims.datasets import rank_and_size, write_dataset
 
+from .errors import interruptible
 from .outputs import writing
+from .printing import plain_console
 
 
 def simulate(
@@ -40,7 +42,7 @@ def simulate(
     Under torchrun, and in SLURM and PBS job arrays, every rank makes its share of the files. Without a recipe, lists
     those that come with emrecon.
     """
-    console = Console(soft_wrap=True)
+    console = plain_console()
     if recipe is None:
         _list(console)
         return
@@ -53,7 +55,8 @@ def simulate(
     if out is None:
         raise typer.BadParameter("name the folder to write the data set to", param_hint="--out")
     rank, n_ranks = rank_and_size()
-    with _progress(console, rank) as progress, writing():
+    advice = f"files in {out} that are complete are kept, and the same command goes on with the others"
+    with interruptible(lambda: advice), _progress(console, rank) as progress, writing():
         written = write_dataset(
             source, out, shard_size=shard_size, workers=workers, rank=rank, n_ranks=n_ranks, progress=progress
         )

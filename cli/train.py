@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,9 @@ from rich.table import Table
 from emrecon.projectors.core.files import atomic_path
 
 from . import learned, train_recipe
+from .errors import interruptible
 from .outputs import OutputError, writing
+from .printing import plain_console
 from .train_data import Preparation, held_out, training_batches
 from .train_recipe import LossTable, Plan, TrainingTable
 
@@ -49,7 +52,7 @@ def train(
     DIR gets weights.safetensors, the weights with the best validation, and their card. Without a recipe, lists
     those that come with emrecon.
     """
-    console = Console(soft_wrap=True)
+    console = plain_console()
     if recipe is None:
         _list(console)
         return
@@ -66,15 +69,12 @@ def train(
     learned.torch_device(device or "cpu")
     from emrecon.unrolled.training.distributed import process_group
 
-    with process_group(device) as here:
+    _check_folder(plan, out)
+    advice = f"the same command goes on from the checkpoint in {out}"
+    with interruptible(lambda: advice), process_group(device) as here:
         if here.rank == 0:
             _claim(plan, out)
-        try:
-            _train(plan, out, workers, here.device, here.rank, console)
-        except KeyboardInterrupt:
-            if here.rank == 0:
-                console.print(f"interrupted; run the same command to continue from the checkpoint in {out}")
-            raise
+        _train(plan, out, workers, here.device, here.rank, console)
 
 
 def _train(plan: Plan, out: Path, workers: int, device: Any, rank: int, console: Console) -> None:
@@ -108,7 +108,7 @@ def _train(plan: Plan, out: Path, workers: int, device: Any, rank: int, console:
     validate = Validation(held_out(plan, prepare, "validation", table.n_validation))
     if rank == 0:
         about = f"{len(plan.dataset('train'))} samples, batches of {plan.recipe.data.batch_size}, {device}"
-        console.print(f"{network}, {count_parameters(model)} parameters, {about}", highlight=False)
+        console.print(f"{network}, {count_parameters(model)} parameters, {about}")
     with _progress(console, rank, table.steps) as tell:
 
         def objective(model: Any, batch: Any, generator: Any) -> Any:
@@ -134,7 +134,7 @@ def _train(plan: Plan, out: Path, workers: int, device: Any, rank: int, console:
             metrics |= {f"test {name}": value for name, value in test(model.eval()).items()}
     _write_weights(plan, out, model, metrics)
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "nrmse" in name)
-    console.print(f"wrote {out / 'weights.safetensors'}, from step {row['step']}: {said}", highlight=False)
+    console.print(f"wrote {out / 'weights.safetensors'}, from step {row['step']}: {said}")
 
 
 def _write_weights(plan: Plan, out: Path, model: Any, metrics: Mapping[str, float]) -> None:
@@ -169,6 +169,12 @@ def _schedule(optimiser: Any, table: TrainingTable) -> Any:
     if table.schedule == "cosine":
         return warmup_cosine(optimiser, table.steps, table.warmup)
     return warmup_steps(optimiser, table.milestones, table.factor, table.warmup)
+
+
+def _check_folder(plan: Plan, out: Path) -> None:
+    """Raise OutputError where the folder is that of the samples."""
+    if plan.folder is not None and out.resolve() == plan.folder.resolve():
+        raise OutputError(errno.EEXIST, "the folder holds the samples; choose another one for the weights", str(out))
 
 
 def _claim(plan: Plan, out: Path) -> None:

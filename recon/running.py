@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -191,10 +192,17 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class RelativeChange:
-    """Stop when ``|image - previous| / |previous|`` falls below `tolerance`."""
+    """Stop when ``|image - previous| / |previous|`` falls below `tolerance`.
+
+    0 never stops. Raises ValueError for a tolerance that is negative, infinite or not a number.
+    """
 
     tolerance: float
     _previous: list[Array] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(f"RelativeChange tolerance must be a number of at least 0, got {self.tolerance}")
 
     def __call__(self, iterate: Standing) -> bool:
         previous = self._previous.pop() if self._previous else None

@@ -6,15 +6,17 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from emrecon.recon import METHODS, Checkpoint
+from emrecon.recon import METHODS, Checkpoint, Problem
 from emrecon.recon.methods import known_priors
 
 from .. import learned, options
+from ..errors import interruptible
 from ..outputs import check_outputs, writing
+from ..printing import be_quiet, note, plain_console
 from . import data, engine, output
 from .config import read_config, write_config
 from .settings import DataTable, MethodTable, OutputTable, PhysicsTable, RunTable, Settings
@@ -219,35 +221,38 @@ def reconstruct(
     All methods but OSEM and networks start from one pass of OSEM. PET list-mode: randoms are estimated from the delays,
     and subsets are those of the events' views.
     """
-    physics = PhysicsTable(
-        mu=mu,
-        mu_cylinder=mu_cylinder,
-        collimator=collimator,
-        response=response,
-        energy=energy,
-        intrinsic=intrinsic,
-        background=background,
-        norm=norm,
-        psf=psf,
-        voxel=voxel,
-    )
-    how = MethodTable(
-        method=method,
-        prior=prior,
-        guide=tuple(guide or ()),
-        neighbours=neighbours,
-        kappa=kappa,
-        kernel=kernel,
-        order=order,
-        subsets=subsets,
-        iterations=iterations,
-        tolerance=tolerance,
-        weights=weights,
-        network=network,
-    )
-    data = DataTable(projections=projections, header=tuple(header or ()), max_ring_difference=max_ring_difference)
-    output = OutputTable(out=out, picture=picture, log=log, checkpoint=checkpoint)
-    settings = Settings(data=data, physics=physics, method=how, output=output, run=RunTable(device=device, quiet=quiet))
+    with options.named_by_option():
+        physics = PhysicsTable(
+            mu=mu,
+            mu_cylinder=mu_cylinder,
+            collimator=collimator,
+            response=response,
+            energy=energy,
+            intrinsic=intrinsic,
+            background=background,
+            norm=norm,
+            psf=psf,
+            voxel=voxel,
+        )
+        how = MethodTable(
+            method=method,
+            prior=prior,
+            guide=tuple(guide or ()),
+            neighbours=neighbours,
+            kappa=kappa,
+            kernel=kernel,
+            order=order,
+            subsets=subsets,
+            iterations=iterations,
+            tolerance=tolerance,
+            weights=weights,
+            network=network,
+        )
+        data = DataTable(projections=projections, header=tuple(header or ()), max_ring_difference=max_ring_difference)
+        output = OutputTable(out=out, picture=picture, log=log, checkpoint=checkpoint)
+        settings = Settings(
+            data=data, physics=physics, method=how, output=output, run=RunTable(device=device, quiet=quiet)
+        )
     run(settings, config, write_config)
 
 
@@ -256,34 +261,47 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
 
     config : the file that the settings came from, which no output may replace.  repeat : a file to write them to.
     """
-    console, files = Console(quiet=settings.run.quiet, soft_wrap=True), settings.output
+    begun, files = time.perf_counter(), settings.output
+    console = plain_console(quiet=settings.run.quiet)
+    if settings.run.quiet:
+        be_quiet()
     choice = engine.choose_method(settings.method, files.log, files.checkpoint)
-    source = data.open_source(settings.data)
-    outputs = (files.picture, files.log, files.checkpoint, repeat)
-    check_outputs(files.out, *outputs, inputs=(config, *_inputs(settings, choice, source)))
-    choice.check_device(settings.run.device)
-    problem = data.make_problem(source, settings.data, settings.physics, choice.subsets)
-    console.print(problem.summary, highlight=False, markup=False)
-    for note in problem.notes:
-        console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
+    with interruptible(lambda: _how_to_go_on(files)):
+        source = data.open_source(settings.data)
+        outputs = {options.option_of(name): path for name, path in files} | {"--write-config": repeat}
+        check_outputs(outputs, (config, *_inputs(settings, choice, source)))
+        choice.check_device(settings.run.device)
+        problem = data.make_problem(source, settings.data, settings.physics, choice.subsets)
+        console.print(problem.summary)
+        for said in problem.notes:
+            note(said, console)
+        image = _image(problem, choice, settings, console, begun)
+        output.write_results(files, image, problem.grid, settings.data.path.name, console)
+        if repeat is not None:
+            with writing():
+                write_config(repeat, choice.done(settings))
+
+
+def _image(problem: Problem, choice: engine.Choice, settings: Settings, console: Console, begun: float) -> np.ndarray:
+    """Run the engine; the time that is printed counts from `begun`, when the command started."""
     learned.check(choice.name, choice.trained, problem.grid)
     for warning in learned.notes(choice.trained, problem.grid, problem.modality):
-        console.print(f"[yellow]note:[/] {warning}", highlight=False)
-    guide = options.guide(settings.method.guide, problem.grid)
-    signature = choice.signature(problem, guide)
-    keeper = None if files.checkpoint is None else Checkpoint(files.checkpoint, signature=signature)
-    begun = time.perf_counter()
+        note(warning, console)
+    guide, where = options.guide(settings.method.guide, problem.grid), settings.output.checkpoint
+    keeper = None if where is None else Checkpoint(where, signature=choice.signature(problem, guide))
     made = choice.prepare(problem, guide, settings.run.device, keeper)
     for line in choice.beginning(made):
         console.print(line)
-    callbacks = output.callbacks_of(settings, made, choice.iterations, keeper)
-    last = engine.iterate(made, choice.iterations, callbacks)
+    last = engine.iterate(made, choice.iterations, output.callbacks_of(settings, made, choice.iterations, keeper))
     seconds = time.perf_counter() - begun
-    console.print(f"{made}, {output.n_passes(last.iteration)}, {seconds:.1f} s", highlight=False, markup=False)
-    output.write_results(files, last.image, problem.grid, settings.data.path.name, console)
-    if repeat is not None:
-        with writing():
-            write_config(repeat, choice.done(settings))
+    console.print(f"{made}, {output.n_passes(last.iteration)}, {seconds:.1f} s in all")
+    return last.image
+
+
+def _how_to_go_on(files: OutputTable) -> str:
+    if files.checkpoint is not None and files.checkpoint.exists():
+        return f"the same command goes on from the checkpoint {files.checkpoint}"
+    return "no image was written; with --checkpoint FILE, the same command goes on after the last whole iteration"
 
 
 def _inputs(settings: Settings, choice: engine.Choice, source: data.Source) -> tuple[Path | None, ...]:

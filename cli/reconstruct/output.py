@@ -33,7 +33,7 @@ def write_results(table: OutputTable, image: np.ndarray, grid: ImageGrid, title:
         if table.picture is not None:
             save_orthoviews(table.picture, image, grid, title=title)
     also = f" and {table.picture}" if table.picture is not None else ""
-    console.print(f"wrote {table.out}{also}", highlight=False)
+    console.print(f"wrote {table.out}{also}")
 
 
 def n_passes(n: int) -> str:

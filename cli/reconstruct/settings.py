@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, FiniteFloat
 
 from emrecon.sims.recipes import Table
 
 Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+NotNegative = Annotated[FiniteFloat, Field(ge=0)]
 
 
 def _hyphens(name: str) -> str:
@@ -27,7 +29,7 @@ class DataTable(Panel):
 
     projections: Path | None = None
     header: tuple[str, ...] = ()
-    max_ring_difference: int | None = None
+    max_ring_difference: Annotated[int, Field(ge=0)] | None = None
 
     @property
     def path(self) -> Path:
@@ -44,12 +46,12 @@ class PhysicsTable(Panel):
     mu_cylinder: str | None = None
     collimator: str | None = None
     response: str | None = None
-    energy: float | None = None
-    intrinsic: float | None = None
-    background: float | None = None
+    energy: Positive | None = None
+    intrinsic: NotNegative | None = None
+    background: NotNegative | None = None
     norm: Path | None = None
-    psf: float | None = None
-    voxel: float | None = None
+    psf: NotNegative | None = None
+    voxel: Positive | None = None
 
 
 class MethodTable(Panel):
@@ -64,7 +66,7 @@ class MethodTable(Panel):
     order: str | None = None
     subsets: Count | None = None
     iterations: Count | None = None
-    tolerance: float | None = None
+    tolerance: NotNegative | None = None
     weights: Path | None = None
     network: str | None = None
 

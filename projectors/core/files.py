@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import platform
+import re
 import secrets
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 _REASONS = {
@@ -22,6 +28,7 @@ _REASONS = {
     errno.EIO: "the disk reported an error",
     errno.ENAMETOOLONG: "the file name is too long",
 }
+_TEMPORARY = re.compile(r"\.(?P<here>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{12}-")
 # A failing body is explained only for these: any other OSError of the body may be about another file.
 _ABOUT_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -32,19 +39,21 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
 
     The temporary name ends like the target's (writers look at `.nii.gz`). After the body the file is flushed to the
     disk and moved in one step, so readers see the old file or the new one, never a part. On any exception, Ctrl-C
-    included, the temporary file is removed and an older `path` stays as it was. Links are followed, permissions kept.
+    included, the temporary file is removed and an older `path` stays as it was; those of processes that were killed are
+    removed by the next one that writes to the folder. Links are followed, permissions kept.
 
     Raises FileExistsError where `path` exists and `overwrite` is False; OSError that names `path` and the reason where
     the folder is missing or not writable, or the disk is full.
     """
     target = Path(os.path.realpath(path))
-    _check_target(target, overwrite)
-    temporary = target.with_name(f".{secrets.token_hex(6)}-{target.name[-48:]}")
+    check_target(target, overwrite)
+    remove_leftovers(target.parent)
+    temporary = target.with_name(f".{_here()}-{os.getpid()}-{secrets.token_hex(6)}-{target.name[-48:]}")
     try:
         _create(temporary, target)
         yield temporary
         _flush(temporary)
-        _check_target(target, overwrite)
+        check_target(target, overwrite)
         os.replace(temporary, target)
     except BaseException as error:
         with suppress(OSError):
@@ -55,13 +64,63 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
     _flush_folder(target.parent)
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
-    if target.is_dir():
+@cache
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that no longer run; once for a folder and a process.
+
+    Of other machines and containers, whose processes cannot be seen from here, those that nobody wrote to for a week.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _TEMPORARY.match(entry.name)
+            if found is None:
+                continue
+            with suppress(OSError):
+                week_old = time.time() - entry.stat().st_mtime > 7 * 24 * 3600
+                if week_old or (found["here"] == _here() and not _is_running(int(found["process"]))):
+                    os.unlink(entry.path)
+
+
+@cache
+def _here() -> str:
+    """What tells numbers of processes apart: the machine, since when it runs, and the container."""
+    about = [platform.node()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with suppress(OSError):
+            about.append(os.readlink(path) if path.endswith("pid") else Path(path).read_text())
+    return hashlib.sha256("\n".join(about).encode()).hexdigest()[:8]
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there, asking for a process by a signal would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # someone else's
+        return True
+    return True
+
+
+def check_target(path: str | os.PathLike[str], overwrite: bool = True) -> None:
+    """Raise OSError, as `atomic_path` does, where `path` is a folder, a device, read-only, or a file to be kept."""
+    target = Path(os.path.realpath(path))
+    try:
+        found = target.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _explained(error, target) from error
+    if stat.S_ISDIR(found.st_mode):
         raise _explained(IsADirectoryError(errno.EISDIR, "is a folder"), target)
-    if target.exists() and not target.stat().st_mode & 0o222:
+    if not stat.S_ISREG(found.st_mode):
+        # a file moved into its place would end the device for everyone
+        raise OSError(errno.EINVAL, "cannot write the file, it is a device or a pipe; add a file name", str(target))
+    if not found.st_mode & 0o222:
         # Moving a file into place asks the folder for permission, not the file: respect what the file says.
         raise _explained(PermissionError(errno.EACCES, "is read-only"), target)
-    if not overwrite and target.exists():
+    if not overwrite:
         raise FileExistsError(
             errno.EEXIST, "cannot write, the file exists; pass overwrite=True to replace it", str(target)
         )

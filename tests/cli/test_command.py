@@ -114,14 +114,14 @@ def test_quiet_prints_nothing(scan, tmp_path):
         (("reconstruct", "SCAN", "--collimator", "best"), 2, "unknown collimator"),
         (("reconstruct", "SCAN", "--response", "0,1", "--collimator", "ge-lehr"), 2, "not both"),
         (("reconstruct", "SCAN", "--subsets", "99"), 2, "only 16 views"),
-        (("reconstruct", "SCAN", "--energy", "0", "--collimator", "ge-lehr"), 3, "energy"),
+        (("reconstruct", "SCAN", "--energy", "0", "--collimator", "ge-lehr"), 2, "energy"),
         (("reconstruct", "SCAN", "--out", "SCAN"), 4, "would replace an input"),
         (("reconstruct", "SCAN", "--out", "a.nii", "--picture", "a.nii"), 4, "would replace"),
         (("reconstruct", "SCAN", "--header", "radius"), 2, "NAME=VALUE"),
         (("reconstruct", "SCAN", "--header", "colour=red"), 3, "colour"),
         (("reconstruct", "SCAN", "--header", "radius=-5"), 3, "radius"),
         (("reconstruct", "SCAN", "--out", "/nowhere/image.nii"), 4, "folder does not exist"),
-        (("reconstruct", "SCAN", "--out", "image.jpg"), 3, "jpg"),
+        (("reconstruct", "SCAN", "--out", "image.jpg"), 2, "jpg"),
         (("reconstruct", "SCAN", "--mu", "SCAN"), 3, ""),
         (("reconstruct", "SCAN", "--device", "toaster"), 2, "cuda"),
         (("info", "nowhere.nii"), 3, "does not exist"),
@@ -187,7 +187,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_partial_image(scan, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "Traceback" not in error
+    assert error == f"emrecon: interrupted; the same command goes on from the checkpoint {state}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
 
 

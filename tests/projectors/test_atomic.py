@@ -2,11 +2,15 @@
 
 import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from emrecon.formats import atomic_path
+from emrecon.projectors.core import files
 
 OLD, NEW = "old", "new"
 
@@ -119,3 +123,44 @@ def test_a_read_only_file_is_not_replaced(tmp_path):
         temporary.write_text(NEW)
     assert target.read_text() == OLD
     assert names(tmp_path) == ["scan.h5"]
+
+
+KILLED = """
+import os, signal, sys
+from emrecon.projectors.core.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_what_killed_processes_leave_is_removed_by_the_next_one(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.nii"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.read_text() == "half"
+    other = left.with_name(left.name.replace(left.name[1:9], "0" * 8))
+    old = left.with_name(f"{other.name}-old")
+    running = left.with_name(f".{left.name[1:9]}-{os.getpid()}-{'0' * 12}-b.nii")
+    mine = tmp_path / ".0123456789ab-notes.txt"
+    for path in (other, old, running, mine):
+        path.write_text("")
+    os.utime(old, (0, 0))
+    files.remove_leftovers.cache_clear()
+    with atomic_path(tmp_path / "b.nii") as temporary:
+        temporary.write_text(NEW)
+    assert names(tmp_path) == sorted([other.name, running.name, mine.name, "b.nii"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices")
+@pytest.mark.parametrize("kind", ["pipe", "link to a device"])
+def test_devices_are_not_replaced(tmp_path, kind):
+    path = tmp_path / "target"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")
+    with pytest.raises(OSError, match="device or a pipe"), atomic_path(path):
+        pass
+    assert names(tmp_path) == ["target"]
