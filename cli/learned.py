@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,10 +145,6 @@ def load(method: str, weights: Path | None, n_guides: int) -> Trained | None:
     files, ImportError that names the extra where torch or safetensors is missing.
     """
     if method not in NETWORKS:
-        if weights is not None:
-            raise typer.BadParameter(
-                f"{method} has no weights; they are for {', '.join(NETWORKS)}", param_hint="--weights"
-            )
         return None
     if weights is None:
         own = [name for name in PRETRAINED if name.startswith(method)]
@@ -248,17 +244,9 @@ def prepare(
     return Engine(method, own, shown, Iterate(0, ones), trained, network)
 
 
-def refuse(method: str, options: Mapping[str, object]) -> None:
-    """Refuse options that a method does not use, given as option -> value or None."""
-    for option, value in options.items():
-        if value is not None:
-            raise typer.BadParameter(f"{method} does not use it", param_hint=option)
-
-
 def deep_network(method: str, network: str | None) -> str | None:
-    """Return the network of a deep image prior, the U-Net unless told, None for other methods, which refuse one."""
+    """Return the network of a deep image prior, the U-Net unless told, None for other methods."""
     if method not in DEEP_PRIORS:
-        refuse(method, {"--network": network})
         return None
     with options.named_by_option():
         return DEEP_NETWORKS[0] if network is None else matching(network, DEEP_NETWORKS, "network")

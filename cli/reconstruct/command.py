@@ -17,7 +17,7 @@ from .. import learned, options
 from ..errors import interruptible
 from ..outputs import check_outputs, writing
 from ..printing import be_quiet, note, plain_console
-from . import data, engine, output
+from . import data, engine, output, uses
 from .config import read_config, write_config
 from .settings import DataTable, MethodTable, OutputTable, PhysicsTable, RunTable, Settings
 
@@ -265,9 +265,10 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
     console = plain_console(quiet=settings.run.quiet)
     if settings.run.quiet:
         be_quiet()
-    choice = engine.choose_method(settings.method, files.log, files.checkpoint)
+    choice = engine.choose_method(settings)
     with interruptible(lambda: _how_to_go_on(files)):
         source = data.open_source(settings.data)
+        uses.check_data(settings, uses.kind_of(source))
         outputs = {options.option_of(name): path for name, path in files} | {"--write-config": repeat}
         check_outputs(outputs, (config, *_inputs(settings, choice, source)))
         choice.check_device(settings.run.device)

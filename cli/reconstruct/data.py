@@ -32,16 +32,14 @@ def files_of(source: Source) -> tuple[Path, ...]:
 
 
 def make_problem(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
-    """Return the problem of a scan or of events; options for the other kind of data are refused."""
+    """Return the problem of a scan or of events; options have been checked to belong to its kind."""
     with options.named_by_option():
         if isinstance(source, Scan) and not isinstance(source.geometry, PETSinogram):
-            return _of_spect(source, data, physics, subsets)
+            return _of_spect(source, physics, subsets)
         return _of_pet(source, data, physics, subsets)
 
 
-def _of_spect(scan: Scan, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
-    _refuse(physics, ("norm", "psf"), "is for PET data only")
-    _refuse(data, ("max_ring_difference",), "is for PET data only")
+def _of_spect(scan: Scan, physics: PhysicsTable, subsets: int) -> Problem:
     grid = _grid(scan.default_grid(), physics.voxel)
     mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid)
     return spect_problem(
@@ -66,7 +64,6 @@ def _energy(scan: Scan, physics: PhysicsTable) -> float:
 
 
 def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
-    _refuse(physics, ("collimator", "response", "energy"), "is for SPECT data only")
     difference, background = data.max_ring_difference, physics.background
     grid = _grid(pet_grid(source, difference), physics.voxel)
     scanner = (source.geometry if isinstance(source, Scan) else source.sinogram).scanner  # type: ignore[union-attr]
@@ -94,10 +91,3 @@ def _with_background(scan: Scan, background: float | None) -> Scan:
 
 def _is_listmode(path: Path) -> bool:
     return path.suffix.lower() not in (".h5", ".hdf5") and formats.is_petlink(path)
-
-
-def _refuse(table: DataTable | PhysicsTable, names: tuple[str, ...], why: str) -> None:
-    """Options that make no sense for these data are an error, not ignored."""
-    for name in names:
-        if getattr(table, name) is not None:
-            raise typer.BadParameter(why, param_hint=options.option_of(name))

@@ -18,6 +18,7 @@ from emrecon.recon.running import Callback
 
 from .. import learned, options
 from .settings import MethodTable, Settings
+from .uses import check_method
 
 
 class Engine(Protocol):
@@ -92,20 +93,16 @@ class Choice:
         return prepare(self.method, problem, guide, to_device(problem.start, device), saved)
 
 
-def choose_method(table: MethodTable, log: object, checkpoint: object) -> Choice:
-    """Return the method that the options ask for; raises typer.BadParameter that names the option that is wrong.
-
-    log, checkpoint : given or None; trained networks have no use for them.
-    """
+def choose_method(settings: Settings) -> Choice:
+    """Return the method that the options ask for; raises typer.BadParameter that names the option that is wrong."""
+    table = settings.method
     with options.named_by_option():
         name = matching(table.method, (*METHODS, *learned.METHODS), "method")
-        method = _learned_method(name, table) if name in learned.METHODS else _plain_method(name, table)
+        check_method(settings, name)
+        method = Method(name) if name in learned.METHODS else _plain_method(name, table)
     trained = learned.load(name, table.weights, len(table.guide))
     deep = learned.deep_network(name, table.network)
     if trained is not None:
-        names = ("subsets", "iterations", "tolerance")
-        unused = {options.option_of(key): getattr(table, key) for key in names}
-        learned.refuse(name, {**unused, "--checkpoint": checkpoint, "--log": log})
         return Choice(method, trained, None, 1, 1)  # the network divides the scan itself
     usual = 1 if deep else 8
     return Choice(method, None, deep, table.subsets or usual, table.iterations or learned.DEEP_PRIORS.get(name, 4))
@@ -140,13 +137,6 @@ def _plain_method(name: str, table: MethodTable) -> Method:
         kappa=table.kappa,
         kernel=table.kernel,
     )
-
-
-def _learned_method(name: str, table: MethodTable) -> Method:
-    """A method that holds a network takes nothing that is for the others."""
-    unused = {options.option_of(key): getattr(table, key) for key in ("prior", "order", "neighbours", "kernel")}
-    learned.refuse(name, {**unused, "--kappa": table.kappa or None})
-    return Method(name)
 
 
 def _saved(keeper: Checkpoint | None, iterations: int, like: Array | None = None) -> Iterate | None:

@@ -165,8 +165,8 @@ def test_list_mode(folder, tmp_path):
         ),
         ("mapem-net", (), "--weights", "mapem-net needs a file of weights"),
         ("mapem-net", (), "--weights", "come with emrecon: mapem-net-brain-pet, mapem-net-brain-spect"),
-        ("osem", ("mapem-net",), "--weights", "osem has no weights; they are for mapem-net, fbsem-net"),
-        ("dip-recon", ("mapem-net",), "--weights", "dip-recon has no weights"),
+        ("osem", ("mapem-net",), "--weights", "osem does not use it; it is for trained networks"),
+        ("dip-recon", ("mapem-net",), "--weights", "dip-recon does not use it; it is for trained networks"),
         ("mapem-net", ("guided",), "--guide", "was trained with 1 guide image (such as MR or CT), got none"),
         ("mapem-net", ("mapem-net", "--guide", "GUIDE"), "--guide", "was trained without a guide"),
         (

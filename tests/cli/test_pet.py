@@ -73,8 +73,8 @@ def test_listmode_is_reconstructed(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--collimator", "siemens-lehr"), "SPECT data only"),
-        (("--max-ring-difference", 1), "list-mode only"),
+        (("--collimator", "siemens-lehr"), "it is for SPECT data, and this is PET sinograms"),
+        (("--max-ring-difference", 1), "it is for PET list-mode, and this is PET sinograms"),
         (("--subsets", 99), "only 32 views"),
     ],
 )

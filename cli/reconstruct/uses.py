@@ -1,0 +1,114 @@
+"""Which option is for which kind of data and which method: what is not used is refused, never ignored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import typer
+from pydantic import BaseModel
+
+from emrecon.projectors import PETSinogram, Scan
+from emrecon.recon import METHODS
+
+from .. import learned, options
+from .settings import Settings
+
+SPECT, SINOGRAM, LISTMODE = "SPECT data", "PET sinograms", "PET list-mode"
+PLAIN, TRAINED, DEEP = "methods without a network", "trained networks", "deep image priors"
+_ALL_DATA, _ALL_METHODS = (SPECT, SINOGRAM, LISTMODE), (PLAIN, TRAINED, DEEP)
+_PET = (SINOGRAM, LISTMODE)
+
+
+@dataclass(frozen=True)
+class Use:
+    """Where an option is used.
+
+    Args:
+        data : kinds of data.  methods : families of methods.  needs : another option that must be given along with it.
+    """
+
+    data: tuple[str, ...] = _ALL_DATA
+    methods: tuple[str, ...] = _ALL_METHODS
+    needs: str | None = None
+
+
+USES = {
+    "header": Use(),
+    "max_ring_difference": Use((LISTMODE,)),
+    "mu": Use(),
+    "mu_cylinder": Use(),
+    "collimator": Use((SPECT,)),
+    "response": Use((SPECT,)),
+    "energy": Use((SPECT,), needs="collimator"),
+    "intrinsic": Use((SPECT,), needs="collimator"),
+    "background": Use(),
+    "norm": Use(_PET),
+    "psf": Use(_PET),
+    "voxel": Use(),
+    "prior": Use(methods=(PLAIN,)),
+    "guide": Use(),
+    "neighbours": Use(methods=(PLAIN,), needs="prior"),
+    "kappa": Use(methods=(PLAIN,), needs="prior"),
+    "kernel": Use(methods=(PLAIN,)),
+    "order": Use(methods=(PLAIN,)),
+    "subsets": Use(methods=(PLAIN, DEEP)),
+    "iterations": Use(methods=(PLAIN, DEEP)),
+    "tolerance": Use(methods=(PLAIN, DEEP)),
+    "weights": Use(methods=(TRAINED,)),
+    "network": Use(methods=(DEEP,)),
+    "picture": Use(),
+    "log": Use(methods=(PLAIN, DEEP)),
+    "checkpoint": Use(methods=(PLAIN, DEEP)),
+    "device": Use(),
+    "quiet": Use(),
+}
+"""Every option besides the data, the method and the image to write."""
+
+
+def kind_of(source: object) -> str:
+    """Return the kind of data that a source holds."""
+    if not isinstance(source, Scan):
+        return LISTMODE
+    return SINOGRAM if isinstance(source.geometry, PETSinogram) else SPECT
+
+
+def family_of(method: str) -> str:
+    """Return the family of a method by its name."""
+    if method in METHODS:
+        return PLAIN
+    return DEEP if method in learned.DEEP_PRIORS else TRAINED
+
+
+def check_method(settings: Settings, method: str) -> None:
+    """Raise typer.BadParameter, which names the option, for one that the method does not use."""
+    family = family_of(method)
+    for name in _given(settings):
+        if family not in USES[name].methods:
+            where = " and ".join(USES[name].methods)
+            _refuse(name, f"{method} does not use it; it is for {where}")
+
+
+def check_data(settings: Settings, kind: str) -> None:
+    """Raise typer.BadParameter, which names the option, for one that the data or the other options leave unused."""
+    given = _given(settings)
+    for name in given:
+        use = USES[name]
+        if kind not in use.data:
+            _refuse(name, f"it is for {' and '.join(use.data)}, and this is {kind}")
+        if use.needs is not None and use.needs not in given:
+            _refuse(name, f"it is used along with {options.option_of(use.needs)} only")
+
+
+def _given(settings: Settings) -> dict[str, object]:
+    """The options that were given, by name."""
+    found: dict[str, object] = {}
+    panels: tuple[BaseModel, ...] = settings.data, settings.physics, settings.method, settings.output
+    for panel in panels:
+        for name, value in panel:
+            if name in USES and value not in (None, (), False):
+                found[name] = value
+    return found
+
+
+def _refuse(name: str, why: str) -> None:
+    raise typer.BadParameter(why, param_hint=options.option_of(name))
