@@ -22,6 +22,7 @@ from emrecon.projectors import (
     attenuation_factors,
 )
 from emrecon.projectors.core.arrays import to_numpy
+from emrecon.projectors.core.files import atomic_stream
 from emrecon.recon import ImageQualityLayout, ListmodeLikelihood, ProgressBar, nema_image_quality, osem, run
 from emrecon.sims import generator, nema_iec_body, nema_layout
 
@@ -61,7 +62,8 @@ def demo_pet(out: Path, counts: float, iterations: int, seed: int) -> None:
     console.print(table)
     with writing():
         save(compare(_scaled(images), {"spheres": (_GRID.shape[2] // 2, 4.0)}), out / "demo_pet.png")
-        np.save(out / "events.npy", events)
+        with atomic_stream(out / "events.npy") as stream:
+            np.save(stream, events)
         for name, image in images.items():
             formats.write_image(out / f"pet-{name.replace(' ', '-')}.nii.gz", image, _GRID)
     console.print(f"wrote {out}/demo_pet.png, events.npy and the images; {time.perf_counter() - begun:.1f} s in all")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 
+from emrecon.projectors.core.files import is_about_writing
 from emrecon.recon import ArgumentError
 
 from .outputs import OutputError
@@ -43,7 +44,7 @@ def exit_code(error: BaseException) -> ExitCode:
     """Return the exit code of an error."""
     if isinstance(error, (InterruptionError, KeyboardInterrupt)):
         return ExitCode.INTERRUPTED
-    if isinstance(error, OutputError):
+    if isinstance(error, OutputError) or (isinstance(error, OSError) and is_about_writing(error)):
         return ExitCode.OUTPUT
     if isinstance(error, ArgumentError):
         return ExitCode.USAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array, to_numpy
-from emrecon.projectors.core.errors import FormatError, check_size, naming, require_file
+from emrecon.projectors.core.errors import FormatError, check_size, naming, require_affordable, require_file
 from emrecon.projectors.core.files import atomic_path
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
     path = require_file(path)
     volume = _load(path)
     check_size(path, volume.shape, "the voxels")
+    require_affordable(path, math.prod(volume.shape) * max(4, volume.get_data_dtype().itemsize), "the voxels")
     shape = _volume_shape(path, volume.shape)
     if volume.get_data_dtype().kind not in "buif":
         raise FormatError(f"{path} holds {volume.get_data_dtype()} voxels; only real numbers are supported")

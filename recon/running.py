@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from emrecon.projectors.core.arrays import Array, array_namespace, device, to_numpy
-from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.core.files import atomic_path, atomic_stream
 
 from .engines.em import Iterate
 
@@ -155,7 +155,7 @@ class Checkpoint:
     def __call__(self, iterate: Standing) -> None:
         if iterate.iteration % self.every:
             return
-        with atomic_path(Path(self.path)) as path, path.open("wb") as stream:
+        with atomic_stream(self.path) as stream:
             np.savez(
                 stream,
                 iteration=np.int64(iterate.iteration),

@@ -18,6 +18,7 @@ import numpy as np
 from emrecon import __version__
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array, to_numpy
+from emrecon.projectors.core.files import cannot_write
 
 from .attributes import PET_STORAGE, FilePath
 from .facts import PETFacts, radionuclide_code
@@ -255,8 +256,10 @@ def new_folder(folder: FilePath, overwrite: bool) -> Iterator[Path]:
         yield temporary
         _check_folder(target, overwrite)
         _move_into_place(temporary, target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and str(error.filename).startswith(str(temporary)):
+            raise cannot_write(error, target) from error
         raise
 
 

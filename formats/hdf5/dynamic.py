@@ -6,21 +6,22 @@ are kept frame by frame, as `counts_0000`, `counts_0001`, ...: each has a checks
 
 from __future__ import annotations
 
+import math
 import os
-from pathlib import Path
 from typing import TypedDict
 
 import h5py
 import numpy as np
 
 from emrecon.projectors import PETSinogram, SPECTGeometry
-from emrecon.projectors.core.errors import FormatError, check_size
+from emrecon.projectors.core.errors import FormatError
 from emrecon.projectors.scan.dynamic import DynamicScan, Frames, GatedScan, ScanSeries
 
 from ..summary import series_summary
 from .files import kind_of
 from .geometry import load_geometry, put_geometry
 from .storage import (
+    check_bytes,
     creating,
     dataset_of,
     energy_window_of,
@@ -148,7 +149,7 @@ def _load_parts(file: h5py.File, name: str, n: int) -> np.ndarray:
     if odd is not None:
         raise FormatError(f"{file.filename}: {_name(name, odd)} is {kinds[odd]}, the first {kinds[0]}; edited by hand?")
     shape, dtype = kinds[0]
-    check_size(Path(file.filename), (n, *shape), f"all {name}")
+    check_bytes(file, n * math.prod(shape) * dtype.itemsize)
     if len({h5py.h5o.get_info(file[_name(name, i)].id).addr for i in range(n)}) < n:
         raise FormatError(f"{file.filename}: several {name} are one and the same dataset; edited by hand?")
     values = np.empty((n, *shape), dtype)

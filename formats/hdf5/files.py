@@ -20,6 +20,7 @@ from .storage import (
     SCHEMA_VERSION,
     attribute_of,
     creating,
+    dataset_of,
     energy_window_of,
     group_of,
     load,
@@ -28,7 +29,10 @@ from .storage import (
     optional_put,
     optional_text,
     plain,
+    plain_attribute,
     put,
+    put_attributes,
+    require_room,
     store,
     text_of,
 )
@@ -61,6 +65,7 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
     not HDF5, truncated, of another kind, of a newer schema, incomplete, of absurd size, or fails its checksum.
     """
     with opened(path, "scan") as file:
+        require_room(file, ["counts", "background", "factors"])
         return Scan(
             load(file, "counts"),
             load_geometry(file),
@@ -91,8 +96,8 @@ def write_image(
         store(file, "image", image, units)
         put(file, "grid/voxel_size", grid.voxel_size, "mm")
         put(file, "grid/origin", grid.origin, "mm")
-        file["grid"].attrs["orientation"] = "LPS"
-        file.create_group("attributes").attrs.update(attributes)
+        put_attributes(file["grid"], orientation="LPS")
+        put_attributes(file.create_group("attributes"), **attributes)
 
 
 def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
@@ -115,13 +120,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, object]:
     """Return what a file of a scan or an image holds as names and plain values, after reading and verifying it."""
     with opened(path, None) as file:
         kind = attribute_of(file, "emrecon_schema")
-        facts: dict[str, object] = {"format": "emrecon HDF5", "schema version": int(file.attrs["schema_version"])}
+        facts: dict[str, object] = {"format": "emrecon HDF5", "schema version": plain_attribute(file, "schema_version")}
         facts["creator"] = attribute_of(file, "creator")
         if kind == "image":
-            facts["units"] = str(file["image"].attrs.get("units", ""))
-            facts |= {name: _simple(value) for name, value in group_of(file, "attributes").attrs.items()}
+            facts["units"] = attribute_of(dataset_of(file, "image"), "units") or ""
+            given = group_of(file, "attributes")
+            facts |= {name: plain_attribute(given, name) for name in given.attrs}
     return facts | (scan_summary(read_scan(path)) if kind == "scan" else image_summary(*read_image(path)))
-
-
-def _simple(value: object) -> object:
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value

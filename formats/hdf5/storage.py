@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from numpy.typing import ArrayLike
 
 from emrecon import __version__
 from emrecon.projectors.core.arrays import Array, to_numpy
-from emrecon.projectors.core.errors import FormatError, check_size, naming, require_file
-from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.core.errors import FormatError, largest_made, naming, require_affordable, require_file
+from emrecon.projectors.core.files import atomic_stream
+
+from .heaps import check_heaps
 
 SCHEMA_VERSION = 2
 """The latest schema this version knows; files of a later one are refused. Scans of PET sinograms need 2, others 1."""
@@ -29,6 +32,11 @@ _KINDS = {
     "gated": ("read_gated", 1),
     "windowed-scan": ("read_windowed_scan", 1),
 }
+# the first format of HDF5 that has checksums for all that is not data
+_FORMAT = ("v110", "v110")
+_PLAIN_TYPES = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID, h5py.h5t.TypeEnumID)
+_LONGEST_LIST = 2**16  # of an attribute
+_AT_ONCE = 2**22  # bytes
 # deflate cannot shrink data by more than this: less on the disk means that values are missing
 _LARGEST_COMPRESSION = 1100
 
@@ -36,10 +44,8 @@ _LARGEST_COMPRESSION = 1100
 @contextmanager
 def creating(path: str | os.PathLike[str], kind: str, version: int) -> Iterator[h5py.File]:
     """Give a new file of a kind ("scan", "image", ...) and schema version; it appears complete or not at all."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["emrecon_schema"] = kind
-        file.attrs["schema_version"] = version
-        file.attrs["creator"] = f"emrecon {__version__}"
+    with atomic_stream(path) as stream, h5py.File(stream, "w", libver=_FORMAT) as file:
+        put_attributes(file, emrecon_schema=kind, schema_version=version, creator=f"emrecon {__version__}")
         yield file
 
 
@@ -52,6 +58,7 @@ def opened(path: str | os.PathLike[str], kind: str | None) -> Iterator[h5py.File
     path = require_file(path)
     if not h5py.is_hdf5(path):
         raise FormatError(f"{path} is not an HDF5 file; another format with the wrong suffix?")
+    check_heaps(path)
     try:
         with naming(path), h5py.File(path, "r") as file:
             _check_schema(file, path, kind)
@@ -65,8 +72,8 @@ def _check_schema(file: h5py.File, path: Path, kind: str | None) -> None:
     if found not in _KINDS:
         raise FormatError(f"{path} is HDF5, but not a scan or an image of emrecon (emrecon_schema is {found!r})")
     reader, latest = _KINDS[found]
-    number = file.attrs.get("schema_version")
-    if not isinstance(number, (int, np.integer)) or number < 1:
+    number = plain_attribute(file, "schema_version")
+    if not isinstance(number, int) or number < 1:
         raise FormatError(f"{path}: schema_version is {number!r}, expected a whole number; edited by hand?")
     if number > latest:
         creator = attribute_of(file, "creator")
@@ -90,8 +97,14 @@ def store(file: h5py.File, name: str, values: Array | float, units: str) -> None
         raise ValueError(f"{name} of shape {array.shape} has no values to write")
     stored = _compact(array)
     chunks = (1,) * (array.ndim - 2) + array.shape[-2:] if array.ndim > 2 else True
-    dataset = file.create_dataset(name, data=stored, chunks=chunks, compression="gzip", shuffle=True)
-    dataset.attrs.update({"units": units, "original_dtype": array.dtype.name, "sha256": _checksum(stored)})
+    options = {"chunks": chunks, "compression": "gzip", "shuffle": True}
+    dataset = file.create_dataset(name, data=stored, track_times=False, **options)
+    if array.nbytes > largest_made(dataset.id.get_storage_size()):
+        del file[name]  # readers would take it for hostile
+        dataset = file.create_dataset(name, data=stored, track_times=False)
+    put_attributes(
+        dataset, units=units, original_dtype=array.dtype.name, sha256=hashlib.sha256(_bytes_of(stored)).hexdigest()
+    )
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
@@ -107,8 +120,27 @@ def _compact(array: np.ndarray) -> np.ndarray:
 
 def put(file: h5py.File, name: str, value: ArrayLike, units: str) -> None:
     """Store a number, a text or a short list as it is."""
-    file[name] = value
-    file[name].attrs["units"] = units
+    put_attributes(file.create_dataset(name, data=fixed_texts(value), track_times=False), units=units)
+
+
+def put_attributes(item: h5py.Group | h5py.Dataset, **attributes: ArrayLike) -> None:
+    """Give a group or a dataset attributes: numbers, texts and short lists."""
+    item.attrs.update({name: fixed_texts(value) for name, value in attributes.items()})
+
+
+def fixed_texts(value: ArrayLike) -> ArrayLike:
+    """Return texts in UTF-8 of a fixed length, anything else as it is.
+
+    Texts of variable length would lie in a heap without a checksum, and in a damaged one HDF5 loses its way.
+    Raises ValueError for texts with a NUL, which ends a text.
+    """
+    texts = np.asarray(value)
+    if texts.dtype.kind != "U":
+        return value
+    encoded = np.char.encode(texts, "utf-8")
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError(f"HDF5 cannot hold the text {value!r}: it has a NUL")
+    return encoded.astype(h5py.string_dtype("utf-8", max(1, encoded.dtype.itemsize)))
 
 
 def load(file: h5py.File, name: str) -> np.ndarray:
@@ -116,16 +148,48 @@ def load(file: h5py.File, name: str) -> np.ndarray:
     dataset = dataset_of(file, name)
     if dataset.dtype.kind not in "buif":
         raise FormatError(f"{file.filename}: {name} has dtype {dataset.dtype}, expected numbers; edited by hand?")
+    if dataset.ndim and "/" not in name:
+        return _verified(file, dataset, name)
+    check_bytes(file, dataset.nbytes)
     values = np.asarray(dataset[()])
-    if "/" in name and not np.isfinite(values).all():
+    if not np.isfinite(values).all() and "/" in name:
         raise FormatError(f"{file.filename}: {name} is not finite; edited by hand?")
-    if values.ndim and "/" not in name:
-        if attribute_of(dataset, "sha256") != _checksum(values):
-            raise FormatError(
-                f"{file.filename}: the checksum of {name} is wrong; altered or damaged after it was written?"
-            )
-        values = values.astype(original_dtype(file, dataset), copy=False)
     return values
+
+
+def _verified(file: h5py.File, dataset: h5py.Dataset, name: str) -> np.ndarray:
+    """The values of a dataset with a checksum, converted part by part so that they are in memory once."""
+    values_dtype = original_dtype(file, dataset)
+    check_bytes(file, dataset.size * values_dtype.itemsize)
+    values, digest = np.empty(dataset.shape, values_dtype), hashlib.sha256()
+    for part in _parts(dataset):
+        stored = dataset[part]
+        digest.update(_bytes_of(stored))
+        values[part] = stored
+    if attribute_of(dataset, "sha256") != digest.hexdigest():
+        raise FormatError(f"{file.filename}: the checksum of {name} is wrong; altered or damaged after it was written?")
+    return values
+
+
+def _parts(dataset: h5py.Dataset) -> Iterator[slice]:
+    """Parts along the first axis that are whole chunks, so that none is decompressed twice."""
+    thick = dataset.chunks[0] if dataset.chunks else 1
+    row = max(1, dataset.nbytes // max(1, dataset.shape[0]))
+    step = -(-max(thick, _AT_ONCE // row) // thick) * thick
+    for first in range(0, dataset.shape[0], step):
+        yield slice(first, first + step)
+
+
+def require_room(file: h5py.File, names: Iterable[str]) -> None:
+    """Raise FormatError where these datasets, all of them together, would take absurdly much memory."""
+    datasets = [dataset_of(file, name) for name in names]
+    sizes = [d.size * original_dtype(file, d).itemsize if d.ndim else d.nbytes for d in datasets]
+    check_bytes(file, sum(sizes))
+
+
+def check_bytes(file: h5py.File, n_bytes: int) -> None:
+    """Raise FormatError where values would take absurdly more memory than the file takes on the disk."""
+    require_affordable(Path(file.filename), n_bytes, "its values")
 
 
 def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
@@ -136,8 +200,8 @@ def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
     dataset = file[name]
     if dataset.shape is None or dataset.is_virtual or dataset.external:
         raise FormatError(f"{file.filename}: {name} keeps its values elsewhere; emrecon never writes that, refused")
-    check_size(Path(file.filename), dataset.shape, f"the values of {name}")
-    check_size(Path(file.filename), dataset.chunks or (), f"the chunks of {name}")
+    check_bytes(file, dataset.nbytes)
+    check_bytes(file, math.prod(dataset.chunks or ()) * dataset.dtype.itemsize)
     if dataset.chunks and dataset.id.get_storage_size() * _LARGEST_COMPRESSION < dataset.nbytes:
         raise FormatError(f"{file.filename}: {name} announces {dataset.shape} but most values are not in the file")
     return dataset
@@ -198,8 +262,27 @@ def text_of(file: h5py.File, name: str) -> str:
 
 def attribute_of(item: h5py.Group | h5py.Dataset, name: str) -> str | None:
     """Return an attribute that is text, None where it is missing or of another type."""
-    value = item.attrs.get(name)
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else None
+    value = plain_attribute(item, name)
+    return value if isinstance(value, str) else None
+
+
+def plain_attribute(item: h5py.Group | h5py.Dataset, name: str) -> object:
+    """Return an attribute that is a number, a text or a list of them; None where it is missing or anything else."""
+    if name not in item.attrs:
+        return None
+    # HDF5 crashes on some damaged types, so what is neither numbers nor texts is not read
+    stored = item.attrs.get_id(name)
+    if (
+        not isinstance(stored.get_type(), _PLAIN_TYPES)
+        or stored.get_space().get_simple_extent_npoints() > _LONGEST_LIST
+    ):
+        return None
+    value = item.attrs[name]
+    if isinstance(value, np.ndarray) and value.dtype.kind == "S":
+        value = np.char.decode(value, "utf-8", "replace")
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def original_dtype(file: h5py.File, dataset: h5py.Dataset) -> np.dtype:
@@ -222,9 +305,9 @@ def number_of(values: np.ndarray, name: str) -> float:
     return float(np.ravel(values)[0])
 
 
-def _checksum(values: np.ndarray) -> str:
+def _bytes_of(values: np.ndarray) -> memoryview:
     little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    return hashlib.sha256(np.ascontiguousarray(little).data).hexdigest()
+    return np.ascontiguousarray(little).data
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from .storage import (
     optional_text,
     plain,
     put,
+    require_room,
     store,
     text_of,
 )
@@ -65,6 +66,7 @@ def read_windowed_scan(path: str | os.PathLike[str]) -> WindowedScan:
         if n % 1 or not 1 <= n <= _MOST_WINDOWS:
             raise FormatError(f"{path}: n_windows is {n:g}, expected 1 to {_MOST_WINDOWS}; edited by hand?")
         numbers = range(int(n))
+        require_room(file, [*(f"counts_{i}" for i in numbers), "factors"])
         return WindowedScan(
             tuple(_load_window(file, i) for i in numbers),
             tuple(load(file, f"counts_{i}") for i in numbers),

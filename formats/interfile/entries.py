@@ -184,4 +184,4 @@ def write_pair(
         header.write_text(content, encoding="utf-8")
         with data.open("wb") as stream:
             for block in blocks:
-                np.ascontiguousarray(block).tofile(stream)
+                stream.write(np.ascontiguousarray(block).data)  # ndarray.tofile says nothing of the reason of a failure

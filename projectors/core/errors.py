@@ -11,6 +11,13 @@ from pathlib import Path
 MAXIMUM_ELEMENTS = 2**30
 """The most values one array of a file may announce (4 GiB of float32): more is a damaged or hostile header."""
 
+ALWAYS_MADE, MOST_MADE = 2**30, 1000
+"""So many bytes in memory a file of any size may become, and a larger one so many times its size.
+
+Counts of a short frame that are kept as small integers and read as floats come to several hundred times; only what is
+nearly constant goes beyond.
+"""
+
 
 class FormatError(ValueError):
     """A file is not what its reader expects; the message names the file, the fact and the likely cause."""
@@ -40,6 +47,25 @@ def check_size(path: Path, shape: Sequence[int], what: str) -> None:
         sizes = " x ".join(map(str, shape))
         raise FormatError(
             f"{path}: {what} announce {sizes} = {n:.3g} values, more than {MAXIMUM_ELEMENTS}; damaged header?"
+        )
+
+
+def largest_made(stored: int) -> int:
+    """Return the bytes in memory that so many bytes of a compressed file may become."""
+    return max(ALWAYS_MADE, MOST_MADE * stored)
+
+
+def require_affordable(path: Path, n_bytes: int, what: str, stored: int | None = None) -> None:
+    """Raise FormatError where something compressed would become absurdly large; call it before anything is allocated.
+
+    Args:
+        stored : bytes on the disk, those of the file unless given.
+    """
+    stored = path.stat().st_size if stored is None else stored
+    if n_bytes > largest_made(stored):
+        raise FormatError(
+            f"{path}: {what} announce {n_bytes / 1e9:.3g} GB, but take {stored} bytes of the file; damaged or hostile? "
+            "If it is yours, store it uncompressed"
         )
 
 

@@ -452,6 +452,6 @@ def _short(value: object) -> str:
 def remove_temporaries(folder: Path, names: Collection[str]) -> None:
     """Remove what killed runs left of these files; those of other ranks may be at work at this moment."""
     for path in folder.glob(".*-*"):
-        if path.name.partition("-")[2] in names:
+        if any(path.name.endswith(f"-{name}") for name in names):
             with suppress(OSError):
                 os.unlink(path)

@@ -6,8 +6,6 @@ import csv
 import math
 import os
 import tomllib
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +16,8 @@ from scipy.sparse import csr_array
 
 from emrecon.formats import FormatError, read_image
 from emrecon.projectors import ImageGrid, linear_attenuation, materials
-from emrecon.projectors.core.errors import check_size, naming, require_file
+from emrecon.projectors.core.archives import read_arrays
+from emrecon.projectors.core.errors import naming, require_file
 
 _COLUMNS = ("label", "name", "activity", "material", "density", "mu")
 _XCAT = ("air", "body", "air cavity", "brain", "bronchi", "liver", "lungs", "skeleton")
@@ -365,32 +364,15 @@ def _whole(labels: np.ndarray) -> np.ndarray:
 
 def _npz(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
     """Return labels (x, y, z) and voxel size of an archive, after a look at the size it announces."""
-    try:
-        shape, dtype = _announced(path, "labels")
-        check_size(path, shape, "the labels")
-        if len(shape) != 3 or dtype.hasobject:
-            raise FormatError(f"{path}: labels are {dtype} of shape {shape}; expected whole numbers [z][y][x]")
-        size_shape, size_dtype = _announced(path, "voxel_mm")
-        if size_shape != (3,) or size_dtype.kind not in "iuf":
-            raise FormatError(f"{path}: voxel_mm is {size_dtype} of shape {size_shape}; expected three numbers")
-        with np.load(path, allow_pickle=False) as archive:
-            return archive["labels"].transpose(2, 1, 0), tuple(archive["voxel_mm"].astype(float)[::-1])
-    except KeyError as error:
-        raise FormatError(f"{path} has no array {error}; expected labels and voxel_mm") from error
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
-        raise FormatError(f"{path} is not a readable .npz archive ({error}); truncated or damaged?") from error
-
-
-def _announced(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Return shape and dtype that an array of an archive announces, reading nothing else."""
-    with zipfile.ZipFile(path) as archive:
-        if f"{name}.npy" not in archive.namelist():
-            raise KeyError(name)
-        with archive.open(f"{name}.npy") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-    return shape, dtype
+    found = read_arrays(path, ("labels", "voxel_mm"))
+    labels, size = found["labels"], found["voxel_mm"]
+    if labels.ndim != 3 or labels.dtype.kind not in "buif":
+        raise FormatError(
+            f"{path}: labels are {labels.dtype} of shape {labels.shape}; expected whole numbers [z][y][x]"
+        )
+    if size.shape != (3,) or size.dtype.kind not in "iuf":
+        raise FormatError(f"{path}: voxel_mm is {size.dtype} of shape {size.shape}; expected three numbers")
+    return labels.transpose(2, 1, 0), tuple(size.astype(float)[::-1])
 
 
 def _raw(path: Path, shape: tuple[int, int, int], dtype: str) -> np.ndarray:

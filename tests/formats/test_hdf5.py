@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 
 import h5py
 import numpy as np
@@ -117,22 +118,23 @@ def test_big_endian_strided_and_torch_counts(tmp_path):
 def test_the_same_scan_makes_the_same_bytes(tmp_path):
     for name in "ab":
         hdf5.write_scan(tmp_path / name, full_scan(background=1.0, factors=1.0, counts=np.ones(SHAPE)))
+        time.sleep(1.1 * (name == "a"))  # a file holds no time
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_schema_units_and_chunks(tmp_path):
     hdf5.write_scan(tmp_path / "a.h5", full_scan())
     with h5py.File(tmp_path / "a.h5") as file:
-        assert dict(file.attrs)["emrecon_schema"] == "scan"
+        assert file.attrs["emrecon_schema"] == b"scan"
         assert file.attrs["schema_version"] == 1
-        assert file.attrs["creator"].startswith("emrecon ")
+        assert file.attrs["creator"].startswith(b"emrecon ")
         assert (file["counts"].chunks, file["counts"].compression, file["counts"].shuffle) == ((1, 6, 4), "gzip", True)
         missing = []
         file.visititems(
             lambda name, item: missing.append(name) if hasattr(item, "dtype") and "units" not in item.attrs else None
         )
         assert not missing
-        assert file["geometry/radius"].attrs["units"] == "mm"
+        assert file["geometry/radius"].attrs["units"] == b"mm"
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "f8"])
@@ -248,8 +250,8 @@ DAMAGES = {
     "no checksum": (lambda file: file["counts"].attrs.__delitem__("sha256"), "checksum of counts"),
     "odd dtype": (change_attribute("original_dtype", "object", "counts"), "original_dtype"),
     "complex counts": (replace_dataset("counts", data=np.ones(SHAPE, complex)), "expected numbers"),
-    "huge": (replace_dataset("counts", shape=HUGE, dtype="u2", chunks=(1, 100, 100)), "announce 10000 x 10000 x 10000"),
-    "huge angles": (replace_dataset("geometry/angles", shape=(10**12,), dtype="f8", chunks=(10,)), "announce"),
+    "huge": (replace_dataset("counts", shape=HUGE, dtype="u2", chunks=(1, 100, 100)), "values announce"),
+    "huge angles": (replace_dataset("geometry/angles", shape=(10**12,), dtype="f8", chunks=(10,)), "values announce"),
     "values left out": (
         replace_dataset("counts", shape=(999, 999, 99), dtype="u2", chunks=(1, 9, 9)),
         "not in the file",

@@ -8,9 +8,11 @@ import subprocess
 import sys
 
 import pytest
+from limits import limited
 
 from emrecon.formats import atomic_path
 from emrecon.projectors.core import files
+from emrecon.projectors.core.files import atomic_stream, is_about_writing
 
 OLD, NEW = "old", "new"
 
@@ -164,3 +166,59 @@ def test_devices_are_not_replaced(tmp_path, kind):
     with pytest.raises(OSError, match="device or a pipe"), atomic_path(path):
         pass
     assert names(tmp_path) == ["target"]
+
+
+def test_a_stream_is_complete_or_not_there(tmp_path):
+    target = tmp_path / "a.bin"
+    with atomic_stream(target) as stream:
+        assert (stream.write(b"abcdef"), stream.tell(), stream.seek(-2, os.SEEK_END)) == (6, 6, 4)
+        assert (stream.read(1), stream.seek(1), stream.write(memoryview(b"B"))) == (b"e", 1, 1)
+        assert stream.truncate(5) == 5
+    assert target.read_bytes() == b"aBcde"
+
+    def fail():
+        with atomic_stream(target) as stream:
+            stream.write(b"new")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert target.read_bytes() == b"aBcde"
+
+
+def test_a_stream_keeps_its_first_error_until_the_writer_is_done(tmp_path):
+    written = []
+
+    def write(complaint):
+        with atomic_stream(tmp_path / "a.bin") as stream:
+            written.extend(stream.write(bytes(700)) for _ in range(3))
+            if complaint:
+                raise complaint
+
+    for complaint in (None, ValueError("a consequence")):
+        with limited("FSIZE", 1000), pytest.raises(OSError, match=r"larger than.*a\.bin") as caught:
+            write(complaint)
+        assert caught.value.errno == errno.EFBIG
+        assert names(tmp_path) == []
+    assert written == [700] * 6
+
+
+def test_of_a_pair_of_files_the_one_that_failed_is_named(tmp_path):
+    def write():
+        with atomic_path(tmp_path / "a.hs") as header, atomic_path(tmp_path / "a.s") as data:
+            header.write_text("header")
+            data.write_bytes(bytes(2000))
+
+    with limited("FSIZE", 1000), pytest.raises(OSError, match=r"a\.s'"):
+        write()
+    assert names(tmp_path) == []
+
+
+def test_errors_of_writing_are_told_from_others(tmp_path):
+    with pytest.raises(OSError) as missing, atomic_path(tmp_path / "none" / "a"):
+        pass
+    with pytest.raises(OSError) as unreadable:
+        (tmp_path / "b").read_text()
+    assert is_about_writing(missing.value)
+    assert is_about_writing(OSError(errno.ENOSPC, "full"))
+    assert not is_about_writing(unreadable.value)

@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from emrecon import recon
-from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.core.files import atomic_path, atomic_stream
 
 from .distributed import average_gradients, broadcast_weights, of_first_rank, rank_and_size
 from .losses import Case, applied
@@ -539,8 +539,8 @@ def _write_log(folder: Path, rows: list[dict[str, float]]) -> None:
 
 
 def _write(path: Path, state: object) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    with atomic_stream(path) as stream:
+        torch.save(state, stream)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
