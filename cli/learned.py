@@ -141,6 +141,7 @@ def load(method: str, weights: Path | None, n_guides: int) -> Trained | None:
 
     weights : a file, or one of the names `PRETRAINED`; a file of that name comes first.
     n_guides : how many guide images there are.
+
     Raises typer.BadParameter, which names the option, for options that do not go together, ValueError for unusable
     files, ImportError that names the extra where torch or safetensors is missing.
     """

@@ -83,6 +83,7 @@ def training_batches(plan: Plan, prepare: Preparation, workers: int, seed: int) 
     """Return epoch -> this rank's batches of (arguments, target), all of one size.
 
     workers : processes that read or simulate samples, with one compiled thread each; 0 is this one.
+
     Raises ValueError where the samples do not fill a batch of every rank.
     """
     from emrecon.sims.datasets.reading import loader

@@ -193,6 +193,7 @@ def load_plan(recipe: str, *, folder: Path | None = None, steps: int | None = No
 
     folder : of samples, instead of what the recipe says.
     steps : instead of the recipe's; a warmup that is not shorter becomes a tenth of them.
+
     Raises RecipeError, naming the line, for what is not a recipe or cannot be trained; FileNotFoundError; ImportError
     where torch is missing.
     """

@@ -29,6 +29,7 @@ def write_nifti(path: str | os.PathLike[str], image: Array, grid: ImageGrid) -> 
 
     The values keep their order; the affine says that x runs to the left and y to the back (NIfTI itself counts to the
     right and to the front). Values are rounded to float32.
+
     Raises ValueError for a wrong suffix or an image that does not fit the grid or float32, OSError naming `path` where
     it cannot be written.
     """
@@ -61,6 +62,7 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
     Axes are permuted and flipped to LPS; values are float64 where the file holds float64, else float32, scaled as the
     header says. Units of the header (m, mm, micrometre) become mm. A file without orientation (sform and qform code 0)
     is taken as nibabel takes it: centred, x to the left.
+
     Raises FileNotFoundError; FormatError naming the file where it is not NIfTI, damaged, oblique, of several volumes,
     of colours or complex numbers, or of absurd size.
     """

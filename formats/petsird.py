@@ -195,6 +195,7 @@ def read_petsird(
 
     TOF bins of PETSIRD are (arrival at the first end - arrival at the second) c / 2, which is positive towards the
     second end, as here: they stay as they are.
+
     Raises ImportError without the package petsird; FileNotFoundError; FormatError (a ValueError) that names the file
     where it is truncated, damaged, not PETSIRD or of another version, for TOF bins that are not even or differ between
     module types, for a gantry that moves and, here only, for a bed that does.

@@ -98,7 +98,9 @@ class FilteredBackprojection(BatchOperator):
 
     Like every `LinearOperator` it takes batches, NumPy, CuPy and torch, and passes gradients; `A.T` is its exact
     transpose, so it can be the first layer of a network.
+
     Raises ValueError where planes are not slices of the grid, as `ParallelBeamProjector` does.
+
     Source: Kak & Slaney 1988, chapter 3.
     """
 
@@ -208,6 +210,7 @@ def fbp(
     Data are integrals in mm: line integrals of mu in 1/mm give 1/mm. Counts y of a SPECT camera are integrals after
     y * dx * dy / bin_size, for an image whose voxels of 1 add 1 to each view, as in `SPECTProjector`.
     For many data of one geometry, make a `FilteredBackprojection` once.
+
     Raises ValueError without a grid, and for shapes that do not fit.
     """
     if isinstance(geometry, ParallelBeamProjector):

@@ -53,9 +53,11 @@ def reconstruct(
         callbacks : called with every iterate, such as `ProgressBar`, `Log`, `Checkpoint` and stopping rules; see `run`.
 
     Returns (x, y, z), or (B, x, y, z) for a batch: NumPy, unless the problem's data are of another library.
+
     Raises ArgumentError (a ValueError; its `argument` is the name), with the nearest known name, for unknown methods,
     priors and orders and for arguments that do not go together; ValueError where counts were measured but none are
     expected.
+
     To keep the loop in your own hands, take `problem.parts`: `for it in osem(problem.parts, problem.start): ...`.
     """
     if iterations < 1:

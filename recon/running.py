@@ -43,6 +43,7 @@ def run(iterates: Iterator[Standing], n_iterations: int, *callbacks: Callback) -
 
     A callback that returns True ends the run. Callbacks with a `close` method have it called at the end, also when the
     run is interrupted.
+
     Raises ValueError unless n_iterations is at least 1 and there are iterates to take.
     """
     last = None

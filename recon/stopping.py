@@ -45,6 +45,7 @@ class PetricRule:
         n_in_row : evaluations within the thresholds that end the run.
 
     `history` holds the errors of every iterate seen, so a rule serves one run; NaN is beyond all thresholds.
+
     Raises ValueError for tolerances that are not positive, shapes that do not fit, a background without activity, and a
     reference with NaN.
     """
@@ -185,6 +186,7 @@ class KKTRule:
         start : the image the algorithm starts from; default: the first iterate seen.
 
     `history` holds the residuals of every iterate seen, so a rule serves one run.
+
     Raises ValueError for a tolerance that is not positive.
     """
 

@@ -18,6 +18,7 @@ def generator(seed: int, purpose: str = "") -> np.random.Generator:
             and its thinning.
 
     Raises ValueError for another seed.
+
     Source: Philox, a counter-based generator (Salmon et al. 2011).
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
@@ -37,6 +38,7 @@ def poisson(expected: Array, seed: int, total: float | None = None) -> Array:
 
     Returns counts of the library, device, dtype and shape of `expected`; the draw itself is done on the host, so one
     seed gives the same counts everywhere. No gradient passes.
+
     Raises ValueError for negative or non-finite expectations and for a total that is not positive.
     """
     values = _expected(expected, "poisson")
@@ -70,6 +72,7 @@ def thin(counts: Array, probability: float, seed: int) -> Array:
         counts : integers >= 0 of any dtype, NumPy, CuPy or torch.
 
     Returns the same library, device, dtype and shape.
+
     Raises ValueError for counts that are not non-negative integers (usual cause: corrected or expected counts) and for
     a probability outside 0 to 1.
     """

@@ -53,9 +53,11 @@ def read_dicom_pet(
 
     Slices are put in order by ImagePositionPatient along the slice normal; other orientations along the patient's axes
     are turned to LPS. Settings of pydicom and warning filters are as before afterwards.
+
     Raises FileNotFoundError; FormatError (a ValueError) naming the file and the fact: not DICOM, truncated, NM or
     another modality, missing attributes, several series or frames (listed), slices missing, doubled, unevenly spaced or
     oblique, compression that needs a package, absurd size.
+
     Source: DICOM PS3.3, Image Plane and PET Image modules.
     """
     with lenient():
@@ -106,6 +108,7 @@ def write_dicom_pet(
     value of the slice / 131070 (/ 65534 where the image has negative values). Series and images get new UIDs, and
     nothing private is copied. The folder appears complete or not at all; what was in it stays unless `overwrite`, and
     then only a series written by this function is replaced.
+
     Raises ValueError for an image that does not fit the grid or has values that are not finite; FileExistsError;
     OSError naming the folder where it cannot be written.
     """

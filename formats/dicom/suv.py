@@ -60,9 +60,13 @@ def suv_factor(facts: PETFacts, kind: str = "body weight") -> float:
 
     The reference is `decay_reference_time(facts)`. Images in Philips' counts take the scanner's private factors, and
     images that are SUV already are converted between the kinds.
+
+    James' lean body mass turns over for the obese (body
+    mass index near 43 for men, 36 for women): from there on it falls with rising weight.
+
     Raises ValueError that says which fact is missing or contradictory and how to replace it. Warns where DecayFactor
     says that the values were corrected to another time.
-    James' lean body mass turns over for the obese (body mass index near 43 for men, 36 for women).
+
     Source: QIBA, vendor-neutral pseudo-code for SUV; James 1976; Janmahasatian et al. 2005; Du Bois & Du Bois 1916;
     Sugawara et al. 1999 (ideal body weight).
     """
@@ -87,7 +91,9 @@ def decay_reference_time(facts: PETFacts) -> datetime:
         NONE    the moment of mean activity during the frame
 
     `facts.decay_reference` and the moment Siemens notes come before these rules.
+
     Raises ValueError where times are not known, or where beds that are not decay corrected began at different times.
+
     Source: QIBA, vendor-neutral pseudo-code for SUV; DICOM PS3.3, PET Image module.
     """
     if facts.decay_reference is not None:

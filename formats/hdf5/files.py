@@ -42,6 +42,7 @@ def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
     """Write `scan` to an HDF5 file (schema "scan"); the file appears complete or not at all.
 
     Arrays of any library are stored; whole counts take 2 or 4 bytes and come back in their own dtype.
+
     Raises OSError naming `path` where it cannot be written, TypeError for dtypes that HDF5 cannot hold exactly.
     """
     if not isinstance(scan, Scan):
@@ -61,6 +62,7 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
     """Return the scan of an HDF5 file that `write_scan` wrote, equal in every field and dtype.
 
     Arrays are NumPy arrays in native byte order; torch and CuPy arrays are not restored as such.
+
     Raises FileNotFoundError where there is no file; FormatError, which names the file and the likely cause, where it is
     not HDF5, truncated, of another kind, of a newer schema, incomplete, of absurd size, or fails its checksum.
     """

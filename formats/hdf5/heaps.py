@@ -21,6 +21,7 @@ def check_heaps(path: Path) -> None:
 
     The objects of a collection follow one another. HDF5 steps from each to the next by its size and has no checksum for
     them, so a size of zero is a walk without end.
+
     Source: HDF5 File Format Specification 3.0, III.E.
     """
     size, walked = path.stat().st_size, 0

@@ -132,6 +132,7 @@ def fixed_texts(value: ArrayLike) -> ArrayLike:
     """Return texts in UTF-8 of a fixed length, anything else as it is.
 
     Texts of variable length would lie in a heap without a checksum, and in a damaged one HDF5 loses its way.
+
     Raises ValueError for texts with a NUL, which ends a text.
     """
     texts = np.asarray(value)

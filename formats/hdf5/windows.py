@@ -36,6 +36,7 @@ def write_windowed_scan(path: str | os.PathLike[str], scan: WindowedScan) -> Non
     """Write a `WindowedScan` to an HDF5 file (schema "windowed-scan"); the file appears complete or not at all.
 
     Counts are stored as those of a scan are: compressed, with their dtype and checksum.
+
     Raises OSError naming `path` where it cannot be written, TypeError for dtypes that HDF5 cannot hold exactly.
     """
     if not isinstance(scan, WindowedScan):

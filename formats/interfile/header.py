@@ -44,6 +44,7 @@ def parse_header(text: str) -> dict[str, str | tuple[str, ...]]:
     comments, as is what follows ` ;`; SIMIND's commented keys such as `;#Radius := 15.000` are kept as `#radius`.
     A repeated key counts as given last (of SPECT, readers give each detector head its own); a line without a key says
     nothing, and nothing is read after END OF INTERFILE.
+
     Raises FormatError where the text has no line `INTERFILE :=`.
     """
     return dict(parse_entries(text))
@@ -187,6 +188,7 @@ class Header:
         """Return the override, or the first of `keys` that has a value, converted; else the default.
 
         An override of None means "unknown" where the default is None, and "not given" elsewhere.
+
         Raises FormatError where a value cannot be converted, or is missing and has no default.
         """
         if override in self.overrides and (self.overrides[override] is not None or default is None):

@@ -28,6 +28,7 @@ def read_interfile_image(header_path: str | os.PathLike[str], **overrides: objec
     axis unless the header gives `first pixel offset (mm)`: along x and y that is the position of the first pixel, along
     z (as STIR uses it) the displacement of the middle. Values can be replaced: shape (x, y, z), voxel_size (mm),
     origin (mm), byte_order, number_format, bytes_per_pixel, data_offset, data_file, scale, window.
+
     Raises as `read_interfile` does.
     """
     header = load_header(header_path, overrides, IMAGE_OVERRIDES)

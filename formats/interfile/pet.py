@@ -109,9 +109,11 @@ def read_interfile_pet(
     arc_corrected, duration (s), radionuclide, energy_window (keV), description, byte_order, number_format,
     bytes_per_pixel, data_offset, data_file, scale; window (1, 2, ...) chooses a time frame, or Siemens' prompts (1) or
     randoms (2). segments : the outermost segment to keep (default: all).
+
     Raises FileNotFoundError for missing files, TypeError for unknown overrides, FormatError (a ValueError) that names
     the file where keys are missing or contradict each other or the data, for arc-corrected data (whose bins are not
     crystal pairs), and for segments of different span.
+
     Source: STIR's keys (Thielemans et al. 2012, Phys Med Biol 57:867).
     """
     header = _completed(load_header(header_path, overrides, SINOGRAM_OVERRIDES))

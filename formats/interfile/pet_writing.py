@@ -37,6 +37,7 @@ def write_interfile_pet(
             nor in the library's table (reading it again then needs scanner=...); False refuses such a scanner.
 
     Segments are in the order 0, +1, -1, ...; both files are written atomically, little endian.
+
     Raises ValueError for counts of another shape or that are not finite, for a subset of views, for arc-corrected data
     and for scanners the header cannot describe; OSError naming the file that cannot be written.
     """

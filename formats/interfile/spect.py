@@ -78,9 +78,11 @@ def read_interfile(header_path: str | os.PathLike[str], **overrides: object) -> 
     bytes_per_pixel, data_offset (bytes), data_file and scale. start_angle, direction, extent, n_views and duration may
     be lists of one for each head. window (1, 2, ...) chooses an energy window, frame or gate (1, 2, ...) one part of a
     dynamic or gated file, which `read_dynamic` and `read_gated` read as a whole.
+
     Raises FileNotFoundError for missing files, TypeError for unknown overrides, FormatError (a ValueError) that names
     the file where keys are missing or contradict the data, sizes do not match, counts are negative or not finite, or a
     key says what a `Scan` cannot be: planar images, converging holes, several parts without a choice.
+
     Source: Todd-Pokropek et al. 1992, Nucl Med Commun 13:673 (Interfile 3.3), and STIR's keys.
     """
     found = read_projections(load_header(header_path, overrides, SCAN_OVERRIDES))
@@ -153,6 +155,7 @@ def write_interfile(header_path: str | os.PathLike[str], scan: Scan, *, overwrit
     """Write a scan as a header `.hs` and data `.s` that STIR reads: [view][axial][bin], little endian.
 
     Both files are written atomically. Whole numbers of up to 4 bytes and floats keep their number format.
+
     Raises ValueError for what Interfile 3.3 cannot say: views that are not equally spaced, shifts, several images,
     background and factors (write those as HDF5); OSError naming the file that cannot be written.
     """

@@ -34,6 +34,7 @@ def read_siemens_norm(
     Components are found by their names in the header: geometric effects, crystal interference, crystal efficiencies,
     axial effects (planes of the header's axial compression, segments 0, -1, +1, ...; ring pairs beyond get 1), and the
     two dead time parameters of every ring. Others ("additional axial effects", the crystals' dead time) are not used.
+
     Raises FileNotFoundError; FormatError where the file is not a normalisation, truncated, of another scanner, or holds
     values that are not finite.
     """

@@ -149,6 +149,7 @@ def read_petlink(path: str | os.PathLike[str], **overrides: object) -> PETLink:
     Words are 32 bits, little endian: bit 31 a tag, bit 30 a prompt (else a delay), the rest the address of the bin in
     a sinogram of span 1, whose planes are in the order of segments 0, -1, +1, -2, ... in the library's numbering.
     Time tags count milliseconds. A file that ends early is read as far as it goes: see `PETLink.is_complete`.
+
     Raises FileNotFoundError; FormatError where the header is not of 32-bit list-mode, is axially compressed, or its
     numbers do not belong to the scanner.
     """

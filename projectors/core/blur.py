@@ -38,7 +38,9 @@ class GaussianBlur(BatchOperator):
     operator is its own transpose. An axis of one voxel is not blurred: such an image is two-dimensional.
 
     A resolution model before any projector: `PETProjector(grid, sinogram) @ GaussianBlur(grid, 4.5)`.
-    Runs on NumPy, CuPy and torch. Raises ValueError for widths that are negative or not finite.
+    Runs on NumPy, CuPy and torch.
+
+    Raises ValueError for widths that are negative or not finite.
     """
 
     def __init__(self, grid: ImageGrid, fwhm: Any) -> None:
@@ -99,6 +101,7 @@ class MeasuredBlur(LinearOperator):
     What leaves the image is lost (zeros outside, nothing wraps around). The transpose correlates with the kernels and
     then weights, exactly.
     Runs on NumPy (SciPy's transforms), CuPy and torch.
+
     Raises ValueError for kernels of even length, weights of another shape, and values that are not finite.
     """
 

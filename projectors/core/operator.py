@@ -24,6 +24,7 @@ class LinearOperator(ABC):
 
     A(x) : x of shape (..., ``*in_shape``) gives (..., ``*out_shape``), float64 for float64 input and float32 otherwise.
     A.T(y) : the exact transpose; `A.T.T is A`.
+
     Raises ValueError where trailing axes do not match and TypeError where x is not an array.
     """
 

@@ -15,6 +15,7 @@ def resample(image: np.ndarray, grid: ImageGrid, target: ImageGrid) -> np.ndarra
         image : (nx, ny, nz) on `grid`.
 
     Returns the shape of `target`, in the dtype of `image`; no copy on equal grids.
+
     Raises ValueError where the image does not fit its grid, or the grids do not overlap.
     """
     if tuple(image.shape) != grid.shape:

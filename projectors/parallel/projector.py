@@ -34,7 +34,9 @@ class ParallelBeamProjector(BatchProjector):
     Runs on NumPy arrays and CPU tensors (numba, all cores, SIMD along z or along a batch of thin images) and on CuPy
     arrays and CUDA tensors. float64 where the input is float64, otherwise float32. The adjoint is the exact transpose;
     results repeat bit for bit, for any number of threads.
+
     Raises ValueError where the planes are not the image's slices.
+
     Source: Joseph 1982, IEEE Trans Med Imaging 1:192 (the interpolation of "rays").
     """
 

@@ -38,6 +38,7 @@ class ListmodeProjector(BatchProjector):
     visited. `subset(k, n)` takes the events k, k + n, k + 2n, ...
     Runs on NumPy arrays and CPU tensors (numba, all cores), and on CuPy arrays and CUDA tensors. The adjoint is the
     exact transpose, without atomic operations.
+
     Raises ValueError for events with crystals or TOF bins that the scanner does not have, when it meets them.
     """
 

@@ -21,6 +21,7 @@ def pair_products(sinogram: PETSinogram, crystals: Any, ring_pairs: Any = None) 
         ring_pairs : (rings, rings), default 1.
 
     Returns (views, radial, planes), whatever the TOF bins.
+
     Raises ValueError where shapes do not fit the scanner.
     """
     scanner = sinogram.scanner
@@ -59,7 +60,9 @@ class Normalisation:
         dead_time : (rings, 2) coefficients per single event/s in a block, live = 1 + a rate + b rate^2.
 
     Efficiencies of virtual crystals count as 0.
+
     Source: the components and their use are those of Siemens ECAT and e7 scanners (Casey, Gadagkar & Newport 1995).
+
     Raises ValueError for shapes that do not fit the scanner.
     """
 
@@ -177,7 +180,9 @@ def crystal_rates(
         groups : (rings, crystals) integers; crystals of one group share b (blocks, say, where counts are few).
 
     Returns a, (rings, crystals per ring) in delays^(1/2); their number is that of the events to rounding.
+
     Raises ValueError without delays.
+
     Source: the model of products is that of Hogg et al. 2001, who estimate efficiencies with it.
     """
     scanner = sinogram.scanner

@@ -41,6 +41,7 @@ class PETProjector(BatchProjector):
     Runs on NumPy arrays and CPU tensors (numba, all cores, SIMD along the planes, or along a batch of thin images) and
     on CuPy arrays and CUDA tensors. float64 where the input is float64, otherwise float32. The adjoint is the exact
     transpose, without atomic operations: results repeat to the last bit on the same number of threads.
+
     Source: Joseph 1982.
     """
 

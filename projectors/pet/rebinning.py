@@ -114,6 +114,7 @@ class SinogramCompression(_Rebinning):
     `coarse` are the compression of those histogrammed in `fine`.
     These are sums, for counts and for `multiplicity()`; the mean line integral of a coarse bin is the compression of
     multiplicity * integral, divided by the coarse multiplicity.
+
     Raises ValueError for two scanners, where a fine bin would be split between coarse ones, and where a coarse bin
     holds crystal pairs that no fine bin has, so that its counts would be too low.
     """
@@ -150,6 +151,7 @@ class SingleSliceRebinning(_Rebinning):
 
     TOF bins are added up. Line integrals mean that data were corrected before: divided by `AcquisitionModel.factors`.
     The object's extent along z is blurred the farther it is from the axis and the larger the ring difference.
+
     Source: Daube-Witherspoon & Muehllehner 1987, J Nucl Med 28:1717.
     """
 
@@ -231,6 +233,7 @@ class ArcCorrection(_Rebinning):
         Bins of odd number lie between two views: crystals i and N/2 - i, then i + 1 and N/2 - i. Their lines are turned
         by half a step of the unmashed views against those of even bins, so a view's mean angle is `sinogram.angles`
         less a quarter of a step.
+
         Raises ValueError where planes are oblique or unevenly spaced, as after a gap between blocks of rings.
         """
         if self.sinogram.segments.any():

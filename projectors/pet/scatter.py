@@ -110,8 +110,10 @@ def single_scatter(
     Activity much smaller than the scatter points' spacing (a point source in a large body) needs a smaller spacing.
 
     Memory: the result, and the sums for the coarse pairs of detectors, which is much less.
+
     Raises ValueError where shapes do not fit, values are negative or mu is not in 1/cm, activity or mu reach the
     crystals, nothing attenuates more than the threshold, the window excludes 511 keV, or the resolution is unknown.
+
     Source: Watson 2000; Ollinger 1996; with time of flight Watson 2007.
     """
     if not isinstance(sinogram, PETSinogram):

@@ -41,6 +41,7 @@ class PETSinogram(FrozenArrays):
 
     Data are (views, radial, planes), or (views, radial, TOF bins, planes). Planes are in the order of segments 0, +1,
     -1, +2, -2, ..., each from ring 0 on. A bin that holds several crystal pairs is modelled by their mean line.
+
     Raises ValueError where the scanner cannot have such a sinogram, with the nearest values that it can.
     """
 

@@ -62,7 +62,9 @@ def scale_to_tails(
         limits : least and greatest scale. Multiple scatter makes about 1.1 to 1.6 of a calibrated activity.
 
     The scaled scatter has the unit of `scatter`; an `AcquisitionModel` takes background + factors * scaled.
+
     Raises ValueError where shapes do not fit or planes have no tail.
+
     Source: Watson 2000; Ollinger 1996.
     """
     low, high = limits

@@ -35,6 +35,7 @@ class TimeOfFlight:
         F((upper_b - s) / sigma) - F((lower_b - s) / sigma),     F : the normal distribution cut off at 3 sigma
 
     so that bins add up to one wherever they cover s +- 3 sigma.
+
     Raises ValueError for numbers that are not positive.
     """
 

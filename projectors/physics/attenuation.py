@@ -47,7 +47,9 @@ def linear_attenuation(material: str, energy_kev: float, density: float | None =
         density : g/cm3 (default: the material's own; lung 0.26).
 
     Interpolated in log energy and log coefficient; at an absorption edge the upper branch is taken.
+
     Raises ValueError for an unknown material, an energy outside its table and a density that is not positive.
+
     Source: NIST mass attenuation coefficients, Hubbell & Seltzer 1996.
     """
     if material not in _mass_attenuation():

@@ -59,6 +59,7 @@ class Radionuclide:
 
         That is 511 for positron emitters (0.1 positrons per decay and more), and otherwise the strongest line from 60
         to 600 keV, or the strongest of all where none is there.
+
         Raises ValueError for nuclides without lines, such as Y-90: the energy of bremsstrahlung has to be chosen.
         """
         if self.positron_fraction >= _PET_FRACTION:

@@ -20,6 +20,7 @@ def attenuation_factors(projector: Projector, mu: Array) -> Array:
         mu : linear attenuation at 511 keV in 1/cm, of the projector's image shape.
 
     The attenuation correction factors (ACF) are their reciprocals.
+
     Raises ValueError for negative, infinite or implausible values (usual causes: Hounsfield units, 1/mm).
     """
     if getattr(getattr(projector, "sinogram", projector), "tof", None) is not None:

@@ -25,6 +25,7 @@ class AcquisitionModel:
             is kept apart from the factors so that A'(factors) is back projected only once for all items.
 
     NumPy factors follow the arrays they meet; torch tensors get gradients.
+
     Raises ValueError for negative or non-finite factors or background, or shapes that do not fit the data.
     """
 

@@ -33,6 +33,7 @@ class DeadTime:
         m = n exp(-n tau)       paralysable: it has a maximum, 1 / (e tau), at n = 1 / tau, and falls again
 
     Rates are numbers or NumPy arrays.  Raises ValueError for tau that is not positive.
+
     Source: Knoll, Radiation Detection and Measurement, on dead time models.
     """
 
@@ -96,6 +97,7 @@ def view_decay(scan: Scan) -> np.ndarray:
 
     i counts the views of each head in their order, n is the most of any head, T the duration per view. Means are those
     of the scan, so a calibration with the scan's mean decay stays right.
+
     Raises ValueError where duration or radionuclide are unknown.
     """
     geometry, duration = _camera(scan)
@@ -154,6 +156,7 @@ def spect_calibration(
             the mean of the scan.
 
     Attenuation belongs in the projector, and scatter in the background; dead time and `view_decay` in factors.
+
     Raises ValueError where the sensitivity is not positive, or duration or radionuclide are unknown.
     """
     if not (math.isfinite(sensitivity) and sensitivity > 0):
@@ -196,7 +199,10 @@ class RecoveryTable:
         coefficients : as many, positive.
 
     Between diameters they are interpolated by monotone cubics (PCHIP): no overshoots, so they rise where the table
-    does. Raises ValueError for lengths that differ, and values that are not positive or do not increase.
+    does.
+
+    Raises ValueError for lengths that differ, and values that are not positive or do not increase.
+
     Source: Fritsch & Carlson 1980 (monotone cubics).
     """
 

@@ -174,6 +174,7 @@ class DynamicScan(ScanSeries):
     so an image x[f] is in counts/s per unit of the factors, at the reference time: decay corrected. With the factor
     and the branching of a `Calibration.from_phantom` it becomes Bq/mL, x * factor / branching; of SPECT
     `spect_calibration(sensitivity, grid, scan)` does it all.
+
     Raises ValueError where counts, frames and geometry do not fit together.
     """
 

@@ -150,6 +150,7 @@ def dual_energy_window(peak: EnergyWindow, scatter: tuple[EnergyWindow, Array], 
 
     Where k multiplies counts themselves it holds the widths: k = k_counts w_scatter / w_peak. It depends on the camera,
     the windows and the body.
+
     Raises ValueError where windows overlap or k is not positive.  Source: Jaszczak et al. 1984.
     """
     if not (np.isfinite(k) and k > 0):
@@ -170,7 +171,9 @@ def triple_energy_window(
             zero, which is right above the highest emission of a nuclide.
 
     Negative values of counts that are corrected already are clipped in the estimate.
+
     Raises ValueError where both are absent, windows overlap or lie on the wrong side, or shapes differ.
+
     Source: Ogawa et al. 1991.
     """
     sides = [(pair, side) for pair, side in ((lower, "below"), (upper, "above")) if pair is not None]
@@ -192,6 +195,7 @@ def smooth_projections(projections: Array, fwhm: float, pixel_size: Any) -> Arra
         pixel_size : (du, dz) in mm, or one number.
 
     What would leave a view is reflected at its border, so that each view keeps its counts and nothing gets negative.
+
     Raises ValueError for widths or sizes out of range.
     """
     xp, size = require_array(projections, "smooth_projections"), np.ravel(np.asarray(pixel_size, float))

@@ -129,6 +129,7 @@ def decay_factors(frames: Frames, radionuclide: str, reference: float = 0.0) -> 
         d = (1 - exp(-k T)) / (k T) exp(-k (t - reference)),   k = ln 2 / half-life
 
     for a frame of T s from t on. Counts divided by d are those of an activity that does not decay.
+
     Raises ValueError for an unknown radionuclide.
     """
     return _mean_decay(frames.starts, frames.durations, radionuclide, reference)

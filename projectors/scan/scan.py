@@ -76,6 +76,7 @@ class Scan:
         """Return the energy in keV of the photons in the scan's energy window: the strongest line of its radionuclide.
 
         Without an energy window that is the nuclide's `main_energy`.
+
         Raises ValueError where the scan names no radionuclide, and where none of its lines lies in the window.
         """
         if self.radionuclide is None:

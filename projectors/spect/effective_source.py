@@ -56,7 +56,9 @@ class EffectiveSource:
 
     As a function of cos(theta), s^2 exp(mu s) K is fitted by the nearest polynomial that is nowhere negative. Seen from
     cameras that turn around z, it is then a trigonometric polynomial of the same degree in the gantry angle.
+
     Raises ValueError for a window that excludes the energy, and for numbers that are out of range.
+
     Source: Frey & Tsui 1996 (effective source); Klein & Nishina 1929.
     """
 
@@ -204,7 +206,9 @@ class SPECTScatterProjector(Projector):
     energies in attenuation on the way out; coherent scatter; scatter and septal penetration in collimator and crystal.
 
     Runs on NumPy, CuPy and torch.
+
     Raises ValueError where there is no attenuation or one map per item, where all is air, and for images of one slice.
+
     Source: Frey & Tsui 1996.
     """
 
@@ -378,6 +382,7 @@ def _nearest_series(values: np.ndarray, degree: int) -> np.ndarray:
     """Return the Legendre series nearest to values over the cosines among those that are not negative at any of them.
 
     In coordinates around the free fit this is least distance programming, a non-negative least squares problem.
+
     Source: Lawson & Hanson, Solving Least Squares Problems, chapter 23.
     """
     scale = float(np.abs(values).max())

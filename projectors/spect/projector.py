@@ -60,7 +60,9 @@ class SPECTProjector(BatchProjector):
 
     Runs on NumPy arrays and CPU tensors (numba, all cores, SIMD along z or along a batch of thin images) and on CuPy
     arrays and CUDA tensors. float64 where the input is float64, otherwise float32. The adjoint is the exact transpose.
+
     Raises ValueError for mismatched shapes, negative, infinite or implausible attenuation.
+
     Source: Zeng & Gullberg 1992, IEEE Trans Nucl Sci 39:1444 (a response for each depth, in the frequency domain, as
     blur="direct" has it); the levels of blur are explained in docs/spect.md.
     """

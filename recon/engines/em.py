@@ -23,7 +23,9 @@ def em_step(x: Array, likelihood: Likelihood) -> Array:
     Returns the same shape; voxels that no line crosses keep their value.
     torch tensors carry gradients to the image and to the factors and background of the model, twice; a step keeps one
     array of the size of the data for them.
+
     Raises ValueError where counts were measured but none are expected.
+
     Source: Shepp & Vardi 1982, eq. 2.13; Lange & Carson 1984.
     """
     if is_torch(x) and knows_counts(likelihood):
@@ -64,7 +66,9 @@ def osem(
 
     The loop has no memory but the image: passing the last image as `start` (and its number as `iteration`), or the last
     iterate, goes on exactly.
+
     Raises ValueError for a start with negative, NaN or infinite values, or more subsets than views.
+
     Source: Hudson & Larkin 1994.
     """
     at, parts = begin(likelihood, start, n_subsets, iteration)

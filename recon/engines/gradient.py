@@ -145,6 +145,7 @@ def svrg(
 
     Give the model a little background: where next to nothing is expected a count makes a gradient without bound.
     An iterate remembers its anchor; handed back as `start`, it goes on exactly.
+
     Source: Johnson & Zhang 2013; Kereta et al. 2021 (in emission tomography); the recipe of the winners of the PETRIC
     challenge 2024.
     """
@@ -177,6 +178,7 @@ def saga(
     one after every `anchor_every` passes, which also tells the objective: where it has risen since the last time the
     engine goes back there and halves all steps from then on. D is renewed before every pass.
     Arguments as in `svrg`. An iterate remembers its table; handed back as `start`, it goes on exactly.
+
     Source: Defazio, Bach & Lacoste-Julien 2014; Kereta et al. 2021 (in emission tomography).
     """
     if anchor_every < 1:

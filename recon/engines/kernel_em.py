@@ -38,7 +38,9 @@ def kem_step(coefficients: Array, likelihood: CountsLikelihood, kernel: LinearOp
         coefficients : (..., ``*kernel.in_shape``) >= 0.
 
     Returns the same shape; coefficients that nothing is known about, K'A'1 = 0, keep their value.
+
     Raises ValueError where counts were measured but none are expected.
+
     Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61.
     """
     image = kernel(coefficients)
@@ -67,8 +69,10 @@ def kem(
     n_subsets, or a list of likelihoods, order, iteration : as in `osem`.
     An iterate's image is K alpha, and `iterate.state["coefficients"]` alpha, which is all that the loop remembers. With
     one subset the likelihood never gets worse.
+
     Raises ValueError for a start with negative, NaN or infinite values or of another shape, a kernel that does not fit
     the images, and more subsets than views.
+
     Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61.
     """
     if isinstance(start, Iterate):

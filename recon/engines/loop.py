@@ -98,6 +98,7 @@ def begin(
 
     A given list of likelihoods is taken as it is. The start is an image, an iterate to go on from, or the likelihood's
     own start image: ones where anything is seen.
+
     Raises ValueError for an image that does not fit, holds negative, NaN or infinite values or nothing but zeros, more
     subsets than views, and subsets without events; TypeError for what is not a likelihood or not an array.
     """

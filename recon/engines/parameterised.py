@@ -78,6 +78,7 @@ def parameterised_em(
         iteration : how many passes the parameterisation has behind it already, when resuming.
 
     Raises ValueError for an image of another shape than the projector's, more subsets than views, and steps < 1.
+
     Source: De Pierro 1995, IEEE Trans Med Imaging 14:132 (the sum); Wang & Qi 2015, IEEE Trans Med Imaging 34:61
     (kernels); Li et al. 2023, IEEE Trans Med Imaging 42:785 (networks).
     """

@@ -60,7 +60,9 @@ def map_em_step(x: Array, likelihood: Likelihood, prior: SmoothPrior, share: flo
     with g and c the prior's gradient (at x; of the linearised part) and its curvature at x, times `share` (1 / n for a
     subset of n).  x : (..., x, y, z) >= 0.  Lowers the penalised objective, or leaves it. Voxels
     that neither data nor prior know keep their value.
+
     Raises NotImplementedError for priors without a curvature.
+
     Source: De Pierro 1995.
     """
     sensitivity = sensitivity_like(likelihood, x)
@@ -73,6 +75,7 @@ def osl_step(x: Array, likelihood: Likelihood, prior: Gradient, share: float = 1
     """Return one one-step-late update, x A'(y / ybar) / (s + share * grad U(x)).
 
     The denominator is kept above a tenth of s. Not monotone, and a large prior may make it swing.
+
     Source: Green 1990.
     """
     sensitivity = sensitivity_like(likelihood, x)

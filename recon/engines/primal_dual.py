@@ -47,8 +47,10 @@ def pdhg(
             item of a batch (default: from one EM step, sum x / sum x^2). Any positive value converges.
 
     One iteration is one projection and one back projection of all data.
+
     Raises ValueError for a start that does not fit, is negative or not finite, and for counts where no line crosses the
     image and no background is expected; TypeError for a prior with a gradient only.
+
     Source: Chambolle & Pock 2011; step sizes of Pock & Chambolle 2011.
     """
     return _begin(likelihood, prior, 1, start, iteration, gamma, None)
@@ -81,7 +83,9 @@ def spdhg(
         seed : the blocks of an epoch depend on it and on the number of the epoch alone.
 
     The other arguments are those of `pdhg`. All duals are kept: as much memory as the data, twice.
+
     Raises ValueError as `pdhg`, and for more subsets than views.
+
     Source: Chambolle, Ehrhardt, Richtarik & Schonlieb 2018, SIAM J Optim 28:2783; Ehrhardt, Markiewicz & Schonlieb
     2019, Phys Med Biol 64:225019; for events Schramm & Holler 2022, Phys Med Biol 67:155020.
     """

@@ -47,6 +47,7 @@ def lbfgsb(
     until the objective falls (every try costs a pass over the data). D is that of the start.
     Every item of a batch goes its own way. Where no step helps any more (float32 has no more digits) the image stays.
     An iterate remembers the changes; handed back as `start`, it goes on exactly.
+
     Source: Liu & Nocedal 1989; Bertsekas 1982 (the projection); Tsai et al. 2018 (the preconditioner, for PET).
     """
     if memory < 1 or memory != int(memory):
@@ -73,6 +74,7 @@ def lbfgsb_scipy(
         tolerance : on the relative fall of the objective.
 
     Raises RuntimeError where SciPy gives up.
+
     Source: Byrd, Lu, Nocedal & Zhu 1995.
     """
     f, prior = taken_apart(likelihood, prior)

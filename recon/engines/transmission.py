@@ -57,7 +57,9 @@ def ostr(
     The loop has no memory but the map: passing the last one as `start` goes on exactly. With subsets the first passes
     are faster, but the maps end up in a small cycle around the minimum. Voxels that no line crosses keep their value if
     there is no penalty.
+
     Raises ValueError for a start with negative, NaN or infinite values, more subsets than views, unknown curvatures.
+
     Source: Erdogan & Fessler 1999, Phys Med Biol 44:2835 (ordered subsets), and IEEE Trans Med Imaging 18:801 (the
     parabolas).
     """

@@ -60,7 +60,9 @@ class KernelOperator(BatchOperator):
     rows, so that both directions gather. Weights are float32 unless the matrix is float64.
     Runs on NumPy arrays and CPU tensors (numba, all threads) and on CuPy arrays and CUDA tensors (by the array library,
     one pass for every entry of the longest row). Results repeat bit for bit, for any number of threads.
+
     Raises ValueError for another size, negative or non-finite weights, and rows that do not sum to one.
+
     Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61.
     """
 
@@ -145,7 +147,9 @@ class SpatioTemporalKernel(BatchOperator):
         spatial : K_s, an operator from images to images; where its rows sum to one, those of the product do too.
 
     Acts on (..., frames, x, y, z), and keeps no matrix of the product.
+
     Raises ValueError for a temporal matrix that is not square, negative, or whose rows do not sum to one.
+
     Source: Wang 2019, IEEE Trans Med Imaging 38:664.
     """
 
@@ -212,8 +216,10 @@ def kernel_matrix(
         mask : booleans (x, y, z). A voxel outside has itself as its only neighbour. std(f) is that inside.
 
     Memory is `KernelOperator.nbytes`, 16 bytes for each voxel inside and neighbour.
+
     Raises ValueError for shapes that do not fit, features that are constant or not finite, widths that are not
     positive, windows and patches that are not odd.
+
     Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61 (composite frames, 48 neighbours, sigma 1); Hutchcroft et al.
     2016, Phys Med Biol 61:6668 (features from anatomical images, windows and patches).
     """
@@ -246,7 +252,9 @@ def hybrid_kernel(kernel: KernelOperator, image: Array, sigma: float = 1.0, patc
         patch : as in `kernel_matrix`.
 
     Made anew at some iterations of `kem`, which goes on from its coefficients with the new kernel.
+
     Raises ValueError for an image that does not fit, is not finite, or is constant.
+
     Source: Deidda et al. 2019, Inverse Problems 35:044001.
     """
     guides = _guides(image)
@@ -271,7 +279,9 @@ def hypr_kernel(composite: Array, blur: LinearOperator) -> LinearOperator:
     the relative image that has a kernel with rows of sum one: x / c = [diag(1 / (F c)) F diag(c)] (alpha / c), and EM
     is the same for alpha and for alpha / c.
     Voxels where the composite is 0 stay 0.
+
     Raises ValueError for a composite that is negative, not finite or of another shape.
+
     Source: Johnson et al. 2008, Magn Reson Med 59:456 (HYPR-LR); Cheng et al. 2021, Med Phys 48:2230 (as a kernel).
     """
     require_array(composite, "hypr_kernel composite")
@@ -296,6 +306,7 @@ def temporal_kernel(features: Array | Sequence[Array], sigma: float, n_neighbour
         n_neighbours : how many frames, itself included, a frame mixes, those nearest to it; None for all.
 
     Raises ValueError for features that are not finite, a sigma that is not positive, and no neighbours.
+
     Source: Wang 2019, IEEE Trans Med Imaging 38:664.
     """
     t = np.asarray(to_numpy(features), float)

@@ -26,8 +26,10 @@ class ListmodeLikelihood:
 
     `subset(k, n)` takes the events k, k + n, ... and 1 / n of the sensitivity. For subsets by views give `osem` a list
     of likelihoods, each with the events and the sensitivity of its views.
+
     Raises ValueError for a sensitivity that does not fit or is negative, and, when it meets an image, where an event is
     not expected at all (usual cause: an image that ends inside the object, with background 0).
+
     Source: Barrett, White & Parra 1997; Parra & Barrett 1998.
     """
 

@@ -23,6 +23,7 @@ class PoissonLikelihood:
         model : what is expected, an `AcquisitionModel`.
 
     A bin with y = 0 contributes ybar, also where ybar = 0. Data and sensitivity follow the images they meet.
+
     Raises ValueError for negative or non-finite counts and shapes that do not fit, and, when it meets an image, where
     counts were measured but none are expected (usual causes: background = 0 outside the object, an image with zeros, a
     mu map or geometry that does not belong to the data).

@@ -42,8 +42,10 @@ class TransmissionLikelihood:
         background : expected scatter, randoms and emission; counts, a number or an array.
 
     mu is in 1/cm, (..., nx, ny, nz).
+
     Raises ValueError for negative or non-finite values, shapes that do not fit, and bins with counts that have neither
     blank nor background (usual causes: detectors that were dead in the blank scan, blank and data exchanged).
+
     Source: Lange & Carson 1984; Erdogan & Fessler 1999, Phys Med Biol 44:2835.
     """
 
@@ -156,6 +158,7 @@ class TransmissionLikelihood:
         """The least curvature of a parabola that touches h at l and lies above it wherever l >= 0; float64.
 
         2 (h(0) - h(l) + l h'(l)) / l^2, and h''(0) for l = 0; 0 where that is negative.
+
         Source: Erdogan & Fessler 1999, IEEE Trans Med Imaging 18:801 (optimal curvature).
         """
         xp = array_namespace(depth)

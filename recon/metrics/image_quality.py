@@ -27,6 +27,7 @@ class ImageQualityLayout:
         lung_diameter : of the region in it.
 
     `ImageQualityLayout(**sims.nema_layout())` is that of the NEMA IEC body phantom.
+
     Raises ValueError for arrays of the wrong shape and for numbers without a meaning.
     """
 
@@ -111,6 +112,7 @@ def nema_image_quality(image: Array, grid: ImageGrid, layout: ImageQualityLayout
 
     Raises ValueError where the image does not fit the grid, a region or a slice is outside of it, or the background has
     no activity.
+
     Source: NEMA NU 2-2007, section 7 (image quality).
     """
     volume = to_numpy(image)

@@ -46,6 +46,7 @@ def nrmse(
             are a batch and give one number each.
 
     Runs on NumPy, CuPy and torch (tensors keep their gradient); float64.
+
     Raises ValueError for shapes that do not fit, an empty mask, NaN, and a reference whose scale is not positive.
     """
     pair = _pair("nrmse", image, reference, mask, dimensions)
@@ -103,7 +104,9 @@ def ssim(
     Without: the mean over the voxels whose window lies inside the image (5 voxels are left out at both ends of every
     axis, as scikit-image does it); an axis of less than 11 voxels is averaged as a whole.
     Report both: a background that is zero in both images counts as perfect.
+
     Raises ValueError as `ssim_map` does, and for an empty mask.
+
     Source: Wang et al. 2004.
     """
     pair = _pair("ssim", image, reference, mask, dimensions)
@@ -301,6 +304,7 @@ def coefficient_of_variation(image: Array, region: RegionOfInterest | Array) -> 
     """Return the coefficient of variation sd / mean of a region's voxels, in one image.
 
     It is noise only where the object is uniform and wide against the resolution.
+
     Raises ValueError for a mean that is not positive, a region of one voxel, and NaN.
     """
     chosen = as_region(region, "region")
@@ -311,6 +315,7 @@ def background_variability(image: Array, regions: Sequence[RegionOfInterest | Ar
     """Return the standard deviation of the means of several regions over their mean, SD_k(m_k) / mean_k(m_k).
 
     SD is that with (number of regions - 1). As a fraction; `nema_image_quality` gives per cent.
+
     Raises ValueError for less than two regions, means that do not average to more than 0, and NaN.
     """
     if len(regions) < 2:
@@ -462,6 +467,7 @@ def suv_mean(
         fraction : of the region's maximum, such as 0.41 or 0.5.
 
     By default all voxels of the region count. Voxels at the edge count with their part in the region.
+
     Raises ValueError where both are given, no voxel reaches the threshold, and for NaN.
     """
     require_array(image, "suv_mean")
@@ -500,6 +506,7 @@ def suv_peak(
         image : (..., x, y, z) on `grid`.
 
     Raises ValueError for an image that does not fit the grid, a volume that is not positive, and NaN.
+
     Source: Wahl et al. 2009; Lodge et al. 2012. Definitions vary: this is the sphere of the highest mean.
     """
     xp = require_array(image, "suv_peak")

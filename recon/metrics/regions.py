@@ -26,6 +26,7 @@ class RegionOfInterest:
 
     Images are (..., x, y, z), of NumPy, CuPy or torch; leading axes are a batch and give one number each. Numbers are
     float64, and torch tensors keep their gradient.
+
     Raises ValueError for weights outside of 0 to 1, NaN, a region without voxels, and images of another shape.
     """
 
@@ -94,6 +95,7 @@ class RegionOfInterest:
         """Return the standard deviation of the voxels, sqrt( sum(w (x - mean)^2) / (sum(w) - sum(w^2) / sum(w)) ).
 
         With whole voxels this is the usual one with n - 1.
+
         Raises ValueError for a region of one voxel.
         """
         freedom = self.n_voxels - float((self.parts**2).sum()) / self.n_voxels
@@ -196,6 +198,7 @@ def region_of(name: str, shape: Shape, grid: ImageGrid, oversample: int = 8) -> 
             that of the plane through its middle, as in phantoms, with oversample^2 points.
 
     Of a shape that reaches out of the grid, the region is what lies inside.
+
     Raises ValueError where the shape covers no voxel.
     """
     if oversample < 1:

@@ -41,6 +41,7 @@ class ImageGradient(BatchOperator):
         voxel_size : (x, y, z) mm; only the ratios matter.
 
     `norm_bound` is a number that ``|D x| / |x|`` never exceeds, 2 sqrt(sum w^2). The transpose is exact.
+
     Raises ValueError unless there are three axes and three positive sizes.
     """
 

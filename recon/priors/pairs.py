@@ -44,6 +44,7 @@ class Similarity:
             much smaller than 1, and only pairs within one label count.
 
     Raises ValueError for a guide that is not finite or not 3-D, and a width that is not positive.
+
     Source: the second edge function of Perona & Malik 1990, on the guide.
     """
 
@@ -69,7 +70,9 @@ class BowsherWeights:
 
     Both have a value, and gradients that belong to it. (The rule that lets a voxel feel its own choices only, not those
     of its neighbours, is the gradient of no function.)
+
     Raises ValueError for a guide that is not finite or not 3-D, and n_chosen below 1.
+
     Source: Bowsher et al. 2004; Vunckx & Nuyts 2010.
     """
 
@@ -97,6 +100,7 @@ class PairPrior(SmoothPrior):
 
     Values, gradients, curvatures and Hessians belong to each other. Working memory is one image for the result, and
     at most one volume each for kappa, the guide, and its choices.
+
     Raises ValueError for other neighbours, and for sizes, kappa or guides that make no sense or do not fit.
     """
 
@@ -259,6 +263,7 @@ class RelativeDifference(PairPrior):
         epsilon : positive, in the unit of the image, a thousandth of its maximum or less; it keeps psi smooth near 0.
 
     `curvature` needs gamma >= 1 (below that psi may grow faster than any parabola that touches it).
+
     Source: Nuyts et al. 2002.
     """
 
@@ -300,6 +305,7 @@ def spatial_weights(likelihood: Likelihood, x: Array) -> Array:
             beta has no unit. The rows' sums stand for the diagonal, which would take a projection for every voxel.
 
     Raises TypeError for a likelihood without `hessian_vector`.
+
     Source: Fessler & Rogers 1996 (the idea).
     """
     xp, product = array_namespace(x), getattr(likelihood, "hessian_vector", None)

@@ -71,7 +71,9 @@ class NonLocal(SmoothPrior):
     U is convex. Weights are not kept: each call finds them again, for one step of the window and a tile of the image at
     a time (CuPy and CUDA arrays: for one step and the whole image, ten volumes or so). With a guide one padded copy of
     it is kept.
+
     Raises ValueError for sizes, widths and potentials that make no sense, and for a guide that is not 3-D and finite.
+
     Source: Buades et al. 2005 (the weights); Chen et al. 2008 (in a prior); Wang & Qi 2012 (patches of the image, and
     the parabolas above them); Lange 1990 (his potential).
     """
@@ -155,7 +157,9 @@ class MedianRoot(SmoothPrior):
             the gradient 0, and a single bright voxel amid zeros a large one, which removes it.
 
     Medians come from SciPy, those of CUDA arrays and tensors from CuPy.
+
     Raises ValueError for sizes that are not odd and positive, and a floor that is not between 0 and 1.
+
     Source: Alenius & Ruotsalainen 1997. (Hsiao et al. 2003 make a true, convex objective of the idea by optimising
     the median as an auxiliary image; that is another prior and not here.)
     """

@@ -146,7 +146,9 @@ class SmoothedTotalVariation(_SmoothedLength):
 
     curvature: 2 sum_a w_a^2 (1/r[i] + 1/r[i - e_a]) over the differences there are, r the
     square roots: half-quadratic parabolas (Geman & Yang 1995), parted as De Pierro 1995 does.
+
     Raises ValueError where epsilon is not positive.
+
     Source: Rudin, Osher & Fatemi 1992 with the smoothing of Vogel & Oman 1996.
     """
 
@@ -167,6 +169,7 @@ class SmoothedDirectionalTotalVariation(_SmoothedLength):
         epsilon : as in `SmoothedTotalVariation`, in the unit of the image.
 
     Raises ValueError for a guide that is not 3-D or not finite, and where epsilon or eta are not positive.
+
     Source: Ehrhardt & Betcke 2016, SIAM J Imaging Sci 9:1084.
     """
 
@@ -200,6 +203,7 @@ class ParallelLevelSets(_SmoothedLength):
             it is larger where the guide has weak edges, ``|xi|`` < 1.
 
     Raises ValueError for a guide that is not 3-D or not finite, and where epsilon or eta are not positive.
+
     Source: Ehrhardt, Markiewicz, Liljeroth et al. 2016, IEEE Trans Med Imaging 35:2189.
     """
 

@@ -100,6 +100,7 @@ class _GradientBall(DualBallPrior):
 
         Holds 3 images in float32, the result included, and 2.5 in float64; copies are made of an array of steps of
         another precision than x, and of an image that is not contiguous.
+
         Source: Chambolle & Pock 2011, J Math Imaging Vis 40:120, algorithm 2.
         """
         x = self._checked(x)
@@ -173,6 +174,7 @@ class TotalVariation(_GradientBall):
             result included; 2.5 in float64.
 
     Images (..., x, y, z); leading axes are a batch. NumPy, CuPy and torch, without autograd.
+
     Source: Rudin, Osher & Fatemi 1992; prox: Chambolle & Pock 2011, J Math Imaging Vis 40:120.
     """
 
@@ -207,7 +209,9 @@ class DirectionalTotalVariation(_GradientBall):
             its largest ``|D v|``).
 
     The other arguments are those of `TotalVariation`. xi is kept: 3 images for each library and precision met.
+
     Raises ValueError for a guide that is not 3-D or not finite, and for eta that is not positive.
+
     Source: Ehrhardt & Betcke 2016, SIAM J Imaging Sci 9:1084.
     """
 

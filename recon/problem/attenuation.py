@@ -54,6 +54,7 @@ def attenuation_of(
         batch : allow a leading axis.
 
     Values slightly below zero, which interpolation makes, are set to zero with a note.
+
     Raises ArgumentError for a map that does not fit, and for values that are not attenuation in 1/cm.
     """
     if mu is None:

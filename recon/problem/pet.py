@@ -181,6 +181,7 @@ def pet_grid(scan_or_events: Scan | Listmode, max_ring_difference: int | None = 
 
     That is the default grid of a scan; for events cubes of twice the size of the bins, as list-mode scans are short
     more often than not.
+
     Raises TypeError for data that are neither, ArgumentError for a ring difference that the data do not have.
     """
     grid = _bins(scan_or_events, max_ring_difference).default_grid()

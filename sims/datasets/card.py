@@ -29,6 +29,7 @@ def write_card(folder: Path, plan: Plan) -> None:
     """Write card.json, README.md and examples.png beside the shards of a complete set.
 
     They depend on the plan and the shards alone (no date, no machine), so every rank writes the same.
+
     Raises FileNotFoundError or FormatError where a shard is missing or damaged.
     """
     sizes, examples = _sizes(folder, plan), _examples(plan)

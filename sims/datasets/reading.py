@@ -43,6 +43,7 @@ class Dataset:
 
     A map-style dataset for torch and plain Python alike. Files are opened where they are needed, once per process, and
     stay open (the latest 128); a Dataset may be pickled, forked and used by several threads.
+
     Raises FileNotFoundError where the folder, its manifest or shards are missing (with how many); FormatError for
     damaged files; ValueError for an unknown split or field; IndexError beyond the last sample.
     """

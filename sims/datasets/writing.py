@@ -116,6 +116,7 @@ def write_dataset(
     A run that was interrupted, in whatever way, goes on where it stopped when it is run again: complete shards are
     verified and kept, damaged ones rewritten, and the files are byte for byte those of a run without interruption,
     with any number of workers and ranks (and the same versions of emrecon, NumPy and HDF5).
+
     Raises ValueError where the source contradicts itself, gives values that its fields cannot hold or is not a function
     of the index; FormatError where the folder belongs to another set (with the first differences); RuntimeError that
     names the samples where the source fails; OSError where the disk is full, or will be, before any work.

@@ -130,6 +130,7 @@ def torso(
     Attenuation: fat as adipose, the body as water, organs as muscle, lungs of 0.26 g/mL, and bone as cortical bone at
     1.60 g/mL on the outside of vertebrae, 1.18 g/mL within, and 1.40 g/mL where inside and outside are not told apart.
     All sizes and values are our choice within the ranges of healthy adults, not taken from an atlas.
+
     Raises ValueError for an unknown preset or organ, a mapping without "body", and a lesion outside of the body.
     """
     own = (replace(region, shape=stretched(region.shape, build.scale)) for region in heart())
@@ -187,6 +188,7 @@ def random_torso(seed: int, uptake: str | Mapping[str, float] = "fdg", lesions: 
 
     Any other uptake takes the places and ratios of fdg. Axes differ by up to 15 % from the mean. Lesions do not touch
     each other.
+
     Raises ValueError for a negative seed, and unless 0 <= lowest <= highest number <= 40 (more may not find room).
     """
     low, high = lesions

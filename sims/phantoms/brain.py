@@ -55,6 +55,7 @@ class LesionRecipe:
         tissue : where they lie, wholly in white matter, or centred in grey matter.
 
     Raises ValueError for negative numbers, diameters that are not 0 < low <= high, and parts outside 0 to 1.
+
     Source: diameters, part and contrasts of Mehranian & Reader 2021 (FBSEM), who put 15 into each.
     """
 
@@ -170,6 +171,7 @@ class Brain:
 
         The images are the same as these (to rounding) in less than half of the time, because the folds are evaluated
         once for all of them where the guide is not displaced.
+
         Raises ValueError for an energy outside the tables (1 to 20000 keV).
         """
         emission = np.array([(region.activity, region.attenuation(energy_kev)) for region in self.phantom.regions])
@@ -246,7 +248,9 @@ def random_folded_brain(
     Brain and scalp attenuate as muscle (their density is 1.04 to 1.1 g/mL), CSF as water, the skull as cortical bone.
     Region names: "skin", "skull", "csf", "grey", "white", "cerebellum", "cerebellar white", "brainstem", "thalamus",
     "caudate", "putamen", "ventricles", "lesion 1" and so on.
+
     Raises ValueError for other dimensions, seeds and uptakes, and for more lesions than there is room for.
+
     Source: ours.
     """
     if dimensions not in (2, 3):

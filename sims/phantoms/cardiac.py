@@ -131,8 +131,10 @@ class LeftVentricle:
     Segments: the length of the cavity in thirds, basal and mid ring in six parts of 60 degrees (anterior 60 to 120),
     apical ring in four of 90 (anterior 45 to 135), and what is beyond the cavity is the apex.
     The default has 126 mL of myocardium and a cavity of 105 mL.
+
     Raises ValueError for sizes that are not positive, a cylinder that leaves no room for the apex, and a direction
     along z.
+
     Source: segments of Cerqueira et al. 2002 (American Heart Association).
     """
 
@@ -288,7 +290,9 @@ def bullseye(values: Sequence[float] | np.ndarray, size: int = 128) -> np.ndarra
     """Return the polar map of 17 values as an image (size, size), rows from top to bottom, NaN outside.
 
     As printed: anterior above, septum at the left, apex in the middle; rings of a quarter of the radius each.
+
     Raises ValueError for another number of values.
+
     Source: segments of Cerqueira et al. 2002 (American Heart Association).
     """
     numbers = np.asarray(values, float)
@@ -325,6 +329,7 @@ def cardiac_torso(
     Region names: those of `torso`, with "heart" for the blood of the right ventricle and the atria, "right ventricle"
     for its wall, the 17 names of `SEGMENTS` for the myocardium, "defect 1" and so on, and "cavity".
     Volumes of the default: myocardium 126 mL, cavity 105 mL, liver, lungs and the rest as for `torso`.
+
     Raises ValueError as `torso` does, and for ratios without "myocardium".
     """
     table = _table(ratios)
@@ -347,6 +352,7 @@ def random_cardiac_torso(
     degrees, cavity radius 20 to 27 mm, wall 8.5 to 12 mm, length 80 to 95 mm, up to 20 mm of it straight. A defect has
     the severity 0.1 to 0.9; half of them are one to three neighbouring segments of a ring, the others an extent of 30
     to 150 degrees anywhere and 0.2 to 0.6 of the length; in one of three only the inner 0.3 to 0.7 of the wall.
+
     Raises ValueError for a seed or numbers of defects that are negative, or the lowest above the highest.
     """
     low, high = defects

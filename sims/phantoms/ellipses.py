@@ -43,6 +43,7 @@ def shepp_logan(size: float = 200.0, activity: float = 1.0, emission: bool = Fal
     right are there: the picture's right (+x) is the patient's left. All centres are at z = 0
     (three-dimensional versions in the literature displace some, which then miss the middle slice).
     The skull attenuates as bone, all else as water.
+
     Source: Shepp & Logan 1974; contrasts Toft 1996.
     """
     half = size / 2
@@ -104,6 +105,7 @@ def random_ellipses(seed: int, dimensions: int = 2, ranges: EllipseRanges | None
     All else attenuates as water. What does not overlap is found by drawing size and place anew until the circles
     (spheres) around the ellipses are apart, which favours small ones where room is scarce.
     Region names: "body", "lung 1", "bone 1", "ellipse 1" and so on.
+
     Raises ValueError for other dimensions and seeds, and where ellipses without overlap find no room.
     """
     if dimensions not in (2, 3):
@@ -141,7 +143,9 @@ def random_brain(seed: int, dimensions: int = 2) -> Phantom:
     100 mm (y) and 65 to 80 mm (z), turned by up to 30 degrees and displaced by up to 10 mm along x and y. Hot regions
     stay inside the head and may cover each other. The ring is the difference of two ellipses, so 2 to 4 mm is its
     thickness along the axes.
+
     Raises ValueError for other dimensions and seeds.
+
     Source: Shao et al. 2021 (SPECTnet), section on the training phantoms.
     """
     if dimensions not in (2, 3):

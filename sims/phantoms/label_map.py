@@ -81,6 +81,7 @@ class LabelMap:
     A voxel of another grid gets the mean over its volume, sum over tissues of fraction x value, so sums over the field
     of view are kept exactly; a finer grid repeats the voxels. A grid of one slice shows the plane through its middle,
     as `Phantom` does.
+
     Raises ValueError where labels do not fit the grid, are not whole numbers, or are not in the table.
     """
 
@@ -196,6 +197,7 @@ def average_onto(image: np.ndarray, grid: ImageGrid, target: ImageGrid) -> np.nd
 
     Returns float32 of the target's shape. What lies inside both keeps its sum x volume exactly. A target of one slice
     shows the plane through its middle (the upper voxel where it runs between two).
+
     Raises ValueError where the image does not fit its grid.
     """
     if image.shape != grid.shape:
@@ -248,6 +250,7 @@ def read_tissues(path: str | os.PathLike[str]) -> dict[int, Tissue]:
 
     A `.csv` file has the columns label, name, activity, material, density and mu, of which label and name are needed
     and empty cells mean "not given"; a `.toml` file has the same as keys of [[tissue]] tables.
+
     Raises FileNotFoundError; FormatError naming file and line for unknown or missing keys, wrong types, labels that
     occur twice and whatever `Tissue` refuses.
     """
@@ -279,6 +282,7 @@ def xcat_labels(activity: Mapping[str, float] | None = None) -> dict[int, Tissue
             1.
 
     Soft tissue attenuates as muscle, lungs as lung of 0.26 g/mL, the skeleton as cortical bone thinned to 1.4 g/mL.
+
     Raises ValueError for a name that is not among these.
     """
     material: dict[str, tuple[str | None, float | None]] = {
@@ -300,7 +304,9 @@ def brainweb_labels(activity: Mapping[str, float] | None = None) -> dict[int, Ti
         activity : per mL by name, instead of grey 4, white 1, skin 0.5, CSF 0 and 0.25 elsewhere (FDG).
 
     Soft tissue attenuates as muscle, fat and marrow as fat, CSF as water and the skull as cortical bone.
+
     Raises ValueError for a name that is not among these.
+
     Source: activities as in the training sets of Mehranian & Reader 2021 (FBSEM).
     """
     material = {"background": None, "csf": "water", "fat": "adipose", "marrow": "adipose", "skull": "bone-cortical"}

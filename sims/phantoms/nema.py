@@ -62,7 +62,9 @@ def nema_iec_body(
     circle of 114.4 mm around the insert, whose axis is x = y = 0 and the middle of the cross-section. The largest is at
     the patient's left (+x), the others follow over the front: which one is where is our choice.
     Region names: "wall", "background", "lung", "sphere 37 mm" and so on.
+
     Raises ValueError for activities that are negative or not finite, and for cold spheres that are not there.
+
     Source: NEMA NU 2 and IEC 61675-1; dimensions as in OpenGATE and dynamicPET, which agree.
     """
     _check_cold(cold)
@@ -93,6 +95,7 @@ def nema_layout(hot_ratio: float = 4.0, cold: Collection[float] = (), lung: bool
     The twelve background regions lie around the spheres; where is our choice. One of 37 mm stays 15 mm away from the
     torso's wall, 1.5 mm or more from the wall of every sphere, however the spheres are ordered, and touches no other.
     Slices are at z = 0, +-10 and +-20 mm. All lengths in mm.
+
     Raises ValueError for cold spheres that are not there.
     """
     _check_cold(cold)

@@ -116,6 +116,7 @@ class Phantom:
             points, directions : (..., 3) any point of each line in mm and its direction (any length); they broadcast.
 
         Returns (...), float64.
+
         Raises ValueError where a line never leaves an infinite region.
         """
         return self._along(points, directions, (_activity,), lambda activity: activity.sum(0))

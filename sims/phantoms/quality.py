@@ -51,7 +51,9 @@ def jaszczak(
     The base is at z = -93 mm, so a grid of one slice sees the rods if its z is between -93 and -5 mm; or move the
     phantom, jaszczak().moved((0, 0, 49)).
     Region names: "wall", "background", "rod section", "rods 12.7 mm", "sphere 31.8 mm" and so on.
+
     Raises ValueError for an unknown model and for activities that are negative or not finite.
+
     Source: data sheets of Data Spectrum, as in OpenGATE. Sector margins and ring radius (57.8 mm measured) are ours,
     compared with the computed tomography of a deluxe phantom; its spheres are 6 mm further from the rods, and stems of
     6.35 mm, which are left out here, hold them.
@@ -82,6 +84,7 @@ def derenzo(rods: float = 10.0, background: float = 1.0) -> Phantom:
     lattice of `jaszczak`, 6 mm or more from the sector's borders and 5 mm from the edge (both ours). There is no wall.
     A grid of one slice at z = 0 is the usual two-dimensional phantom.
     Region names: "background", "rods 11.1 mm" and so on.
+
     Raises ValueError for activities that are negative or not finite.
     """
     radius, length = 110.0, 160.0
@@ -100,6 +103,7 @@ def defrise(discs: float = 1.0, background: float = 0.0) -> Phantom:
     Discs have a diameter of 200 mm and are 8 mm thick, with gaps of 8 mm between them and beyond the last, so the
     cylinder is 216 mm long. The seventh is at z = 0. There is no wall.
     Region names: "background", and from the base at -z upwards "disc 1" to "disc 13".
+
     Raises ValueError for activities that are negative or not finite.
     """
     n, radius, thickness = 13, 100.0, 8.0

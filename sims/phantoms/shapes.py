@@ -88,6 +88,7 @@ class _Quadric(ABC):
 
         Returns two arrays (...).
         A line along an infinite cylinder enters at -inf and leaves at +inf.
+
         Raises ValueError for a direction of length zero and for trailing axes that are not 3.
         """
         start, along = _components(point, "point"), _unit(direction)
@@ -344,6 +345,7 @@ class Oriented:
         rotation : R, 3 x 3, whose columns are the solid's axes in the world;
 
     `rotation_to(direction)` makes one.  offset : (x, y, z) mm of the solid's origin.
+
     Raises ValueError for a matrix that is not a rotation.
     """
 

@@ -188,6 +188,7 @@ def heart_axes(direction: ArrayLike, roll: float = 0.0) -> tuple[Triple, ...]:
 
     Without roll the anterior wall is the uppermost: its middle is the head's direction (+z) less its part along the
     axis. The septum is then direction x anterior, to the right where the apex points to the front.
+
     Raises ValueError for a direction along z.
     """
     axis = _unit(direction)

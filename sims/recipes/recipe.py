@@ -447,6 +447,7 @@ class RecipeSource:
             `emrecon simulate` brings one.
 
     Sample i depends on the recipe, its seed and i alone: on no other sample, batch, worker or rank.
+
     Raises ValueError where the recipe wants reconstructions and nothing makes them.
     """
 

@@ -25,6 +25,7 @@ class Mismatch:
     The defaults are a careful scan: half the voxel size, a map 2 % too low and displaced by 1 mm, a response 3 % wider
     than believed. Simulating and reconstructing with one model ("inverse crime") makes every method look better than it
     is; `Mismatch.none()` does it knowingly.
+
     Raises ValueError for numbers that are out of range.
     """
 

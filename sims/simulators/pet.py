@@ -119,6 +119,7 @@ class PETSimulator(Simulator):
         mismatch : between simulation and reconstruction, on by default.
 
     Source: after PETSTEP (Berthon et al. 2015), with TOF, normalisation, decay and mismatch.
+
     Raises ValueError for numbers that are not positive.
     """
 

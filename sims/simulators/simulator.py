@@ -96,6 +96,7 @@ class Expectation:
         """Return the scans of so much more or less activity that `counts` are expected in all, one number or (B,).
 
         Everything scales alike, truth included; dead time and the share of randoms stay as they were.
+
         Raises ValueError for counts that are not positive and where nothing is expected.
         """
         sums = _positive(self._sums(self.total), "the sum of expected counts")
@@ -105,6 +106,7 @@ class Expectation:
         """Return the same trues with other fractions of scatter S / (T + S) and randoms R / (T + S + R).
 
         One number or (B,) each; None keeps the scatter, or the ratio of randoms to trues and scatter.
+
         Raises ValueError for fractions outside of 0 to 1, and where there is no scatter or no randoms to be scaled.
         """
         T, S, R = (self._sums(part) for part in (self.trues, self.scatter, self.randoms))
@@ -307,6 +309,7 @@ class Simulator(ABC):
 
         Activities are those at time 0, without decay since. counts : expected in all frames together.
         Times are those of `frames`, whatever the simulator's duration; a SPECT camera turns once in each.
+
         Raises ValueError where numbers of phantoms and frames differ.
         """
         if len(phantoms) != len(frames):
@@ -326,6 +329,7 @@ class Simulator(ABC):
             counts : expected in all gates together.
 
         Gates decay alike, by the mean over the scan, which the factors hold.
+
         Raises ValueError where numbers of phantoms and gates differ, and for gates longer than the scan.
         """
         if len(phantoms) != len(durations):
@@ -461,7 +465,9 @@ def respiratory_gates(
         names : regions that move; None moves everything. Regions that contain others should be named with them.
 
     Each gate shows the phantom in the middle of its time.
+
     Raises ValueError for names that no region has.
+
     Source: the shape is that of Lujan et al. 1999, cos^4 from the end of inspiration.
     """
     if not (n_gates >= 1 and n_gates == int(n_gates)):

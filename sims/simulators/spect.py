@@ -152,6 +152,7 @@ class SPECTSimulator(Simulator):
 
         and primaries spill over by the energy resolution. Counts from the room are as many per keV in every window. One
         spatial distribution for all windows is an approximation: lower energies are spread more widely.
+
         Raises ValueError without a scatter model.
         """
         peak = EnergyWindow(*self._source.energy_window, name="peak")

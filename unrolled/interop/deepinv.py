@@ -182,6 +182,7 @@ def from_linear_physics(
 
     The background is A(0, add_background=True), which is 0 where the physics knows none. Gradients with respect to the
     image use `A_adjoint`; parameters of the physics get none. Its precision is that of its buffers.
+
     Raises ValueError for images of more than one channel.
     """
     if len(image_shape) not in (3, 4) or image_shape[0] != 1:
@@ -250,6 +251,7 @@ def as_reconstructor(
 
     A guide is taken from `physics.guide`, which a data set sets by {"guide": ...} among its parameters, or is passed as
     reconstructor(y, physics, guide=...): (B, channels, x, y[, z]).
+
     Raises ImportError where deepinv is missing.
     """
     theirs = _deepinv("as_reconstructor")
@@ -306,6 +308,7 @@ def as_loss(loss: Callable[..., Tensor], *, against: Literal["target", "data"] =
             `losses.poisson_loss`.
 
     The physics must be one of `as_linear_physics`.
+
     Raises ImportError where deepinv is missing, ValueError for another `against`.
     """
     if against not in ("target", "data"):
@@ -409,6 +412,7 @@ def as_denoiser(denoiser: Denoiser) -> deepinv.models.Denoiser:
 
     Images there are (B, C, x, y) or (B, C, x, y, z); channels are denoised one by one. sigma is a number, or one for
     each item. guide=... is passed on, in our layout, (B C, ..., x, y, z).
+
     Raises ImportError where deepinv is missing.
     """
     theirs = _deepinv("as_denoiser")

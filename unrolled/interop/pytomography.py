@@ -37,6 +37,7 @@ def as_pytomography(model: AcquisitionModel | Projector) -> SystemMatrix:
     Axes of image (x, y, z) and data (views, ...) are the same there, and subset k of n has the views k, k + n, ... in
     both. Lengths in its metadata are in cm. Tensors keep their device and precision; what the matrix makes itself is on
     `pytomography.device`, in float32.
+
     Raises ImportError where PyTomography is missing.
     """
     theirs = _pytomography("as_pytomography", "projectors").SystemMatrix
@@ -56,6 +57,7 @@ def from_pytomography(system_matrix: SystemMatrix) -> Projector:
     images by interpolation, and back by interpolation again (version 3.4: 6 % off, as matrices, on a small example). EM
     bears that; conjugate gradients and primal-dual methods may not converge, and gradients are as inexact as the pair.
     That matrix needs at least two slices.
+
     Raises TypeError where a part is missing.
     """
     lacking = [

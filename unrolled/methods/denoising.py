@@ -22,6 +22,7 @@ def denoised(denoiser: ImageMap, x: Array, sigma: float | Array | None = None, g
 
     sigma and guide are passed on where they are given. A torch module runs in evaluation mode and in its own precision,
     on host arrays too; tensors carry gradients.
+
     Raises TypeError for a result that is not an array, and ValueError for one of another shape or with NaN or infinity.
     """
     guides: dict[str, object] = {} if guide is None else {"guide": guide}

@@ -52,7 +52,9 @@ class Fit:
     Called with a loss and weights, it returns weights of the least loss that was met on the way, so a fit never raises
     it. Adam's moments are remembered from fit to fit; L-BFGS begins anew, since its curvature belongs to one loss.
     Where no step was better than none, the rate is halved and the moments are forgotten, so that the next fit may be.
+
     Raises ValueError for another method and for numbers that are not positive.
+
     Source: Liu & Nocedal 1989 (L-BFGS); Kingma & Ba 2015 (Adam).
     """
 
@@ -154,7 +156,9 @@ class NetworkWeights:
 
     A frozen value: fits return another one, whose `state` can be kept and given to `resumed`.
     One network belongs to one scan: a batch of several is refused.
+
     Raises ValueError for a batch, shapes that do not fit, a network without weights to fit, or with active dropout.
+
     Source: Ulyanov, Vedaldi & Lempitsky 2018; Gong et al. 2019, IEEE Trans Med Imaging 38:1655.
     """
 
@@ -437,7 +441,9 @@ class DIPRecon(DeepImagePrior):
 
     The others are those of `DeepImagePrior`.
     An iterate's state holds x, mu, the weights and the optimiser's memory, which is all that the loop remembers.
+
     Raises ValueError for numbers that are not positive.
+
     Source: Gong, Catana, Qi & Li 2019, IEEE Trans Med Imaging 38:1655.
     """
 

@@ -57,8 +57,10 @@ class NetworkInput:
 
     `recon.parameterised_em(likelihood, NetworkInput(network, alpha))` never raises the negative log-likelihood with one
     subset. Items of a batch are independent of each other where the network treats them so.
+
     Raises TypeError for an alpha that is not a tensor, and ValueError for one that is negative or not finite, and for a
     scale, step or floor that is not positive.
+
     Source: Gong et al. 2019, IEEE Trans Med Imaging 38:675 (the representation).
     """
 
@@ -202,7 +204,9 @@ def iterative_network(
         rho : in units of s / x, a number or an array that broadcasts to images; see `coupling_unit`.
 
     An iterate remembers x, alpha, mu and the step; with the same network it goes on exactly.
+
     Raises ValueError for numbers that are not positive, TypeError for likelihoods of other arrays than tensors.
+
     Source: Gong et al. 2019, IEEE Trans Med Imaging 38:675. Defaults are those of its programme, whose rho was 7.5e-4.
     """
     if em_steps < 1 or fit_steps < 1:
@@ -264,6 +268,7 @@ class IterativeNetwork:
 
     The first input is the network's output for the start. `iterates` is the loop of it; what it yields, given as start,
     goes on exactly, up to n_iterations in all.
+
     Source: Gong et al. 2019, IEEE Trans Med Imaging 38:675; De Pierro 1995 (transfer).
     """
 

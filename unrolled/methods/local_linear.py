@@ -103,7 +103,9 @@ def kim_llf(
         start, n_subsets, order, iteration : as in `osem`; begin with an OSEM image.
 
     An iterate remembers q ("slope"), b ("offset") and eta ("dual"); handed back as `start` it goes on exactly.
+
     Raises TypeError for likelihoods without counts in bins, such as list-mode, and what `denoised` raises.
+
     Source: Kim et al. 2018, IEEE Trans Med Imaging 37:1478, and its programme.
     """
     at, parts = begin_at_activity(likelihood, start, n_subsets, iteration)

@@ -52,7 +52,9 @@ class NeuralKEM(DeepImagePrior):
 
     The others are those of `DeepImagePrior`; with a kernel, EM, start and first fit are of the coefficients alpha.
     An iterate's state holds the coefficients alpha, the weights and the optimiser's memory.
+
     Raises ValueError for a kernel that does not fit the images.
+
     Source: Li, Gong, Badawi, Kim, Qi & Wang 2023, IEEE Trans Med Imaging 42:785.
     """
 
@@ -251,8 +253,10 @@ def deep_kernel(
     Repeats bit for bit on the CPU. For `recon.kem(likelihood, deep_kernel(...))` and `NeuralKEM(kernel=...)`.
     Memory in training: about 8 floats for each voxel, neighbour and channel of 8 neighbours, and 4 for each voxel and
     neighbour.
+
     Raises ValueError for shapes that do not fit, images that are not finite or have no mean, and a network that does
     not return features of the image's size.
+
     Source: Li & Wang 2022, IEEE Trans Med Imaging 41:3029.
     """
     z, low = _composites(composites, downsampled)

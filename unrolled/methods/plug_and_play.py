@@ -49,6 +49,7 @@ class ProximalDenoiser:
     """The proximal map of a prior U as a denoiser, D(x, sigma) = argmin over t of U(t) + ``|t - x|^2`` / (2 sigma^2).
 
     With `matched_sigma` plug-and-play EM then converges to the minimum of f + U.
+
     Raises ValueError when it is called without sigma.
     """
 
@@ -96,7 +97,9 @@ def pnp_em(
             sigma / sqrt(rho)), or a rule that makes it from rho, such as `matched_sigma`.
 
     An iterate is x and remembers z and mu; handed back as `start` it goes on exactly.
+
     Raises ValueError for a rho that is not positive, and for a denoiser that returns another shape, NaN or infinity.
+
     Source: Venkatakrishnan, Bouman & Wohlberg 2013; Chan, Wang & Elgendy 2017; image update: De Pierro 1995.
     """
     if em_steps < 1:

@@ -31,6 +31,7 @@ def mapem_net(
         options : of `UnrolledEM`.
 
     The number of modules is not published; 6 is ours.
+
     Source: Gong et al. 2019, Proc. SPIE 11072.
     """
     networks = [_unet(dimensions, guide_channels, width, norm) for _ in range(1 if tied else n_modules)]
@@ -52,6 +53,7 @@ def fbsem_net(
     28,612 parameters in 2-D, 28,900 with a guide. n_modules : passes over the data.  norm : as in `mapem_net`, where
     the source has "batch".  options : of `UnrolledEM`.
     grad="detach" is how the released code trains it: nothing passes through the projector.
+
     Source: Mehranian & Reader 2021, IEEE Trans Radiat Plasma Med Sci 5:54.
     """
     network = NetworkDenoiser(ResidualUnit(dimensions, 1 + guide_channels, norm=norm), dimensions, guide_channels)

@@ -25,6 +25,7 @@ class PrimalDualNetwork(nn.Module):
         guide_channels : images beside f, as for `NetworkDenoiser`.
 
     Raises TypeError for list-mode data, which have no grid to convolve on, and ValueError for guides that are missing.
+
     Source: Adler & Oktem 2018, IEEE Trans Med Imaging 37:1322; PET: Guazzo & Colarieti-Tosti 2021.
     """
 

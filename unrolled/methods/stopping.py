@@ -30,7 +30,9 @@ class WindowedVariance:
 
     `history` holds V of every full window, so a rule serves one run; `best` is the middle iterate of the window with
     the least.
+
     Raises ValueError for a window of less than 2 and a patience of less than 1.
+
     Source: Wang et al. 2023, Early stopping for deep image prior, Trans Mach Learn Res.
     """
 
@@ -68,7 +70,9 @@ class HeldOut:
         patience : iterations without a new least value that end the run.
 
     `history` holds the value of every iterate seen, so a rule serves one run; `best` is the iterate with the least.
+
     Raises ValueError for a patience of less than 1.
+
     Source: cross-validation by counts, as in Coakley 1991, IEEE Trans Nucl Sci 38:9.
     """
 
@@ -99,6 +103,7 @@ def hold_out(
         y_v ~ Binomial(y, fraction),  y - y_v:  independent Poisson counts, of means fraction * ybar and the rest
 
     Factors and background are divided likewise, so both explain the same image.
+
     Raises ValueError for counts that are not whole numbers and a fraction outside 0 to 1, TypeError for likelihoods
     without counts in bins, such as list-mode.
     """

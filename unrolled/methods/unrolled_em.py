@@ -98,7 +98,9 @@ class UnrolledEM(nn.Module):
     Called with a likelihood (or a list, one for each subset), a start and a guide, it returns the image; `each=True`
     returns those after every module. The scale is a constant for gradients.
     SPECT and PET, 2-D and 3-D, TOF and list-mode: whatever the likelihood is of.
+
     Raises ValueError for numbers that contradict each other.
+
     Source: Gong et al. 2019 (MAPEM-Net, EMnet); Lim et al. 2020 (BCD-Net); Mehranian & Reader 2021 (FBSEM-Net); the
     step is that of De Pierro 1995.
     """

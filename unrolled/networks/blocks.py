@@ -41,6 +41,7 @@ class NetworkDenoiser(nn.Module):
             or (..., guide_channels, x, y, z). A guide without the batch axes of the image serves all items.
 
     sigma is taken and not used: such a network knows the noise it was trained with.
+
     Raises ValueError for a body of other channels or dimensions, images and guides that do not fit, and a guide that is
     missing or not expected; TypeError for an image of another precision than the weights.
     """
@@ -287,6 +288,7 @@ def initial_thresholds(images: Tensor, top: float = 0.1) -> float:
         images : (..., x, y, z), in the units that the network sees; the mean over the leading axes counts.
 
     Raises ValueError for a `top` outside (0, 1] and where that intensity is not positive.
+
     Source: the public code of Lim et al. 2020.
     """
     if not 0 < top <= 1:

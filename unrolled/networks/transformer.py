@@ -20,7 +20,9 @@ class SwinRegulariser(nn.Module):
         dropout : in attention and perceptron; TransEM trains with 0.1.
 
     77,389 parameters in 2-D with the defaults. Sizes that the window does not divide are padded and cropped again.
+
     Raises ImportError where MONAI is not installed.
+
     Source: Hu & Liu 2022, MICCAI, and their public code; Liu et al. 2021, ICCV (Swin).
     """
 

@@ -51,6 +51,7 @@ class UNet(nn.Module):
             everywhere would never learn.
 
     Sizes that 2^(levels - 1) does not divide are padded by repeating the border, and cropped again.
+
     Source: Gong et al. 2019, IEEE Trans Med Imaging 38:675 (the iterative CNN, public code), and 38:1655 (deep image
     prior; widths as in the public code of Li et al. 2023, IEEE Trans Med Imaging 42:785).
     """

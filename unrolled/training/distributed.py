@@ -128,6 +128,7 @@ class ShardedProjector(Projector):
     `subset(k, n)` takes the views k, k + n, ... of every rank: of the scan, whole blocks of n_ranks views.
     All ranks must make the same calls in the same order; where one fails, the others wait for it until torchrun ends
     them.
+
     Raises ValueError for less than one view per rank.
     """
 
@@ -214,6 +215,7 @@ def shared_count_scale(likelihood: PoissonLikelihood, steps: int = 16, group: Gr
 
     For `UnrolledEM(..., scale=shared_count_scale)`; the plain one would see the counts of one rank, and each rank
     another scale. (..., 1, 1, 1), the same bits on all ranks; alone it is `count_scale`.
+
     Raises TypeError for data other than torch tensors.
     """
     if not isinstance(likelihood.data, torch.Tensor):

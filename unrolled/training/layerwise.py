@@ -104,6 +104,7 @@ def train_layers(
 
     Raises ValueError for other networks (dual, other forms, per_subset, shared weights, nothing to train), cases that
     are empty, become fewer or do not fit together, torch.distributed with several ranks, and as `train` does.
+
     Source: Lim, Chun, Dewaraja & Fessler 2020, IEEE Trans Med Imaging 39:3512, and their public code: loss L1, batches
     of one, 500 epochs, Adam with rates 1e-2, 1e-3 and 1e-1 for encoder, decoder and thresholds.
     """

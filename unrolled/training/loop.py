@@ -129,6 +129,7 @@ def train(
     Under torch.distributed every rank calls this with its own batches: gradients are averaged, buffers (the running
     means of batch normalisation) are those of the first rank, all ranks validate, the first one's metrics count, and it
     writes the files, in a folder that all of them see.
+
     Raises FloatingPointError for a loss or gradient that is not finite, and ValueError for an epoch without batches, a
     metric to watch that is not there, and a checkpoint that is damaged or of another run.
     """

@@ -86,6 +86,7 @@ def ssim_loss(
             edges.
 
     Raises ValueError for targets without activity (L would be 0), NaN, and as `mse` does.
+
     Source: Wang et al. 2004.
     """
     similarity = recon.ssim_map(image, _checked(image, target), data_range=data_range, dimensions=dimensions)
@@ -212,6 +213,7 @@ class ThinnedNoise2Noise:
 
     A batch is what the model takes, with the likelihood alone, first, or named "likelihood".
     Both parts have models that account for their share (see `thinned`), so images need no factor p / (1 - p).
+
     Source: Lehtinen et al. 2018 for pairs of noisy images; the thinning of a Poisson process is textbook.
     """
 
@@ -243,6 +245,7 @@ class Noise2Void:
 
     It assumes noise that is independent from voxel to voxel. That of reconstructed images is not, and the network
     learns to reproduce it in part; `ThinnedNoise2Noise` does not assume it.
+
     Source: Krull et al. 2019.
     """
 
@@ -291,6 +294,7 @@ def equivariant(
             fit.
 
     Raises ImportError that names the extra where deepinv is missing.
+
     Source: Chen, Tachella & Davies 2021.
     """
     return DeepinvLoss(_deepinv("equivariant").loss.EILoss(transform, metric), physics)
@@ -309,6 +313,7 @@ def measurement_splitting(
         kept : the part of the bins that the model sees.
 
     For counts `ThinnedNoise2Noise` splits the events instead, and no bin is missing.
+
     Raises ImportError that names the extra where deepinv is missing, ValueError for a part outside 0 to 1.
     """
     _check_share(kept)
@@ -355,6 +360,7 @@ def thinned(
 
     ybar holds the background, so it is shared out as well, and an image means the same activity for both parts and the
     whole. The sensitivity image is made once, for the whole.
+
     Raises TypeError for likelihoods without counts in bins, such as list-mode (thin the events instead), and as `thin`
     does.
     """

@@ -40,6 +40,7 @@ def pretrained(name: str) -> tuple[nn.Module, Card]:
 
     These networks work on slices with voxels of 3.6 mm, at low counts, with an MR image as a guide; they were not
     trained for other scans.
+
     Raises ValueError for a name that is not among `pretrained_names()`, and ImportError that names the extra where
     safetensors is missing.
     """

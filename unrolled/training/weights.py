@@ -68,6 +68,7 @@ def save_weights(path: str | os.PathLike[str], module: nn.Module, card: Card, *,
     Returns the card as written, with number of parameters, checksum and version. Tensors that the module uses under
     several names are written once. Both files are written beside their targets first and then moved into place; weights
     whose card was lost in between are refused by the checksum when loading.
+
     Raises ValueError for weights that are not finite and cards that are not JSON, FileExistsError and OSError as every
     writer here does, ImportError that names the extra where safetensors is missing.
     """
@@ -128,9 +129,11 @@ def load_weights(path: str | os.PathLike[str], module: nn.Module, *, architectur
     Args:
         architecture : the name that the card must state, where given.
 
-    Nothing is unpickled or run. Raises FileNotFoundError for missing files, and ValueError that names the file and the
-    fact: a pickle, a truncated or changed file, a header that does not fit, tensors of other names, shapes or types
-    (usual cause: another architecture or other arguments), values that are not finite.
+    Nothing is unpickled or run.
+
+    Raises FileNotFoundError for missing files, and ValueError that names the file and the fact: a pickle, a truncated
+    or changed file, a header that does not fit, tensors of other names, shapes or types (usual cause: another
+    architecture or other arguments), values that are not finite.
     """
     card = read_card(path)
     if architecture is not None and card.architecture != architecture:
