@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -23,6 +23,13 @@ from .outputs import OutputError, writing
 from .printing import plain_console
 from .train_data import Preparation, held_out, training_batches
 from .train_recipe import LossTable, Plan, TrainingTable
+
+if TYPE_CHECKING:
+    import torch
+
+    from emrecon.unrolled.training.loop import Objective
+
+Pair = tuple[dict[str, "torch.Tensor"], "torch.Tensor"]
 
 _RECIPE = "recipe.json"
 SCALE_RULE = (
@@ -77,7 +84,7 @@ def train(
         _train(plan, out, workers, here.device, here.rank, console)
 
 
-def _train(plan: Plan, out: Path, workers: int, device: Any, rank: int, console: Console) -> None:
+def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int, console: Console) -> None:
     import torch
 
     from emrecon.unrolled import seeded
@@ -111,7 +118,7 @@ def _train(plan: Plan, out: Path, workers: int, device: Any, rank: int, console:
         console.print(f"{network}, {count_parameters(model)} parameters, {about}")
     with _progress(console, rank, table.steps) as tell:
 
-        def objective(model: Any, batch: Any, generator: Any) -> Any:
+        def objective(model: torch.nn.Module, batch: Pair, generator: torch.Generator) -> torch.Tensor:
             tell(schedule.last_epoch)
             return loss(model, batch, generator)
 
@@ -137,7 +144,7 @@ def _train(plan: Plan, out: Path, workers: int, device: Any, rank: int, console:
     console.print(f"wrote {out / 'weights.safetensors'}, from step {row['step']}: {said}")
 
 
-def _write_weights(plan: Plan, out: Path, model: Any, metrics: Mapping[str, float]) -> None:
+def _write_weights(plan: Plan, out: Path, model: torch.nn.Module, metrics: Mapping[str, float]) -> None:
     from emrecon.unrolled.training.weights import Card, save_weights
 
     described = plan.describe()
@@ -153,7 +160,7 @@ def _write_weights(plan: Plan, out: Path, model: Any, metrics: Mapping[str, floa
         save_weights(out / "weights.safetensors", model, card)
 
 
-def _loss(table: LossTable) -> Any:
+def _loss(table: LossTable) -> Objective[Pair]:
     from emrecon.unrolled.training import losses
 
     if table.kind == "n2n":
@@ -163,7 +170,7 @@ def _loss(table: LossTable) -> Any:
     return losses.Supervised(criteria[table.kind])
 
 
-def _schedule(optimiser: Any, table: TrainingTable) -> Any:
+def _schedule(optimiser: torch.optim.Optimizer, table: TrainingTable) -> torch.optim.lr_scheduler.LambdaLR:
     from emrecon.unrolled.training.loop import warmup_cosine, warmup_steps
 
     if table.schedule == "cosine":
@@ -198,14 +205,14 @@ def _claim(plan: Plan, out: Path) -> None:
         raise OutputError(error.errno, error.strerror or str(error), str(out)) from error
 
 
-def _comparable(plan: Plan) -> dict[str, Any]:
+def _comparable(plan: Plan) -> dict[str, object]:
     """What must be the same when a training goes on; its length may change, and the warmup with it."""
     described = json.loads(json.dumps(plan.describe()))
     kept = {key: value for key, value in described["training"].items() if key not in ("steps", "patience", "warmup")}
     return {**described, "training": kept}
 
 
-def _difference(there: Any, here: Any, at: str = "") -> str:
+def _difference(there: object, here: object, at: str = "") -> str:
     """The first difference of two descriptions."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in [*here, *(key for key in there if key not in here)]:

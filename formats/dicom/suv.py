@@ -61,8 +61,8 @@ def suv_factor(facts: PETFacts, kind: str = "body weight") -> float:
     The reference is `decay_reference_time(facts)`. Images in Philips' counts take the scanner's private factors, and
     images that are SUV already are converted between the kinds.
 
-    James' lean body mass turns over for the obese (body
-    mass index near 43 for men, 36 for women): from there on it falls with rising weight.
+    James' lean body mass turns over for the obese (body mass index near 43 for men, 36 for women): beyond,
+    it falls with rising weight.
 
     Raises ValueError that says which fact is missing or contradictory and how to replace it. Warns where DecayFactor
     says that the values were corrected to another time.

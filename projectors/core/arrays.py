@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_cupy_array, is_numpy_array, is_torch_array
@@ -15,6 +16,8 @@ from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     import torch
+
+Made = TypeVar("Made")
 
 
 class Array(Protocol):
@@ -89,7 +92,7 @@ def is_cuda(x: object) -> bool:
     return is_cupy_array(x) or (is_torch(x) and x.is_cuda)
 
 
-def require_array(x: object, who: str) -> Any:
+def require_array(x: object, who: str) -> ModuleType:
     """Return the array namespace of `x`, or say what was expected."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         raise TypeError(
@@ -137,7 +140,7 @@ def dtype_name(x: Array) -> str:
     return str(x.dtype).rpartition(".")[2]
 
 
-def to_host(x: Array, who: Any) -> np.ndarray:
+def to_host(x: Array, who: object) -> np.ndarray:
     """Return a NumPy array or a CPU tensor as a NumPy array, without a copy; `who` is named where it is neither."""
     if is_numpy(x):
         return x
@@ -184,7 +187,7 @@ def read_only(x: np.ndarray) -> np.ndarray:
     return view
 
 
-def _outside_inference_mode() -> AbstractContextManager[Any]:
+def _outside_inference_mode() -> AbstractContextManager[object]:
     """A plan outlives torch.inference_mode, and a tensor made in that mode could never take part in a gradient."""
     torch = sys.modules.get("torch")
     return torch.inference_mode(False) if torch and torch.is_inference_mode_enabled() else nullcontext()
@@ -196,13 +199,14 @@ class PlanCache:
     def __init__(self) -> None:
         self._plans: dict[Hashable, Any] = {}
 
-    def get(self, x: Array, build: Callable[[], Any]) -> Any:
+    def get(self, x: Array, build: Callable[[], Made]) -> Made:
         """Return the plan for arrays like `x`, calling `build()` at the first contact."""
         key = (array_namespace(x).__name__, str(device(x)), dtype_name(x))
         if key not in self._plans:
             with _outside_inference_mode():
                 self._plans.setdefault(key, build())
-        return self._plans[key]
+        made: Made = self._plans[key]
+        return made
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"_plans": {}}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+from torch.autograd.function import FunctionCtx
+
+from .arrays import Array
 
 
 class Linear(Protocol):
     """What is asked of a linear operator: the map itself without autograd, and its transpose."""
 
-    def _apply(self, x: Any) -> Any: ...
+    def _apply(self, x: Array) -> Array: ...
     @property
-    def T(self) -> Any: ...
+    def T(self) -> Linear: ...
 
 
 class _Linear(torch.autograd.Function):
@@ -23,19 +26,19 @@ class _Linear(torch.autograd.Function):
         return operator._apply(x.detach())
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: FunctionCtx, inputs: tuple[torch.Tensor, Linear], output: torch.Tensor) -> None:
         ctx.operator = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         return apply_linear(gradient, ctx.operator.T), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: torch.Tensor, _: None) -> torch.Tensor:
+    def jvp(ctx: FunctionCtx, tangent: torch.Tensor, _: None) -> torch.Tensor:
         return apply_linear(tangent, ctx.operator)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: torch.Tensor, operator: Linear) -> tuple[torch.Tensor, int]:
+    def vmap(info: object, in_dims: tuple[int, None], x: torch.Tensor, operator: Linear) -> tuple[torch.Tensor, int]:
         return apply_linear(x.movedim(in_dims[0], 0), operator), 0
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.fft
+from numpy.typing import ArrayLike
 from scipy.special import erf
 
 from .arrays import Array, PlanCache, add_up, array_namespace, device, dtype_name, is_numpy, like, to_numpy
@@ -43,10 +44,10 @@ class GaussianBlur(BatchOperator):
     Raises ValueError for widths that are negative or not finite.
     """
 
-    def __init__(self, grid: ImageGrid, fwhm: Any) -> None:
+    def __init__(self, grid: ImageGrid, fwhm: ArrayLike) -> None:
         widths = np.asarray(fwhm, float).ravel()
         if widths.size not in (1, 3) or not (np.isfinite(widths).all() and (widths >= 0).all()):
-            raise ValueError(f"GaussianBlur fwhm must be one number or three, in mm and not negative, got {fwhm}")
+            raise ValueError(f"GaussianBlur fwhm must be one number or three, in mm and not negative, got {fwhm!r}")
         self.grid, self.in_shape, self.out_shape = grid, grid.shape, grid.shape
         x, y, z = (float(width) for width in np.broadcast_to(widths, 3))
         self.fwhm = (x, y, z)
@@ -81,8 +82,7 @@ class GaussianBlur(BatchOperator):
                 for kernel, n in zip(self.kernels, self.in_shape)
             ]
 
-        matrices: list[Array | None] = self._plans.get(x, make)
-        return matrices
+        return self._plans.get(x, make)
 
     def __str__(self) -> str:
         return f"{self!r}\n  image     {self.grid}\n  FWHM      {' x '.join(f'{width:g}' for width in self.fwhm)} mm"
@@ -105,10 +105,10 @@ class MeasuredBlur(LinearOperator):
     Raises ValueError for kernels of even length, weights of another shape, and values that are not finite.
     """
 
-    def __init__(self, grid: ImageGrid, kernel: Any) -> None:
+    def __init__(self, grid: ImageGrid, kernel: Array | Sequence[tuple[Array, Array]]) -> None:
         self.grid, self.in_shape, self.out_shape = grid, grid.shape, grid.shape
         varying = isinstance(kernel, Iterable) and not hasattr(kernel, "shape")
-        pairs = list(kernel) if varying else [(None, kernel)]
+        pairs: list[Any] = list(kernel) if varying else [(None, kernel)]
         if not pairs or any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in pairs):
             raise ValueError("MeasuredBlur needs an array (kx, ky, kz) or a list of pairs (weight image, kernel)")
         self.kernels = [_checked_kernel(values) for _, values in pairs]
@@ -148,8 +148,7 @@ class MeasuredBlur(LinearOperator):
             spectra = [self._spectrum(kernel).astype(complex_name) for kernel in self.kernels]
             return [(w, array_namespace(x).asarray(s, device=device(x))) for w, s in zip(weights, spectra)]
 
-        made: list[tuple[Array | None, Array]] = self._plans.get(x, make)
-        return made
+        return self._plans.get(x, make)
 
     def _spectrum(self, kernel: np.ndarray) -> np.ndarray:
         """The transform of a kernel whose middle lies at voxel 0; what is wider than the image never matters."""
@@ -202,7 +201,7 @@ def _along(x: Array, matrix: Array, reach: int, axis: int) -> Array:
     return xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts, axis=1), shape)
 
 
-def _checked_kernel(kernel: Any) -> np.ndarray:
+def _checked_kernel(kernel: Array) -> np.ndarray:
     values = np.asarray(to_numpy(kernel), float)
     if values.ndim != 3 or any(size % 2 == 0 for size in values.shape):
         raise ValueError(

@@ -10,22 +10,28 @@ from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
+
+import numpy as np
 
 from .arrays import Array, is_torch
 from .compiling import spare_folder
 
 _LOG = logging.getLogger(__name__)
 
+Arguments = tuple[Array | np.generic | float | None, ...]
+"""What a kernel is called with: arrays on the device, numbers, and None for a null pointer."""
+
 
 class Engine(Protocol):
     """What the host code needs: an array namespace, an FFT module, and a way to launch a kernel."""
 
-    xp: Any
-    fft: Any
+    xp: ModuleType
+    fft: ModuleType
 
     def launch(
-        self, source: str, kernel: str, real: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]
+        self, source: str, kernel: str, real: str, grid: tuple[int, ...], block: tuple[int, ...], args: Arguments
     ) -> None:
         """Run `kernel` of `source` compiled for `real` ("float" or "double").
 
@@ -43,13 +49,13 @@ class CupyEngine:
         self.fft = import_module("cupyx.scipy.fft")
 
     def launch(
-        self, source: str, kernel: str, real: str, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]
+        self, source: str, kernel: str, real: str, grid: tuple[int, ...], block: tuple[int, ...], args: Arguments
     ) -> None:
         """Run a kernel on the current device and stream, compiling its file at the first call."""
         _module(source, real).get_function(kernel)(grid, block, args)
 
 
-def import_cupy() -> Any:
+def import_cupy() -> ModuleType:
     """Return the module cupy, or say how to get it."""
     _keep_kernels()
     try:
@@ -83,7 +89,7 @@ def _module(source: str, real: str) -> Any:
 
 
 @contextmanager
-def on_device(x: Array) -> Iterator[tuple[Engine, Any]]:
+def on_device(x: Array) -> Iterator[tuple[Engine, Array]]:
     """Yield an engine and `x` as a CuPy array, on the device and current stream of `x` (torch's for a tensor)."""
     engine = CupyEngine()
     cupy = engine.xp

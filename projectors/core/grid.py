@@ -5,16 +5,18 @@ Axes are those of a patient image (LPS): x to the patient's left, y to the back,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import Field, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class FrozenArrays:
     """What frozen dataclasses with arrays share: equality by value, and arrays that stay read-only after pickling."""
 
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -23,10 +25,10 @@ class FrozenArrays:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: Mapping[str, object]) -> None:
         for name, value in state.items():
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
@@ -96,7 +98,7 @@ def check_subset(k: int, n: int, n_views: int) -> None:
         raise ValueError(f"{n} subsets of {n_views} views would leave subsets empty; use at most {n_views}")
 
 
-def finite_numbers(values: Any, n: int | None, what: str) -> np.ndarray:
+def finite_numbers(values: ArrayLike, n: int | None, what: str) -> np.ndarray:
     """Return one number for each of n views, from a list or from one for all; ValueError names `what`."""
     array = np.atleast_1d(np.array(values, float))
     if array.ndim != 1 or not np.all(np.isfinite(array)):
@@ -108,7 +110,7 @@ def finite_numbers(values: Any, n: int | None, what: str) -> np.ndarray:
     return np.full(n, array[0])
 
 
-def positive_numbers(values: Any, n: int, what: str) -> Any:
+def positive_numbers(values: ArrayLike, n: int, what: str) -> tuple[float, ...]:
     """Return n positive numbers as a tuple, from a list or from one for all; ValueError names `what`."""
     array = np.ravel(np.asarray(values, float))
     if array.size == 1:
@@ -118,7 +120,7 @@ def positive_numbers(values: Any, n: int, what: str) -> Any:
     return tuple(array.tolist())
 
 
-def positive_integers(values: Any, n: int, what: str) -> Any:
+def positive_integers(values: ArrayLike, n: int, what: str) -> tuple[int, ...]:
     """Return n positive integers as a tuple; ValueError names `what`."""
     array = np.ravel(np.asarray(values, float))
     if array.size != n or not np.all(np.isfinite(array)) or np.any(array % 1) or np.any(array < 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -44,13 +44,13 @@ def fold(x: np.ndarray) -> np.ndarray:
     return read_only(np.ascontiguousarray(lanes).reshape(*x.shape[1:-1], -1))
 
 
-def fold_with(xp: Any, x: Array) -> Array:
+def fold_with(xp: ModuleType, x: Array) -> Array:
     """Return (B, a, b, z) as one item (1, a, b, z * B), contiguous, with the functions of an array library."""
     lanes: Array = xp.ascontiguousarray(xp.moveaxis(x, 0, -1))
     return lanes.reshape((1, *x.shape[1:3], -1))
 
 
-def unfold_with(xp: Any, lanes: Array, shape: tuple[int, ...], n: int) -> Array:
+def unfold_with(xp: ModuleType, lanes: Array, shape: tuple[int, ...], n: int) -> Array:
     """Return one item of n * shape[-1] lanes as (n, ``*shape``), contiguous: the inverse of `fold_with`."""
     items: Array = xp.ascontiguousarray(xp.moveaxis(lanes.reshape((*shape, n)), -1, 0))
     return items

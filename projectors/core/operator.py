@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -119,7 +119,7 @@ class LinearOperator(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {compact(self.in_shape)} -> {compact(self.out_shape)}>"
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "T"}
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -44,11 +44,8 @@ def share(work: Callable[[int, int], T], n_items: int, at_most: int = 2**31) -> 
     try:
         first = work(0, n)
     finally:
-        done: list[Any] = [task.exception() or task.result() for task in tasks]
-    for result in done:
-        if isinstance(result, BaseException):
-            raise result
-    return [first, *done]
+        wait(tasks)  # all of them, also where one of them has failed
+    return [first, *(task.result() for task in tasks)]
 
 
 @cache

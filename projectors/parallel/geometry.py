@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self, TypedDict, Unpack
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.grid import FrozenArrays, check_subset, finite_numbers, positive_integers, positive_numbers
 from ..core.operator import Shape
 from ..spect.camera import SPECTGeometry
+
+
+class _Placement(TypedDict, total=False):
+    """The rest of a geometry, as in `ParallelBeamGeometry`."""
+
+    plane_size: float | None
+    shift: np.ndarray
+    axial_shift: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +52,7 @@ class ParallelBeamGeometry(FrozenArrays):
         angles = finite_numbers(self.angles, None, f"{who} angles (degrees)")
         if angles.size == 0:
             raise ValueError(f"{who} needs at least one view")
-        values: dict[str, Any] = {
+        values: dict[str, object] = {
             "angles": angles,
             "n_bins": positive_integers(self.n_bins, 1, f"{who} n_bins")[0],
             "bin_size": positive_numbers(self.bin_size, 1, f"{who} bin_size (mm)")[0],
@@ -66,7 +75,7 @@ class ParallelBeamGeometry(FrozenArrays):
         *,
         start: float = 0.0,
         extent: float = 180.0,
-        **more: Any,
+        **more: Unpack[_Placement],
     ) -> Self:
         """Return n_views views from `start` over `extent` degrees; more keywords go to `ParallelBeamGeometry`."""
         if n_views < 1 or n_views % 1:
@@ -99,7 +108,7 @@ class ParallelBeamGeometry(FrozenArrays):
         """Return s of every bin in mm, (views, bins)."""
         return (np.arange(self.n_bins) - (self.n_bins - 1) / 2) * self.bin_size + self.shift[:, None]
 
-    def rays(self, z: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    def rays(self, z: ArrayLike = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Return a point of every line and its unit direction, in mm: (views, bins, planes, 3) and (views, 1, 1, 3).
 
         Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -75,6 +75,6 @@ def _launch(plan: CudaPlan, x: Array, out: Array, engine: Engine, kernel: str) -
     across = min(32, 1 << max(0, math.ceil(math.log2(lanes / _LANES_PER_THREAD))))
     block = (across, _THREADS // across, 1)
     grid = (math.ceil(a * b / block[1]), math.ceil(lanes / (across * _LANES_PER_THREAD)), items)
-    args: tuple[Any, ...] = (x, *lines, out, *(np.int32(n) for n in sizes))
+    args = (x, *lines, out, *(np.int32(n) for n in sizes))
     real = "float" if dtype_name(x) == "float32" else "double"
     engine.launch("emrecon.projectors.parallel/parallel.cu", kernel, real, grid, block, args)

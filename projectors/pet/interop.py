@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,10 +14,23 @@ from ..core.operator import LinearOperator, Projector, Shape, compact
 from .sinogram import PETSinogram
 from .tof import N_SIGMAS, TimeOfFlight
 
-Subsets = Callable[[int, int], Any]
+
+class ForeignOperator(Protocol):
+    """What is asked of another program's operator, besides `apply(x)` or a call."""
+
+    @property
+    def in_shape(self) -> Sequence[int]: ...
+    @property
+    def out_shape(self) -> Sequence[int]: ...
+    def adjoint(self, y: Any, /) -> Any: ...
 
 
-def from_operator(operator: Any, *, subset: Subsets | None = None, dtype: str | None = None) -> LinearOperator:
+Subsets = Callable[[int, int], ForeignOperator]
+
+
+def from_operator(
+    operator: ForeignOperator, *, subset: Subsets | None = None, dtype: str | None = None
+) -> LinearOperator:
     """Return another program's linear operator as one of ours, with batches, autograd and shape errors.
 
     Args:
@@ -78,7 +92,7 @@ def as_parallelproj_tof(tof: TimeOfFlight) -> dict[str, float]:
 class _Calls:
     """The calls of a foreign operator, with arrays converted on the way in and out."""
 
-    def __init__(self, operator: Any, dtype: str | None) -> None:
+    def __init__(self, operator: ForeignOperator, dtype: str | None) -> None:
         name = type(operator).__name__
         lacking = [what for what in ("in_shape", "out_shape", "adjoint") if not hasattr(operator, what)]
         if not (hasattr(operator, "apply") or callable(operator)):
@@ -87,7 +101,8 @@ class _Calls:
             raise TypeError(f"from_operator needs in_shape, out_shape, apply and adjoint; {name} has no {lacking[0]}")
         if dtype not in (None, "float32", "float64"):
             raise ValueError(f'from_operator dtype must be "float32", "float64" or None, got {dtype!r}')
-        self.operator, self.dtype = operator, dtype
+        self.operator: Any = operator  # which may have `apply`, `xp` and `dev`
+        self.dtype = dtype
         self.in_shape, self.out_shape = _shape(operator.in_shape), _shape(operator.out_shape)
         self.__name__ = name
 
@@ -119,7 +134,7 @@ class _Calls:
 
 
 class _Foreign(LinearOperator):
-    def __init__(self, operator: Any, dtype: str | None) -> None:
+    def __init__(self, operator: ForeignOperator, dtype: str | None) -> None:
         self._calls = _Calls(operator, dtype)
         self.in_shape, self.out_shape = self._calls.in_shape, self._calls.out_shape
 
@@ -136,7 +151,9 @@ class _Foreign(LinearOperator):
 class _ForeignProjector(Projector):
     """A foreign operator whose subset (k, n) is made by a function; subsets of subsets are subsets of the whole."""
 
-    def __init__(self, operator: Any, dtype: str | None, make: Subsets, views: tuple[int, int] = (0, 1)) -> None:
+    def __init__(
+        self, operator: ForeignOperator, dtype: str | None, make: Subsets, views: tuple[int, int] = (0, 1)
+    ) -> None:
         self._calls, self._make, self._views = _Calls(operator, dtype), make, views
         self.in_shape, self.out_shape = self._calls.in_shape, self._calls.out_shape
 
@@ -172,11 +189,11 @@ def _converted_back(result: Array, x: Array) -> Array:
     return like(result, x)
 
 
-def _library(namespace: Any) -> str:
+def _library(namespace: ModuleType) -> str:
     """The name of an array library without array_api_compat's prefix: numpy, cupy or torch."""
     name: str = namespace.__name__.removeprefix("array_api_compat.")
     return name.partition(".")[0]
 
 
-def _shape(shape: Any) -> Shape:
+def _shape(shape: Sequence[int]) -> Shape:
     return tuple(int(n) for n in shape)

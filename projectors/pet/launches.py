@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ..core.arrays import Array, PlanCache, dtype_name
-from ..core.cuda import Engine, on_device, returned_like
+from ..core.cuda import Arguments, Engine, on_device, returned_like
 from ..core.grid import ImageGrid
 from ..core.operator import Shape
 from .plan import timing
@@ -121,19 +121,18 @@ def _axial(plan: EventsPlan) -> int:
     return int(not plan.scanner.is_cylinder)
 
 
-def _tables(plan: SinogramPlan, x: Array, engine: Engine) -> tuple[tuple[Any, ...], Array, Array]:
+def _tables(plan: SinogramPlan, x: Array, engine: Engine) -> tuple[Arguments, Array, Array]:
     """Return the grid's arguments, the ends of transaxial lines and the heights of planes; kept on the device."""
 
-    def build() -> tuple[tuple[Any, ...], Array, Array]:
+    def build() -> tuple[Arguments, Array, Array]:
         sinogram, xp = plan.sinogram, engine.xp
         ends, heights = (np.ascontiguousarray(a, float) for a in (sinogram.transaxial_ends, sinogram.plane_ends))
         return _grid(plan.grid, sinogram.tof, x, engine), xp.asarray(ends), xp.asarray(heights)
 
-    tables: tuple[tuple[Any, ...], Array, Array] = plan.tables.get(x, build)
-    return tables
+    return plan.tables.get(x, build)
 
 
-def _grid(grid: ImageGrid, tof: TimeOfFlight | None, x: Array, engine: Engine) -> tuple[Any, ...]:
+def _grid(grid: ImageGrid, tof: TimeOfFlight | None, x: Array, engine: Engine) -> Arguments:
     """The last arguments of every kernel, in the order of GRID in the source."""
     tables = timing(tof, dtype_name(x))
     edges, kernel = (engine.xp.asarray(tables[name]) for name in ("edges", "kernel"))
@@ -179,7 +178,7 @@ def _longest_step(plan: SinogramPlan) -> float:
     return max(plan.grid.voxel_size) * math.sqrt(2) * math.hypot(1, rise / shortest)
 
 
-def _launch(engine: Engine, kernel: str, like: Array, threads: int, items: int, args: tuple[Any, ...]) -> None:
+def _launch(engine: Engine, kernel: str, like: Array, threads: int, items: int, args: Arguments) -> None:
     """Launch a kernel on so many threads for each group of items; a plain int is passed as int32."""
     if threads * items == 0:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class ListmodeProjector(BatchProjector):
     """
 
     def __init__(
-        self, grid: ImageGrid, scanner: PETScanner, events: Any, tof: TimeOfFlight | bool | None = None
+        self, grid: ImageGrid, scanner: PETScanner, events: np.ndarray, tof: TimeOfFlight | bool | None = None
     ) -> None:
         events = events if isinstance(events, np.ndarray) else np.asarray(events)
         timing_bins = scanner.time_of_flight if tof is True else tof or None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .scanner import PETScanner
 from .sinogram import PETSinogram
 
 
-def pair_products(sinogram: PETSinogram, crystals: Any, ring_pairs: Any = None) -> np.ndarray:
+def pair_products(sinogram: PETSinogram, crystals: ArrayLike, ring_pairs: ArrayLike | None = None) -> np.ndarray:
     """Return the sum over a bin's crystal pairs of c_i c_j (times a value of the ring pair), float32::
 
         out[v, k, p] = sum of crystals[r, i] * crystals[s, j] * ring_pairs[r, s]
@@ -36,7 +36,7 @@ def pair_products(sinogram: PETSinogram, crystals: Any, ring_pairs: Any = None) 
     return np.ascontiguousarray(np.moveaxis(out, 0, -1))
 
 
-def _fitting(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+def _fitting(values: ArrayLike, shape: tuple[int, ...], name: str) -> np.ndarray:
     array = np.asarray(values, float)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
@@ -98,7 +98,7 @@ class Normalisation:
                 f"a ring of {per_ring} crystals cannot be divided into blocks of {self.interference.shape[1]}"
             )
 
-    def factors(self, sinogram: PETSinogram, singles: Any = None) -> np.ndarray:
+    def factors(self, sinogram: PETSinogram, singles: ArrayLike | None = None) -> np.ndarray:
         """Return the efficiency of every bin, summed over its crystal pairs, (views, radial, planes) float32.
 
         Args:
@@ -117,7 +117,7 @@ class Normalisation:
             out *= rows[..., None].astype(np.float32)
         return out
 
-    def of_events(self, sinogram: PETSinogram, events: Any, singles: Any = None) -> np.ndarray:
+    def of_events(self, sinogram: PETSinogram, events: ArrayLike, singles: ArrayLike | None = None) -> np.ndarray:
         """Return the efficiency of the crystal pair of every event, (n,) float32.
 
         Args:
@@ -142,7 +142,7 @@ class Normalisation:
             out = out * self.interference[k + self.interference.shape[0] // 2, view % block]
         return np.where(view >= 0, out, 0).astype(np.float32)
 
-    def _single(self, singles: Any) -> np.ndarray:
+    def _single(self, singles: ArrayLike | None) -> np.ndarray:
         """The efficiency of single crystals, with their dead time where `singles` are given."""
         shape = self.scanner.virtual.shape
         crystal = np.ones(shape) if self.crystal is None else self.crystal
@@ -165,7 +165,12 @@ def _radial(values: np.ndarray, radial: np.ndarray) -> np.ndarray:
 
 
 def crystal_rates(
-    sinogram: PETSinogram, events: Any, efficiency: Any = None, groups: Any = None, *, n_iterations: int = 100
+    sinogram: PETSinogram,
+    events: ArrayLike,
+    efficiency: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    *,
+    n_iterations: int = 100,
 ) -> np.ndarray:
     """Estimate the singles of every crystal from delayed coincidences, so that pair (i, j) expects a_i a_j of them::
 
@@ -218,7 +223,7 @@ def crystal_rates(
     return single * np.sqrt(inside.sum() / total)
 
 
-def events_product(events: Any, crystals: np.ndarray) -> np.ndarray:
+def events_product(events: ArrayLike, crystals: np.ndarray) -> np.ndarray:
     """Return c_i c_j of the crystal pair of every event, (n,) float32."""
     events, values = np.asarray(events), np.asarray(crystals).ravel()
     product: np.ndarray = (values[events[:, 0]] * values[events[:, 1]]).astype(np.float32)

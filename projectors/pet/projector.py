@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 
@@ -131,11 +132,10 @@ class PETProjector(BatchProjector):
         )
 
 
-def summed(work: Any, n_items: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def summed(work: Callable[[int, int], np.ndarray], n_items: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return the sum of the images that threads make, `work(first, n)` of each; memory decides how many there are."""
     at_most = max(1, _IMAGES_BYTES // (math.prod(shape) * np.dtype(dtype).itemsize))
     total, *others = share(work, n_items, at_most)
     for other in others:
         total += other
-    image: np.ndarray = total
-    return image
+    return total

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.arrays import Array, PlanCache, add_up, array_namespace, like
 from ..core.operator import BatchOperator, Shape
 from ..parallel.geometry import ParallelBeamGeometry
 from .sinogram import PETSinogram
 from .tof import TimeOfFlight
+
+Taps = list[tuple[Array, Array | None]]
+"""Gathers on a device: what is taken, and its weights, None where all of them are one."""
 
 
 class GatherTable:
@@ -21,7 +23,7 @@ class GatherTable:
         n_out, n_in : the lengths of the axis after and before.
     """
 
-    def __init__(self, rows: Any, columns: Any, weights: Any, n_out: int, n_in: int) -> None:
+    def __init__(self, rows: ArrayLike, columns: ArrayLike, weights: ArrayLike, n_out: int, n_in: int) -> None:
         rows, columns, weights = (np.ravel(values) for values in np.broadcast_arrays(rows, columns, weights))
         order = np.argsort(rows, kind="stable")
         rows, columns, weights = rows[order], columns[order], weights[order]
@@ -46,7 +48,7 @@ class GatherTable:
             and bool(np.all(self.index[0] == np.arange(self.n_out)) and np.all(self.weight == 1))
         )
 
-    def taps(self, x: Array) -> list[tuple[Array, Array | None]]:
+    def taps(self, x: Array) -> Taps:
         """Return the gathers as arrays of the library and device of `x`; weights None where all of them are one."""
         xp = array_namespace(x)
         return [
@@ -55,7 +57,7 @@ class GatherTable:
         ]
 
 
-def gather(x: Array, taps: list[tuple[Array, Array | None]], axis: int) -> Array:
+def gather(x: Array, taps: Taps, axis: int) -> Array:
     """Return the gathers of a `GatherTable` along an axis of `x`."""
     xp, column = array_namespace(x), (-1, *(1 for _ in x.shape[axis + 1 :]))
 
@@ -95,11 +97,11 @@ class _Rebinning(BatchOperator):
         """The shape of an item after all tables, before it is reshaped to `out_shape`."""
         return self.out_shape
 
-    def _made(self, x: Array) -> list[tuple[int, Any, Any]]:
-        def make() -> list[tuple[int, Any, Any]]:
+    def _made(self, x: Array) -> list[tuple[int, Taps, Taps]]:
+        def make() -> list[tuple[int, Taps, Taps]]:
             return [(axis, table.taps(x), table.transposed().taps(x)) for axis, table in self._tables]
 
-        made: list[tuple[int, Any, Any]] = self._plans.get(x, make)
+        made: list[tuple[int, Taps, Taps]] = self._plans.get(x, make)
         return made
 
 

@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 from math import pi
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 
 from ..core.grid import FrozenArrays
 from .tof import TimeOfFlight
+
+
+class _Details(TypedDict, total=False):
+    """What a scanner is besides its crystals, as in `PETScanner`."""
+
+    name: str
+    n_radial: int | None
+    bin_size: float | None
+    time_of_flight: TimeOfFlight | None
+    energy_resolution: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +86,7 @@ class PETScanner(FrozenArrays):
         block_gap: float = 0.0,
         virtual_rings: int = 0,
         phase: float = 0.0,
-        **more: Any,
+        **more: Unpack[_Details],
     ) -> Self:
         """Return a scanner of flat blocks on a regular polygon.
 

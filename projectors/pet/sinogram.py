@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.grid import FrozenArrays, ImageGrid, check_subset
 from ..core.operator import Shape
@@ -198,7 +198,7 @@ class PETSinogram(FrozenArrays):
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
-    def bins_of(self, events: Any) -> np.ndarray:
+    def bins_of(self, events: ArrayLike) -> np.ndarray:
         """Return the bin of every event, (n, 3) indices (view, radial, plane), or (n, 4) with the TOF bin before plane.
 
         Args:
@@ -229,7 +229,7 @@ class PETSinogram(FrozenArrays):
             found.append(tof)
         return np.where(valid[:, None], np.stack([*found, plane], 1), -1)
 
-    def histogram(self, events: Any) -> np.ndarray:
+    def histogram(self, events: ArrayLike) -> np.ndarray:
         """Return the counts of events in every bin, float32 of `shape`; events outside the sinogram are left out."""
         bins = self.bins_of(events)
         bins = bins[bins[:, 0] >= 0]

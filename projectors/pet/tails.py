@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
@@ -34,11 +32,11 @@ def tail_mask(attenuation_factors: Array, threshold: float = 0.99, margin: int =
 def scale_to_tails(
     scatter: Array,
     measured: Array,
-    background: Any,
+    background: Array | float,
     mask: Array,
     sinogram: PETSinogram,
     *,
-    factors: Any = 1.0,
+    factors: Array | float = 1.0,
     per: str = "plane",
     smoothing: float = 2.0,
     limits: tuple[float, float] = (0.2, 5.0),
@@ -94,7 +92,7 @@ def _tails(mask: Array, sinogram: PETSinogram) -> np.ndarray:
     return _spread(values, "mask", sinogram)
 
 
-def _spread(values: Any, name: str, sinogram: PETSinogram) -> np.ndarray:
+def _spread(values: Array | float, name: str, sinogram: PETSinogram) -> np.ndarray:
     array = np.asarray(values if np.isscalar(values) else to_numpy(values))
     if not broadcasts_to(array.shape, sinogram.shape):
         raise ValueError(f"scale_to_tails: {name} of shape {array.shape} does not broadcast to {sinogram.shape}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import erf
 
 MM_PER_PS = 0.299792458 / 2
@@ -77,13 +77,13 @@ class TimeOfFlight:
         """The centres of the bins in mm from the middle of the line, (n_bins,)."""
         return self.edges[:-1] + self.bin_width / 2
 
-    def cumulated(self, s: Any) -> np.ndarray:
+    def cumulated(self, s: ArrayLike) -> np.ndarray:
         """Return F, the part of the cut-off kernel below `s` mm, exactly."""
         u = np.clip(np.asarray(s, float) / self.sigma, -N_SIGMAS, N_SIGMAS)
         total: np.ndarray = 0.5 + 0.5 * erf(u / sqrt(2)) / erf(N_SIGMAS / sqrt(2))
         return total
 
-    def weights(self, s: Any) -> np.ndarray:
+    def weights(self, s: ArrayLike) -> np.ndarray:
         """Return the probabilities (..., n_bins) of the bins for annihilations `s` mm from the middle of the line."""
         distance = self.edges - np.asarray(s, float)[..., None]
         return np.diff(self.cumulated(distance), axis=-1)

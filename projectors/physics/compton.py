@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 ELECTRON_MASS = 510.999
@@ -16,13 +16,13 @@ _ELECTRON_RADIUS = 2.8179403e-13  # cm
 _FWHM = 2 * math.sqrt(2 * math.log(2))
 
 
-def scattered_energy(cos_theta: Any, energy_kev: Any) -> Any:
+def scattered_energy(cos_theta: ArrayLike, energy_kev: ArrayLike) -> np.ndarray:
     """Return the energy in keV of a photon that scattered through theta: E / (1 + E / 511 keV (1 - cos theta))."""
     k = _in_electron_masses(energy_kev)
-    return energy_kev / (1 + k * (1 - np.asarray(cos_theta, float)))
+    return np.asarray(energy_kev, float) / (1 + k * (1 - np.asarray(cos_theta, float)))
 
 
-def klein_nishina(cos_theta: Any, energy_kev: Any) -> Any:
+def klein_nishina(cos_theta: ArrayLike, energy_kev: ArrayLike) -> np.ndarray:
     """Return the differential cross section of a free electron in cm2/sr, for photons without polarisation::
 
         dsigma / dOmega = r^2 / 2 P^2 (P + 1 / P - sin^2 theta),     P = E' / E,  r = 2.818e-13 cm
@@ -30,11 +30,11 @@ def klein_nishina(cos_theta: Any, energy_kev: Any) -> Any:
     Arguments broadcast.  Source: Klein & Nishina 1929.
     """
     cos_theta = np.asarray(cos_theta, float)
-    P = scattered_energy(cos_theta, energy_kev) / energy_kev
+    P = scattered_energy(cos_theta, energy_kev) / np.asarray(energy_kev, float)
     return _ELECTRON_RADIUS**2 / 2 * P**2 * (P + 1 / P - 1 + cos_theta**2)
 
 
-def klein_nishina_total(energy_kev: Any) -> Any:
+def klein_nishina_total(energy_kev: ArrayLike) -> np.ndarray:
     """Return the cross section of a free electron in cm2, the integral of `klein_nishina` over all directions.
 
     With k = E / 511 keV it is::
@@ -49,7 +49,9 @@ def klein_nishina_total(energy_kev: Any) -> Any:
     return 2 * math.pi * _ELECTRON_RADIUS**2 * (first + log / (2 * k) - (1 + 3 * k) / (1 + 2 * k) ** 2)
 
 
-def accepted_fraction(energy_kev: Any, energy_window: tuple[float, float], energy_resolution: float) -> Any:
+def accepted_fraction(
+    energy_kev: ArrayLike, energy_window: tuple[float, float], energy_resolution: float
+) -> np.ndarray:
     """Return the fraction of photons of an energy that are measured inside an energy window.
 
     The measured energy is Gaussian with FWHM(E) = energy_resolution * sqrt(511 keV * E); energy_resolution is the FWHM
@@ -58,11 +60,12 @@ def accepted_fraction(energy_kev: Any, energy_window: tuple[float, float], energ
     energy = np.asarray(energy_kev, float)
     sigma = energy_resolution * np.sqrt(ELECTRON_MASS * energy) / _FWHM
     low, high = energy_window
-    return ndtr((high - energy) / sigma) - ndtr((low - energy) / sigma)
+    fraction: np.ndarray = ndtr((high - energy) / sigma) - ndtr((low - energy) / sigma)
+    return fraction
 
 
-def _in_electron_masses(energy_kev: Any) -> Any:
+def _in_electron_masses(energy_kev: ArrayLike) -> np.ndarray:
     energy = np.asarray(energy_kev, float)
     if not (np.isfinite(energy).all() and (energy > 0).all()):
-        raise ValueError(f"photon energies must be positive and finite, in keV, got {energy_kev}")
+        raise ValueError(f"photon energies must be positive and finite, in keV, got {energy}")
     return energy / ELECTRON_MASS

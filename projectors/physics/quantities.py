@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Required, TypedDict, Unpack
 
 from ..core.arrays import Array, array_namespace, as_real
 from ..core.operator import Projector
@@ -28,6 +28,15 @@ def attenuation_factors(projector: Projector, mu: Array) -> Array:
     mu = as_real(mu)
     check_attenuation(mu, "mu")
     return array_namespace(mu).exp(projector(mu) / -10)
+
+
+class _PhantomScan(TypedDict, total=False):
+    """When and of what a phantom was scanned, as in `Calibration`."""
+
+    radionuclide: Required[str]
+    duration: Required[float]
+    start: float
+    branching: float | None
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Calibration:
             raise ValueError(f"Calibration start must be finite seconds, got {self.start}")
 
     @classmethod
-    def from_phantom(cls, mean: float, concentration: float, **scan: Any) -> Calibration:
+    def from_phantom(cls, mean: float, concentration: float, **scan: Unpack[_PhantomScan]) -> Calibration:
         """Return the calibration that gives `concentration` Bq/mL (at the reference time) where the image has `mean`.
 
         Args:

@@ -30,9 +30,9 @@ class AcquisitionModel:
     """
 
     projector: Projector
-    factors: Any = 1.0
-    background: Any = 0.0
-    scale: Any = 1.0
+    factors: Array | float = 1.0
+    background: Array | float = 0.0
+    scale: Array | float = 1.0
     _plans: dict[str, PlanCache] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class AcquisitionModel:
         n = len(self.projector.out_shape)
         if any(size != 1 for size in tuple(getattr(self.scale, "shape", ()))[-n:]):
             raise ValueError(
-                f"AcquisitionModel scale must be one number per item, (B, 1, ..., 1), got {self.scale.shape}"
+                f"AcquisitionModel scale must be one number per item, (B, 1, ..., 1), got {np.shape(self.scale)}"
             )
 
     def __call__(self, x: Array) -> Array:
@@ -76,7 +76,7 @@ class AcquisitionModel:
         """Return scale * A(x), without factors and background."""
         return self._scaled(self.projector(x), len(self.projector.out_shape))
 
-    def background_like(self, y: Array) -> Any:
+    def background_like(self, y: Array) -> Array | float:
         """Return the background in the library, device and precision of y, or as a number."""
         return self._match("background", y)
 
@@ -86,7 +86,7 @@ class AcquisitionModel:
         factors, background = (take_views(values, k, n, axis) for values in (self.factors, self.background))
         return AcquisitionModel(self.projector.subset(k, n), factors, background, self.scale)
 
-    def _match(self, name: str, y: Array) -> Any:
+    def _match(self, name: str, y: Array) -> Array | float:
         values = getattr(self, name)
         if isinstance(values, (int, float)):
             return float(values)  # numpy.float64 is a float too, and would make float32 arrays float64
@@ -104,7 +104,7 @@ def take_views(values: Any, k: int, n: int, axis: int) -> Any:
     return values[(..., slice(k, None, n), *[slice(None)] * (-axis - 1))]
 
 
-def _check(values: Any, name: str, projector: Projector) -> None:
+def _check(values: Array | float, name: str, projector: Projector) -> None:
     if isinstance(values, (int, float, np.integer, np.floating)):
         if not (np.isfinite(values) and values >= 0):
             raise ValueError(f"AcquisitionModel {name} must be finite and not negative, got {values}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.interpolate import PchipInterpolator
 from scipy.special import lambertw
 
@@ -49,12 +49,12 @@ class DeadTime:
         """The rate in counts/s that the measured one cannot exceed."""
         return 1 / (math.e * self.tau) if self.paralysable else 1 / self.tau
 
-    def measured_rate(self, true_rate: Any) -> Any:
+    def measured_rate(self, true_rate: ArrayLike) -> float | np.ndarray:
         """Return the measured rate at a true rate."""
         n = _rates(true_rate, "true")
         return n * np.exp(-n * self.tau) if self.paralysable else n / (1 + n * self.tau)
 
-    def true_rate(self, measured_rate: Any) -> Any:
+    def true_rate(self, measured_rate: ArrayLike) -> float | np.ndarray:
         """Return the true rate at a measured rate; of the two of a paralysable counter the lower.
 
         Raises ValueError where the measured rate is beyond the highest (usual causes: a wrong tau, or counts of several
@@ -72,7 +72,7 @@ class DeadTime:
             return -np.real(lambertw(-np.minimum(m * self.tau, (1 - 1e-14) / math.e))) / self.tau
         return m / (1 - m * self.tau)
 
-    def live_fraction(self, measured_rate: Any) -> Any:
+    def live_fraction(self, measured_rate: ArrayLike) -> float | np.ndarray:
         """Return measured / true rate, which multiplies the `factors` of an acquisition model; 1 at a rate of 0."""
         n = self.true_rate(measured_rate)
         return np.exp(-n * self.tau) if self.paralysable else 1 / (1 + n * self.tau)
@@ -251,24 +251,24 @@ class RecoveryTable:
         shares = (values - background) / (true - background)
         return cls(tuple(different), tuple(np.bincount(index, shares) / np.bincount(index)))
 
-    def coefficient(self, diameter: Any) -> Any:
+    def coefficient(self, diameter: ArrayLike) -> float | np.ndarray:
         """Return the coefficient of one diameter or an array of them; raises ValueError outside of the table."""
         wanted = np.asarray(diameter, float)
         low, high = self.diameters[0], self.diameters[-1]
         if not ((wanted >= low) & (wanted <= high)).all():
-            raise ValueError(f"RecoveryTable covers {low:g} to {high:g} mm, got {diameter}; nothing is extrapolated")
+            raise ValueError(f"RecoveryTable covers {low:g} to {high:g} mm, got {diameter!r}; nothing is extrapolated")
         found = PchipInterpolator(self.diameters, self.coefficients)(wanted)
         return found if wanted.ndim else float(found)
 
-    def correct(self, mean: Any, diameter: Any, background: float = 0.0) -> Any:
+    def correct(self, mean: float | np.ndarray, diameter: ArrayLike, background: float = 0.0) -> float | np.ndarray:
         """Return the true value of a sphere with a mean, background + (mean - background) / RC(diameter)."""
         return background + (mean - background) / self.coefficient(diameter)
 
 
-def _rates(rate: Any, what: str) -> Any:
+def _rates(rate: ArrayLike, what: str) -> float | np.ndarray:
     values = np.asarray(rate, float)
     if not (np.isfinite(values).all() and (values >= 0).all()):
-        raise ValueError(f"{what} rates must be finite counts/s and not negative, got {rate}")
+        raise ValueError(f"{what} rates must be finite counts/s and not negative, got {rate!r}")
     return values if values.ndim else float(values)
 
 

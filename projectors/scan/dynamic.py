@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.arrays import Array, array_namespace, as_real, like, require_array
 from ..core.operator import Projector
@@ -16,6 +17,25 @@ from ..spect.camera import SPECTGeometry
 from .acquisition import AcquisitionModel, take_views
 from .frames import Frames, Gates, _mean_decay, histogram_events
 from .scan import Scan
+
+_ARRAYS = ("counts", "background", "factors")
+
+
+class _Circumstances(TypedDict, total=False):
+    """What is known besides events and times, as in `GatedScan`."""
+
+    background: Array | float
+    factors: Array | float
+    radionuclide: str | None
+    energy_window: tuple[float, float] | None
+    description: str
+
+
+class _FrameCircumstances(_Circumstances, total=False):
+    """The same, as in `DynamicScan`."""
+
+    reference: float
+    schedule: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +48,8 @@ class ScanSeries(ABC):
     counts: Array
     geometry: SPECTGeometry | PETSinogram
     _: KW_ONLY
-    background: Any = 0.0
-    factors: Any = 1.0
+    background: Array | float = 0.0
+    factors: Array | float = 1.0
     radionuclide: str | None = None
     energy_window: tuple[float, float] | None = None
     description: str = ""
@@ -89,7 +109,9 @@ class ScanSeries(ABC):
     def subset(self, k: int, n: int) -> Self:
         """Return the series of views k, k + n, ..."""
         axis = -len(self.geometry.shape)
-        values = {name: take_views(getattr(self, name), k, n, axis) for name in ("counts", "background", "factors")}
+        values: dict[str, Any] = {
+            name: take_views(getattr(self, name), k, n, axis) for name in ("counts", "background", "factors")
+        }
         own = self._own(slice(None), slice(k, None, n))
         return replace(self, geometry=self.geometry.subset(k, n), **values, **own)
 
@@ -103,10 +125,16 @@ class ScanSeries(ABC):
     def __iter__(self) -> Iterator[Scan]:
         return (self._part(i) for i in range(len(self)))
 
-    def __getitem__(self, part: Any) -> Any:
+    @overload
+    def __getitem__(self, part: int) -> Scan: ...
+    @overload
+    def __getitem__(self, part: slice) -> Self: ...
+    def __getitem__(self, part: int | slice) -> Scan | Self:
         if not isinstance(part, slice):
             return self._part(part)
-        values = {name: self._take(getattr(self, name), part) for name in ("counts", "background", "factors")}
+        values: dict[str, Any] = {
+            name: self._take(getattr(self, name), part) for name in ("counts", "background", "factors")
+        }
         if not values["counts"].shape[0]:
             raise ValueError(f"{part} selects none of the {len(self)} frames or gates")
         return replace(self, **values, **self._own(part, slice(None)))
@@ -118,12 +146,12 @@ class ScanSeries(ABC):
         factors = self._weighted(self._take(self.factors, i), self._time(decay)[i])
         return self._scan(self.counts[i, ...], self._take(self.background, i), factors, self.seconds[i])
 
-    def _scan(self, counts: Array, background: Any, factors: Any, seconds: np.ndarray) -> Scan:
+    def _scan(self, counts: Array, background: Array | float, factors: Array | float, seconds: np.ndarray) -> Scan:
         duration = float(seconds[0]) if np.allclose(seconds, seconds[0], rtol=1e-9) else None
         about = (duration, self.radionuclide, self.energy_window, self.description)
         return Scan(counts, self.geometry, background, factors, *about)
 
-    def _take(self, values: Any, part: Any) -> Any:
+    def _take(self, values: Any, part: int | slice) -> Any:
         """Some parts of values that have an axis for them; others stay as they are."""
         if not self._has_parts(values):
             return values
@@ -131,7 +159,7 @@ class ScanSeries(ABC):
             return values if isinstance(part, slice) else values[0, ...]
         return values[part, ...]
 
-    def _has_parts(self, values: Any) -> bool:
+    def _has_parts(self, values: Array | float) -> bool:
         return getattr(values, "ndim", 0) > len(self.geometry.shape)
 
     def _total(self, values: Any, n: int) -> Any:
@@ -139,7 +167,7 @@ class ScanSeries(ABC):
             return array_namespace(values).sum(values, axis=0)
         return (values[0, ...] if self._has_parts(values) else values) * n
 
-    def _weighted(self, factors: Any, time: np.ndarray) -> Any:
+    def _weighted(self, factors: Any, time: np.ndarray) -> Array:
         """factors x time, with axes after the views."""
         weights = time.reshape(*time.shape, *[1] * (len(self.geometry.shape) - 1))
         if getattr(factors, "ndim", 0) == 0:
@@ -205,7 +233,14 @@ class DynamicScan(ScanSeries):
         return bool(np.allclose(self.frames.ends[:-1], self.frames.starts[1:], atol=1e-3))
 
     @classmethod
-    def from_events(cls, sinogram: PETSinogram, events: Any, times: Any, frames: Frames, **more: Any) -> Self:
+    def from_events(
+        cls,
+        sinogram: PETSinogram,
+        events: ArrayLike,
+        times: ArrayLike,
+        frames: Frames,
+        **more: Unpack[_FrameCircumstances],
+    ) -> Self:
         """Return the sinograms of list-mode events (n, 2) or (n, 3), measured at `times` (n,) s.
 
         Args:
@@ -281,7 +316,9 @@ class GatedScan(ScanSeries):
         super().__post_init__()
 
     @classmethod
-    def from_events(cls, sinogram: PETSinogram, events: Any, times: Any, gates: Gates, **more: Any) -> Self:
+    def from_events(
+        cls, sinogram: PETSinogram, events: ArrayLike, times: ArrayLike, gates: Gates, **more: Unpack[_Circumstances]
+    ) -> Self:
         """Return the sinograms of list-mode events (n, 2) or (n, 3), measured at `times` (n,) s.
 
         Args:

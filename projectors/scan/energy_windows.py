@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.arrays import Array, array_namespace, as_real, like, require_array
 from ..core.blur import gaussian_kernel
@@ -69,15 +69,14 @@ class WindowedScan:
     windows: tuple[EnergyWindow, ...]
     counts: tuple[Array, ...]
     geometry: SPECTGeometry
-    factors: Any = 1.0
+    factors: Array | float = 1.0
     duration: float | None = None
     radionuclide: str | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
         windows = tuple(self.windows)
-        given: Any = self.counts
-        counts = tuple(given[i] for i in range(len(given)))
+        counts = tuple(self.counts[i] for i in range(len(self.counts)))
         if not isinstance(self.geometry, SPECTGeometry):
             raise TypeError(f"WindowedScan needs a SPECTGeometry, got {type(self.geometry).__name__}")
         if not windows or len(windows) != len(counts):
@@ -187,7 +186,7 @@ def triple_energy_window(
     return _not_negative(sum(heights[1:], heights[0]) * (peak.width / 2))
 
 
-def smooth_projections(projections: Array, fwhm: float, pixel_size: Any) -> Array:
+def smooth_projections(projections: Array, fwhm: float, pixel_size: ArrayLike) -> Array:
     """Return projections (..., views, bins, rows) blurred with a Gaussian in each view.
 
     Args:
@@ -202,7 +201,7 @@ def smooth_projections(projections: Array, fwhm: float, pixel_size: Any) -> Arra
     if not (np.isfinite(fwhm) and fwhm >= 0):
         raise ValueError(f"smooth_projections fwhm must be mm and not negative, got {fwhm}")
     if size.size not in (1, 2) or not (np.isfinite(size).all() and (size > 0).all()):
-        raise ValueError(f"smooth_projections pixel_size must be positive mm, one number or two, got {pixel_size}")
+        raise ValueError(f"smooth_projections pixel_size must be positive mm, one number or two, got {pixel_size!r}")
     if projections.ndim < 2:
         raise ValueError(f"smooth_projections expects (..., bins, rows), got shape {tuple(projections.shape)}")
     values = as_real(projections)
@@ -225,7 +224,7 @@ def _reflecting(kernel: np.ndarray, n: int) -> np.ndarray:
     return matrix
 
 
-def _beside(peak: EnergyWindow, pair: Any, side: str) -> tuple[EnergyWindow, Array]:
+def _beside(peak: EnergyWindow, pair: object, side: str) -> tuple[EnergyWindow, Array]:
     """Return a window and its counts as real numbers, after checking where the window lies."""
     if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], EnergyWindow)):
         raise TypeError(f"a scatter window must be given as (EnergyWindow, counts), got {type(pair).__name__}")

@@ -7,9 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.grid import FrozenArrays
 from ..pet.sinogram import PETSinogram
@@ -54,7 +55,7 @@ class Frames(FrozenArrays):
             )
 
     @classmethod
-    def from_durations(cls, durations: Any, start: float = 0.0) -> Self:
+    def from_durations(cls, durations: ArrayLike, start: float = 0.0) -> Self:
         """Return frames that follow each other without gaps from `start` s."""
         durations = _numbers(durations, "Frames durations (s)")
         return cls(np.cumsum([start, *durations[:-1]]), durations)
@@ -87,7 +88,7 @@ class Frames(FrozenArrays):
         """The middle of the frames in s, (F,)."""
         return self.starts + self.durations / 2
 
-    def index_of(self, times: Any) -> np.ndarray:
+    def index_of(self, times: ArrayLike) -> np.ndarray:
         """Return the frame of every time, -1 outside of all; a frame holds its start and not its end."""
         times = np.asarray(times, float)
         index = np.searchsorted(self.starts, times, side="right") - 1
@@ -173,7 +174,7 @@ class Gates(FrozenArrays):
         object.__setattr__(self, "labels", labels)
 
     @classmethod
-    def phase(cls, triggers: Any, n_gates: int, window: tuple[float, float] | None = None) -> Self:
+    def phase(cls, triggers: ArrayLike, n_gates: int, window: tuple[float, float] | None = None) -> Self:
         """Return gates that divide the time between two triggers, such as R waves, into `n_gates` equal parts.
 
         Args:
@@ -200,7 +201,9 @@ class Gates(FrozenArrays):
         return cls(np.append(edges, triggers[-1]), labels.ravel(), int(n_gates))
 
     @classmethod
-    def amplitude(cls, times: Any, trace: Any, n_gates: int, accepted: tuple[float, float] = (0.0, 1.0)) -> Self:
+    def amplitude(
+        cls, times: ArrayLike, trace: ArrayLike, n_gates: int, accepted: tuple[float, float] = (0.0, 1.0)
+    ) -> Self:
         """Return gates of equal time by the amplitude of a trace, such as that of breathing; gate 0 is the lowest.
 
         Args:
@@ -237,7 +240,7 @@ class Gates(FrozenArrays):
         """Return the gates of a scan that ran from `start` to `stop` s only."""
         return replace(self, edges=np.clip(self.edges, start, stop))
 
-    def index_of(self, times: Any) -> np.ndarray:
+    def index_of(self, times: ArrayLike) -> np.ndarray:
         """Return the gate of every time, -1 where there is none."""
         index = np.searchsorted(self.edges, np.asarray(times, float), side="right") - 1
         within = (index >= 0) & (index < self.labels.size)
@@ -269,7 +272,7 @@ def split_events(events: np.ndarray, index: np.ndarray, n: int) -> list[np.ndarr
 
 
 def histogram_events(
-    sinogram: PETSinogram, events: Any, index: Any, n: int, out: np.ndarray | None = None
+    sinogram: PETSinogram, events: ArrayLike, index: ArrayLike, n: int, out: np.ndarray | None = None
 ) -> np.ndarray:
     """Return the counts of every bin in every frame or gate, (n, ``*sinogram.shape``) float32.
 
@@ -297,7 +300,7 @@ def histogram_events(
     return counts
 
 
-def _numbers(values: Any, what: str) -> np.ndarray:
+def _numbers(values: ArrayLike, what: str) -> np.ndarray:
     array = np.atleast_1d(np.array(values, float))
     if array.ndim != 1 or not array.size or not np.isfinite(array).all():
         raise ValueError(f"{what} must be a list of finite numbers, got {values!r}")
@@ -305,6 +308,6 @@ def _numbers(values: Any, what: str) -> np.ndarray:
     return array
 
 
-def _whole(value: Any, name: str) -> None:
+def _whole(value: float, name: str) -> None:
     if value != int(value) or value < 1:
         raise ValueError(f"{name} must be a positive whole number, got {value}")

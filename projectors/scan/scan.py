@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -36,8 +35,8 @@ class Scan:
 
     counts: Array
     geometry: SPECTGeometry | PETSinogram
-    background: Any = 0.0
-    factors: Any = 1.0
+    background: Array | float = 0.0
+    factors: Array | float = 1.0
     duration: float | None = None
     radionuclide: str | None = None
     energy_window: tuple[float, float] | None = None

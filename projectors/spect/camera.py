@@ -10,12 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.grid import FrozenArrays, ImageGrid, check_subset, finite_numbers, positive_integers, positive_numbers
 from ..core.operator import Shape
+
+
+class _Placement(TypedDict, total=False):
+    """The rest of a geometry, as in `SPECTGeometry`."""
+
+    shift: ArrayLike
+    axial_shift: float
+    head: ArrayLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +84,7 @@ class SPECTGeometry(FrozenArrays):
         start: float = 0.0,
         direction: str = "ccw",
         extent: float = 360.0,
-        **more: Any,
+        **more: Unpack[_Placement],
     ) -> Self:
         """Return equally spaced views over `extent` degrees from `start`, in `direction` "ccw" or "cw" (from the feet).
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.tables import read_table
 from ..physics.attenuation import linear_attenuation
@@ -19,7 +20,7 @@ _EFFICIENCY_CONSTANT = {"hexagonal": 0.26, "round": 0.24, "square": 0.28}
 class GaussianResponse(Protocol):
     """A response that is a Gaussian at each distance."""
 
-    def sigma(self, distance: Any) -> Any:
+    def sigma(self, distance: ArrayLike) -> np.ndarray:
         """Return the standard deviation in mm at `distance` mm from the collimator face."""
         ...
 
@@ -42,7 +43,7 @@ class LinearResponse:
         if not (self.slope >= 0 and self.intercept >= 0 and math.isfinite(self.slope + self.intercept)):
             raise ValueError(f"LinearResponse needs slope >= 0 (mm per mm) and intercept >= 0 (mm), got {self}")
 
-    def sigma(self, distance: Any) -> Any:
+    def sigma(self, distance: ArrayLike) -> np.ndarray:
         """Return slope d + intercept in mm."""
         return self.slope * np.asarray(distance, float) + self.intercept
 
@@ -68,7 +69,7 @@ class CollimatorResponse:
         if not (min(self.a, self.b, self.c) >= 0 and math.isfinite(self.a + self.b + self.c)):
             raise ValueError(f"CollimatorResponse needs finite a, b, c >= 0, got {self}")
 
-    def sigma(self, distance: Any) -> Any:
+    def sigma(self, distance: ArrayLike) -> np.ndarray:
         """Return the standard deviation in mm at `distance` mm."""
         return np.hypot(self.a * np.asarray(distance, float) + self.b, self.c)
 

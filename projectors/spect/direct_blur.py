@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeGuard
+from types import ModuleType
+from typing import TypeGuard
 
 import numpy as np
 import scipy.fft
@@ -33,7 +34,7 @@ class DirectBlur:
             1 if self.planar else scipy.fft.next_fast_len(n_slices + 2 * self.margin + math.ceil(reach[1]), real=True),
         )
 
-    def collapse(self, frame: Array, view_class: int, fft: Any = scipy.fft, xp: Any = np) -> Array:
+    def collapse(self, frame: Array, view_class: int, fft: ModuleType = scipy.fft, xp: ModuleType = np) -> Array:
         """Return the blurred sum over planes, (columns, slices + 2 margin)."""
         share, transfer = self._kernels(view_class, frame.dtype)
         if share is not None:
@@ -43,14 +44,14 @@ class DirectBlur:
         # The kernels' centre is moved by `margin` slices, so that what spreads below slice 0 has a place.
         return plane[: self.columns, : self.slices + 2 * self.margin].astype(frame.dtype)
 
-    def expand(self, plane: Array, view_class: int, fft: Any = scipy.fft, xp: Any = np) -> Array:
+    def expand(self, plane: Array, view_class: int, fft: ModuleType = scipy.fft, xp: ModuleType = np) -> Array:
         """Return the transpose of `collapse`, (planes, columns, slices)."""
         share, transfer = self._kernels(view_class, plane.dtype)
         spectrum = fft.rfft2(plane, s=self.size)[None] * xp.asarray(transfer).conj()
         frame = fft.irfft2(spectrum, s=self.size, axes=(1, 2))[:, : self.columns, : self.slices].astype(plane.dtype)
         return frame if share is None else xp.tensordot(xp.asarray(share).T, frame, axes=1)
 
-    def _kernels(self, view_class: int, dtype: Any) -> tuple[np.ndarray | None, np.ndarray]:
+    def _kernels(self, view_class: int, dtype: np.dtype) -> tuple[np.ndarray | None, np.ndarray]:
         """Return how planes share the tabulated kernels (kernels, planes) and the kernels' spectra."""
         complex_type = np.result_type(dtype, np.complex64)
         shift = self._phase(self.margin)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.polynomial.legendre import legval
+from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 from scipy.special import eval_legendre
 
@@ -92,13 +94,13 @@ class EffectiveSource:
         """The attenuation of water at the energy of emission, in 1/cm."""
         return linear_attenuation("water", self.energy)
 
-    def accepted(self, energy_kev: Any) -> Any:
+    def accepted(self, energy_kev: ArrayLike) -> np.ndarray:
         """Return how often photons of an energy are counted, relative to primaries."""
         at_511 = self.energy_resolution * math.sqrt(self.energy / ELECTRON_MASS)
         own, primary = (accepted_fraction(e, self.energy_window, at_511) for e in (energy_kev, self.energy))
         return own / primary
 
-    def kernel(self, distance: Any, cos_theta: Any) -> Any:
+    def kernel(self, distance: ArrayLike, cos_theta: ArrayLike) -> np.ndarray:
         """Return K in 1/mm^3 at a distance in mm (not 0) from the decay; arguments broadcast."""
         s, c = np.broadcast_arrays(np.asarray(distance, float), np.asarray(cos_theta, float))
         return self._radial(s) * legval(c, self._series(s), tensor=False)
@@ -131,7 +133,7 @@ class EffectiveSource:
         distances, series = self.table
         return np.stack([np.interp(s, distances, column) for column in series.T])
 
-    def _strength(self, energy: Any) -> np.ndarray:
+    def _strength(self, energy: ArrayLike) -> np.ndarray:
         """n_e dsigma/dOmega eps(E') / eps(E) in 1/mm over the cosines, of photons of an energy."""
         return (
             WATER_ELECTRONS / 10 * klein_nishina(_COSINES, energy) * self.accepted(scattered_energy(_COSINES, energy))
@@ -152,7 +154,7 @@ class EffectiveSource:
                 sums[:, k] += np.bincount(shell, score, edges.size)[:-1]
         return sums / self.n_photons @ ((2 * l[:, None] + 1) / 2 * legendre)
 
-    def _collisions(self, least: float) -> Any:
+    def _collisions(self, least: float) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield distance, cos(direction, position), energy and weight of the photons at their 2nd, 3rd, ... collision.
 
         The weight is the chance that all former collisions were Compton scatters.
@@ -333,14 +335,14 @@ class SPECTScatterProjector(Projector):
             ]
         )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in super().__getstate__().items() if name != "_kernels"}
 
 
 # ---- the kernel on the grid -----------------------------------------------------------------------------------------
 
 
-def _kernels(source: EffectiveSource, grid: ImageGrid, voxel_size: Any, directions: np.ndarray) -> np.ndarray:
+def _kernels(source: EffectiveSource, grid: ImageGrid, voxel_size: ArrayLike, directions: np.ndarray) -> np.ndarray:
     """Return the mean of K from points of a voxel to points of a cell, times a cell's volume, for all offsets of cells.
 
     The difference of such points has, along each axis, the density of box(cell) conv box(voxel) around the offset. Two
@@ -373,7 +375,7 @@ def _towards(source: EffectiveSource, r: np.ndarray, directions: np.ndarray) -> 
     return np.stack([radial * legval(cosine, series, tensor=False) for cosine in cosines])
 
 
-def _product(nodes: Any) -> np.ndarray:
+def _product(nodes: np.ndarray) -> np.ndarray:
     """Return all (x, y, z) of the nodes of one axis."""
     return np.stack([n.ravel() for n in np.meshgrid(nodes, nodes, nodes)], 1)
 
@@ -433,7 +435,7 @@ def _along_axes(x: Array, matrices: list[Array]) -> Array:
 # ---- photons in water -----------------------------------------------------------------------------------------------
 
 
-def _water_table(energy: Any) -> Any:
+def _water_table(energy: np.ndarray) -> np.ndarray:
     """Return the attenuation of water in 1/cm at energies from 20 to 1000 keV."""
     nodes = np.geomspace(20, 1000, 120)
     mu = [linear_attenuation("water", float(e)) for e in nodes]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
 from ..core.arrays import Array, PlanCache, dtype_name
-from ..core.cuda import Engine, on_device, returned_like
+from ..core.cuda import Arguments, Engine, on_device, returned_like
 from ..core.lanes import fold_with, unfold_with
 from ..core.operator import Shape
 from .direct_blur import DirectBlur
@@ -56,7 +57,7 @@ class DevicePlan(NamedTuple):
     along_z_transposed: tuple[Array, Array]
 
 
-def device_plan(plan: SPECTPlan, n_slices: int, dtype: str, xp: Any) -> DevicePlan:
+def device_plan(plan: SPECTPlan, n_slices: int, dtype: str, xp: ModuleType) -> DevicePlan:
     """Return the plan for kernels in `dtype` and an image of n_slices."""
 
     padded, bins = n_slices + 2 * plan.margin, plan.u_start.shape[-1]
@@ -177,7 +178,7 @@ class Launches:
         return out
 
     def _blur(
-        self, levels: Array, source: int, target: int, step: int, accumulate: bool, items: int, sizes: tuple[Any, ...]
+        self, levels: Array, source: int, target: int, step: int, accumulate: bool, items: int, sizes: Arguments
     ) -> None:
         taps = self.plan.taps
         numbers = (source, target, step, taps.shape[-1] // 2, int(accumulate))
@@ -193,7 +194,7 @@ class Launches:
         for first in range(0, self.n_views, n):
             yield first, min(n, self.n_views - first)
 
-    def _sizes(self, first: int, n: int) -> tuple[Any, ...]:
+    def _sizes(self, first: int, n: int) -> Arguments:
         """The last arguments of every kernel, in the order of SIZES in the source."""
         image = (self.nx, self.ny, self.lanes)
         frame = (self.host.n_planes, self.host.n_columns)
@@ -203,7 +204,7 @@ class Launches:
         options = (int(self.host.ray_driven), int(absorbed_items > 0), absorbed_items, float(self.host.weight))
         return (*image, *frame, *levels, *views, *options)
 
-    def _launch(self, kernel: str, extent: tuple[int, int, int], lanes_per_thread: int, args: tuple[Any, ...]) -> None:
+    def _launch(self, kernel: str, extent: tuple[int, int, int], lanes_per_thread: int, args: Arguments) -> None:
         """Launch a kernel over (lanes, columns, items and views); a scalar int is passed as int32, None as null."""
         block = (32, 4) if extent[0] > 16 * lanes_per_thread else (8, 16)
         grid = (math.ceil(extent[0] / (block[0] * lanes_per_thread)), math.ceil(extent[1] / block[1]), extent[2])
@@ -234,14 +235,23 @@ def adjoint_with(plan: CudaPlan, y: Array, engine: Engine) -> Array:
     return _grouped(plan, y, engine, plan.in_shape, Launches.adjoint)
 
 
-def _grouped(plan: CudaPlan, x: Array, engine: Engine, shape: tuple[int, ...], apply: Any) -> Array:
+def _grouped(
+    plan: CudaPlan, x: Array, engine: Engine, shape: tuple[int, ...], apply: Callable[[Launches, Array], Array]
+) -> Array:
     """Project items as they are, or thin ones side by side as lanes; large batches in parts."""
     parts = [slice(i, min(i + _ITEMS, x.shape[0])) for i in range(0, x.shape[0], _ITEMS)]
     done = [_one_group(plan, x, part, engine, shape, apply) for part in parts]
     return done[0] if len(done) == 1 else engine.xp.concatenate(done)
 
 
-def _one_group(plan: CudaPlan, x: Array, part: slice, engine: Engine, shape: tuple[int, ...], apply: Any) -> Array:
+def _one_group(
+    plan: CudaPlan,
+    x: Array,
+    part: slice,
+    engine: Engine,
+    shape: tuple[int, ...],
+    apply: Callable[[Launches, Array], Array],
+) -> Array:
     xp, x, slices = engine.xp, x[part], plan.in_shape[2]
     items = x.shape[0]
     tables = plan.tables.get(x, lambda: device_plan(plan.host, slices, dtype_name(x), xp))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -275,7 +275,7 @@ class SPECTProjector(BatchProjector):
             ]
         )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         derived = ("_made", "_plan", "_direct")
         return {name: value for name, value in super().__getstate__().items() if name not in derived}
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from emrecon.projectors import (
     DeadTime,
@@ -42,7 +43,7 @@ class Widened:
     response: GaussianResponse
     factor: float
 
-    def sigma(self, distance: np.ndarray | float) -> np.ndarray | float:
+    def sigma(self, distance: ArrayLike) -> np.ndarray:
         """Return factor x sigma in mm at `distance` mm from the collimator face."""
         return self.factor * self.response.sigma(distance)
 

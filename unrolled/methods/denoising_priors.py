@@ -25,16 +25,17 @@ class RegularisationByDenoising(SmoothPrior):
 
         U(x) = beta / 2 <x, x - D(x)>,
 
-    only where D has a symmetric Jacobian and is homogeneous, D(c x) = c D(x): say so by `conservative`, and there are a
-    `value` and, on tensors, the Hessian beta (v - J'v). Otherwise these raise NotImplementedError.
+    only where D has a symmetric Jacobian and is homogeneous, D(c x) = c D(x). `conservative=True` states that
+    this is so; there are a `value` and, on tensors, the Hessian beta (v - J'v) then. Otherwise these raise
+    NotImplementedError.
 
     Engines: `osl`, `bsrem` and, by the curvature, `map_em` need no value; `svrg`, `saga` and `lbfgsb` do.
 
     Args:
         denoiser : any map of images (B, x, y, z); see `pnp_em`.
         beta : the weight, in units of s / x (`coupling_unit`).
-        sigma, guide : what the denoiser is told besides.
-        lipschitz : L, by which you vouch for ``|D(x) - D(y)|`` <= L ``|x - y|``. The curvature is beta (1 + L), whose
+        sigma, guide : what the denoiser gets besides the image.
+        lipschitz : L, by which you state that ``|D(x) - D(y)|`` <= L ``|x - y|``. The curvature is beta (1 + L), whose
             parabolas lie above U; with a D that is too steep `map_em` may rise. The same number stands for the diagonal
             of the Hessian, by which `bsrem` and `svrg` shorten their steps. A conservative D that is a proximal map has
             0 <= J <= 1, so that L = 0 is right for it.
@@ -87,7 +88,7 @@ class RegularisationByDenoising(SmoothPrior):
 
 @dataclass(frozen=True, eq=False)
 class LearnedGradient(SmoothPrior):
-    """A network in the place of a prior's gradient: gradient = beta N(x).
+    """A network in place of a prior's gradient: gradient = beta N(x).
 
     Engines: `osl` needs the gradient alone; with `lipschitz` also `bsrem` (with `EMPreconditioner()` without it) and
     `map_em`; `svrg`, `saga` and `lbfgsb` need `potential` besides.
@@ -95,7 +96,7 @@ class LearnedGradient(SmoothPrior):
     Args:
         network : any map of images (B, x, y, z), called like a denoiser.
         beta : the weight; beta N(x) has the unit of the sensitivity s.
-        guide : what the network is told besides.
+        guide : what the network gets besides the image.
         lipschitz : L with ``|N(x) - N(y)|`` <= L ``|x - y|``, in units of N / x, or None where it is not known; the
             curvature, and what stands for the diagonal of the Hessian, is beta L.
         potential : the function of which N is the gradient, images (B, x, y, z) -> (B,), where there is one.

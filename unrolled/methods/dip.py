@@ -51,7 +51,7 @@ class Fit:
 
     Called with a loss and weights, it returns weights of the least loss that was met on the way, so a fit never raises
     it. Adam's moments are remembered from fit to fit; L-BFGS begins anew, since its curvature belongs to one loss.
-    Where no step was better than none, the rate is halved and the moments are forgotten, so that the next fit may be.
+    Where no step lowers the loss, the rate is halved and the moments are forgotten, so that the next fit may succeed.
 
     Raises ValueError for another method and for numbers that are not positive.
 
@@ -303,8 +303,8 @@ class DeepImagePrior(ABC):
         dimensions, positive : as in `NetworkWeights`.
         scale : the typical value of the image, a function of the likelihood.
 
-    Called with a likelihood it returns the image; `iterates` gives every one of them. It goes on exactly from an
-    iterate, also from one that a `recon.Checkpoint` has kept. Doubling counts and background doubles the image.
+    Called with a likelihood it returns the image; `iterates` yields the image of every iteration. It continues exactly
+    from an iterate, also from one that a `recon.Checkpoint` has kept. Doubling counts and background doubles the image.
     One network belongs to one scan: a batch of several is refused; call it for each.
     """
 
@@ -352,7 +352,7 @@ class DeepImagePrior(ABC):
 
         Args:
             likelihood : of one scan, with torch data; a list is one of subsets.
-            start : the image that the network is fitted to first (default: that of EM), or an iterate to go on from.
+            start : the image that the network is fitted to first (default: that of EM), or an iterate to continue from.
             guide : the network's input, (x, y, z) or (C, x, y, z), MR or CT; each channel is divided by its largest
                 magnitude. None for fixed noise.
 
@@ -367,7 +367,7 @@ class DeepImagePrior(ABC):
         if items > 1:
             raise ValueError(f"{who} has one network for one scan, and got a batch of {items}; loop over its items")
         if isinstance(start, Iterate) and "weights" not in start.state:
-            raise ValueError(f"{who} goes on from its own iterates, which hold weights; give the image instead?")
+            raise ValueError(f"{who} continues only from its own iterates, which hold weights; give the image instead?")
         latent = self._latent(at.image, self._unit(likelihood), shape, guide)
         return self._iterates(at, parts, latent, start is None)
 
@@ -426,11 +426,11 @@ class DIPRecon(DeepImagePrior):
     """The most likely image that a network can make, by ADMM: maximise L(y | x) subject to x = f(theta | z)::
 
         x     <- em_fuse(EM(x), f(theta) - mu, s, rho)        `em_steps` times
-        theta <- fewer squares |f(theta) - (x + mu)|^2        by `fit`, from the weights as they are
+        theta <- a smaller |f(theta) - (x + mu)|^2            by `fit`, from the weights as they are
         mu    <- mu + x - f(theta)
 
     and the image is f(theta). There is no training: z is the patient's MR or CT, or noise, and the form of the network
-    is the prior. It is iterated to a certain point and not further, where it would learn the noise too: see the rules
+    is the prior. It must be stopped before it learns the noise, too: see the rules
     `WindowedVariance` and `HeldOut`.
 
     Args:
@@ -505,8 +505,8 @@ def default_network(dimensions: int, in_channels: int, seed: int) -> nn.Module:
 def dip_chain(dimensions: int, in_channels: int = 1, seed: int = 0, *, norm: str = "group") -> nn.Module:
     """Return a chain of four convolutions with 24 channels, with weights that belong to a seed, for small images.
 
-    Where an image has few voxels and counts, the U-Net makes its noise as easily as the object. What sees only 9 voxels
-    across makes noise late, and what the guide shows early.
+    Where an image has few voxels and counts, the U-Net learns its noise as easily as the object. A network that sees only 9
+    voxels across learns what the guide shows first, and noise late.
 
     Args:
         norm : as for `SmallCNN`. "group" for optimisation transfer; "none" for DIPRecon, whose squares fit noise

@@ -1,4 +1,4 @@
-"""What iterative methods share: where they begin and go on, the image after some iterations, checks of numbers."""
+"""What iterative methods share: where they begin and continue, the image after some iterations, checks of numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .couplings import activity_scale
 
 Given = TypeVar("Given")
 Start = Array | Iterate | None
-"""An image to start from, an iterate to go on from, or None for the method's own start."""
+"""An image to start from, an iterate to continue from, or None for the method's own start."""
 
 
 def begin_at_activity(
@@ -42,7 +42,7 @@ def resumed(start: Given) -> Given | Array:
 
 
 def image_after(iterates: Iterator[Standing], start: Start | ParameterisedIterate, n_iterations: int) -> Array:
-    """Return the image after n_iterations in all, of which an iterate to go on from has done some already."""
+    """Return the image after n_iterations in all, of which an iterate to continue from has done some already."""
     at = resumed(start)
     done = 0
     if isinstance(at, (Iterate, ParameterisedIterate)):

@@ -48,10 +48,10 @@ class NetworkInput:
             untouched.
         alpha : (..., x, y, z) tensor, not negative, in the unit that the network knows.
         scale : the activity that is 1 for the network; a number or one for each item, (B, 1, 1, 1).
-        guide : what the network is told besides.
+        guide : what the network gets besides the image.
         step : of the descent: a number, or one for each item. With `search` it is the first; a fit returns what it
             became.
-        search : take steps only where they lower the loss, and make them longer or shorter by how they went; otherwise
+        search : take steps only where they lower the loss, and make them longer after success and shorter after failure; otherwise
             Nesterov's method with a fixed step.
         floor : the least the network may return, so that no voxel is lost for good.
 
@@ -194,16 +194,16 @@ def iterative_network(
         alpha <- lower |F(alpha) - (x + mu)|^2                    by fit_steps projected steps
         mu    <- mu + x - F(alpha)
 
-    The image is F(alpha): what the network cannot make does not appear. A network is not convex; too small a rho lets
-    x and F(alpha) part.
+    The image is F(alpha): it shows only what the network can make. The problem is not convex; where rho is too small,
+    x and F(alpha) drift apart.
 
     Args:
         latent : network and input, such as `NetworkInput.of(network, image_of_30_updates, scale=...)`.
-        start : x (default: the image of the latent), or an iterate to go on from; then alpha is that of the iterate.
+        start : x (default: the image of the latent), or an iterate to continue from; then alpha is that of the iterate.
         n_subsets, order, iteration : as in `osem`.
         rho : in units of s / x, a number or an array that broadcasts to images; see `coupling_unit`.
 
-    An iterate remembers x, alpha, mu and the step; with the same network it goes on exactly.
+    An iterate remembers x, alpha, mu and the step; with the same network it continues exactly.
 
     Raises ValueError for numbers that are not positive, TypeError for likelihoods of other arrays than tensors.
 
@@ -267,7 +267,7 @@ class IterativeNetwork:
             each item, or None for `activity_scale`.
 
     The first input is the network's output for the start. `iterates` is the loop of it; what it yields, given as start,
-    goes on exactly, up to n_iterations in all.
+    continues exactly, up to n_iterations in all.
 
     Source: Gong et al. 2019, IEEE Trans Med Imaging 38:675; De Pierro 1995 (transfer).
     """

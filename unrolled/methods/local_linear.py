@@ -102,7 +102,7 @@ def kim_llf(
         denoiser, guide : as in `pnp_em`; the authors' DnCNN saw 5 slices.
         start, n_subsets, order, iteration : as in `osem`; begin with an OSEM image.
 
-    An iterate remembers q ("slope"), b ("offset") and eta ("dual"); handed back as `start` it goes on exactly.
+    An iterate remembers q ("slope"), b ("offset") and eta ("dual"); handed back as `start` it continues exactly.
 
     Raises TypeError for likelihoods without counts in bins, such as list-mode, and what `denoised` raises.
 
@@ -125,7 +125,7 @@ class DnCNNWithLocalLinearFitting:
         n_iterations, n_subsets, order : of `kim_llf`.
         initial : passes of OSEM with the same subsets where no start is given.
 
-    `iterates` is the loop of it. An Iterate as start goes on exactly, up to n_iterations in all.
+    `iterates` is the loop of it. It continues exactly from an Iterate as start, up to n_iterations in all.
     """
 
     denoiser: ImageMap

@@ -96,7 +96,7 @@ def pnp_em(
         sigma : None, or in the unit of the image: a number (with a schedule, that of the first iteration; it falls like
             sigma / sqrt(rho)), or a rule that makes it from rho, such as `matched_sigma`.
 
-    An iterate is x and remembers z and mu; handed back as `start` it goes on exactly.
+    An iterate is x and remembers z and mu; handed back as `start` it continues exactly.
 
     Raises ValueError for a rho that is not positive, and for a denoiser that returns another shape, NaN or infinity.
 
@@ -117,12 +117,12 @@ class PlugAndPlayEM:
         denoiser : any map of images.
         n_iterations : how many.
         rho : the coupling: a number, an array or a schedule such as `Growing(0.01, 1.2)`.
-        sigma : what the denoiser is told: None, a number or a rule of rho.
+        sigma : what the denoiser gets: None, a number or a rule of rho.
         relative : rho is in units of `coupling_unit` and a number for sigma in units of `activity_scale`, so that
             counts and image may have any unit; otherwise they are as in `pnp_em`.
         em_steps, dual, n_subsets, order : as in `pnp_em`.
 
-    `iterates` is the loop of it. An Iterate as start goes on exactly, up to n_iterations in all.
+    `iterates` is the loop of it. It continues exactly from an Iterate as start, up to n_iterations in all.
     """
 
     denoiser: ImageMap

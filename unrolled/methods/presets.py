@@ -98,7 +98,7 @@ def em_net(
     norm: str = "batch",
     **options: Unpack[ModuleOptions],
 ) -> UnrolledEM:
-    """Return EMnet: the network stands for the gradient of the prior in an EM-preconditioned step.
+    """Return EMnet: the network takes the place of the prior's gradient in an EM-preconditioned step.
 
     Args:
         width, norm : as in `mapem_net`.

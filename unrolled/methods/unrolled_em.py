@@ -29,7 +29,7 @@ def em_update(x: torch.Tensor, likelihood: Likelihood, grad: Mode = "full") -> t
 
     Args:
         grad : "full" keeps one array of the size of the data and differentiates exactly; "checkpoint" keeps the image
-            alone and makes the rest again, with one more projection forth and back; "detach" lets no gradient through,
+            alone and computes the rest again, with one more projection and back projection; "detach" lets no gradient through,
             as if the EM image were data.
         likelihood : of counts, or any other whose gradient torch can differentiate; see `recon.em_step`.
     """
@@ -92,8 +92,8 @@ class UnrolledEM(nn.Module):
         scale : the typical value of each item's image, (B, 1, 1, 1); denoisers get images divided by it, so that
             doubling counts and background doubles the result exactly. None gives them the image as it is.
         initial : (passes, subsets) of OSEM, from a uniform image and without gradients, that make the start where none
-            is given; so that modules improve an image instead of making one. Subsets that are given are those of the
-            passes.
+            is given; so that modules improve an image instead of making one. Where the likelihood is a list
+            of subsets, the passes take these.
 
     Called with a likelihood (or a list, one for each subset), a start and a guide, it returns the image; `each=True`
     returns those after every module. The scale is a constant for gradients.

@@ -255,7 +255,7 @@ class ConvolutionalAutoencoder(nn.Module):
 
     Args:
         alpha : log of the first thresholds, or of the least and the greatest; see `initial_thresholds`. The default
-            hardly thresholds at all, and learns to very slowly: then the mapping is linear.
+            thresholds almost nothing, and changes very slowly in training: until then the mapping is linear.
         non_negative : whether a ReLU ends it; BCD-Net has none.
 
     Source: Lim, Chun, Dewaraja & Fessler 2020, IEEE Trans Med Imaging 39:3512, and their public code.
@@ -346,7 +346,7 @@ def image_convolution(dimensions: int, in_channels: int, kernel: int = 3, *, non
 
 
 def normalisation(norm: str, dimensions: int, channels: int, *, affine: bool = True) -> nn.Module:
-    """Return a layer that makes mean 0 and variance 1, times and plus what it learns, or does nothing ("none").
+    """Return a layer that makes mean 0 and variance 1, with a learned factor and offset, or does nothing ("none").
 
     Args:
         norm : over which values: of a channel in the whole batch ("batch"), of a channel in an item ("instance"), or of

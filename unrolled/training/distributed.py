@@ -33,7 +33,7 @@ class Ranks(NamedTuple):
 
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, and leave them at the end; alone, a group of one without any set-up::
+    """Join the processes that torchrun started, and leave them at the end; a script that runs alone is a group of one, without any set-up::
 
         torchrun --nproc-per-node 2 script.py          with process_group() as (rank, n_ranks, device): ...
 
@@ -72,7 +72,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], group: Group = None) -
     """Replace every gradient by its mean over the ranks, with one all_reduce per precision and device.
 
     With batches of one size on all ranks, and losses that are means over the batch, the mean is the gradient of one
-    process with the batches of all. A rank without a gradient counts as zero.
+    process with the batches of all. A rank that has no gradient counts as one with a gradient of zero.
     """
     n_ranks = rank_and_size(group)[1]
     if n_ranks == 1:

@@ -86,11 +86,11 @@ def train_layers(
             folder, and random numbers of its own.
         batch_size : images in a step, from any of the cases. Their order is a function of (seed, module, epoch).
         validation : held-out cases. Within a module the denoiser alone is validated with their x^(n), so that `watch`,
-            `patience` and the curves mean something.
+            `patience` and the curves refer to this module.
         warm : every denoiser after the first starts from the weights of the one before, instead of its own.
         prepare : called as prepare(denoiser, images) before a module is trained, with the items of x^(n) / c, such as
             `first_thresholds`; after the warm start.
-        keep : the weights that a module goes on with: the last ones or those of the best record (`settings.watch`);
+        keep : which weights a module ends with: the last ones or those of the best record (`settings.watch`);
             averaged ones with `settings.ema`.
 
     Memory: image, target, guide and weight of every training and validation case, on the CPU in their own precision, as
@@ -98,9 +98,9 @@ def train_layers(
     kept. Minibatches go to the device of the denoiser, images to that of the likelihood. Images on different grids need
     batch_size=1.
 
-    A run that was killed, at any moment, ends with the same weights when the same lines run again, on the conditions of
-    `train`: the modules that were finished are read, their images made again (one pass each), and the next one goes
-    on from its checkpoint. A checkpoint of a module that followed other weights is refused.
+    A run that was killed, at any moment, ends with the same weights when the same script runs again, on the conditions of
+    `train`: finished modules are read, their images are made again (one pass each), and the next module continues
+    from its checkpoint. A checkpoint of a module that followed other weights is refused.
 
     Raises ValueError for other networks (dual, other forms, per_subset, shared weights, nothing to train), cases that
     are empty, become fewer or do not fit together, torch.distributed with several ranks, and as `train` does.

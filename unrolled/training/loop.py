@@ -55,7 +55,7 @@ class Settings:
         seed : of the random numbers of every step.
         folder : where checkpoint.pt, best.pt, log.csv, log.json and curves.png go; None writes nothing. A folder with a
             checkpoint is resumed.
-        save_seconds : so often the checkpoint is written between records.
+        save_seconds : how often the checkpoint is written between records.
         signature : any text that must be the same when resuming, such as the fingerprint of the data.
 
     Raises ValueError for numbers out of range.
@@ -119,16 +119,16 @@ def train(
         loss : (model, batch, generator) -> one number, such as `Supervised(mse)`; the mean over the items of the batch.
         schedule : stepped after every step, such as `warmup_cosine`.
         validate : model -> metrics, such as `Validation(pairs)`; run without gradients and in eval mode.
-        networks : the modules that `precision` is for (default: model.denoisers). Everything else, projections and EM
-            steps among it, stays in the precision of the images.
+        networks : the modules that `precision` is for (default: model.denoisers). Everything else, including projections
+            and EM steps, stays in the precision of the images.
 
-    A run that was killed, at any moment, ends with the same weights bit for bit when the same lines run again (on one
+    A run that was killed, at any moment, ends with the same weights bit for bit when the same script runs again (on one
     kind of machine, with the same number of threads and deterministic kernels): data follow the epoch, random numbers
-    (seed, step, rank), and the rest is in the checkpoint. torch's global random state is as before outside of the
+    (seed, step, rank), and the rest is in the checkpoint. torch's global random state is left as it was outside of the
     steps. Leaving the loop, or Ctrl-C, leaves the last checkpoint valid.
     Under torch.distributed every rank calls this with its own batches: gradients are averaged, buffers (the running
-    means of batch normalisation) are those of the first rank, all ranks validate, the first one's metrics count, and it
-    writes the files, in a folder that all of them see.
+    means of batch normalisation) are those of the first rank, all ranks validate, and the first rank's metrics are
+    recorded; it writes the files, in a folder that all ranks see.
 
     Raises FloatingPointError for a loss or gradient that is not finite, and ValueError for an epoch without batches, a
     metric to watch that is not there, and a checkpoint that is damaged or of another run.
@@ -417,7 +417,8 @@ class Validation:
 
 @contextmanager
 def random_step(seed: int, step: int, rank: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Within: torch's global random numbers, and the generator given, are those of (seed, step, rank); then as before.
+    """Inside, torch's global random numbers and the given generator depend on (seed, step, rank); afterwards torch's
+    are as they were.
 
     So dropout and losses that draw need no saved state to be resumed.
     """
@@ -433,7 +434,7 @@ def random_step(seed: int, step: int, rank: int, device: torch.device) -> Iterat
 
 @contextmanager
 def mixed_precision(networks: Iterable[nn.Module], precision: torch.dtype | None) -> Iterator[None]:
-    """Within: these modules compute under autocast and return float32; nothing around them does.
+    """Inside, these modules compute under autocast and return float32; nothing around them does.
 
     Sums over a whole scan or image lose counts in 8 or 11 bits, so projections are never part of it.
     """

@@ -109,7 +109,7 @@ class WeightedSum:
 
 
 def lesion_weight(mask: torch.Tensor, factor: float = 100.0, blur: float = 0.0) -> torch.Tensor:
-    """Return the weight image 1 + factor * mask: what is in the lesions counts factor times more, in addition.
+    """Return the weight image 1 + factor * mask, by which lesions count more than the rest.
 
     Args:
         mask : (..., x, y, z) booleans or parts of voxels, 0 to 1.
@@ -209,7 +209,7 @@ class ThinnedNoise2Noise:
         p : probability of an event to be in the network's part.
         reconstruct : None for the Poisson loss in the data; or a function likelihood -> image for pairs of images, x2 =
             reconstruct(f2), compared by `criterion`. That is exact for the squared error and a reconstruction without
-            bias; EM at few counts has one.
+            bias; EM has a bias at few counts.
 
     A batch is what the model takes, with the likelihood alone, first, or named "likelihood".
     Both parts have models that account for their share (see `thinned`), so images need no factor p / (1 - p).

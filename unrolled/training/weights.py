@@ -35,7 +35,7 @@ class Card:
         architecture : a name in the registry that builds the network, and the keyword arguments that it is called with.
         data : the recipe of the training data, with seeds.
         scale : how images are scaled before the network.
-        metrics : name -> value, on which held-out data is best said in `data`.
+        metrics : name -> value; say in `data` on which held-out data.
         notes : licence, reference, known failures.
 
     The rest is filled in when saving: number of parameters, SHA-256 of the safetensors file, version of emrecon.
@@ -129,7 +129,7 @@ def load_weights(path: str | os.PathLike[str], module: nn.Module, *, architectur
     Args:
         architecture : the name that the card must state, where given.
 
-    Nothing is unpickled or run.
+    Nothing is unpickled or executed.
 
     Raises FileNotFoundError for missing files, and ValueError that names the file and the fact: a pickle, a truncated
     or changed file, a header that does not fit, tensors of other names, shapes or types (usual cause: another
