@@ -505,8 +505,8 @@ def default_network(dimensions: int, in_channels: int, seed: int) -> nn.Module:
 def dip_chain(dimensions: int, in_channels: int = 1, seed: int = 0, *, norm: str = "group") -> nn.Module:
     """Return a chain of four convolutions with 24 channels, with weights that belong to a seed, for small images.
 
-    Where an image has few voxels and counts, the U-Net learns its noise as easily as the object. A network that sees only 9
-    voxels across learns what the guide shows first, and noise late.
+    Where an image has few voxels and counts, the U-Net learns its noise as easily as the object. A network that
+    sees only 9 voxels across learns what the guide shows first, and noise late.
 
     Args:
         norm : as for `SmallCNN`. "group" for optimisation transfer; "none" for DIPRecon, whose squares fit noise

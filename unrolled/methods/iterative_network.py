@@ -51,8 +51,8 @@ class NetworkInput:
         guide : what the network gets besides the image.
         step : of the descent: a number, or one for each item. With `search` it is the first; a fit returns what it
             became.
-        search : take steps only where they lower the loss, and make them longer after success and shorter after failure; otherwise
-            Nesterov's method with a fixed step.
+        search : take steps only where they lower the loss, and make them longer after success and shorter after
+            failure; otherwise Nesterov's method with a fixed step.
         floor : the least the network may return, so that no voxel is lost for good.
 
     `recon.parameterised_em(likelihood, NetworkInput(network, alpha))` never raises the negative log-likelihood with one

@@ -22,7 +22,7 @@ class WindowedVariance:
 
         V_k = mean over voxels of the variance of x_(k - window + 1) ... x_k, over the mean of x_k squared
 
-    The image changes while the network learns the object, little when that is done, and more again when it learns noise.
+    The image changes while the network learns the object, little when that is done, and again when it learns noise.
 
     Args:
         window : images in the variance.

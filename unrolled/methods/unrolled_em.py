@@ -29,8 +29,8 @@ def em_update(x: torch.Tensor, likelihood: Likelihood, grad: Mode = "full") -> t
 
     Args:
         grad : "full" keeps one array of the size of the data and differentiates exactly; "checkpoint" keeps the image
-            alone and computes the rest again, with one more projection and back projection; "detach" lets no gradient through,
-            as if the EM image were data.
+            alone and computes the rest again, with one more projection and back projection; "detach" lets no
+            gradient through, as if the EM image were data.
         likelihood : of counts, or any other whose gradient torch can differentiate; see `recon.em_step`.
     """
     if grad not in MODES:

@@ -93,7 +93,7 @@ def count_scale(
 ) -> Array:
     """Return the activity of the uniform image that explains the counts best, for each item: (..., 1, 1, 1).
 
-    EM for an image of one number c, started from all counts, so that c stays positive and the background is accounted for::
+    EM for an image of one number c, started from all counts, so that c stays positive and the background is included::
 
         c <- c / sum_j(s_j) * sum_i( y_i a_i / (c a_i + r_i) ),    a = A 1,  s = A'1
 
@@ -103,8 +103,8 @@ def count_scale(
     Takes one projection and the sensitivity that EM needs anyway, and keeps no gradient.
 
     Args:
-        total : a function that makes sums over all bins of sums over the bins of this process, where other processes hold
-            the rest.
+        total : a function that makes sums over all bins of sums over the bins of this process, where other processes
+            hold the rest.
 
     Raises TypeError for a likelihood without counts, and ValueError where nothing of the image is seen.
     """

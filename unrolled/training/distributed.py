@@ -33,9 +33,11 @@ class Ranks(NamedTuple):
 
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, and leave them at the end; a script that runs alone is a group of one, without any set-up::
+    """Join the processes that torchrun started, and leave them at the end::
 
         torchrun --nproc-per-node 2 script.py          with process_group() as (rank, n_ranks, device): ...
+
+    A script that was started without torchrun is a group of one.
 
     Args:
         device : "cpu" for gloo, "cuda" for NCCL with the GPU of LOCAL_RANK (default: CUDA where there is one).

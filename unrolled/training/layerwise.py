@@ -98,8 +98,8 @@ def train_layers(
     kept. Minibatches go to the device of the denoiser, images to that of the likelihood. Images on different grids need
     batch_size=1.
 
-    A run that was killed, at any moment, ends with the same weights when the same script runs again, on the conditions of
-    `train`: finished modules are read, their images are made again (one pass each), and the next module continues
+    A run that was killed, at any moment, ends with the same weights when the same script runs again, on the conditions
+    of `train`: finished modules are read, their images are made again (one pass each), and the next module continues
     from its checkpoint. A checkpoint of a module that followed other weights is refused.
 
     Raises ValueError for other networks (dual, other forms, per_subset, shared weights, nothing to train), cases that

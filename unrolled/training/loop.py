@@ -119,8 +119,8 @@ def train(
         loss : (model, batch, generator) -> one number, such as `Supervised(mse)`; the mean over the items of the batch.
         schedule : stepped after every step, such as `warmup_cosine`.
         validate : model -> metrics, such as `Validation(pairs)`; run without gradients and in eval mode.
-        networks : the modules that `precision` is for (default: model.denoisers). Everything else, including projections
-            and EM steps, stays in the precision of the images.
+        networks : the modules that `precision` is for (default: model.denoisers). Everything else, projections and EM
+            steps included, stays in the precision of the images.
 
     A run that was killed, at any moment, ends with the same weights bit for bit when the same script runs again (on one
     kind of machine, with the same number of threads and deterministic kernels): data follow the epoch, random numbers
