@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from emrecon.projectors.spect.collimation import Response
 from emrecon.recon import ArgumentError
 from emrecon.recon.methods import matching
 from emrecon.sims import Cylinder, Phantom, Region
+
+Beside = Callable[[Path], formats.ImageAxes | None]
+"""From the file of an image to the axes that it has beside the projections, None where it says its own."""
 
 
 def option_of(name: str) -> str:
@@ -62,12 +65,18 @@ def response(name: str | None, law: str | None, energy: float, intrinsic: float 
     return collimator(matching(name, collimators(), "collimator", shown=shown)).response(energy, intrinsic)
 
 
-def attenuation(path: Path | None, cylinder: str | None, grid: ImageGrid) -> tuple[np.ndarray | None, ImageGrid | None]:
-    """Return the attenuation map in 1/cm from --mu, on its own grid, or from --mu-cylinder, on the image's (None)."""
+def attenuation(
+    path: Path | None, cylinder: str | None, grid: ImageGrid, beside: Beside
+) -> tuple[np.ndarray | None, ImageGrid | None]:
+    """Return the attenuation map in 1/cm from --mu, on its own grid, or from --mu-cylinder, on the image's (None).
+
+    Args:
+        beside : gives the axes of Interfile images.
+    """
     if path and cylinder:
         raise typer.BadParameter("give --mu or --mu-cylinder, not both", param_hint="--mu")
     if path:
-        return formats.read_image(path)
+        return formats.read_image(path, beside=beside(path))
     if not cylinder:
         return None, None
     radius, mu = numbers(cylinder, ":", "--mu-cylinder", "RADIUS:MU (mm, 1/cm)")
@@ -83,17 +92,20 @@ def attenuation(path: Path | None, cylinder: str | None, grid: ImageGrid) -> tup
     return body.attenuation(grid, 140.5), None
 
 
-def guide(paths: Sequence[Path], grid: ImageGrid) -> np.ndarray | None:
+def guide(paths: Sequence[Path], grid: ImageGrid, beside: Beside) -> np.ndarray | None:
     """Return the guide on the image grid from --guide, float32; None without.
+
+    Args:
+        beside : gives the axes of Interfile images.
 
     One image is (x, y, z), several are (guides, x, y, z) in the order of the paths.
     """
-    shown = [_finite_on(path, grid) for path in paths]
+    shown = [_finite_on(path, grid, beside) for path in paths]
     return np.stack(shown) if len(shown) > 1 else next(iter(shown), None)
 
 
-def _finite_on(path: Path, grid: ImageGrid) -> np.ndarray:
-    image, own_grid = formats.read_image(path)
+def _finite_on(path: Path, grid: ImageGrid, beside: Beside) -> np.ndarray:
+    image, own_grid = formats.read_image(path, beside=beside(path))
     on_grid = resample(np.asarray(image, np.float32), own_grid, grid)
     if not np.isfinite(on_grid).all():
         raise ValueError(f"{path}: a guide must be finite, and this image holds NaN or infinite values")

@@ -15,6 +15,7 @@ from emrecon.projectors.core import FormatError, atomic_path
 from .dicom import PETFacts, PETImage, decay_reference_time, read_dicom_ct, read_dicom_pet, suv_factor, write_dicom_pet
 from .hdf5 import describe_dynamic, read_windowed_scan, write_dynamic, write_windowed_scan
 from .interfile import (
+    ImageAxes,
     PETSinogramFacts,
     parse_header,
     read_interfile,
@@ -36,7 +37,17 @@ from .petsird import (
     read_petsird,
     read_petsird_header,
 )
-from .registry import describe, image_kind, read_dynamic, read_gated, read_image, read_scan, write_image, write_scan
+from .registry import (
+    describe,
+    image_axes,
+    image_kind,
+    read_dynamic,
+    read_gated,
+    read_image,
+    read_scan,
+    write_image,
+    write_scan,
+)
 from .siemens import PETLink, histogram_petlink, is_petlink, read_petlink, read_siemens_norm, split_petlink
 
 __all__ = [
@@ -59,9 +70,11 @@ __all__ = [
     # the native file
     "atomic_path",
     "describe_dynamic",
+    "image_axes",
     "image_kind",
     "read_gated",
     # Interfile and NIfTI
+    "ImageAxes",
     "PETSinogramFacts",
     "parse_header",
     "read_interfile",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -29,6 +28,7 @@ from .interfile import (
     write_interfile_pet,
 )
 from .interfile.header import load_header
+from .interfile.images import PET_AXES, ImageAxes, interfile_axes
 from .interfile.parts import Parts, parts_of
 from .interfile.pet import is_sinogram
 from .nifti import read_nifti, write_nifti
@@ -120,28 +120,61 @@ def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
         write_interfile(path, scan)
 
 
-def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
+def read_image(
+    path: str | os.PathLike[str], *, beside: str | os.PathLike[str] | ImageAxes | None = None
+) -> tuple[np.ndarray, ImageGrid]:
     """Return (image, grid) from an emrecon HDF5 file, a NIfTI file or an Interfile header.
 
-    Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged native.
+    Args:
+        beside : the file of projections, sinograms or events that an Interfile image belongs to, or its `image_axes`:
+            the image lands where they say. Without it the image's own header decides. Other formats say their own axes.
+
+    Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files.
     """
-    readers: dict[str, Callable[..., tuple[np.ndarray, ImageGrid]]] = {
-        "hdf5": native.read_image,
-        "nifti": read_nifti,
-        "interfile": read_interfile_image,
-    }
-    return readers[_kind_of(path)](path)
+    kind = _kind_of(path)
+    if kind == "interfile":
+        return read_interfile_image(path, axes=_axes_of(beside))
+    return native.read_image(path) if kind == "hdf5" else read_nifti(path)
 
 
-def write_image(path: str | os.PathLike[str], image: Array, grid: ImageGrid) -> None:
-    """Write an image on its grid as HDF5 (.h5, .hdf5), NIfTI (.nii, .nii.gz) or Interfile (.hv, .h33)."""
+def write_image(
+    path: str | os.PathLike[str],
+    image: Array,
+    grid: ImageGrid,
+    *,
+    beside: str | os.PathLike[str] | ImageAxes | None = None,
+) -> None:
+    """Write an image on its grid as HDF5 (.h5, .hdf5), NIfTI (.nii, .nii.gz) or Interfile (.hv, .h33).
+
+    Args:
+        beside : as for `read_image`; without it an Interfile image is written as one of PET.
+    """
     kind = image_kind(path)
-    writers: dict[str, Callable[..., None]] = {
-        "hdf5": native.write_image,
-        "nifti": write_nifti,
-        "interfile": write_interfile_image,
-    }
-    writers[kind](path, image, grid)
+    if kind == "interfile":
+        write_interfile_image(path, image, grid, axes=_axes_of(beside))
+    elif kind == "hdf5":
+        native.write_image(path, image, grid)
+    else:
+        write_nifti(path, image, grid)
+
+
+def image_axes(path: str | os.PathLike[str], **overrides: object) -> ImageAxes:
+    """Return which way the axes of Interfile images run that belong to a file of projections, sinograms or events.
+
+    Args:
+        path : Interfile, PETLINK or HDF5.
+        overrides : values that replace those of the header, such as patient_rotation.
+    """
+    kind = _kind_of(path)
+    if kind == "interfile":
+        return interfile_axes(path, **overrides)
+    if kind == "nifti":
+        raise FormatError(f"{path} is a NIfTI image, which cannot hold a scan")
+    return PET_AXES if native.holds_pet(path) else ImageAxes((1, 1, 1))
+
+
+def _axes_of(beside: str | os.PathLike[str] | ImageAxes | None) -> ImageAxes | None:
+    return beside if beside is None or isinstance(beside, ImageAxes) else image_axes(beside)
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, object]:

@@ -277,7 +277,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         for said in problem.notes:
             note(said, console)
         image = _image(problem, choice, settings, console, begun)
-        output.write_results(files, image, problem.grid, settings.data.path.name, console)
+        output.write_results(settings, image, problem.grid, console)
         if repeat is not None:
             with writing():
                 write_config(repeat, choice.done(settings))
@@ -288,7 +288,8 @@ def _image(problem: Problem, choice: engine.Choice, settings: Settings, console:
     learned.check(choice.name, choice.trained, problem.grid)
     for warning in learned.notes(choice.trained, problem.grid, problem.modality):
         note(warning, console)
-    guide, where = options.guide(settings.method.guide, problem.grid), settings.output.checkpoint
+    guide = options.guide(settings.method.guide, problem.grid, data.beside(settings.data))
+    where = settings.output.checkpoint
     keeper = None if where is None else Checkpoint(where, signature=choice.signature(problem, guide))
     made = choice.prepare(problem, guide, settings.run.device, keeper)
     for line in choice.beginning(made):

@@ -26,6 +26,16 @@ def open_source(table: DataTable) -> Source:
     return formats.read_scan(path, **values)
 
 
+def beside(table: DataTable) -> options.Beside:
+    """Return what gives the axes of Interfile images: those of the projections, as their header or the user says."""
+
+    def axes(image: Path) -> formats.ImageAxes | None:
+        known = image.name.lower().endswith((".h5", ".hdf5", ".nii", ".nii.gz"))
+        return None if known else formats.image_axes(table.path, **options.header_values(table.header))
+
+    return axes
+
+
 def files_of(source: Source) -> tuple[Path, ...]:
     """Return the files of a source besides its header."""
     return () if isinstance(source, Scan) else (source.path,)
@@ -41,7 +51,7 @@ def make_problem(source: Source, data: DataTable, physics: PhysicsTable, subsets
 
 def _of_spect(scan: Scan, physics: PhysicsTable, subsets: int) -> Problem:
     grid = _grid(scan.default_grid(), physics.voxel)
-    mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid)
+    mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid, beside(data))
     return spect_problem(
         _with_background(scan, physics.background),
         mu=mu,
@@ -67,7 +77,7 @@ def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int
     difference, background = data.max_ring_difference, physics.background
     grid = _grid(pet_grid(source, difference), physics.voxel)
     scanner = (source.geometry if isinstance(source, Scan) else source.sinogram).scanner  # type: ignore[union-attr]
-    mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid)
+    mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid, beside(data))
     return pet_problem(
         _with_background(source, background) if isinstance(source, Scan) else source,
         mu=mu,

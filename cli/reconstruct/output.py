@@ -12,8 +12,9 @@ from emrecon.recon.running import Callback
 
 from ..figures import save_orthoviews
 from ..outputs import writing
+from .data import beside
 from .engine import Engine
-from .settings import OutputTable, Settings
+from .settings import Settings
 
 
 def callbacks_of(settings: Settings, engine: Engine, iterations: int, keeper: Checkpoint | None) -> list[Callback]:
@@ -26,10 +27,12 @@ def callbacks_of(settings: Settings, engine: Engine, iterations: int, keeper: Ch
     return found
 
 
-def write_results(table: OutputTable, image: np.ndarray, grid: ImageGrid, title: str, console: Console) -> None:
+def write_results(settings: Settings, image: np.ndarray, grid: ImageGrid, console: Console) -> None:
     """Write the image, and the picture where one is wanted."""
+    table, title = settings.output, settings.data.path.name
+    axes = beside(settings.data)(table.out)
     with writing():
-        formats.write_image(table.out, image, grid)
+        formats.write_image(table.out, image, grid, beside=axes)
         if table.picture is not None:
             save_orthoviews(table.picture, image, grid, title=title)
     also = f" and {table.picture}" if table.picture is not None else ""

@@ -118,6 +118,12 @@ def kind_of(path: str | os.PathLike[str]) -> str:
         return str(attribute_of(file, "emrecon_schema"))
 
 
+def holds_pet(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of a scan is one of PET; its counts are not read."""
+    with opened(path, None) as file:
+        return "geometry/scanner" in file
+
+
 def describe(path: str | os.PathLike[str]) -> dict[str, object]:
     """Return what a file of a scan or an image holds as names and plain values, after reading and verifying it."""
     with opened(path, None) as file:

@@ -119,7 +119,7 @@ def format_lines(dtype: np.dtype) -> list[str]:
 def first_lines(header_path: Path, kind: str, dtype: np.dtype) -> list[str]:
     return [
         "!INTERFILE :=",
-        "!imaging modality := nucmed",
+        f"!imaging modality := {'PT' if kind == 'PET' else 'nucmed'}",
         "!version of keys := 3.3",
         f"name of data file := {data_path_of(header_path).name}",
         "!GENERAL DATA :=",

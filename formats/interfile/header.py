@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import reprlib
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
@@ -277,7 +278,14 @@ def _dtype(header: Header) -> np.dtype:
         raise FormatError(
             f"{header.path}: number format {name!r} cannot have {size} bytes per pixel; choose from {sizes}"
         )
-    order = header.get("byte_order", ["imagedata byte order"], one_of(_ORDERS), ">")
+    order = header.get("byte_order", ["imagedata byte order", "image data byte order"], one_of(_ORDERS), None)
+    if order is None and size > 1:
+        warnings.warn(
+            f"{header.path} has no key `imagedata byte order`; the values are taken as big endian, as the standard "
+            "says; pass byte_order= if they come out absurd",
+            stacklevel=5,
+        )
+    order = order or ">"
     return np.dtype(f"{order}{kind}{size}")
 
 
@@ -360,11 +368,25 @@ def _offset(header: Header) -> int:
 
 
 def _scaled(header: Header, values: np.ndarray) -> np.ndarray:
-    keys = ["image scaling factor", "image scaling factor [1]", "quantification units"]
+    """The values times their factor, plus an offset where Siemens' headers have one."""
+    block = header.get("window", [], count, 1)
+    keys = ["image scaling factor", f"image scaling factor [{block}]", "image scaling factor [1]"]
+    # STIR had the factor under a name that others use for a unit, such as 1/cm
+    keys += ["quantification units"] if _is_number(header.plain("quantification units")) else []
+    keys += ["%image slope"]
     factors = header.get("scale", keys, numbers, np.ones(1))
     if np.ptp(factors) or factors[0] == 0:
         raise FormatError(f"{header.path}: the image scaling factors {factors} differ or are zero; pass scale=...")
-    if factors[0] == 1:
+    offset = 0.0 if "scale" in header.overrides else header.get("", ["%image intercept"], number, 0.0)
+    if factors[0] == 1 and offset == 0:
         return values
     dtype = values.dtype if values.dtype.kind == "f" else np.float32 if values.dtype.itemsize <= 2 else np.float64
-    return (values * factors[0]).astype(dtype)
+    return (values * factors[0] + offset).astype(dtype)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        number(text)
+    except ValueError:
+        return False
+    return True

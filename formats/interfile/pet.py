@@ -116,7 +116,8 @@ def read_interfile_pet(
 
     Source: STIR's keys (Thielemans et al. 2012, Phys Med Biol 57:867).
     """
-    header = _completed(load_header(header_path, overrides, SINOGRAM_OVERRIDES))
+    given = {name: value for name, value in overrides.items() if value is not None}
+    header = load_header(header_path, given, SINOGRAM_OVERRIDES)
     _refuse_others(header)
     with naming(header.path):
         layout = _layout(header)
@@ -153,17 +154,12 @@ class _Layout:
         return sum(self.planes) * math.prod(self.sizes.values())
 
 
-def _completed(header: Header) -> Header:
-    """The header with what its usual keys do not say: Siemens' name of the byte order, the factor of a later frame."""
-    frame = header.get("window", [], count, 1)
-    other = {"byte_order": "image data byte order", "scale": f"image scaling factor [{frame}]"}
-    found = {name: header.keys[key] for name, key in other.items() if header.keys.get(key)}
-    return replace(header, overrides=found | {k: v for k, v in header.overrides.items() if v is not None})
-
-
 def is_sinogram(header: Header) -> bool:
-    """Whether a header describes a PET sinogram."""
-    return header.plain("type of data") == "pet" and header.plain("pet data type") != "image"
+    """Whether a header describes a PET sinogram: STIR's by its type of data, Siemens' (.s.hdr) by its own keys."""
+    if header.plain("pet data type") == "image" or header.plain("data format") == "coincidencelist":
+        return False
+    space = header.plain("%sms-mi header name space")
+    return header.plain("type of data") == "pet" or "sinogram" in space or _siemens(header)
 
 
 def _refuse_others(header: Header) -> None:

@@ -129,6 +129,9 @@ def read_projections(header: Header) -> Projections:
             f"{header.path}: the file holds {parts.n} {parts.kind}s of {len(heads)} heads, and the header does not say "
             "which comes first; write one file for each head or part"
         )
+    scales = [header.keys.get(f"image scaling factor [{i}]") for i in range(1, parts.n + 1)]
+    if len({scale for scale in scales if scale}) > 1 and "scale" not in header.overrides:
+        raise FormatError(f"{header.path}: the parts have different image scaling factors; write one file for each")
     views = [views_of(head, axes.index("view") + 1) for head in heads]
     sizes = {"view": sum(views), "bin": n_bins[0], "axial": n_bins[1]}
     values = read_values(header, parts.shape(tuple(sizes[axis] for axis in reversed(axes))), "projections")

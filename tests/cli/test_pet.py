@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cli_cases import PHANTOM, RING, emrecon, listmode, measured
+from stir_cases import SLICES, sinogram, stir_pair
 
 from emrecon import formats
 from emrecon.projectors import (
@@ -54,6 +55,29 @@ def test_interfile_sinograms_and_checkpoints(tmp_path):
     info = emrecon("info", tmp_path / "scan.hs", check=0).stdout
     assert "radial bins" in info
     assert "32" in info
+
+
+def test_a_pair_of_stir_keeps_its_ends(tmp_path):
+    """Activity and absorber at different ends: the image has STIR's planes, and the map is taken where it belongs."""
+    y, x = np.mgrid[-6:7, -6:7]
+    body = (np.hypot(x, y) < 4).astype(np.float32)
+    activity = body * np.where(np.arange(SLICES) < 5, 2, 1)[:, None, None]
+    mu = body * np.where(np.arange(SLICES) > 5, 0.1, 0.0)[:, None, None].astype(np.float32)
+    lines, absorbed = 100 * sinogram(activity), np.exp(-sinogram(mu))
+    profiles = []
+    for counts, more in ((lines * absorbed, True), (lines, False)):
+        prompts, map_path = stir_pair(tmp_path, mu, values=counts)
+        options = ("--voxel", 6, "--background", 0.01, "--subsets", 2, "--iterations", 6, "--quiet")
+        options += ("--mu", map_path) if more else ()
+        emrecon("reconstruct", prompts, *options, "--out", tmp_path / "x.hv", check=0)
+        image, grid = formats.read_image(tmp_path / "x.hv")
+        file = np.fromfile(tmp_path / "x.v", "<f4").reshape(grid.shape[::-1])  # [z][y][x]
+        np.testing.assert_array_equal(file, image[:, :, ::-1].T)
+        profiles.append(file.mean((1, 2)))
+    np.testing.assert_allclose(*profiles, rtol=0.25)  # the map ends within the last slice
+    np.testing.assert_allclose(profiles[0][:-1], profiles[1][:-1], rtol=0.05)
+    third = len(profiles[1]) // 3
+    assert profiles[1][:third].mean() > 1.6 * profiles[1][-third:].mean()
 
 
 def test_listmode_is_reconstructed(tmp_path):

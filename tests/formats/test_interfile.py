@@ -1,5 +1,7 @@
 """Interfile: STIR's and SIMIND's headers, their traps, overrides, and headers that mean harm."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from interfile_cases import BINS, COUNTS, FILE, RNG, ROWS, SIMIND, STIR, VIEWS, change, save
@@ -83,7 +85,10 @@ def test_parse_header():
 def test_number_formats(tmp_path, name, size, dtype, order):
     stored = ("<" if order == "LITTLEENDIAN" else ">") + dtype  # big endian where the header says nothing
     changes = {"number_format": name, "number_of_bytes_per_pixel": size, "imagedata_byte_order": order}
-    counts = read_interfile(save(tmp_path, dtype=stored, **changes)).counts
+    path = save(tmp_path, dtype=stored, **changes)
+    said = pytest.warns(UserWarning, match=r"no key `imagedata byte order`; .* big endian")
+    with said if order is None and size > 1 else nullcontext():
+        counts = read_interfile(path).counts
     assert counts.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(counts, COUNTS)
     overrides = {"number_format": name, "bytes_per_pixel": size, "byte_order": order or "big"}
@@ -93,7 +98,8 @@ def test_number_formats(tmp_path, name, size, dtype, order):
 def test_defaults_of_the_standard(tmp_path):
     changes = {"number_format": None, "number_of_bytes_per_pixel": 2, "imagedata_byte_order": None}
     path = save(tmp_path, dtype=">u2", start_angle=None, direction_of_rotation=None, orbit=None, **changes)
-    scan = read_interfile(path)
+    with pytest.warns(UserWarning, match="taken as big endian"):
+        scan = read_interfile(path)
     np.testing.assert_array_equal(scan.counts, COUNTS)
     np.testing.assert_allclose(scan.geometry.angles, 180 - 60.0 * np.arange(6))
     path = save(tmp_path, number_format="short float", number_of_bytes_per_pixel=None)
