@@ -45,11 +45,11 @@ def make_problem(source: Source, data: DataTable, physics: PhysicsTable, subsets
     """Return the problem of a scan or of events; options have been checked to belong to its kind."""
     with options.named_by_option():
         if isinstance(source, Scan) and not isinstance(source.geometry, PETSinogram):
-            return _of_spect(source, physics, subsets)
+            return _of_spect(source, data, physics, subsets)
         return _of_pet(source, data, physics, subsets)
 
 
-def _of_spect(scan: Scan, physics: PhysicsTable, subsets: int) -> Problem:
+def _of_spect(scan: Scan, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
     grid = _grid(scan.default_grid(), physics.voxel)
     mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid, beside(data))
     return spect_problem(
