@@ -38,8 +38,8 @@ from .petsird import (
     read_petsird_header,
 )
 from .registry import (
+    axes_beside,
     describe,
-    image_axes,
     image_kind,
     read_dynamic,
     read_gated,
@@ -70,7 +70,7 @@ __all__ = [
     # the native file
     "atomic_path",
     "describe_dynamic",
-    "image_axes",
+    "axes_beside",
     "image_kind",
     "read_gated",
     # Interfile and NIfTI

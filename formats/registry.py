@@ -126,7 +126,7 @@ def read_image(
     """Return (image, grid) from an emrecon HDF5 file, a NIfTI file or an Interfile header.
 
     Args:
-        beside : the file of projections, sinograms or events that an Interfile image belongs to, or its `image_axes`:
+        beside : the file of projections, sinograms or events that an Interfile image belongs to, or its `axes_beside`:
             the image lands where they say. Without it the image's own header decides. Other formats say their own axes.
 
     Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files.
@@ -158,7 +158,7 @@ def write_image(
         write_nifti(path, image, grid)
 
 
-def image_axes(path: str | os.PathLike[str], **overrides: object) -> ImageAxes:
+def axes_beside(path: str | os.PathLike[str], **overrides: object) -> ImageAxes:
     """Return which way the axes of Interfile images run that belong to a file of projections, sinograms or events.
 
     Args:
@@ -174,7 +174,7 @@ def image_axes(path: str | os.PathLike[str], **overrides: object) -> ImageAxes:
 
 
 def _axes_of(beside: str | os.PathLike[str] | ImageAxes | None) -> ImageAxes | None:
-    return beside if beside is None or isinstance(beside, ImageAxes) else image_axes(beside)
+    return beside if beside is None or isinstance(beside, ImageAxes) else axes_beside(beside)
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, object]:

@@ -31,7 +31,7 @@ def beside(table: DataTable) -> options.Beside:
 
     def axes(image: Path) -> formats.ImageAxes | None:
         known = image.name.lower().endswith((".h5", ".hdf5", ".nii", ".nii.gz"))
-        return None if known else formats.image_axes(table.path, **options.header_values(table.header))
+        return None if known else formats.axes_beside(table.path, **options.header_values(table.header))
 
     return axes
 

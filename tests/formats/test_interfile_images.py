@@ -56,7 +56,7 @@ def test_images_off_centre_and_untyped(tmp_path):
     image = np.random.default_rng(0).normal(size=shifted.shape)
     for axes in (
         None,
-        formats.image_axes(prompts),
+        formats.axes_beside(prompts),
         ImageAxes((1, 1, 1)),
         ImageAxes((-1, -1, 1)),
         ImageAxes((-1, 1, -1)),
@@ -70,7 +70,7 @@ def test_images_off_centre_and_untyped(tmp_path):
 def test_the_native_file_of_a_sinogram_says_it_too(tmp_path):
     prompts, mu_path = stir_pair(tmp_path, kind="")
     formats.write_scan(tmp_path / "prompts.h5", formats.read_scan(prompts))
-    assert formats.image_axes(tmp_path / "prompts.h5") == formats.image_axes(prompts)
+    assert formats.axes_beside(tmp_path / "prompts.h5") == formats.axes_beside(prompts)
     beside, _ = formats.read_image(mu_path, beside=tmp_path / "prompts.h5")
     np.testing.assert_array_equal(beside, formats.read_image(mu_path, beside=prompts)[0])
 
