@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.core.texts import read_json
 
 from . import learned, train_recipe
 from .errors import interruptible
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Pair = tuple[dict[str, "torch.Tensor"], "torch.Tensor"]
 
 _RECIPE = "recipe.json"
+_METRICS = ("nrmse", "psnr", "ssim")
 SCALE_RULE = (
     "images are divided by count_scale(likelihood), the activity of the uniform image that explains the counts best, "
     "and multiplied by it afterwards; guides are normalised_guide(guide), 5 guide / max |guide|"
@@ -88,8 +90,9 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
     import torch
 
     from emrecon.unrolled import seeded
-    from emrecon.unrolled.training.loop import Settings, Validation, best_weights
+    from emrecon.unrolled.training.loop import Settings, Validation
     from emrecon.unrolled.training.loop import train as steps_of
+    from emrecon.unrolled.training.records import best_row, best_weights
     from emrecon.unrolled.training.weights import count_parameters
 
     table, network = plan.recipe.training, plan.recipe.network.name
@@ -131,10 +134,9 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
             tell(record.step, loss=record.loss, nrmse=record.metrics["nrmse"])
     if rank > 0:
         return
-    rows = json.loads((out / "log.json").read_text(encoding="utf-8"))
-    row = [row for row in rows if row["improved"]][-1]
+    row = best_row(out, _METRICS)
     model.load_state_dict(best_weights(out))
-    metrics = {f"validation {name}": row[name] for name in ("nrmse", "psnr", "ssim")} | {"step": row["step"]}
+    metrics = {f"validation {name}": row[name] for name in _METRICS} | {"step": row["step"]}
     if "test" in plan.simulation.split and len(plan.dataset("test")):
         test = Validation(held_out(plan, prepare, "test", table.n_validation))
         with torch.no_grad():
@@ -193,14 +195,12 @@ def _claim(plan: Plan, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if (out / _RECIPE).exists():
-            there = json.loads((out / _RECIPE).read_text(encoding="utf-8"))
+            there = read_json(out / _RECIPE, "the recipe of a training")
             if there != here:
                 raise ValueError(f"{out} belongs to another training ({_difference(there, here)}); use another folder")
             return
         with atomic_path(out / _RECIPE) as path:
             path.write_text(json.dumps(here, indent=1) + "\n", encoding="utf-8")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{out / _RECIPE} is damaged: {error}; use another folder") from error
     except OSError as error:
         raise OutputError(error.errno, error.strerror or str(error), str(out)) from error
 

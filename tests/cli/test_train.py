@@ -293,7 +293,7 @@ def test_a_folder_of_another_training_is_refused(recipe, tmp_path):
     with pytest.raises(ValueError, match=r"belongs to another training \(network.width is 2 there and 3 here\)"):
         emrecon("train", recipe, "--out", tmp_path / "run")
     (tmp_path / "run" / "recipe.json").write_text("{")
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match="not the recipe of a training"):
         emrecon("train", recipe, "--out", tmp_path / "run")
 
 

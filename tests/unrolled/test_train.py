@@ -19,10 +19,8 @@ from emrecon.unrolled.training.distributed import ShardedProjector, process_grou
 from emrecon.unrolled.training.loop import (
     Settings,
     Validation,
-    best_weights,
     by_epoch,
     mixed_precision,
-    plot_log,
     random_step,
     train,
     update_average,
@@ -30,6 +28,7 @@ from emrecon.unrolled.training.loop import (
     warmup_steps,
 )
 from emrecon.unrolled.training.losses import Supervised, mse
+from emrecon.unrolled.training.records import best_weights, plot_log
 
 # What several processes share, as text: a network with all that makes resuming hard, and data that follow the epoch.
 COMMON = '''
@@ -212,7 +211,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path):
     data = (tmp_path / "checkpoint.pt").read_bytes()
     for bad in (data[: len(data) // 2], b"", b"no checkpoint"):
         (tmp_path / "checkpoint.pt").write_bytes(bad)
-        with pytest.raises(ValueError, match=r"checkpoint\.pt is not a checkpoint of a training"):
+        with pytest.raises(ValueError, match=r"checkpoint\.pt is (not a checkpoint of a training|empty)"):
             next(setup(tmp_path)[0])
     torch.save({"model": nn.Linear(1, 1)}, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match="is not a checkpoint"):
@@ -327,10 +326,6 @@ def test_errors_say_what_is_wrong(tmp_path):
     ):
         with pytest.raises(ValueError, match="Settings"):
             Settings(**bad)
-    for text in ("{}", "[]", "", "[1]"):
-        (tmp_path / "log.json").write_text(text)
-        with pytest.raises(ValueError, match="not the log of a training"):
-            plot_log(tmp_path)
 
 
 def test_schedules():

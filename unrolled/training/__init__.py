@@ -2,7 +2,7 @@
 
 from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
 from .layerwise import LayerRecord, first_thresholds, train_layers
-from .loop import Record, Settings, Validation, best_weights, by_epoch, plot_log, train, warmup_cosine, warmup_steps
+from .loop import Record, Settings, Validation, by_epoch, train, warmup_cosine, warmup_steps
 from .losses import (
     Noise2Void,
     Supervised,
@@ -18,6 +18,7 @@ from .losses import (
     ssim_loss,
     thinned,
 )
+from .records import best_weights, plot_log
 from .shipped import pretrained, pretrained_names, pretrained_path
 from .weights import Card, count_parameters, load_network, load_weights, read_card, save_weights
 

@@ -20,8 +20,9 @@ from emrecon.recon.likelihoods import Likelihood
 from ..methods.unrolled_em import UnrolledEM
 from ..networks.blocks import SoftThreshold, initial_thresholds
 from .distributed import rank_and_size
-from .loop import Objective, Record, Settings, Validation, Weights, best_weights, read_checkpoint, train
+from .loop import Objective, Record, Settings, Validation, train
 from .losses import Case, applied
+from .records import Weights, best_weights, read_checkpoint
 
 Cases = Sequence[Case] | Callable[[], Iterable[Case]]
 Minibatch = (

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -21,13 +18,21 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from emrecon import recon
-from emrecon.projectors.core.files import atomic_path, atomic_stream
+from emrecon.projectors.core.errors import FormatError
 
 from .distributed import average_gradients, broadcast_weights, of_first_rank, rank_and_size
 from .losses import Case, applied
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .records import (
+    BEST,
+    CHECKPOINT,
+    Row,
+    Weights,
+    check_progress,
+    plot_log,
+    read_checkpoint,
+    write_checkpoint,
+    write_log,
+)
 
 Raw = TypeVar("Raw")
 Batch = TypeVar("Batch")
@@ -35,7 +40,6 @@ Batch = TypeVar("Batch")
 Batches = Callable[[int], Iterable[Batch]]
 Objective = Callable[[nn.Module, Batch, torch.Generator], torch.Tensor]
 Validate = Callable[[nn.Module], Mapping[str, float]]
-Weights = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -177,13 +181,16 @@ def train(
                         run.save()
                     yield record
                     if run.finished:
-                        return
+                        break
                 elif rank == 0 and run.is_due:
                     run.save()
-            run.next_epoch()
-    finally:
-        if rank == 0:
-            run.draw()
+            else:
+                run.next_epoch()
+    except BaseException:
+        with suppress(OSError, ValueError):  # the picture must not hide why the training ends
+            run.draw_on(rank)
+        raise
+    run.draw_on(rank)
 
 
 @dataclass
@@ -203,8 +210,10 @@ class _Run:
     seconds: float = 0.0
     best: float | None = None
     waited: int = 0
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     average: Weights | None = None
+    best_weights: Weights | None = None
+    written: list[Row] = field(default_factory=list)  # rows that the log has
     saved: float = field(default_factory=time.perf_counter)
 
     _COUNTED = ("step", "epoch", "batch", "sums", "seconds", "best", "waited", "rows")
@@ -267,9 +276,8 @@ class _Run:
         record = Record(self.step, self.epoch, loss, rate, norms / n, self.seconds, metrics, improved, weights)
         row = {name: getattr(record, name) for name in Record._fields[:6]}
         self.rows.append(row | dict(metrics) | {"improved": improved})
-        if improved and self.folder is not None and rank_and_size()[0] == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write(self.folder / "best.pt", weights)
+        if improved:
+            self.best_weights = weights
         return record
 
     def save(self) -> None:
@@ -280,22 +288,38 @@ class _Run:
         parts = {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.scaler}
         state = {name: part.state_dict() for name, part in parts.items() if part is not None}
         counted = {name: getattr(self, name) for name in self._COUNTED}
-        _write(
-            self.folder / "checkpoint.pt", state | counted | {"average": self.average, "signature": self._signature()}
-        )
-        if self.rows:
-            _write_log(self.folder, self.rows)
+        kept = {"average": self.average, "best_weights": self.best_weights, "signature": self._signature()}
+        write_checkpoint(self.folder / CHECKPOINT, state | counted | kept)
+        self._write_results()
+
+    def _write_results(self) -> None:
+        """Make of what the checkpoint holds the files that others read, so that they say the same."""
+        if self.folder is not None and self.rows and self.rows != self.written:
+            if self.best_weights is not None and (not self.written or self.rows[-1]["improved"]):
+                write_checkpoint(self.folder / BEST, self.best_weights)
+            write_log(self.folder, self.rows)
+            self.written = list(self.rows)
 
     def resume(self) -> None:
-        if self.folder is None or not (self.folder / "checkpoint.pt").exists():
+        if self.folder is None or not (self.folder / CHECKPOINT).exists():
             return
-        path = self.folder / "checkpoint.pt"
+        path = self.folder / CHECKPOINT
         state = read_checkpoint(path)
         expected = self._signature()
         if state.get("signature") != expected:
             raise ValueError(
                 f"{path} belongs to another run ({_difference(state.get('signature'), expected)}); use another folder"
             )
+        try:
+            self._restore(state)
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise FormatError(f"{path} is not a checkpoint of a training, or is damaged: {error}") from error
+        if rank_and_size()[0] == 0:
+            self._write_results()  # a run that was killed between its files leaves them different
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        counted = {name: state[name] for name in self._COUNTED}
+        check_progress(counted)
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
@@ -303,11 +327,12 @@ class _Run:
             self.schedule.load_state_dict(state["schedule"])
         if self.average is not None:
             self.average = {name: state["average"][name].to(old.device) for name, old in self.average.items()}
-        for name in self._COUNTED:
-            setattr(self, name, state[name])
+        self.best_weights = state.get("best_weights")  # which checkpoints of 0.2.0 do not have
+        for name, value in counted.items():
+            setattr(self, name, value)
 
-    def draw(self) -> None:
-        if self.folder is not None and self.rows:
+    def draw_on(self, rank: int) -> None:
+        if rank == 0 and self.folder is not None and self.rows:
             plot_log(self.folder)
 
     def _signature(self) -> dict[str, str]:
@@ -493,72 +518,6 @@ def weights_in(model: nn.Module, weights: Weights | None) -> Iterator[None]:
         yield
     finally:
         model.load_state_dict(own)
-
-
-def best_weights(folder: str | os.PathLike[str]) -> Weights:
-    """Return the weights of the best validation of a run, for `model.load_state_dict`.
-
-    Raises FileNotFoundError where there is none yet, ValueError for a damaged file. Nothing is unpickled.
-    """
-    return read_checkpoint(Path(folder) / "best.pt")
-
-
-def plot_log(folder: str | os.PathLike[str]) -> Figure:
-    """Draw log.json of a run to curves.png next to it, and return the matplotlib figure: loss, rate, metrics by step.
-
-    Raises FileNotFoundError where there is no log, ValueError for a damaged one.
-    """
-    from matplotlib.figure import Figure
-
-    path = Path(folder) / "log.json"
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        steps = [int(row["step"]) for row in rows]
-        names = [name for name in rows[0] if name not in ("step", "epoch", "seconds", "improved")]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{path} is not the log of a training: {error}") from error
-    figure = Figure(figsize=(3 * len(names), 2.8))
-    margins = {"left": 0.2 / len(names), "right": 1 - 0.05 / len(names), "bottom": 0.18, "top": 0.88, "wspace": 0.35}
-    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names), gridspec_kw=margins)), names):
-        values = [row[name] for row in rows]
-        axes.plot(steps, values, ".-", label=name)
-        if name in ("loss", "learning_rate", "gradient_norm") and min(values) > 0:
-            axes.set_yscale("log")
-        axes.set(xlabel="step", title=name.replace("_", " "))
-    with atomic_path(path.with_name("curves.png")) as temporary:
-        figure.savefig(temporary, dpi=100)
-    return figure
-
-
-def _write_log(folder: Path, rows: list[dict[str, float]]) -> None:
-    with atomic_path(folder / "log.json") as path:
-        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    with atomic_path(folder / "log.csv") as path, path.open("w", newline="", encoding="utf-8") as stream:
-        names = dict.fromkeys(name for row in rows for name in row)
-        writer = csv.DictWriter(stream, list(names), restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _write(path: Path, state: object) -> None:
-    with atomic_stream(path) as stream:
-        torch.save(state, stream)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what a file written by a training holds, on the CPU; nothing is unpickled.
-
-    Raises FileNotFoundError where it is missing, ValueError for a damaged file.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is not a checkpoint of a training, or is damaged: {error}") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} is not a checkpoint of a training: it holds a {type(state).__name__}")
-    return state
 
 
 def _difference(found: object, expected: Mapping[str, str]) -> str:
