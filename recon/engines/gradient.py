@@ -23,16 +23,27 @@ from .schedules import (
     cofactor,
     herman_meyer,
 )
+from .watch import Watch, is_worse
 
-_NOISE = 1e-7  # of the objective: what float32 cannot tell
+_LONGER = 1.05  # by so much shortened steps grow after a good pass
+_TRIES = 8  # how often a step down the whole slope is halved
 _SHORTEST = 1e-3  # of the steps: where even shorter ones explain nothing, they are not to blame
 
 
 @dataclass(frozen=True, eq=False)
 class Relaxed(State):
-    """What BSREM remembers: the number of the pass at which its steps began to shrink."""
+    """What BSREM remembers.
+
+    Args:
+        begun : the pass at which its steps began to shrink.
+        length : by what all steps are multiplied, (..., 1, 1, 1).
+        first, lowest : the objective at the start, and the lowest that was met.
+    """
 
     begun: int
+    length: Array | None = None
+    first: Array | None = None
+    lowest: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +57,7 @@ class Anchored(State):
         length : by what all steps are multiplied, (..., 1, 1, 1).
         found : the step from the last two anchors, where the rule finds steps.
         table : SAGA's gradients of the subsets.
+        first, lowest : the objective at the start, and the lowest that was met.
     """
 
     begun: int
@@ -54,6 +66,8 @@ class Anchored(State):
     length: Array
     found: Array | None = None
     table: Sequence[Array] | None = None
+    first: Array | None = None
+    lowest: Array | None = None
 
 
 def gradient_step(
@@ -87,6 +101,10 @@ def bsrem(
     P keeps x between 0 and `upper`. With relaxed steps a it converges to the minimum of f + U. The classical D = x / s
     is `preconditioner=EMPreconditioner()`; with strong priors its steps are too long.
 
+    A pass that ends higher than the lowest objective met, by more than 1 % of the fall since the start, is taken back,
+    and all steps are halved from then on. This look at the objective costs half a pass (a projection of all data) after
+    each pass that changes the expected counts by more than 0.1 %, and one at the start.
+
     Args:
         likelihood, prior : f and U, smooth, or None; or `f + U` alone.
         start, n_subsets, order, iteration : as in `osem`.
@@ -101,15 +119,21 @@ def bsrem(
 
 
 def _bsrem(at: Iterate, problem: _Problem, step: StepSize, order: Order) -> Iterator[Iterate]:
-    iteration, x, n = at.iteration, at.image, len(problem.parts)
+    iteration, x, n, xp = at.iteration, at.image, len(problem.parts), array_namespace(at.image)
     state = Relaxed.of(at) or Relaxed(iteration)
-    begun = int(state.begun)
+    begun, length = int(state.begun), xp.ones_like(x[..., :1, :1, :1])
+    length = length if state.length is None else like(state.length, x)
+    watch = Watch.resumed(problem.value(x), state.first, state.lowest)
     while True:
+        before = x
         for i, k in enumerate(order(iteration, n)):
             slope = n * problem.parts[k].gradient(x) + problem.prior_gradient(x)
-            x = gradient_step(x, slope, problem.diagonal(x), step(iteration - begun + i / n), problem.upper)
+            now = length * step(iteration - begun + i / n)
+            x = gradient_step(x, slope, problem.diagonal(x), now, problem.upper)
+        worse, watch = watch.look(problem.value, x, before, problem.sensitivity(x))
+        x, length = xp.where(worse, before, x), xp.where(worse, length / 2, length)
         iteration += 1
-        yield Iterate(iteration, x, state)
+        yield Iterate(iteration, x, Relaxed(begun, length, *watch))
 
 
 def svrg(
@@ -119,7 +143,7 @@ def svrg(
     n_subsets: int = 25,
     *,
     step: StepSize | float = StepDown(),
-    preconditioner: Preconditioner = PriorAware(),
+    preconditioner: Preconditioner = PriorAware(floor=1e-3),
     order: Order = cofactor,
     anchor_every: int = 2,
     keep: bool = True,
@@ -134,12 +158,16 @@ def svrg(
     is yielded too, and ends with one step by the full gradient; D is that of the anchor. Near the solution the noise
     of the subsets vanishes, so that steps need not shrink.
 
+    No iterate lies above the lowest objective met by more than 1 % of the fall since the start: a pass that does is
+    taken back, and steps are halved; a step down the whole slope is halved until it goes down. Good passes let them
+    grow again by 5 %. This look at the objective costs half a pass (a projection of all data) after each pass that
+    changes the expected counts by more than 0.1 %; smaller changes wait for the next anchor, which tells it at no cost.
+
     Args:
         likelihood, prior : f and U, smooth, or None; or `f + U` alone.
         start, n_subsets, order, iteration : as in `osem`. A start from one or two passes of `osem` saves time.
         step, preconditioner : rules of `recon.schedules`; `BarzilaiBorwein()` finds the steps itself. Where the
-            objective at an anchor is higher than at the one before, the engine goes back there, and halves all steps
-            from then on.
+            objective at an anchor is higher than at the one before, the engine goes back there, and halves the steps.
         keep : hold the n gradients of the anchor in memory (n images); otherwise they are computed again, and every
             pass costs two.
 
@@ -163,8 +191,8 @@ def saga(
     start: Array | Iterate | None = None,
     n_subsets: int = 25,
     *,
-    step: StepSize | float = StepDown(2.0, 0.7, 12.0),
-    preconditioner: Preconditioner = PriorAware(),
+    step: StepSize | float = StepDown(1.0, 0.7, 12.0),
+    preconditioner: Preconditioner = PriorAware(floor=1e-3),
     order: Order = cofactor,
     anchor_every: int = 8,
     upper: float | None = None,
@@ -176,7 +204,9 @@ def saga(
 
     The table g holds the gradient of each subset as it was met last (n images). The first pass fills it, and so does
     one after every `anchor_every` passes, which also tells the objective: where it has risen since the last time the
-    engine goes back there and halves all steps from then on. D is renewed before every pass.
+    engine goes back there and halves the steps. D is renewed before every pass.
+    In between, passes are watched as those of `svrg`, for half a pass each; for one that is taken back the table of
+    before is kept (another n images, at most).
     Arguments as in `svrg`. An iterate remembers its table; handed back as `start`, it goes on exactly.
 
     Source: Defazio, Bach & Lacoste-Julien 2014; Kereta et al. 2021 (in emission tomography).
@@ -220,6 +250,9 @@ class _Svrg:
     def begin_pass(self, x: Array) -> None:
         """Nothing changes between anchors."""
 
+    def take_back(self, worse: Array) -> None:
+        """Nothing to take back either."""
+
     def estimate(self, x: Array, k: int) -> Array:
         """Return the estimate of the gradient of everything from subset k."""
         parts = self.problem.parts
@@ -242,7 +275,12 @@ class _Saga(_Svrg):
 
     def begin_pass(self, x: Array) -> None:
         """Renew the preconditioner, and add the table up afresh so that rounding does not pile up."""
-        self.diagonal, self.total = self.problem.diagonal(x), sum(self.table)
+        self.diagonal, self.total, self.before = self.problem.diagonal(x), sum(self.table), list(self.table)
+
+    def take_back(self, worse: Array) -> None:
+        """Know again what was known before the pass, for the items that are worse."""
+        xp = array_namespace(worse)
+        self.table = [xp.where(worse, *pair) for pair in zip(self.before, self.table, strict=True)]
 
     def estimate(self, x: Array, k: int) -> Array:
         """Return the estimate of the gradient of everything from subset k, and renew what is known of k."""
@@ -268,7 +306,7 @@ def _variance_reduced(
     at: Iterate, problem: _Problem, step: StepSize, order: Order, anchor_every: int, known: _Svrg
 ) -> Iterator[Iterate]:
     iteration, x, n, xp = at.iteration, at.image, len(problem.parts), array_namespace(at.image)
-    begun, phase, found, anchor = iteration, 0, None, None
+    begun, phase, found, anchor, watch = iteration, 0, None, None, None
     length = xp.ones_like(x[..., :1, :1, :1])  # of all steps, halved where the objective rose
     state = Anchored.of(at)
     if state is not None:
@@ -276,29 +314,50 @@ def _variance_reduced(
         found = None if state.found is None else like(state.found, x)  # the step between the last two anchors
         anchor = known.fill(like(state.anchor, x))
         known.restore(state.table, x)
+        watch = Watch.resumed(anchor.value, state.first, state.lowest)
     while True:
-        if phase == 0 or anchor is None:
+        if phase == 0 or anchor is None or watch is None:
             before, anchor = anchor, known.fill(x)
             if before is not None:
                 found = _between(step, before, anchor, known.diagonal)
-                worse = _is_worse(anchor.value, before.value)
+                worse = is_worse(anchor.value, before.value)
                 if bool(xp.any(worse)):
                     anchor, length = known.fill(xp.where(worse, before.image, x)), xp.where(worse, length / 2, length)
                 found = None if found is None else xp.minimum(found, length * step.highest)  # type: ignore[attr-defined]
+            watch = Watch(anchor.value, anchor.value) if watch is None else watch.met(anchor.value)
             now = length * step(iteration - begun) if found is None else found
-            x = gradient_step(anchor.image, anchor.slope, known.diagonal, now, problem.upper)
+            x, shorter, watch = _down(problem, anchor, known.diagonal, now, watch)
+            length, found = length * shorter, None if found is None else found * shorter
         else:
             known.begin_pass(x)
+            start = x
             try:
                 for i, k in enumerate(order(iteration, n)):
                     now = length * step(iteration - begun + i / n) if found is None else found
                     x = gradient_step(x, known.estimate(x, k), known.diagonal, now, problem.upper)
+                worse, watch = watch.look(problem.value, x, start, problem.sensitivity(x))
             except ValueError:  # steps so long that the image explains nothing
                 if float(xp.min(length)) < _SHORTEST:
                     raise
-                x, length, found, phase = anchor.image, length / 4, None, anchor_every
+                worse = length > 0
+            if bool(xp.any(worse)):
+                x, found = xp.where(worse, start, x), None if found is None else xp.where(worse, found / 2, found)
+                known.take_back(worse)
+            length = xp.where(worse, length / 2, xp.clip(_LONGER * length, max=1.0))
         iteration, phase = iteration + 1, (phase + 1) % (anchor_every + 1)
-        yield Iterate(iteration, x, Anchored(begun, phase, anchor.image, length, found, known.kept()))
+        yield Iterate(iteration, x, Anchored(begun, phase, anchor.image, length, found, known.kept(), *watch))
+
+
+def _down(problem: _Problem, anchor: _Anchor, diagonal: Array, step: Array, watch: Watch) -> tuple[Array, Array, Watch]:
+    """Return the image a step down the whole slope from an anchor, by what the step was multiplied, and the watch."""
+    xp, shorter = array_namespace(anchor.image), 0 * step + 1
+    for _ in range(_TRIES):
+        x = gradient_step(anchor.image, anchor.slope, diagonal, shorter * step, problem.upper)
+        worse, now = watch.look(problem.value, x, anchor.image, problem.sensitivity(x))
+        if not bool(xp.any(worse)):
+            return x, shorter, now
+        shorter = xp.where(worse, shorter / 2, shorter)
+    return xp.where(worse, anchor.image, x), shorter, now
 
 
 def _between(step: StepSize, before: _Anchor, now: _Anchor, diagonal: Array) -> Array | None:
@@ -306,11 +365,6 @@ def _between(step: StepSize, before: _Anchor, now: _Anchor, diagonal: Array) -> 
     if not isinstance(step, BarzilaiBorwein):
         return None
     return step.between(now.image - before.image, now.slope - before.slope, diagonal)
-
-
-def _is_worse(now: Array, before: Array) -> Array:
-    """Which items' objectives have risen, as booleans (..., 1, 1, 1)."""
-    return ~(now <= before + _NOISE * abs(before))[..., None, None, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +382,13 @@ class _Problem:
             raise ValueError(f"upper must be positive, got {self.upper}")
 
     def diagonal(self, x: Array) -> Array:
-        return self.preconditioner(x, add_up(sensitivity_like(part, x) for part in self.parts), self.prior)
+        return self.preconditioner(x, self.sensitivity(x), self.prior)
+
+    def sensitivity(self, x: Array) -> Array:
+        return add_up(sensitivity_like(part, x) for part in self.parts)
+
+    def value(self, x: Array) -> Array:
+        return add_up(part.value(x) for part in self.parts) + self.prior_value(x)
 
     def prior_gradient(self, x: Array) -> Array | float:
         return 0.0 if self.prior is None else self.prior.gradient(x)

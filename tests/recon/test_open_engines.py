@@ -228,8 +228,10 @@ def test_states_are_typed_and_keep_their_names():
     state = last(svrg(COUNTS, PRIOR, None, 2), 2).state
     assert isinstance(state, State)
     assert state.phase == state["phase"] == 2
-    assert set(state) == {"begun", "phase", "anchor", "length"}
-    assert set(last(saga(COUNTS, PRIOR, None, 2), 1).state) == {"begun", "phase", "anchor", "length", "table"}
+    watched = {"begun", "length", "first", "lowest"}
+    assert set(state) == watched | {"phase", "anchor"}
+    assert set(last(saga(COUNTS, PRIOR, None, 2), 1).state) == watched | {"phase", "anchor", "table"}
+    assert set(last(bsrem(COUNTS, PRIOR, None, 2), 1).state) == watched
     assert set(last(lbfgsb(COUNTS, PRIOR), 1).state) == {"root", "moves", "turns"}
     assert set(last(spdhg(COUNTS, None, None, 2), 1).state) == {"data_0", "data_1", "gradient", "ahead"}
     assert not last(osem(COUNTS, n_subsets=2), 1).state
