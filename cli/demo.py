@@ -29,7 +29,7 @@ _CAMERA = SPECTGeometry.circular(n_views=120, radius=150, n_bins=(128, 64), pixe
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the figure, the scan and the images.")] = Path("demo"),
-    counts: Annotated[float, typer.Option(min=1, help="Total number of counts in the scan.")] = 40e6,
+    counts: Annotated[float, typer.Option(min=1, max=1e12, help="Total number of counts in the scan.")] = 40e6,
     iterations: Annotated[int, typer.Option(min=1, help="OSEM iterations of 8 subsets.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the counting noise.")] = 0,
     pet: Annotated[bool, typer.Option("--pet", help="PET of the NEMA body phantom, with time of flight.")] = False,

@@ -25,7 +25,7 @@ Beside = Callable[[Path], formats.ImageAxes | None]
 
 def option_of(name: str) -> str:
     """Return the option of an argument: "--max-ring-difference" of "max_ring_difference"."""
-    return "--" + name.replace("_", "-")
+    return "--voxel" if name == "grid" else "--" + name.replace("_", "-")
 
 
 @contextmanager

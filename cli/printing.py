@@ -42,9 +42,17 @@ def note(text: str, to: Console | None = None) -> None:
     (to or messages()).print(Text("note: ", "yellow") + Text(text))
 
 
-def be_quiet() -> None:
-    """Print nothing but errors until the command ends."""
-    logging.getLogger("emrecon").setLevel(logging.ERROR)
+@contextmanager
+def quietly(quiet: bool) -> Iterator[None]:
+    """Print nothing of the log but errors in the body, where that is wanted."""
+    log = logging.getLogger("emrecon")
+    level = log.level
+    if quiet:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager

@@ -31,9 +31,9 @@ def simulate(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the data set; the same command continues where it stopped.")
     ] = None,
-    n: Annotated[int | None, typer.Option(min=1, help="How many samples (default: the recipe's).")] = None,
+    n: Annotated[int | None, typer.Option(min=1, max=10**9, help="How many samples (default: the recipe's).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the simulation (default: the recipe's).")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes on this machine.")] = 1,
     shard_size: Annotated[int | None, typer.Option(min=1, help="Samples in a file.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Check and print the recipe, then stop.")] = False,
 ) -> None:

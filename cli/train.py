@@ -51,8 +51,12 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="Samples that `emrecon simulate` has written, instead of the recipe's.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the optimiser (default: the recipe's).")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read or simulate samples; 0 uses this one.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=10**9, help="Steps of the optimiser (default: the recipe's).")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, max=1024, help="Processes that read or simulate samples; 0 uses this one.")
+    ] = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
     show: Annotated[bool, typer.Option("--show", help="Check and print the recipe, then stop.")] = False,
 ) -> None:

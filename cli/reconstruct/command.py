@@ -16,7 +16,7 @@ from emrecon.recon.methods import known_priors
 from .. import learned, options
 from ..errors import interruptible
 from ..outputs import check_outputs, writing
-from ..printing import be_quiet, note, plain_console
+from ..printing import note, plain_console, quietly
 from . import data, engine, output, uses
 from .config import read_config, write_config
 from .settings import DataTable, MethodTable, OutputTable, PhysicsTable, RunTable, Settings
@@ -263,10 +263,8 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
     """
     begun, files = time.perf_counter(), settings.output
     console = plain_console(quiet=settings.run.quiet)
-    if settings.run.quiet:
-        be_quiet()
     choice = engine.choose_method(settings)
-    with interruptible(lambda: _how_to_go_on(files)):
+    with interruptible(lambda: _how_to_go_on(files)), quietly(settings.run.quiet):
         source = data.open_source(settings.data)
         uses.check_data(settings, uses.kind_of(source))
         outputs = {options.option_of(name): path for name, path in files} | {"--write-config": repeat}

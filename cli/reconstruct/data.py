@@ -10,7 +10,7 @@ import typer
 from emrecon import formats
 from emrecon.projectors import ImageGrid, PETSinogram, Scan
 from emrecon.recon import Problem, pet_grid, pet_problem, spect_problem
-from emrecon.recon.problem import cubes
+from emrecon.recon.problem import checked_grid, cubes
 
 from .. import options
 from .settings import DataTable, PhysicsTable
@@ -50,7 +50,7 @@ def make_problem(source: Source, data: DataTable, physics: PhysicsTable, subsets
 
 
 def _of_spect(scan: Scan, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
-    grid = _grid(scan.default_grid(), physics.voxel)
+    grid = _grid(scan.default_grid(), physics.voxel, subsets)
     mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid, beside(data))
     return spect_problem(
         _with_background(scan, physics.background),
@@ -75,7 +75,7 @@ def _energy(scan: Scan, physics: PhysicsTable) -> float:
 
 def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
     difference, background = data.max_ring_difference, physics.background
-    grid = _grid(pet_grid(source, difference), physics.voxel)
+    grid = _grid(pet_grid(source, difference), physics.voxel, subsets)
     scanner = (source.geometry if isinstance(source, Scan) else source.sinogram).scanner  # type: ignore[union-attr]
     mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid, beside(data))
     return pet_problem(
@@ -91,8 +91,8 @@ def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int
     )
 
 
-def _grid(grid: ImageGrid, voxel: float | None) -> ImageGrid:
-    return grid if voxel is None else cubes(grid, voxel)
+def _grid(grid: ImageGrid, voxel: float | None, subsets: int) -> ImageGrid:
+    return checked_grid(None, grid, subsets) if voxel is None else cubes(grid, voxel, subsets)
 
 
 def _with_background(scan: Scan, background: float | None) -> Scan:

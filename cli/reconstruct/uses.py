@@ -105,7 +105,7 @@ def _given(settings: Settings) -> dict[str, object]:
     panels: tuple[BaseModel, ...] = settings.data, settings.physics, settings.method, settings.output
     for panel in panels:
         for name, value in panel:
-            if name in USES and value not in (None, (), False):
+            if name in USES and not (value is None or value is False or value == ()):  # 0 is a value
                 found[name] = value
     return found
 

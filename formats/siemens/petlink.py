@@ -12,11 +12,13 @@ import numpy as np
 
 from emrecon.projectors import PETScanner, PETSinogram
 from emrecon.projectors.core.errors import FormatError, require_file
+from emrecon.projectors.core.memory import require_memory
 
 from ..interfile.header import Header, load_header, numbers, text, whole
 from ..interfile.pet import note_position
 
 _CHUNK = 1 << 22  # words
+_EVENT = 16  # bytes of an event that is read: two crystals and a time; twice while parts are joined
 _TAG, _PROMPT, _ADDRESS = 1 << 31, 1 << 30, (1 << 30) - 1
 _TIME, _KIND = 0b100 << 29, 0b111 << 29  # tags that hold milliseconds, and the bits that say so
 _LEAP = 3_600_000  # ms between two tags that cannot be
@@ -106,7 +108,13 @@ class PETLink:
         return (clock - zero) / 1000
 
     def read(self, start: float = 0.0, stop: float = float("inf")) -> Chunk:
-        """Return all events from `start` to `stop` seconds at once."""
+        """Return all events from `start` to `stop` seconds at once.
+
+        Raises MemoryError where those of the whole file do not fit in the memory that is free.
+        """
+        if start <= 0 and stop == float("inf"):
+            advice = "read them in parts, by start and stop"
+            require_memory(2 * _EVENT * self.n_words, f"{self.path}: {self.n_words} words of events", advice)
         parts = list(self.chunks(start, stop)) or [Chunk(*(np.zeros((0, 2), np.int32),) * 2, *(np.zeros(0, int),) * 2)]
         return Chunk(*(np.concatenate(columns) for columns in zip(*parts)))
 

@@ -9,9 +9,12 @@ from typing import Self
 
 import numpy as np
 
-from .arrays import Array, PlanCache, array_namespace, as_real, is_torch, like, require_array
+from .arrays import Array, PlanCache, array_namespace, as_real, dtype_name, is_cuda, is_torch, like, require_array
+from .memory import require_memory
 
 Shape = tuple[int, ...]
+
+_LARGE = 2**28  # bytes; below, nobody asks how much memory there is
 
 
 class LinearOperator(ABC):
@@ -25,7 +28,8 @@ class LinearOperator(ABC):
     A(x) : x of shape (..., ``*in_shape``) gives (..., ``*out_shape``), float64 for float64 input and float32 otherwise.
     A.T(y) : the exact transpose; `A.T.T is A`.
 
-    Raises ValueError where trailing axes do not match and TypeError where x is not an array.
+    Raises ValueError where trailing axes do not match, TypeError where x is not an array, MemoryError where the result
+    is larger than the memory that is free.
     """
 
     in_shape: Shape
@@ -52,6 +56,7 @@ class LinearOperator(ABC):
         require_array(x, repr(self))
         self._check_shape(tuple(x.shape))
         x = as_real(x)
+        self._require_room(x)
         if is_torch(x):
             from .autograd import apply_linear
 
@@ -78,6 +83,14 @@ class LinearOperator(ABC):
             return xp.zeros((*batch, *self.out_shape), dtype=x.dtype, device=x.device)
         y = self._forward_batch(xp.reshape(x, (math.prod(batch), *self.in_shape)))
         return xp.reshape(y, (*batch, *self.out_shape))
+
+    def _require_room(self, x: Array) -> None:
+        """Raise MemoryError where the result is larger than the memory that is free."""
+        n_bytes = (4 if dtype_name(x) == "float32" else 8) * math.prod(
+            (*x.shape[: x.ndim - len(self.in_shape)], *self.out_shape)
+        )
+        if n_bytes > _LARGE and not is_cuda(x):
+            require_memory(n_bytes, f"the result of {self!r}")
 
     def _check_shape(self, shape: Shape) -> None:
         n = len(self.in_shape)
@@ -133,6 +146,7 @@ class Projector(LinearOperator):
     def ones_image(self, like: Array | None = None) -> Array:
         """Return an image of ones, float32 NumPy or of the library, device and dtype of the array `like`."""
         if like is None:
+            require_memory(4.0 * math.prod(self.in_shape), f"an image of {self!r}")
             return np.ones(self.in_shape, np.float32)
         return array_namespace(like).ones(self.in_shape, dtype=like.dtype, device=like.device)
 

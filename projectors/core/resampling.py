@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.ndimage import map_coordinates
 
 from .grid import ImageGrid
+from .memory import require_memory
 
 
 def resample(image: np.ndarray, grid: ImageGrid, target: ImageGrid) -> np.ndarray:
@@ -16,7 +19,8 @@ def resample(image: np.ndarray, grid: ImageGrid, target: ImageGrid) -> np.ndarra
 
     Returns the shape of `target`, in the dtype of `image`; no copy on equal grids.
 
-    Raises ValueError where the image does not fit its grid, or the grids do not overlap.
+    Raises ValueError where the image does not fit its grid, or the grids do not overlap; MemoryError where the
+    result is larger than the memory that is free.
     """
     if tuple(image.shape) != grid.shape:
         raise ValueError(f"resample: the image has shape {tuple(image.shape)}, but its grid has {grid.shape}")
@@ -28,6 +32,7 @@ def resample(image: np.ndarray, grid: ImageGrid, target: ImageGrid) -> np.ndarra
     )
     if np.any(own[1] < other[0]) or np.any(own[0] > other[1]):
         raise ValueError(f"resample: the grids do not overlap ({grid} from {own[0]} mm, {target} from {other[0]} mm)")
+    require_memory(32.0 * math.prod(target.shape), f"an image of {target}")  # with the positions of its voxels
     positions = [
         _onto_border((origin + np.arange(n) * size - own_origin) / own_size, own_n)
         for origin, n, size, own_origin, own_n, own_size in zip(

@@ -29,6 +29,7 @@ from emrecon.projectors.core.arrays import (
     to_host,
     to_numpy,
 )
+from emrecon.projectors.core.memory import require_memory
 from emrecon.projectors.core.operator import BatchOperator
 from emrecon.projectors.core.threads import share, thread_count
 
@@ -218,7 +219,7 @@ def kernel_matrix(
     Memory is `KernelOperator.nbytes`, 16 bytes for each voxel inside and neighbour.
 
     Raises ValueError for shapes that do not fit, features that are constant or not finite, widths that are not
-    positive, windows and patches that are not odd.
+    positive, windows and patches that are not odd; MemoryError where the kernel is larger than the memory that is free.
 
     Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61 (composite frames, 48 neighbours, sigma 1); Hutchcroft et al.
     2016, Phys Med Biol 61:6668 (features from anatomical images, windows and patches).
@@ -405,6 +406,8 @@ def _tree_rows(features: np.ndarray, inside: np.ndarray, size: np.ndarray, per_m
 
 def _empty_rows(count: np.ndarray) -> Rows:
     start = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+    what = f"a kernel of {start[-1]:.3g} weights, {count.max()} for a voxel,"
+    require_memory(16.0 * start[-1], what, "use fewer neighbours, or a mask")
     return Rows(start, np.empty(start[-1], np.int32), np.empty(start[-1], np.float32))
 
 

@@ -1,6 +1,6 @@
 """From a scan to what an engine needs: likelihoods of subsets, grid and start, with every correction in its place."""
 
-from .grids import cubes
+from .grids import checked_grid, cubes
 from .pet import EventLists, Listmode, pet_grid, pet_problem
 from .problem import ArgumentError, Problem, digest
 from .spect import spect_problem
@@ -10,6 +10,7 @@ __all__ = [
     "EventLists",
     "Listmode",
     "Problem",
+    "checked_grid",
     "cubes",
     "digest",
     "pet_grid",

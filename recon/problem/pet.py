@@ -28,13 +28,12 @@ from ..likelihoods.listmode import ListmodeLikelihood
 from ..likelihoods.poisson import PoissonLikelihood
 from ..likelihoods.protocol import Likelihood
 from .attenuation import Attenuation, attenuation_of, counts_by_slice, left_out
-from .grids import cubes
+from .grids import checked_grid, cubes
 from .problem import (
     ArgumentError,
     Problem,
     added,
     check_subsets,
-    checked_grid,
     digest,
     emission,
     expected_counts,
@@ -168,7 +167,7 @@ def pet_problem(
     data = scan_or_events
     sinogram = _bins(data, max_ring_difference)
     check_subsets(subsets, sinogram.n_views)
-    grid = checked_grid(grid, pet_grid(data, max_ring_difference))
+    grid = checked_grid(grid, pet_grid(data, max_ring_difference), subsets)
     found = attenuation_of(mu, mu_grid, grid, ELECTRON_MASS)
     corrections = _Corrections(grid, found, _normalisation(norm, sinogram), _blur(psf, grid))
     if isinstance(data, Scan):

@@ -82,15 +82,6 @@ def emission(scan: Scan, energy: float | None) -> str:
     return f"{scan.radionuclide}, {'no photon line' if energy is None else f'{energy:.4g} keV'}, {window}"
 
 
-def checked_grid(grid: ImageGrid | None, default: ImageGrid) -> ImageGrid:
-    """Return the grid, or the default where there is none; raises TypeError for anything else."""
-    if grid is None:
-        return default
-    if not isinstance(grid, ImageGrid):
-        raise TypeError(f"grid must be an ImageGrid, got {type(grid).__name__}; ImageGrid(shape, voxel_size)?")
-    return grid
-
-
 def check_subsets(subsets: int, n_views: int) -> None:
     """Raise ArgumentError unless the views can be divided into so many subsets."""
     if not isinstance(subsets, (int, np.integer)) or subsets < 1:

@@ -12,7 +12,8 @@ from emrecon.projectors.spect.collimation import Response
 
 from ..likelihoods.poisson import PoissonLikelihood
 from .attenuation import attenuation_of, counts_by_slice
-from .problem import Problem, added, check_subsets, checked_grid, digest, emission, expected_counts, start_like
+from .grids import checked_grid
+from .problem import Problem, added, check_subsets, digest, emission, expected_counts, start_like
 
 _SAME_LINE = 0.02  # of the energy; lines this near have the same response
 _LEAST_ROOM = 0.15  # radius over the width of the detector; a body would have to be thinner than a third of it
@@ -52,7 +53,7 @@ def spect_problem(
     """
     camera = _camera_of(scan)
     check_subsets(subsets, camera.n_views)
-    grid = checked_grid(grid, scan.default_grid())
+    grid = checked_grid(grid, scan.default_grid(), subsets)
     if scatter is not None:
         scatter = expected_counts("scatter", scatter, tuple(scan.counts.shape))
         scan = replace(scan, background=added(scan.background, scatter))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from emrecon.projectors import ImageGrid, SPECTGeometry
+from emrecon.projectors.core.memory import require_memory
 
 from .shapes import Solid, sub_positions
 
@@ -18,7 +20,11 @@ _VOXELS_AT_ONCE = 2**18
 
 
 def painted(layers: Sequence[Layer], grid: ImageGrid, oversample: int) -> np.ndarray:
-    """Return the mean of the painted values over every voxel, float32, a few x-planes at a time."""
+    """Return the mean of the painted values over every voxel, float32, a few x-planes at a time.
+
+    Raises MemoryError where the image is larger than the memory that is free.
+    """
+    require_memory(4.0 * math.prod(grid.shape), f"an image of {grid}")
     axes, half, offsets = voxels_of(grid, oversample)
     image = np.zeros(grid.shape, np.float32)
     n_planes = max(1, _VOXELS_AT_ONCE // (grid.shape[1] * grid.shape[2]))

@@ -24,6 +24,7 @@ from emrecon.projectors import (
     collimator,
     isotope,
 )
+from emrecon.projectors.core.memory import available_memory, in_words
 from emrecon.projectors.spect.collimation import Response
 
 from ..datasets.reading import Field
@@ -59,6 +60,7 @@ OUTPUTS = {
 Reconstruct = Callable[[Sequence[Simulation], "ReconstructionTable"], np.ndarray]
 
 _MOST_VALUES = 2**31  # of an image or of the data of one sample: 8 GiB each
+_ARRAYS = 4  # of that size at once: activity, attenuation, what is expected, what is measured
 
 
 class GridTable(Table):
@@ -273,18 +275,26 @@ def _known_outputs(recipe: Recipe) -> None:
 def _affordable_grid(recipe: Recipe) -> None:
     refine = 1 if recipe.mismatch is None else recipe.mismatch.refine
     n = math.prod(recipe.grid.shape) * refine ** (2 if recipe.grid.shape[2] == 1 else 3)
-    if n > _MOST_VALUES:
-        raise ValueError(f"shape {list(recipe.grid.shape)} simulates {n:.3g} voxels, more than fit in memory")
+    _require_room(n, f"shape {list(recipe.grid.shape)}: images of the simulation")
 
 
 def _affordable_views(table: SPECTTable | None) -> None:
-    if table is not None and table.views * math.prod(table.bins) > _MOST_VALUES:
-        raise ValueError(f"{table.views} views of {list(table.bins)} bins are more than fit in memory")
+    if table is not None:
+        n = table.views * math.prod(table.bins)
+        _require_room(n, f"{table.views} views of {list(table.bins)} bins: projections")
 
 
 def _affordable_ring(table: RingTable | None) -> None:
-    if table is not None and (table.sides * table.crystals_per_side) ** 2 * table.rings > _MOST_VALUES:
-        raise ValueError(f"{table.sides} sides of {table.crystals_per_side} crystals: more pairs than fit in memory")
+    if table is not None:
+        n = (table.sides * table.crystals_per_side) ** 2 * table.rings
+        _require_room(n, f"{table.sides} sides of {table.crystals_per_side} crystals: pairs")
+
+
+def _require_room(n: int, what: str) -> None:
+    """Raise ValueError where n values do not fit in memory, or in the kernels' whole numbers."""
+    n_bytes, free = 4.0 * _ARRAYS * n, available_memory()
+    if n > _MOST_VALUES or n_bytes > free:
+        raise ValueError(f"{what} do not fit in memory: about {in_words(n_bytes)}, and {in_words(free)} are free")
 
 
 def _visible(recipe: Recipe) -> None:

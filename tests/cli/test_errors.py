@@ -293,8 +293,8 @@ def test_quiet_keeps_notes_of_the_library_back(capsys):
 
     with printing.log_shown():
         logging.getLogger("emrecon.x").warning("look [here]")
-        printing.be_quiet()
-        logging.getLogger("emrecon.x").warning("not here")
+        with printing.quietly(True):
+            logging.getLogger("emrecon.x").warning("not here")
     assert capsys.readouterr().err == "note: look [here]\n"
 
 
