@@ -49,6 +49,7 @@ from .registry import (
     write_scan,
 )
 from .siemens import PETLink, histogram_petlink, is_petlink, read_petlink, read_siemens_norm, split_petlink
+from .terms import read_term
 
 __all__ = [
     # the core
@@ -58,6 +59,7 @@ __all__ = [
     "write_image",
     "describe",
     "FormatError",
+    "read_term",
     "read_dynamic",
     "write_dynamic",
     "read_windowed_scan",

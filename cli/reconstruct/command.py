@@ -94,6 +94,26 @@ def reconstruct(
     norm: Annotated[
         Path | None, typer.Option(rich_help_panel=PHYSICS, help="PET: Siemens normalisation header (.n.hdr).")
     ] = None,
+    multiplicative: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=PHYSICS,
+            help="Factor m of every bin (normalisation x attenuation, SIRF's mult_factors): Interfile or HDF5 with the "
+            "bins of the data; expected counts are m (A x + additive) + randoms + scatter + background.",
+        ),
+    ] = None,
+    additive: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=PHYSICS, help="Additive term of every bin, before the factors (SIRF's additive_term)."
+        ),
+    ] = None,
+    randoms: Annotated[
+        Path | None, typer.Option(rich_help_panel=PHYSICS, help="PET sinograms: expected randoms of every bin, counts.")
+    ] = None,
+    scatter: Annotated[
+        Path | None, typer.Option(rich_help_panel=PHYSICS, help="Expected scatter of every bin, counts.")
+    ] = None,
     psf: Annotated[
         float | None, typer.Option(rich_help_panel=PHYSICS, help="PET: resolution in the image, FWHM in mm.")
     ] = None,
@@ -231,6 +251,10 @@ def reconstruct(
             intrinsic=intrinsic,
             background=background,
             norm=norm,
+            multiplicative=multiplicative,
+            additive=additive,
+            randoms=randoms,
+            scatter=scatter,
             psf=psf,
             voxel=voxel,
         )
@@ -307,5 +331,7 @@ def _how_to_go_on(files: OutputTable) -> str:
 def _inputs(settings: Settings, choice: engine.Choice, source: data.Source) -> tuple[Path | None, ...]:
     """The files that no output may replace."""
     weights = choice.trained.path if choice.trained else None
-    own = settings.data.path, settings.physics.mu, settings.physics.norm, weights
+    physics = settings.physics
+    terms = physics.norm, physics.multiplicative, physics.additive, physics.randoms, physics.scatter
+    own = settings.data.path, physics.mu, *terms, weights
     return (*own, *settings.method.guide, *data.files_of(source))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import typer
 
 from emrecon import formats
@@ -43,17 +44,20 @@ def files_of(source: Source) -> tuple[Path, ...]:
 
 def make_problem(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
     """Return the problem of a scan or of events; options have been checked to belong to its kind."""
+    spect = isinstance(source, Scan) and not isinstance(source.geometry, PETSinogram)
     with options.named_by_option():
-        if isinstance(source, Scan) and not isinstance(source.geometry, PETSinogram):
-            return _of_spect(source, data, physics, subsets)
-        return _of_pet(source, data, physics, subsets)
+        problem = (_of_spect if spect else _of_pet)(source, data, physics, subsets)  # type: ignore[arg-type]
+    if physics.multiplicative is None or (physics.mu is None and physics.mu_cylinder is None):
+        return problem
+    twice = "attenuation is modelled from the map besides the factors of --multiplicative; do these hold it already?"
+    return replace(problem, notes=(*problem.notes, twice))
 
 
 def _of_spect(scan: Scan, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
     grid = _grid(scan.default_grid(), physics.voxel, subsets)
     mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid, beside(data))
     return spect_problem(
-        _with_background(scan, physics.background),
+        _with_terms(scan, physics),
         mu=mu,
         mu_grid=mu_grid,
         response=options.response(physics.collimator, physics.response, _energy(scan, physics), physics.intrinsic),
@@ -79,7 +83,7 @@ def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int
     scanner = (source.geometry if isinstance(source, Scan) else source.sinogram).scanner  # type: ignore[union-attr]
     mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid, beside(data))
     return pet_problem(
-        _with_background(source, background) if isinstance(source, Scan) else source,
+        _with_terms(source, physics) if isinstance(source, Scan) else source,
         mu=mu,
         mu_grid=mu_grid,
         norm=None if physics.norm is None else formats.read_siemens_norm(physics.norm, scanner),
@@ -95,8 +99,26 @@ def _grid(grid: ImageGrid, voxel: float | None, subsets: int) -> ImageGrid:
     return checked_grid(None, grid, subsets) if voxel is None else cubes(grid, voxel, subsets)
 
 
-def _with_background(scan: Scan, background: float | None) -> Scan:
-    return scan if background is None else replace(scan, background=background)
+def _with_terms(scan: Scan, physics: PhysicsTable) -> Scan:
+    """The scan with the factors m and the background of the files: m additive + randoms + scatter + background."""
+    factors, background = scan.factors, scan.background if physics.background is None else physics.background
+    if physics.multiplicative is not None:
+        factors = _term("multiplicative", physics.multiplicative, scan)
+    if physics.additive is not None:
+        background = background + factors * _term("additive", physics.additive, scan)
+    for name, path in (("randoms", physics.randoms), ("scatter", physics.scatter)):
+        if path is not None:
+            background = background + _term(name, path, scan)
+    return replace(scan, factors=factors, background=background)
+
+
+def _term(name: str, path: Path, scan: Scan) -> np.ndarray:
+    """The values of a file for every bin; they must not be negative."""
+    values = formats.read_term(path, scan)
+    if values.min() < 0:
+        why = f"{path}: {int((values < 0).sum())} values are negative, down to {values.min():.4g}"
+        raise typer.BadParameter(why, param_hint=options.option_of(name))
+    return values
 
 
 def _is_listmode(path: Path) -> bool:

@@ -50,6 +50,10 @@ class PhysicsTable(Panel):
     intrinsic: NotNegative | None = None
     background: NotNegative | None = None
     norm: Path | None = None
+    multiplicative: Path | None = None
+    additive: Path | None = None
+    randoms: Path | None = None
+    scatter: Path | None = None
     psf: NotNegative | None = None
     voxel: Positive | None = None
 
