@@ -67,8 +67,7 @@ def read_dicom_pet(
         number = choose_frame(slices, frames, frame)
         chosen = frames[number - 1]
         check_stack(chosen)
-        if folder:
-            check_number_of_slices(chosen, len(slices))
+        check_number_of_slices(frames, number, folder)
         facts = facts_of([item.header for item in chosen], [item.header for item in slices])
         return PETImage(*volume_of(chosen), replace(facts, n_frames=len(frames), frame=number))
 

@@ -33,6 +33,7 @@ _JPEG_2000_PACKAGES = "pylibjpeg pylibjpeg-openjpeg"
 # direction cosines are stored with about six digits; the same limit as for NIfTI
 _OBLIQUE = 1e-3
 _SAME_PLACE = 0.01  # mm
+_ROUNDED = 0.1  # mm, to which some scanners round the positions of slices
 
 
 _File = tuple[Path, "Dataset"]
@@ -217,11 +218,9 @@ def frames_of(slices: list[_Slice]) -> list[list[_Slice]]:
             continue
         ordered = [[item for _, item in frames[value]] for value in sorted(frames)]  # type: ignore[type-var]
         short = [i for i, frame in enumerate(ordered, 1) if len(frame) < n_places]
-        if not short:
+        # a frame that lacks slices does not stand in the way of the others
+        if not short or text_of(slices[0].header, "SeriesType") in ("DYNAMIC", "GATED"):
             return ordered
-        if text_of(slices[0].header, "SeriesType") in ("DYNAMIC", "GATED"):
-            n = len(ordered[short[0] - 1])
-            raise FormatError(f"{slices[0].path.parent}: frame {short[0]} has {n} of {n_places} slices; missing files?")
     raise _doubled(slices, place)
 
 
@@ -277,27 +276,46 @@ def _frame_line(number: int, header: Dataset) -> str:
     return f"  frame={number}: " + ", ".join(part for part in parts if part)
 
 
-def check_number_of_slices(frame: list[_Slice], n_images: int) -> None:
-    """Raise FormatError where the header promises other numbers of slices and images than there are."""
+def check_number_of_slices(frames: list[list[_Slice]], number: int, folder: bool) -> None:
+    """Raise FormatError where a frame (1, 2, ...) has fewer slices than others, or than the header promises.
+
+    Args:
+        folder : whether all files of a folder were looked at; a list of files may be a part on purpose.
+    """
+    frame, most = frames[number - 1], max(map(len, frames))
+    where = frame[0].path.parent
+    if len(frame) < most:
+        raise FormatError(f"{where}: frame {number} has {len(frame)} of {most} slices; missing files?")
     announced = number_of(frame[0].header, "NumberOfSlices")
     # some scanners count the slices of all frames
-    if announced and max(len(frame), n_images) < announced:
+    if folder and announced and max(len(frame), len(frames) * most) < announced:
         raise FormatError(
-            f"{frame[0].path.parent} holds {len(frame)} of {announced:g} slices (NumberOfSlices); an incomplete copy? "
+            f"{where} holds {len(frame)} of {announced:g} slices (NumberOfSlices); an incomplete copy? "
             "Pass the list of files to read them anyway"
         )
 
 
 def check_stack(slices: list[_Slice]) -> None:
     """Raise FormatError unless the slices, in order of position, are evenly spaced on top of each other."""
-    gaps = np.diff([item.height for item in slices])
+    heights = np.array([item.height for item in slices])
+    gaps = np.diff(heights)
     usual = float(np.median(gaps)) if gaps.size else 1.0
     wrong = np.flatnonzero(np.abs(gaps - usual) > 0.01 * usual + _SAME_PLACE)
-    if wrong.size:
+    if wrong.size and not _is_even(heights):
         raise _uneven(slices[wrong[0]], slices[wrong[0] + 1], usual)
     offsets = np.stack([item.position - item.height * item.upward for item in slices])
     if np.abs(offsets - offsets[0]).max() > 0.1 * min(slices[0].spacing):
         raise FormatError(f"{slices[0].path.parent}: the slices are shifted against each other; a tilted gantry?")
+
+
+def _is_even(heights: np.ndarray) -> bool:
+    """Whether heights are evenly spaced but for their rounding to 0.1 mm."""
+    even = np.linspace(heights[0], heights[-1], heights.size)
+    return _are_rounded(heights) and bool(np.abs(heights - even).max() <= _ROUNDED + _SAME_PLACE)
+
+
+def _are_rounded(heights: np.ndarray) -> bool:
+    return bool(np.allclose(heights, np.round(heights / _ROUNDED) * _ROUNDED, rtol=0, atol=1e-4))
 
 
 def _uneven(one: _Slice, two: _Slice, usual: float) -> FormatError:
@@ -347,7 +365,8 @@ def _slice_spacing(slices: list[_Slice]) -> float:
         return thickness
     mean = (slices[-1].height - slices[0].height) / (len(slices) - 1)
     # positions are rounded; an announced value that agrees with them is the number that was meant
-    exact = [value for value in announced if abs(value - mean) * (len(slices) - 1) < _SAME_PLACE]
+    rounding = _ROUNDED if _are_rounded(np.array([item.height for item in slices])) else 0.0
+    exact = [value for value in announced if abs(value - mean) * (len(slices) - 1) < rounding + _SAME_PLACE]
     return exact[0] if exact else float(f"{mean:.10g}")
 
 
@@ -373,7 +392,8 @@ def _values(item: _Slice) -> np.ndarray:
         raise FormatError(f"{item.path}: the pixels have shape {stored.shape}, not {item.shape[::-1]}; damaged?")
     with np.errstate(over="ignore"):
         values = (stored * slope + intercept).astype(np.float32)
-    if slope == 0 or not np.isfinite(values).all():
+    # scanners write a slope of 0 for a slice without counts
+    if (slope == 0 and stored.any()) or not np.isfinite(values).all():
         raise FormatError(
             f"{item.path}: RescaleSlope {slope:g} and RescaleIntercept {intercept:g} give no usable values"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import reprlib
@@ -14,10 +15,11 @@ from typing import TypeVar, overload
 
 import numpy as np
 
-from emrecon.projectors.core.errors import FormatError, check_size, require_file
+from emrecon.projectors.core.errors import FormatError, require_file
 
 _LARGEST_HEADER = 2**20
 _BLOCK = 2048
+_CHUNK = 2**24
 _LONGEST_NAME = 200
 _REQUIRED = object()
 _FORMATS: dict[str, tuple[str, tuple[int, ...], int | None]] = {
@@ -243,29 +245,42 @@ def load_header(path: str | os.PathLike[str], overrides: Mapping[str, object], k
         entries = parse_entries(content)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
-    return Header(path, dict(entries), overrides, entries)
+    header = Header(path, dict(entries), overrides, entries)
+    if header.keys.get("%data set [1]") and "name of data file" not in header.keys:
+        named = next((name for name in header.keys["%data set [1]"] if "." in name), "")
+        raise FormatError(
+            f"{path} is a main header, which has no data; open the header of one of its data sets, {short(named)}"
+        )
+    return header
 
 
-def read_values(header: Header, shape: tuple[int, ...], what: str) -> np.ndarray:
+def read_values(header: Header, shape: tuple[int, ...], what: str, skip: int | None = None) -> np.ndarray:
     """Return the values of the binary file in the order of `shape` (slowest axis first), scaled as the header says.
 
     Args:
         what : "projections", "images" or "sinograms", for the advice where the file holds several of them.
+        skip : how many values come before, where blocks of a file have different sizes; more may follow.
 
-    The file must hold exactly what the header announces: checked before anything is read.
+    The file must hold exactly what the header announces: checked before anything is read. Values that need neither
+    another byte order nor a factor stay in the file until they are used (memory-mapped, read-only).
     """
-    check_size(header.path, shape, "matrix size and number of projections")
     dtype = _dtype(header)
     path = _data_path(header)
-    n = int(np.prod(shape))
-    offset = _block_offset(header, path, n * dtype.itemsize, what)
-    values = np.fromfile(path, dtype, n, offset=offset).astype(dtype.newbyteorder("="), copy=False)
-    if values.size != n:
-        raise FormatError(f"{path}: only {values.size} of {n} values could be read; did the file change meanwhile?")
-    if dtype.kind == "f" and not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
+    n = math.prod(shape)
+    # the size of the file is the limit: whatever a header announces must be there
+    before = None if skip is None else skip * dtype.itemsize
+    offset = _block_offset(header, path, n * dtype.itemsize, what, before)
+    values = np.memmap(path, dtype, "r", offset, (n,))
+    bad = _not_finite(values) if dtype.kind == "f" else 0
+    if bad:
         raise FormatError(f"{path}: {bad} values are NaN or infinite; wrong byte order, number format or data offset?")
-    return _scaled(header, values).reshape(shape)
+    return _scaled(header, values.astype(dtype.newbyteorder("="), copy=False)).reshape(shape)
+
+
+def _not_finite(values: np.ndarray) -> int:
+    """How many values are NaN or infinite, looked at in parts: clinical TOF sinograms have some 10^9."""
+    parts = (values[first : first + _CHUNK] for first in range(0, values.size, _CHUNK))
+    return sum(int((~np.isfinite(part)).sum()) for part in parts)
 
 
 def _dtype(header: Header) -> np.dtype:
@@ -315,16 +330,19 @@ def _other_case(path: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _block_offset(header: Header, path: Path, size: int, what: str) -> int:
+def _block_offset(header: Header, path: Path, size: int, what: str, before: int | None) -> int:
     """Where the wanted block of `size` bytes starts; FormatError unless the file holds just what is announced."""
     offset, window = _offset(header), header.get("window", [], count, None)
+    listed = header.get("data_offset", [f"data offset in bytes [{window}]"], whole, None) if window else None
+    if before is not None or listed is not None:
+        offset = listed if listed is not None else offset + (before or 0)
+        if path.stat().st_size - offset < size:
+            raise _truncated(path, offset, size)
+        return offset
     available = path.stat().st_size - offset
     blocks, rest = divmod(available, size)
     if available < size:
-        raise FormatError(
-            f"{path}: {max(available, 0)} bytes follow offset {offset}, but the header announces {size}; "
-            "is the file truncated, or a matrix size, number of projections or bytes per pixel wrong?"
-        )
+        raise _truncated(path, offset, size)
     if window is not None:
         if rest or window > blocks:
             raise FormatError(f"{path} holds {available / size:g} blocks of {size} bytes; there is no window={window}")
@@ -332,6 +350,13 @@ def _block_offset(header: Header, path: Path, size: int, what: str) -> int:
     if available > size:
         raise FormatError(f"{path}: {_too_long(header, available, size, what)}")
     return offset
+
+
+def _truncated(path: Path, offset: int, size: int) -> FormatError:
+    return FormatError(
+        f"{path}: {max(path.stat().st_size - offset, 0)} bytes follow offset {offset}, but the header announces "
+        f"{size}; is the file truncated, or a matrix size, number of projections or bytes per pixel wrong?"
+    )
 
 
 def _too_long(header: Header, available: int, size: int, what: str) -> str:

@@ -122,7 +122,7 @@ def read_interfile_image(
         given = header.get("origin", [], numbers, None)
         if given is not None:
             grid = ImageGrid(shape, grid.voxel_size, tuple(given.tolist()))  # type: ignore[arg-type]
-        return np.ascontiguousarray(_in_units(header, image)), grid
+        return np.array(_in_units(header, image), order="C"), grid
 
 
 def _refuse_others(header: Header) -> None:
@@ -130,6 +130,8 @@ def _refuse_others(header: Header) -> None:
         raise FormatError(f"{header.path} describes projections, not an image; use read_scan or read_interfile")
     if is_sinogram(header):
         raise FormatError(f"{header.path} describes a sinogram, not an image; use read_scan or read_interfile_pet")
+    if header.plain("pet data type").startswith("normali"):
+        raise FormatError(f"{header.path} describes a normalisation; use read_siemens_norm, or --norm")
     if header.plain("type of data") in ("static", "whole body", "curve", "roi"):
         raise FormatError(
             f"{header.path}: the type of data is {short(header.plain('type of data'))}: planar images or curves are no "

@@ -48,6 +48,7 @@ _LABELS = {
     "sinogram projections": "radial",
     "sinogram views": "view",
     "number of sinograms": "plane",
+    "tof bin": "tof",
 }
 
 ARC_CORRECTED = ("arc correction", "arc corrected", "radial arc-correction")
@@ -121,7 +122,7 @@ def read_interfile_pet(
     _refuse_others(header)
     with naming(header.path):
         layout = _layout(header)
-    values = read_values(header, (layout.size,), "sinograms")
+    values = read_values(header, (layout.size,), "sinograms", _before(header, layout))
     with naming(header.path):
         scanner, source = scanner_of(header)
         note_position(header)
@@ -207,8 +208,10 @@ def _layout(header: Header) -> _Layout:
     sizes = {
         axis: header.get(override, [f"matrix size [{index[axis]}]"], count)
         for axis, override in names.items()
-        if axis in axes
+        if axis in axes and not (axis == "tof" and _siemens(header))
     }
+    if "tof" in axes and _siemens(header):
+        sizes["tof"] = _siemens_tof_bins(header)
     low, high, planes = _siemens_segments(header, index) if _siemens(header) else _stir_segments(header, index)
     segments, span, keep = _segments(header, low, high)
     return _Layout(_slowest_first(header, axes, len(segments)), sizes, segments, planes, span, keep)
@@ -227,11 +230,31 @@ def _slowest_first(header: Header, axes: Sequence[str], n_segments: int) -> tupl
 
 def _file_axes(header: Header) -> tuple[str, ...]:
     if _siemens(header):
-        if header.as_written().get("n_tof_bins", ["%number of tof time bins"], whole, 1) > 1:
-            raise FormatError(f"{header.path}: TOF sinograms of Siemens are not supported; convert them with STIR")
-        return axes_of(header, ("radial", "view", "plane"), _LABELS)
+        timed = _siemens_tof_bins(header) > 1
+        return axes_of(header, ("radial", "view", "plane", *(["tof"] if timed else [])), _LABELS)
     timed = "matrix axis label [5]" in header.keys or header.plain("number of dimensions") == "5"
     return axes_of(header, ("radial", "axial", "view", "segment", *(["tof"] if timed else [])), _LABELS)
+
+
+def _siemens_tof_bins(header: Header) -> int:
+    """How many TOF bins the chosen part of Siemens' data has: randoms (window=2) have none."""
+    n = header.get("n_tof_bins", ["%number of tof time bins"], whole, 1)
+    window = header.get("window", [], count, 1)
+    return 1 if "random" in header.plain(f"scan data type description [{window}]") else n
+
+
+def _before(header: Header, layout: _Layout) -> int | None:
+    """How many values come before the chosen part of Siemens' TOF data: prompts have TOF bins, randoms have none."""
+    n_tof = header.get("n_tof_bins", ["%number of tof time bins"], whole, 1)
+    n = header.as_written().get("window", ["number of scan data types"], count, 1)
+    if not _siemens(header) or n_tof < 2 or n < 2:
+        return None
+    window = header.get("window", [], count, None)
+    if window is None or window > n:
+        raise FormatError(f"{header.path} holds {n} types of data; choose one with window=1 to {n}")
+    plain = layout.size // layout.sizes.get("tof", 1)
+    types = [header.plain(f"scan data type description [{i}]") for i in range(1, window)]
+    return sum(plain if "random" in name else n_tof * plain for name in types)
 
 
 def _integers(value: object) -> np.ndarray:
@@ -302,7 +325,11 @@ def _segments(header: Header, low: np.ndarray, high: np.ndarray) -> tuple[tuple[
 def _tof_order(header: Header, n: int) -> np.ndarray:
     """Where the TOF bins of `PETSinogram` are among the timing positions of the file."""
     first = -(n // 2)
-    order = header.as_written().get("n_tof_bins", ["tof bin order"], _integers, np.arange(first, first + n))
+    usual = np.arange(first, first + n)
+    if _siemens(header):
+        # the middle, then outwards by turns
+        usual = np.arange(1, n + 1) // 2 * np.where(np.arange(n) % 2, 1, -1)
+    order = header.as_written().get("n_tof_bins", ["tof bin order"], _integers, usual)
     if sorted(order) != list(range(first, first + n)):
         raise FormatError(
             f"{header.path}: TOF bin order {short(order.tolist())} does not list {n} timing positions once each"

@@ -146,7 +146,7 @@ def read_projections(header: Header) -> Projections:
         )
     with naming(header.path):
         geometry = geometry_of(header, heads, views, n_bins, pixel)
-        return Projections(header, np.ascontiguousarray(counts), geometry, parts, duration_of(header, heads))
+        return Projections(header, np.array(counts, order="C"), geometry, parts, duration_of(header, heads))
 
 
 def description_of(header: Header) -> str:

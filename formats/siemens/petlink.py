@@ -32,6 +32,7 @@ _OVERRIDES = (
     "n_views",
     "n_projections",
     "n_rings",
+    "n_tof_bins",
 )
 _SCANNERS = {(504, 64): "mmr"}  # by crystals per ring and rings
 
@@ -152,14 +153,15 @@ def read_petlink(path: str | os.PathLike[str], **overrides: object) -> PETLink:
 
     Args:
         overrides : `data_file`, `data_offset` (bytes), `scanner` (a `PETScanner` or a name such as "mmr"), and for
-            numbers of the header `n_rings`, `n_views`, `n_projections`, `max_ring_difference`, `span`, `word_bits`.
+            numbers of the header `n_rings`, `n_tof_bins`, `n_views`, `n_projections`, `max_ring_difference`, `span`,
+            `word_bits`.
 
     Words are 32 bits, little endian: bit 31 a tag, bit 30 a prompt (else a delay), the rest the address of the bin in
     a sinogram of span 1, whose planes are in the order of segments 0, -1, +1, -2, ... in the library's numbering.
     Time tags count milliseconds. A file that ends early is read as far as it goes: see `PETLink.is_complete`.
 
-    Raises FileNotFoundError; FormatError where the header is not of 32-bit list-mode, is axially compressed, or its
-    numbers do not belong to the scanner.
+    Raises FileNotFoundError; FormatError where the header is not of 32-bit list-mode, is axially compressed, counts TOF
+    bins, or its numbers do not belong to the scanner.
     """
     header = load_header(path, overrides, _OVERRIDES)
     if header.plain("data format") not in ("coincidencelist", ""):
@@ -173,6 +175,7 @@ def read_petlink(path: str | os.PathLike[str], **overrides: object) -> PETLink:
     difference = header.get("max_ring_difference", ["%maximum ring difference"], whole)
     views, radial = (header.get(f"n_{name}", [f"%number of {name}"], whole) for name in ("views", "projections"))
     scanner = _scanner(header, overrides.get("scanner"), 2 * views)
+    _refuse_tof(header, scanner)
     try:
         sinogram = PETSinogram(scanner, difference, n_radial=radial)
     except ValueError as error:
@@ -181,6 +184,21 @@ def read_petlink(path: str | os.PathLike[str], **overrides: object) -> PETLink:
     announced = header.get("", ["%total listmode word counts"], whole, None)
     offset = header.get("data_offset", ["data offset in bytes"], whole, 0)
     return PETLink(data_file_of(header), offset, sinogram, announced, _facts(header))
+
+
+def _refuse_tof(header: Header, scanner: PETScanner) -> None:
+    """The addresses of TOF scanners count TOF bins, too: without them events would come from other planes."""
+    bins = header.get("n_tof_bins", ["%number of tof time bins"], whole, None)
+    if bins is None and scanner.time_of_flight is not None:
+        raise FormatError(
+            f"{header.path}: {scanner} has time of flight, but the header does not say how many TOF bins the addresses "
+            "count; pass n_tof_bins=1 if they count none"
+        )
+    if bins is not None and bins > 1:
+        raise FormatError(
+            f"{header.path}: the addresses count {bins} TOF bins, which are not supported; let STIR's lm_to_projdata "
+            "make a TOF sinogram, which read_scan reads"
+        )
 
 
 def _scanner(header: Header, given: object, crystals: int) -> PETScanner:

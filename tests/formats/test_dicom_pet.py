@@ -398,10 +398,48 @@ def test_time_frames_are_listed_and_chosen(tmp_path):
 
 
 def test_a_frame_that_lacks_a_slice(tmp_path):
-    datasets = list(dynamic())
-    del datasets[6 + 2]
-    with pytest.raises(FormatError, match="frame 2 has 5 of 6 slices"):
-        read_dicom_pet(save(tmp_path / "a", datasets))
+    """It stops the reading of that frame, and of no other; also where NumberOfSlices counts all frames."""
+    for i, (lost, counted) in enumerate([(6 + 2, 6), (6 + 5, 6), (6 + 0, 18), (6 + 3, 18)]):
+        datasets = list(dynamic())
+        for dataset in datasets:
+            dataset.NumberOfSlices = counted
+        del datasets[lost]
+        folder = save(tmp_path / str(i), datasets)
+        for frame in (1, 3):
+            np.testing.assert_array_equal(read_dicom_pet(folder, frame=frame).image, frame * STORED)
+        with pytest.raises(FormatError, match=r"missing slices: 1 between|frame 2 has 5 of 6 slices"):
+            read_dicom_pet(folder, frame=2)
+        with pytest.raises(FormatError, match="3 time frames; choose one by frame="):
+            read_dicom_pet(folder)
+
+
+@pytest.mark.parametrize("spacing", [3.27, 2.0269, 4.07283, 1.0])
+def test_positions_rounded_to_a_tenth_of_a_millimetre(tmp_path, spacing):
+    """Some scanners write them so; the spacing is the announced one, and a missing slice is still noticed."""
+
+    def rounded(lost=None, **changes):
+        for k in range(40):
+            position = [-3.0, -4.0, round(-61.3 + k * spacing, 1)]
+            dataset = next(series([0], ImagePositionPatient=position, NumberOfSlices=40, **changes))
+            if k != lost:
+                yield dataset
+
+    _, grid, _ = read_dicom_pet(save(tmp_path / "a", rounded(SpacingBetweenSlices=str(spacing))))
+    assert grid.voxel_size[2] == spacing
+    _, grid, _ = read_dicom_pet(save(tmp_path / "b", rounded(SliceThickness="5")))
+    assert grid.voxel_size[2] == pytest.approx(spacing, abs=0.1 / 39)
+    for lost in (1, 20):
+        with pytest.raises(FormatError, match=r"missing slices: 1 between|unevenly spaced"):
+            read_dicom_pet(save(tmp_path / f"c{lost}", rounded(lost)))
+
+
+def test_a_slope_of_zero_is_a_slice_without_counts(tmp_path):
+    datasets = list(series())
+    datasets[2].RescaleSlope = "0"
+    datasets[2].PixelData = bytes(len(datasets[2].PixelData))
+    image, _, _ = read_dicom_pet(save(tmp_path / "a", datasets))
+    assert not image[:, :, 2].any()
+    np.testing.assert_allclose(np.delete(image, 2, 2), np.delete(IMAGE, 2, 2), rtol=1e-7)
 
 
 @pytest.mark.parametrize("key", ["TriggerTime", "TemporalPositionIdentifier", "ImageIndex"])

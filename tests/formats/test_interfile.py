@@ -306,7 +306,10 @@ BAD_HEADERS = {
     "half": ({"number_of_projections": "3"}, "2 sets of projections"),
     "far offset": ({"data_offset_in_bytes": "1e9"}, "0 bytes follow offset"),
     "offsets": ({"data_offset_in_bytes": "8", "data_starting_block": "2"}, "contradicts"),
-    "absurd": ({"number_of_projections": "1000000", "matrix_size_[1]": "1000000"}, "announce 1000000 x 3 x 1000000"),
+    "absurd": (
+        {"number_of_projections": "1000000", "matrix_size_[1]": "1000000"},
+        "the header announces 12000000000000",
+    ),
     "overflow": ({"number_of_projections": "9" * 400}, "finite"),
     "scales": ({"image_scaling_factor": "{1, 2}"}, "differ or are zero"),
     "image": ({"process_status": "Reconstructed"}, "describes an image.*read_image"),

@@ -69,6 +69,19 @@ def test_chunks_carry_the_clock(tmp_path, monkeypatch):
     assert parts.prompt_times.tolist() == [5] * 10 + [9] * 10
 
 
+@pytest.mark.parametrize("bins", ["13", None])
+def test_tof_addresses_are_refused(tmp_path, bins):
+    """13 TOF bins of the mCT are part of the address: the events of all but one would come from other planes."""
+    path = write(tmp_path, [event(0, 1, 172)])
+    text = path.read_text().replace("number of rings:=64", "number of rings:=55").replace("views:=252", "views:=336")
+    text = text.replace("difference:=60", "difference:=49")
+    path.write_text(text + (f"%number of TOF time bins:={bins}\n" if bins else ""))
+    message = "count 13 TOF bins, which are not supported" if bins else "pass n_tof_bins=1 if they count none"
+    with pytest.raises(FormatError, match=message):
+        read_petlink(path, scanner="mct")
+    assert read_petlink(path, scanner="mct", n_tof_bins=1).sinogram.tof is None
+
+
 @pytest.mark.parametrize("stray", [":= 404", "! := 404", " :=404", "!:={4,0,4}"])
 def test_a_line_without_a_key_says_nothing(tmp_path, stray):
     """It was the value of every missing key: the data offset, here, so that half of the events were lost."""
