@@ -286,6 +286,12 @@ def plain_attribute(item: h5py.Group | h5py.Dataset, name: str) -> object:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
+def has_variable_text(item: h5py.Group | h5py.Dataset, name: str) -> bool:
+    """Whether an attribute is a text of variable length, which lies in a heap (see `check_heaps`)."""
+    kind = item.attrs.get_id(name).get_type() if name in item.attrs else None
+    return isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()
+
+
 def original_dtype(file: h5py.File, dataset: h5py.Dataset) -> np.dtype:
     """Return the dtype that the values had before they were written."""
     name = attribute_of(dataset, "original_dtype")

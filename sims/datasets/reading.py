@@ -79,6 +79,8 @@ class Dataset:
         numbers = _numbers(self.numbers, indices, self)
         order = np.argsort(numbers, kind="stable")
         in_order = numbers[order]
+        for number in dict.fromkeys((in_order // self._plan.shard_size).tolist()):
+            self._files.require(self._shards[number])  # before anything of its size is made
         arrays = {name: np.empty((len(numbers), *f.shape), f.dtype) for name, f in self.fields.items()}
         for first, end in _runs(in_order, self._plan.shard_size):
             shard = self._shards[in_order[first] // self._plan.shard_size]
@@ -182,19 +184,28 @@ class _Files:
     def __reduce__(self) -> tuple[type[_Files], tuple[Path, Plan]]:
         return _Files, (self.folder, self.plan)
 
+    def require(self, shard: Shard) -> None:
+        """Open a shard, and look at what it announces."""
+        _, lock, files = self._of_this_process()
+        with lock:
+            self._file(files, shard)
+
     def read(self, shard: Shard, first: int, into: Mapping[str, np.ndarray]) -> None:
         """Fill arrays (n, ``*shape``) with samples first, ..., first + n - 1 of a shard."""
-        if self._here[0] != os.getpid():
-            # A forked child leaves the parent's files and its lock, which another thread may have held, alone.
-            self._here = (os.getpid(), threading.Lock(), OrderedDict())
-        _, lock, files = self._here
+        _, lock, files = self._of_this_process()
         with lock:  # HDF5 has one of its own, but a file must not be closed between two reads
             _, datasets = self._file(files, shard)
             try:
                 for name, values in into.items():
                     _fill(values, datasets[name], first)
-            except (OSError, RuntimeError, KeyError) as error:
+            except (OSError, RuntimeError, LookupError, ValueError) as error:
                 raise damaged(self.folder / shard.name, error) from error
+
+    def _of_this_process(self) -> tuple[int, threading.Lock, OrderedDict[int, _Open]]:
+        if self._here[0] != os.getpid():
+            # A forked child leaves the parent's files and its lock, which another thread may have held, alone.
+            self._here = (os.getpid(), threading.Lock(), OrderedDict())
+        return self._here
 
     def _file(self, files: OrderedDict[int, _Open], shard: Shard) -> _Open:
         if shard.number not in files:

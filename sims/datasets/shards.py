@@ -13,15 +13,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
 from emrecon import __version__
+from emrecon.formats.hdf5.heaps import check_heaps
+from emrecon.formats.hdf5.storage import dataset_of, has_variable_text, plain_attribute, put_attributes
 from emrecon.projectors.core.errors import FormatError, require_file
 from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.core.texts import read_json
 
 SCHEMA_VERSION = 1
 """The latest schema this version knows; sets of a later one are refused."""
@@ -34,6 +37,11 @@ _COMPRESSION_LEVEL = 1
 _SMALL_CHUNK = 2**14
 _LARGEST_SHARD = 2**28
 _N_SHARDS = 100
+_MOST_SHARDS, _LARGEST_NUMBER = 10**6, 2**53  # of a manifest that is not damaged or hostile
+_FIELD_KEYS = ("shape", "dtype", "unit", "description")
+_SHARD_VERSION = 2  # since which a shard ends with its digest
+_FOOTER = b"\nsha256 of what comes before: "
+_FOOTER_SIZE = len(_FOOTER) + 64
 _DTYPES = {"bool", "float16", "float32", "float64", *(f"{sign}int{8 * n}" for sign in ("", "u") for n in (1, 2, 4, 8))}
 
 
@@ -53,6 +61,8 @@ class Field:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        if not all(isinstance(text, str) for text in (self.dtype, self.unit, self.description)):
+            raise TypeError("the dtype, unit and description of a field are texts")
         if self.dtype not in _DTYPES:
             raise ValueError(f"a field has dtype {self.dtype!r}; samples are kept as {', '.join(sorted(_DTYPES))}")
         if any(size < 1 for size in self.shape):
@@ -151,8 +161,8 @@ class Plan:
         path = folder / MANIFEST
         if not path.exists():
             raise FileNotFoundError(f"{folder} has no {MANIFEST}: is it the folder of a simulated set?")
+        found = read_json(path, "the manifest of a simulated set")
         try:
-            found = json.loads(require_file(path).read_text("utf-8"))
             if not isinstance(found, dict) or found.get("emrecon_schema") != "simulated-set":
                 raise FormatError(f"{path} is not the manifest of a simulated set")
             if found["schema_version"] > SCHEMA_VERSION:
@@ -160,15 +170,13 @@ class Plan:
                     f"{path} has schema version {found['schema_version']}, this emrecon reads up to {SCHEMA_VERSION}; "
                     "upgrade emrecon"
                 )
-            same = ("n", "samples_per_phantom", "batch", "shard_size", "recipe", "library_version")
-            plan = cls(
-                **{name: found[name] for name in same},
-                split={name: range(*ends) for name, ends in found["split"].items()},
-                fields={field.pop("name"): Field(**field) for field in found["fields"]},
-            )
-        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise FormatError(f"{path}: {error!r}; damaged or edited by hand?") from error
-        if plan.fingerprint != found.get("fingerprint"):
+            plan = _planned(found)
+            fingerprint = plan.fingerprint
+        except FormatError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            raise FormatError(f"{path}: {str(error)[:200]!r}; damaged or edited by hand?") from error
+        if fingerprint != found.get("fingerprint"):
             raise FormatError(f"{path}: its fingerprint does not fit its content; edited by hand?")
         return plan
 
@@ -213,6 +221,26 @@ class Plan:
         shards = {shard.name: [shard.first, shard.first + shard.n] for shard in self.shards}
         whole = self.content | {"shards": shards, "fingerprint": self.fingerprint}
         return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+
+
+def _planned(found: Mapping[str, Any]) -> Plan:
+    """The plan that a manifest describes; raises ValueError, TypeError or LookupError for whatever cannot be one."""
+    numbers = {name: found[name] for name in ("n", "samples_per_phantom", "batch", "shard_size")}
+    for name, number in numbers.items():
+        if type(number) is not int or not 1 <= number <= _LARGEST_NUMBER:
+            raise ValueError(f"{name} is {_short(number)}, expected a whole number from 1 to {_LARGEST_NUMBER}")
+    if numbers["n"] > _MOST_SHARDS * numbers["shard_size"]:
+        raise ValueError(f"n is {numbers['n']}, which would be more than {_MOST_SHARDS} files")
+    split = {name: range(*ends) for name, ends in found["split"].items()}
+    borders = [border for part in split.values() for border in (part.start, part.stop)]
+    if borders != sorted(borders) or any(not 0 <= border <= numbers["n"] for border in borders):
+        raise ValueError(f"the split {_short(found['split'])} is not one of {numbers['n']} samples")
+    if not isinstance(found["recipe"], dict) or not isinstance(found["library_version"], str):
+        raise TypeError("recipe and library_version are not a mapping and a text")
+    fields = {field["name"]: Field(*(field[key] for key in _FIELD_KEYS)) for field in found["fields"]}
+    if not fields or not all(isinstance(name, str) and name and not set("/.") & set(name) for name in fields):
+        raise ValueError(f"the names of the fields are {_short([*map(str, fields)])}")
+    return Plan(split=split, fields=fields, recipe=found["recipe"], library_version=found["library_version"], **numbers)
 
 
 def whole_batches(source: Source) -> int:
@@ -322,12 +350,15 @@ def shard_image(
     """
     memory = {"driver": "core", "backing_store": False}
     with h5py.File(shard.name, "w", **memory, libver=("v110", "v110"), rdcc_nbytes=0) as file:
-        file.attrs["emrecon_schema"] = "simulated-shard"
-        file.attrs["schema_version"] = SCHEMA_VERSION
-        file.attrs["creator"] = f"emrecon {plan.library_version}"
-        file.attrs["fingerprint"] = plan.fingerprint
-        file.attrs["first_sample"] = shard.first
-        file.attrs["n_samples"] = shard.n
+        put_attributes(
+            file,
+            emrecon_schema="simulated-shard",
+            schema_version=_SHARD_VERSION,
+            creator=f"emrecon {plan.library_version}",
+            fingerprint=plan.fingerprint,
+            first_sample=shard.first,
+            n_samples=shard.n,
+        )
         for name, field in plan.fields.items():
             _create(file, name, field, plan, shard)
         for first in range(shard.first, shard.first + shard.n, plan.batch):
@@ -338,7 +369,7 @@ def shard_image(
                 tell(len(indices))
         file.flush()
         image: bytes = file.id.get_file_image()
-        return image
+    return image + _FOOTER + hashlib.sha256(image).hexdigest().encode()
 
 
 def _create(file: h5py.File, name: str, field: Field, plan: Plan, shard: Shard) -> None:
@@ -352,9 +383,7 @@ def _create(file: h5py.File, name: str, field: Field, plan: Plan, shard: Shard) 
         compression_opts=_COMPRESSION_LEVEL,
         shuffle=True,
     )
-    dataset.attrs["units"] = field.unit
-    dataset.attrs["description"] = field.description
-    dataset.attrs["first_sample"] = shard.first
+    put_attributes(dataset, units=field.unit, description=field.description, first_sample=shard.first)
 
 
 def open_shard(plan: Plan, folder: Path, shard: Shard) -> h5py.File:
@@ -368,9 +397,12 @@ def open_shard(plan: Plan, folder: Path, shard: Shard) -> h5py.File:
         raise damaged(path, error) from error
     try:
         _check(file, plan, shard, path)
-    except BaseException:
+    except FormatError:
         file.close()
         raise
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError) as error:
+        file.close()
+        raise damaged(path, error) from error
     return file
 
 
@@ -383,29 +415,61 @@ def damaged(path: Path, error: BaseException) -> FormatError:
 
 
 def _check(file: h5py.File, plan: Plan, shard: Shard, path: Path) -> None:
-    if file.attrs.get("fingerprint") != plan.fingerprint:
+    if has_variable_text(file, "fingerprint"):  # of 0.2.0 and before
+        check_heaps(path)
+    elif any(has_variable_text(file, name) for name in file.attrs):
+        raise FormatError(f"{path} has texts of variable length, as emrecon does not write them; refused")
+    if plain_attribute(file, "schema_version") != 1 and not _ends_whole(path):
+        raise FormatError(f"{path} does not end with its digest; truncated or damaged? Run the simulation again")
+    fingerprint, first, n = (plain_attribute(file, name) for name in ("fingerprint", "first_sample", "n_samples"))
+    if fingerprint != plan.fingerprint:
         raise FormatError(f"{path} belongs to another set: its fingerprint is not that of {MANIFEST}")
-    if (file.attrs.get("first_sample"), file.attrs.get("n_samples")) != (shard.first, shard.n):
+    if (first, n) != (shard.first, shard.n):
         raise FormatError(f"{path} does not hold samples {shard.first} to {shard.first + shard.n - 1}; renamed?")
     for name, field in plan.fields.items():
-        found = file.get(name)
-        if not isinstance(found, h5py.Dataset) or found.shape != (shard.n, *field.shape):
-            raise FormatError(f"{path}: {name} is missing or has a wrong shape; damaged?")
+        found = dataset_of(file, name)
+        if found.shape != (shard.n, *field.shape) or found.dtype != np.dtype(field.dtype) or not found.chunks:
+            raise FormatError(f"{path}: {name} is {found.dtype} of shape {found.shape}; damaged?")
         if found.id.get_num_chunks() != math.ceil(shard.n / found.chunks[0]):
             raise FormatError(f"{path}: {name} is not complete; damaged?")
 
 
-def is_complete(plan: Plan, folder: Path, shard: Shard) -> bool:
-    """Whether a shard's file opens, belongs to the plan, has every chunk, and its first and last samples read well."""
+def _ends_whole(path: Path) -> bool:
+    """Whether a shard ends with a digest, of whatever."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - _FOOTER_SIZE))
+        return stream.read(len(_FOOTER)) == _FOOTER
+
+
+def is_there(plan: Plan, folder: Path, shard: Shard) -> bool:
+    """Whether a shard's file opens, belongs to the plan and has every chunk; what is in them is not looked at."""
     if not (folder / shard.name).exists():
         return False
     try:
-        with open_shard(plan, folder, shard) as file:
-            for name in plan.fields:
-                _ = file[name][0], file[name][-1]
-    except (OSError, RuntimeError, KeyError, FormatError):
+        with open_shard(plan, folder, shard):
+            return True
+    except (OSError, FormatError):
         return False
-    return True
+
+
+def is_sound(plan: Plan, folder: Path, shard: Shard) -> bool:
+    """Whether a shard's file is there and every byte of it is as it was written.
+
+    Those of 0.2.0 have no digest: all of their samples are read, whose compression has checksums.
+    """
+    if not is_there(plan, folder, shard):
+        return False
+    try:
+        with open_shard(plan, folder, shard) as file:
+            if plain_attribute(file, "schema_version") == 1:
+                for name in plan.fields:
+                    for first in range(shard.n):
+                        _ = file[name][first]
+                return True
+        image = (folder / shard.name).read_bytes()
+    except (OSError, RuntimeError, LookupError, ValueError):
+        return False
+    return image[-_FOOTER_SIZE:] == _FOOTER + hashlib.sha256(image[:-_FOOTER_SIZE]).hexdigest().encode()
 
 
 def claim(plan: Plan, folder: Path) -> None:

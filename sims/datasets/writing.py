@@ -30,7 +30,8 @@ from .shards import (
     Shard,
     Source,
     claim,
-    is_complete,
+    is_sound,
+    is_there,
     made,
     remove_temporaries,
     shard_image,
@@ -131,7 +132,7 @@ def write_dataset(
     # without other ranks nobody else can be at work on the rest
     remove_temporaries(folder, [*_names(mine), *((MANIFEST, CARD, README, EXAMPLES) if n_ranks == 1 else ())])
     claim(plan, folder)
-    ready = {shard for shard in mine if is_complete(plan, folder, shard)}
+    ready = {shard for shard in mine if is_sound(plan, folder, shard)}
     left = [shard for shard in mine if shard not in ready]
     total = sum(shard.n for shard in mine)
     account = _Account(progress, total, start, total - sum(shard.n for shard in left), _size(folder, ready))
@@ -139,7 +140,7 @@ def write_dataset(
     if left:
         _check_first(source, plan, folder)
         _make(source, plan, folder, left, workers, executor, account)
-    missing = _names(shard for shard in plan.shards if not is_complete(plan, folder, shard))
+    missing = _names(shard for shard in plan.shards if not is_there(plan, folder, shard))
     if not missing and (left or not has_card(folder)):
         write_card(folder, plan)
     made_now = sum(shard.n for shard in left)

@@ -71,7 +71,7 @@ def test_a_set_is_what_the_source_makes(made):
             assert sample[name].dtype == source.fields[name].dtype
             np.testing.assert_array_equal(sample[name], values[0])
     with h5py.File(made / "shard-00002.h5") as file:
-        assert dict(file["counts"].attrs) == {"units": "counts", "description": "a sinogram", "first_sample": 16}
+        assert dict(file["counts"].attrs) == {"units": b"counts", "description": b"a sinogram", "first_sample": 16}
         assert file.attrs["n_samples"] == 8
         assert file["counts"].shuffle
         assert file["counts"].compression == "gzip"
@@ -345,7 +345,7 @@ def test_a_disk_that_fills_up_keeps_finished_shards(made, tmp_path, monkeypatch)
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
 def test_a_file_that_may_not_grow_in_a_worker(tmp_path):
     code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000));"
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
         f"write_dataset(Toy(), {str(tmp_path)!r}, shard_size=8, workers=2)"
     )
     run = script(code, stderr=subprocess.PIPE)
