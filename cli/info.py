@@ -13,21 +13,72 @@ import typer
 from emrecon import formats
 from emrecon.projectors.core.compiling import cache_folder
 from emrecon.projectors.core.threads import thread_count
+from emrecon.sims.datasets import MANIFEST, Dataset
 
-from . import learned
+from . import learned, options
 from .printing import plain_console, printable
 
 _PACKAGES = ("emrecon", "numpy", "scipy", "numba", "h5py", "nibabel", "torch", "cupy-cuda12x", "cupy-cuda13x")
 
 
 def info(
-    file: Annotated[Path | None, typer.Argument(help="A scan or an image; without it, this machine.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A scan, an image, events, efficiencies, DICOM (a file or a folder), a data set, weights; without it, "
+            "this machine."
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Replace a value of the header; repeat.")
+    ] = None,
 ) -> None:
     """Say what a file holds; without a file, which versions, threads, devices and kernels are in use."""
-    facts = formats.describe(file) if file is not None else _machine()
+    if file is None and header:
+        raise typer.BadParameter("name the file whose header it replaces a value of", param_hint="--header")
+    facts = _machine() if file is None else _facts(file, options.header_values(header or ()))
     width, console = max(map(len, facts)), plain_console()
     for name, value in facts.items():
         console.print(f"{name:{width}}  {printable(_plain(value))}")
+
+
+def _facts(file: Path, header: dict[str, Any]) -> dict[str, Any]:
+    if (file / MANIFEST).is_file():
+        return _of_samples(file)
+    if file.suffix == ".safetensors":
+        return _of_weights(file)
+    return formats.describe(file, **header)
+
+
+def _of_samples(folder: Path) -> dict[str, Any]:
+    """What a data set holds."""
+    found = Dataset(folder)
+    fields = {f"field {name}": f"{_shape(field.shape)} {field.dtype}" for name, field in found.fields.items()}
+    recipe = {name: found.recipe[name] for name in ("name", "seed", "description") if name in found.recipe}
+    return {"format": "emrecon data set", "holds": "samples", "samples": len(found), **recipe, **fields}
+
+
+def _of_weights(file: Path) -> dict[str, Any]:
+    """What the card of trained weights says."""
+    learned.require("safetensors.torch")
+    from emrecon.unrolled.training.weights import read_card
+
+    card = read_card(file)
+    facts = {
+        "format": "weights of a network",
+        "architecture": card.architecture,
+        "arguments": ", ".join(f"{name}={value!r}" for name, value in card.arguments.items()),
+        "parameters": card.parameters,
+        "scale": card.scale,
+        **card.metrics,
+        "notes": card.notes,
+        "version": card.version,
+    }
+    return {name: value for name, value in facts.items() if value != ""}
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
 
 
 def _machine() -> dict[str, Any]:

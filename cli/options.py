@@ -116,19 +116,23 @@ Scalar = int | float | str
 
 
 def header_values(pairs: Sequence[str]) -> dict[str, Scalar | tuple[Scalar, ...]]:
-    """Return {"radius": 150.0} from ["radius=150"]; lists are written with commas."""
+    """Return {"radius": 150.0} from ["radius=150"]; lists are written with commas, in brackets or without."""
     values: dict[str, Scalar | tuple[Scalar, ...]] = {}
     for pair in pairs:
         name, found, text = pair.partition("=")
         if not found:
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--header")
-        values[name.strip().replace("-", "_")] = _value(text.strip())
+        key = name.strip().replace("-", "_")
+        if key in values:
+            raise typer.BadParameter(f"{key} is given twice", param_hint="--header")
+        values[key] = _value(text.strip())
     return values
 
 
 def _value(text: str) -> Scalar | tuple[Scalar, ...]:
-    parts = [_scalar(part) for part in text.split(",")]
-    return parts[0] if len(parts) == 1 else tuple(parts)
+    bare = next((text[1:-1] for pair in ("[]", "()", "{}") if text[:1] == pair[0] and text[-1:] == pair[1]), None)
+    parts = [_scalar(part.strip()) for part in (text if bare is None else bare.rstrip(", ")).split(",")]
+    return parts[0] if len(parts) == 1 and bare is None else tuple(parts)
 
 
 def _scalar(text: str) -> Scalar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field as Limit
+from pydantic import ValidationError
 
 from emrecon.sims import recipes
 from emrecon.sims.datasets import Dataset, SimulatedDataset
@@ -203,6 +205,7 @@ def load_plan(recipe: str, *, folder: Path | None = None, steps: int | None = No
         warmup = made.training.warmup if made.training.warmup < steps else steps // 10
         table = made.training.model_copy(update={"steps": steps, "warmup": warmup})
         made = made.model_copy(update={"training": table})
+    by_option = folder is not None
     if folder is None and made.data.folder is not None:
         folder = beside / made.data.folder
 
@@ -214,12 +217,19 @@ def load_plan(recipe: str, *, folder: Path | None = None, steps: int | None = No
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
             first = str(error).split(" ")[0].rstrip(":")  # messages of the checks below begin with their key
             own = [first] if [*keys, first] in _tables(made) else []
+            if by_option and keys == ["data"] and not _names_one(made.data.model_fields_set, str(error)):
+                raise RecipeError(f"--data: {error}") from error
             raise complain(name, text, [*keys, *own], error) from error
 
     plan = Plan(made, checked(["data"], lambda: _simulation(made.data, folder, beside)), folder)
     for keys, check in _checks(plan):
         checked(keys, check)
     return plan
+
+
+def _names_one(keys: set[str], message: str) -> bool:
+    """Whether a message is about what one of the keys says, not about where the samples come from."""
+    return any(re.search(rf"\b{key}\b", message) for key in keys - {"recipe", "folder"})
 
 
 def _tables(recipe: TrainingRecipe) -> list[list[str]]:
@@ -246,7 +256,15 @@ def _simulation(data: DataTable, folder: Path | None, beside: Path) -> recipes.R
         found = Dataset(folder).recipe
         if "phantom" not in found:
             raise ValueError(f"folder {folder} was not written by `emrecon simulate`, so its geometry is unknown")
-        return recipes.Recipe.model_validate_json(json.dumps(found))
+        try:
+            return recipes.Recipe.model_validate_json(json.dumps(found))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(key) for key in first["loc"])
+            raise ValueError(
+                f"folder {folder} holds a recipe that this version does not know ({place}: {first['msg']}); simulate "
+                "it again"
+            ) from error
     if data.recipe is None:
         raise ValueError("recipe or folder must say where the samples come from, or pass --data")
     own = beside / data.recipe
@@ -280,9 +298,10 @@ def _possible_data(plan: Plan) -> None:
         raise ValueError(f"the simulation's split needs {missing[0]!r}, but has only {', '.join(simulation.split)}")
     for part in ("train", "validation"):
         n = len(plan.dataset(part))
-        least = data.batch_size if part == "train" else 1
-        if n < least:
-            raise ValueError(f"split {part!r} has {n} samples, too few (training needs batch_size, validation 1)")
+        if n == 0:
+            raise ValueError(f"split {part!r} has no samples")
+        if part == "train" and n < data.batch_size:
+            raise ValueError(f"batch_size is {data.batch_size}, but split {part!r} has {n} samples; use at most {n}")
 
 
 def _possible_network(plan: Plan) -> None:

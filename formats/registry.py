@@ -13,6 +13,7 @@ from emrecon.projectors import DynamicScan, GatedScan, ImageGrid, PETSinogram, S
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.core.errors import FormatError, naming, require_file
 
+from .describing import describe_norm, describe_other, is_norm
 from .hdf5 import dynamic as native_dynamic
 from .hdf5 import files as native
 from .hdf5.windows import describe_windowed_scan
@@ -177,9 +178,24 @@ def _axes_of(beside: str | os.PathLike[str] | ImageAxes | None) -> ImageAxes | N
     return beside if beside is None or isinstance(beside, ImageAxes) else axes_beside(beside)
 
 
-def describe(path: str | os.PathLike[str]) -> dict[str, object]:
-    """Return what a file holds as names and plain values, for `emrecon info`; the file is read and checked in full."""
-    kind = _kind_of(path)
+def describe(path: str | os.PathLike[str], **overrides: object) -> dict[str, object]:
+    """Return what a file holds as names and plain values, for `emrecon info`; the file is read and checked in full.
+
+    Scans, images and events of every format that is read here, Siemens normalisations, DICOM (a file, or a folder with
+    its series), arrays of events (.npy) and checkpoints (.npz).
+
+    Args:
+        overrides : values that replace those of the header of a scan or events, as for `read_scan`.
+
+    Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files; TypeError for overrides that the
+    format does not take.
+    """
+    other = describe_other(path)
+    kind = _kind_of(path) if other is None else None
+    if overrides and kind != "interfile":
+        raise TypeError(f"{path} has no header whose values can be replaced, got {', '.join(overrides)}")
+    if other is not None:
+        return other
     if kind == "hdf5":
         describers = {
             "dynamic": native_dynamic.describe_dynamic,
@@ -189,20 +205,30 @@ def describe(path: str | os.PathLike[str]) -> dict[str, object]:
         return describers.get(native.kind_of(path), native.describe)(path)
     if kind == "nifti":
         return {"format": "NIfTI"} | image_summary(*read_nifti(path))
+    return _describe_interfile(path, overrides)
+
+
+def _describe_interfile(path: str | os.PathLike[str], overrides: dict[str, object]) -> dict[str, object]:
     if is_petlink(path):
-        return _petlink_summary(read_petlink(path))
+        return _petlink_summary(read_petlink(path, **overrides))
+    norm = is_norm(path)
+    if norm is not None:
+        return describe_norm(norm, **overrides)  # type: ignore[arg-type]  # an unknown name is a TypeError
     if _is_pet(path):
-        return {"format": "Interfile"} | scan_summary(_read_pet(path))
+        return {"format": "Interfile"} | scan_summary(_read_pet(path, **overrides))
     header = load_header(path, {}, ())
     if "number of projections" in header.keys:
-        return {"format": "Interfile"} | _interfile_summary(path, parts_of(header))
+        return {"format": "Interfile"} | _interfile_summary(path, parts_of(header), overrides)
+    if overrides:
+        raise TypeError(f"{path} is an image, whose header is taken as it is, got {', '.join(overrides)}")
     return {"format": "Interfile"} | image_summary(*read_interfile_image(path))
 
 
-def _interfile_summary(path: str | os.PathLike[str], parts: Parts) -> dict[str, object]:
-    if parts.n == 1:
-        return scan_summary(read_interfile(path))
-    return series_summary(read_gated(path) if parts.kind == "gate" else read_dynamic(path))
+def _interfile_summary(path: str | os.PathLike[str], parts: Parts, overrides: dict[str, object]) -> dict[str, object]:
+    if parts.n == 1 or "window" in overrides:
+        return scan_summary(read_interfile(path, **overrides))
+    read = read_gated if parts.kind == "gate" else read_dynamic
+    return series_summary(read(path, **overrides))
 
 
 def _is_pet(path: str | os.PathLike[str]) -> bool:

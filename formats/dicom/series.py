@@ -66,12 +66,11 @@ def slices_of_series(
     path: FilePath | Iterable[FilePath], modality: str, series: str | int | None
 ) -> tuple[list[_Slice], bool]:
     """Return the slices of a series, and whether `path` is a folder; raises FormatError where there is not just one."""
-    paths, folder = _paths(path)
-    headers = [(file, header) for file in paths if (header := _header(file, required=not folder)) is not None]
-    found = Counter(_modality(header) for _, header in headers)
-    wanted = [(file, header) for file, header in headers if _modality(header) == modality]
+    headers, folder = headers_of(path)
+    found = Counter(modality_of(header) for _, header in headers)
+    wanted = [(file, header) for file, header in headers if modality_of(header) == modality]
     if not folder and len(wanted) < len(headers):
-        file, kind = next((file, kind) for file, header in headers if (kind := _modality(header)) != modality)
+        file, kind = next((file, kind) for file, header in headers if (kind := modality_of(header)) != modality)
         raise FormatError(f"{file} is {_EXPLAINED.get(kind, kind)}, not {modality}; the wrong file or reader?")
     if not wanted:
         kinds = ", ".join(f"{n} {_EXPLAINED.get(kind, kind)}" for kind, n in found.items()) or "no DICOM images"
@@ -80,6 +79,12 @@ def slices_of_series(
     slices = [_slice(file, header) for file, header in chosen]
     _check_identity(slices)
     return slices, folder
+
+
+def headers_of(path: FilePath | Iterable[FilePath]) -> tuple[list[_File], bool]:
+    """Return the DICOM files with their attributes but for pixels, and whether `path` is a folder."""
+    paths, folder = _paths(path)
+    return [(file, header) for file in paths if (header := _header(file, required=not folder)) is not None], folder
 
 
 def _paths(path: FilePath | Iterable[FilePath]) -> tuple[list[Path], bool]:
@@ -114,7 +119,8 @@ def _header(path: Path, required: bool) -> Dataset | None:
         raise FormatError(f"{path}: the DICOM header cannot be read ({error}); truncated or damaged?") from error
 
 
-def _modality(header: Dataset) -> str:
+def modality_of(header: Dataset) -> str:
+    """Return the modality, such as PT, NM or CT."""
     return text_of(header, "Modality") or _MODALITIES.get(text_of(header, "SOPClassUID") or "", "of unknown modality")
 
 

@@ -87,7 +87,9 @@ def check_subsets(subsets: int, n_views: int) -> None:
     if not isinstance(subsets, (int, np.integer)) or subsets < 1:
         raise ArgumentError("subsets", f"subsets must be a whole number of at least 1, got {subsets!r}")
     if subsets > n_views:
-        raise ArgumentError("subsets", f"subsets is {subsets}, but the scan has only {n_views} views; use fewer")
+        raise ArgumentError(
+            "subsets", f"subsets is {subsets}, but the scan has only {n_views} views; use at most {n_views}"
+        )
 
 
 def on_grid(name: str, values: Array, grid: ImageGrid, *, batch: bool = False) -> Array:

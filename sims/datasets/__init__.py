@@ -2,9 +2,11 @@
 
 from .ranks import rank_and_size
 from .reading import Batches, Dataset, Field, SimulatedDataset, Source, loader
+from .shards import MANIFEST
 from .writing import Written, write_dataset
 
 __all__ = [
+    "MANIFEST",
     "Batches",
     "Dataset",
     "Field",

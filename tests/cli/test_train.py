@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from recipe_cases import SMALL_PET, SMALL_SPECT
 from emrecon.cli import train_recipe
 from emrecon.cli.errors import InterruptionError
 from emrecon.cli.train_data import Preparation, held_out, stacked, training_batches
-from emrecon.sims import RecipeError
+from emrecon.sims import RecipeError, recipes
+from emrecon.sims.datasets import write_dataset
 from emrecon.unrolled import normalised_guide
 from emrecon.unrolled.training import losses
 from emrecon.unrolled.training.loop import Validation
@@ -94,7 +96,7 @@ def test_recipes_of_the_library_can_begin(name):
         ),
         ("width = 2", "subsets = 13", "line 11: network.subsets: subsets must be at most 12"),
         ("width = 2", "dimensions = 3", "line 11: network.dimensions: dimensions = 3 needs volumes"),
-        ("batch_size = 2", "batch_size = 9", "line 6: data.batch_size: split 'train' has 8 samples"),
+        ("batch_size = 2", "batch_size = 9", "line 6: data.batch_size: batch_size is 9, but split 'train' has"),
         (
             "batch_size = 2",
             "level = 0.2",
@@ -313,3 +315,42 @@ def test_two_ranks_train_one_network(recipe, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote ") == 1
     assert read_card(tmp_path / "run" / "weights.safetensors").architecture == "mapem-net"
+
+
+class Samples:
+    """A set of samples whose description is given."""
+
+    n, samples_per_phantom, batch = 4, 1, 1
+    split: ClassVar = {"train": 2, "validation": 2}
+
+    def __init__(self, described):
+        self.made = recipes.RecipeSource(recipes.recipe.parse_recipe(SMALL_PET), 4)
+        self.fields, self.described = self.made.fields, described
+
+    def describe(self):
+        return self.described
+
+    def samples(self, indices):
+        return self.made.samples(indices)
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        (None, "nothing has no manifest.json"),
+        ({"a": 1}, "was not written by `emrecon simulate`"),
+        ({"phantom": {"kind": "x"}}, r"a recipe that this version does not know \(.*\); simulate it again"),
+    ],
+)
+def test_samples_of_a_folder_that_cannot_be_used_are_blamed_on_the_option(recipe, tmp_path, described, message):
+    folder = tmp_path / "nothing"
+    if described is not None:
+        write_dataset(Samples(described), folder)
+    with pytest.raises(RecipeError, match=f"^--data: .*{message}"):
+        train_recipe.load_plan(str(recipe), folder=folder)
+
+
+def test_a_batch_that_no_split_fills_says_what_would_fit(recipe):
+    recipe.write_text(TRAINING.replace("batch_size = 2", "batch_size = 900"), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"batch_size is 900, but split 'train' has \d+ samples; use at most \d+"):
+        train_recipe.load_plan(str(recipe))
