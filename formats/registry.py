@@ -237,6 +237,12 @@ def _is_pet(path: str | os.PathLike[str]) -> bool:
 
 def _read_pet(path: str | os.PathLike[str], **overrides: object) -> Scan:
     counts, sinogram, facts = read_interfile_pet(path, **overrides)
+    negative = int((counts < 0).sum())
+    if negative:
+        raise FormatError(
+            f"{path}: {negative} values are negative, so randoms were subtracted, and the rest is not Poisson; use "
+            "the prompts, with the randoms as background. read_interfile_pet returns the values as they are, for FBP"
+        )
     with naming(Path(path)):
         return Scan(
             counts,

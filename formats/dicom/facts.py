@@ -25,7 +25,7 @@ from .attributes import (
     texts_of,
     value_of,
 )
-from .series import start_of
+from .series import modality_of, start_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -56,7 +56,7 @@ class PETFacts:
         injected_dose : MBq.
         injection_time : date and time.
         series_time : of the series.
-        acquisition_time : when the earliest image of the series began.
+        acquisition_time : when the earliest image of the series began, None unless all images say when they did.
         frame_start : when the earliest image of this frame began.
         n_beds : how many different ones occur in it.
         frame_reference_time : s after series_time.
@@ -121,7 +121,9 @@ def facts_of(frame: list[Dataset], series: list[Dataset]) -> PETFacts:
     """Return the facts of a frame, from the headers of its slices and of the whole series."""
     starts = {start for header in frame if (start := start_of(header))}
     header = min(frame, key=lambda item: start_of(item) or datetime.max)
-    begun = min((start for item in series if (start := start_of(item))), default=None)
+    begins = [start_of(item) for item in series]
+    # one that does not say it may be the earliest
+    begun = None if None in begins else min(filter(None, begins), default=None)
     series_time = moment_of(text_of(header, "SeriesDate"), text_of(header, "SeriesTime"))
     facts = PETFacts(
         units=text_of(header, "Units"),
@@ -204,7 +206,9 @@ def _items(header: Dataset, keyword: str) -> list[Dataset]:
 def _injection_time(header: Dataset, item: Dataset, facts: PETFacts, half_life: float | None) -> datetime | None:
     """The date and time of injection; where the file gives a time of day, that before the scan."""
     full = date_time_of(text_of(item, "RadiopharmaceuticalStartDateTime"), text_of(header, "TimezoneOffsetFromUTC"))
-    scan = min((t for t in (facts.series_time, facts.acquisition_time) if t), default=None)
+    # not SeriesTime, which may be when the series was made, days later
+    notes = (facts.acquisition_time, facts.siemens_decay_time, facts.ge_scan_time)
+    scan = min((moment for moment in notes if moment), default=None)
     if full or scan is None or (half_life or 0) > _DAYLONG:
         return full
     injected = moment_of(f"{scan:%Y%m%d}", text_of(item, "RadiopharmaceuticalStartTime"))
@@ -256,4 +260,10 @@ def facts_like(like: PETFacts | PETImage | Dataset | None) -> PETFacts:
     if not hasattr(facts, "private_block"):
         raise TypeError(f"like must be PETFacts, a PETImage or a pydicom dataset, got {type(like).__name__}")
     with lenient():
+        modality = modality_of(facts)
+        if modality != "PT":
+            raise ValueError(
+                f"write_dicom_pet writes PT images, but like= is {modality}: counts of SPECT are not Bq/mL of PET. "
+                "Write NIfTI or HDF5, or give what is shared by hand: PETFacts(units=..., study={...})"
+            )
         return facts_of([facts], [facts])

@@ -99,7 +99,8 @@ def write_dicom_pet(
     """Write an image (x, y, z) on `grid` as a PET series, one file per slice, 0001.dcm, 0002.dcm, ... from the feet up.
 
     Args:
-        like : `PETFacts`, a `PETImage` or a pydicom dataset whose patient, study, tracer and times the series shares.
+        like : `PETFacts`, a `PETImage` or a pydicom dataset of PT whose patient, study, tracer and times the series
+            shares.
         changes : fields of `PETFacts` that are different, such as units="BQML" (the default without `like`),
             series_description="MAP-EM", corrections=("ATTN", "SCAT", "DECY").
 
@@ -108,7 +109,8 @@ def write_dicom_pet(
     nothing private is copied. The folder appears complete or not at all; what was in it stays unless `overwrite`, and
     then only a series written by this function is replaced.
 
-    Raises ValueError for an image that does not fit the grid or has values that are not finite; FileExistsError;
+    Raises ValueError for an image that does not fit the grid or has values that are not finite, where the units are not
+    known, and for a `like` of another modality (SPECT is no PT image); FileExistsError;
     OSError naming the folder where it cannot be written.
     """
     values = writable(image, grid)

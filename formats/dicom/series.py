@@ -8,16 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.errors import MAXIMUM_ELEMENTS, FormatError, check_size, naming, require_file
 
-from .attributes import PET_STORAGE, FilePath, moment_of, number_of, numbers_of, text_of, texts_of
+from .attributes import PET_STORAGE, FilePath, date_time_of, moment_of, number_of, numbers_of, text_of, texts_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -33,6 +34,7 @@ _JPEG_2000_PACKAGES = "pylibjpeg pylibjpeg-openjpeg"
 # direction cosines are stored with about six digits; the same limit as for NIfTI
 _OBLIQUE = 1e-3
 _SAME_PLACE = 0.01  # mm
+_HALF_A_DAY = 12.0  # h
 _ROUNDED = 0.1  # mm, to which some scanners round the positions of slices
 
 
@@ -222,6 +224,7 @@ def frames_of(slices: list[_Slice]) -> list[list[_Slice]]:
         frames = {value: [(p, s) for p, s, v in zip(place, slices, values) if v == value] for value in set(values)}
         if any(len({p for p, _ in frame}) < len(frame) for frame in frames.values()):
             continue
+        _check_midnight(slices, frames, key)
         ordered = [[item for _, item in frames[value]] for value in sorted(frames)]  # type: ignore[type-var]
         short = [i for i, frame in enumerate(ordered, 1) if len(frame) < n_places]
         # a frame that lacks slices does not stand in the way of the others
@@ -246,13 +249,35 @@ def _image_group(header: Dataset) -> float | None:
 
 
 def start_of(header: Dataset) -> datetime | None:
-    """Return when an image began, as the header says it, None where it does not."""
-    return moment_of(text_of(header, "AcquisitionDate"), text_of(header, "AcquisitionTime"))
+    """Return when an image began, as AcquisitionDate and -Time or AcquisitionDateTime say, None where they do not."""
+    begun = moment_of(text_of(header, "AcquisitionDate"), text_of(header, "AcquisitionTime"))
+    return begun or date_time_of(text_of(header, "AcquisitionDateTime"), text_of(header, "TimezoneOffsetFromUTC"))
+
+
+def _check_midnight(slices: list[_Slice], frames: dict[Any, Any], key: Callable[[Dataset], Any]) -> None:
+    """Raise FormatError where times of day, or a date that was not counted on, put the frames in a wrong order."""
+    if key not in (start_of, _time_of_day):
+        return
+    times = sorted(frames)
+    gap = max((later - earlier for earlier, later in pairwise(times)), default=timedelta(0))
+    if gap > timedelta(hours=_HALF_A_DAY):
+        earlier, later = (f"{moment:%H:%M:%S}" for moment in (times[0], times[-1]))
+        raise FormatError(
+            f"{slices[0].path.parent}: the frames began from {earlier} to {later}, so over midnight or half a day "
+            "apart, and neither FrameReferenceTime nor AcquisitionDate tells their order; set either in the files, or "
+            "pass the list of files of one frame"
+        )
+
+
+def _time_of_day(header: Dataset) -> datetime | None:
+    """When an image without a date began, on a day that stands for all."""
+    return None if text_of(header, "AcquisitionDate") else moment_of("19700101", text_of(header, "AcquisitionTime"))
 
 
 _FRAME_KEYS: tuple[Callable[[Dataset], float | datetime | None], ...] = (
     lambda header: number_of(header, "FrameReferenceTime"),
     start_of,
+    _time_of_day,
     lambda header: number_of(header, "TriggerTime"),
     lambda header: number_of(header, "TemporalPositionIdentifier"),
     _image_group,

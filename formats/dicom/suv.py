@@ -45,7 +45,8 @@ _NAMES = {
     "injected_dose": ("the injected dose in MBq", "350.0"),
     "injection_time": ("the date and time of the injection", "datetime(...)"),
     "half_life": ("the half-life in s", "6584.0"),
-    "acquisition_time": ("the time of the series or of its first image", "datetime(...)"),
+    "acquisition_time": ("the date and time when the first image began (AcquisitionDate, -Time)", "datetime(...)"),
+    "series_time": ("the date and time of the series (SeriesDate, SeriesTime)", "datetime(...)"),
     "frame_start": ("the time the image began", "datetime(...)"),
     "frame_duration": ("the duration of the frame in s", "300.0"),
 }
@@ -87,7 +88,7 @@ def decay_reference_time(facts: PETFacts) -> datetime:
         ADMIN   the injection
         START   SeriesTime, unless an image began before it: then the series was made afterwards, and the reference
                 is the scan time GE notes, or the earlier of the first AcquisitionTime and what FrameReferenceTime
-                implies
+                implies. Without the date and time of the acquisition the two cannot be told apart: refused
         NONE    the moment of mean activity during the frame
 
     `facts.decay_reference` and the moment Siemens notes come before these rules.
@@ -110,11 +111,23 @@ def decay_reference_time(facts: PETFacts) -> datetime:
         )
     if facts.siemens_decay_time is not None:
         return facts.siemens_decay_time
-    series = facts.series_time or required_fact(facts.acquisition_time, "acquisition_time")
-    begun = facts.acquisition_time or series
-    if series <= begun:
-        return series
-    return facts.ge_scan_time or min(begun, _implied_by_frame_reference(facts) or begun)
+    if facts.acquisition_time is None and facts.ge_scan_time is not None:
+        return facts.ge_scan_time
+    # without it SeriesTime cannot be told from the time when the series was made afterwards
+    begun = required_fact(facts.acquisition_time, "acquisition_time")
+    implied = _implied_by_frame_reference(facts)
+    if facts.series_time is None:
+        return facts.ge_scan_time or required_fact(implied, "series_time")
+    if facts.series_time <= begun:
+        return facts.series_time
+    if facts.ge_scan_time is None and implied is None:
+        warnings.warn(
+            f"SUV: SeriesTime {facts.series_time} is after the scan and FrameReferenceTime is missing, so the values "
+            f"are taken as decay corrected to the first AcquisitionTime, {begun}; where earlier beds were left out, "
+            + _advice("decay_reference", "datetime(...)"),
+            stacklevel=3,
+        )
+    return facts.ge_scan_time or min(begun, implied or begun)
 
 
 def _suv_type(kind: str) -> str:

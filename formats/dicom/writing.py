@@ -99,7 +99,7 @@ def _series_attributes(facts: PETFacts) -> dict[str, object]:
         **_when("Acquisition", facts.frame_start),
         **_when("Content", datetime.now()),
         "SeriesType": ["WHOLE BODY" if facts.series_type == "WHOLE BODY" else "STATIC", "IMAGE"],
-        "Units": facts.units or "BQML",
+        "Units": _known_units(facts),
         "SUVType": facts.suv_type,
         "CountsSource": "EMISSION",
         "CollimatorType": "NONE",
@@ -110,6 +110,15 @@ def _series_attributes(facts: PETFacts) -> dict[str, object]:
         "ActualFrameDuration": "" if facts.frame_duration is None else round(1000 * facts.frame_duration),
         "RadiopharmaceuticalInformationSequence": [_tracer_item(facts)],
     }
+
+
+def _known_units(facts: PETFacts) -> str:
+    """The units of the values; a PT image without them would be read as anything."""
+    if not facts.units:
+        raise ValueError(
+            'write_dicom_pet: the units of the values are not known; pass units="BQML" or what they are in'
+        )
+    return facts.units
 
 
 def _image_attributes(grid: ImageGrid, signed: bool) -> dict[str, object]:

@@ -592,9 +592,61 @@ def test_series_made_after_the_scan(tmp_path, vendor):
             dataset.FrameReferenceTime = str(round(1000 * (300 + mean_activity(300)), 3))
     facts = read_dicom_pet(save(tmp_path / "a", datasets)).facts
     late = 300 if vendor == "acquisition" else 0
+    if vendor == "acquisition":
+        with pytest.warns(UserWarning, match=r"FrameReferenceTime is missing.*where earlier beds were left out"):
+            reference = decay_reference_time(facts)
+        facts = dataclasses.replace(facts, decay_reference=reference)
     reference = decay_reference_time(facts)
     assert abs((reference - datetime(2024, 3, 1, 10, 30, 0, 500000)).total_seconds() - late) < 1e-3
     assert suv_factor(facts) == pytest.approx(70000 / (350e6 * 2 ** (-(3600.5 + late) / HALF_LIFE)), rel=1e-6)
+
+
+WITHOUT_DATE = [{"AcquisitionDate": ""}, {"AcquisitionDate": None}, {"AcquisitionTime": ""}]
+
+
+@pytest.mark.parametrize("empty", WITHOUT_DATE)
+@pytest.mark.parametrize("images", ["all", "one"])
+def test_a_series_made_later_without_the_date_of_its_acquisition(tmp_path, empty, images):
+    """SeriesTime, four hours late, was taken as the scan's: SUV was 4.6 times too high, or the injection a day off."""
+    datasets = list(series(SeriesTime="143000"))
+    for dataset in datasets if images == "all" else datasets[3:4]:
+        put(dataset, empty)
+    facts = read_dicom_pet(save(tmp_path / "a", datasets)).facts
+    assert (facts.acquisition_time, facts.injection_time) == (None, None)
+    with pytest.raises(ValueError, match=r"date and time .* is needed.*dataclasses.replace\(facts, "):
+        suv_factor(facts)
+    with pytest.raises(ValueError, match=r"when the first image began \(AcquisitionDate, -Time\) is needed"):
+        decay_reference_time(facts)
+    said = {"acquisition_time": datetime(2024, 3, 1, 10, 30, 0, 500000), "injection_time": datetime(2024, 3, 1, 9, 30)}
+    mended = dataclasses.replace(facts, frame_start=said["acquisition_time"], **said)
+    assert suv_factor(mended) == pytest.approx(70000 / (350e6 * 2 ** (-3600.5 / HALF_LIFE)), rel=1e-6)
+
+
+def test_the_moment_of_acquisition_in_one_attribute(tmp_path):
+    datasets = list(series(SeriesTime="143000", AcquisitionDate="", AcquisitionDateTime="20240301103000.5"))
+    facts = read_dicom_pet(save(tmp_path / "a", datasets)).facts
+    assert decay_reference_time(facts) == datetime(2024, 3, 1, 10, 30, 0, 500000)
+    assert suv_factor(facts) == pytest.approx(70000 / (350e6 * 2 ** (-3600.5 / HALF_LIFE)), rel=1e-6)
+
+
+def test_frames_without_frame_reference_times(tmp_path):
+    """Ordered by the times of their acquisition; over midnight only where the date tells."""
+
+    def frames(begun, dates):
+        for i, (time, date) in enumerate(zip(begun, dates)):
+            times = {"AcquisitionTime": time, "AcquisitionDate": date, "FrameReferenceTime": None}
+            yield from series(SeriesType=["DYNAMIC", "IMAGE"], RescaleSlope=str(i + 1), **times)
+
+    for n, (begun, dates) in enumerate(
+        [(("093000", "095900"), ("", "")), (("235900", "000100"), ("20240301", "20240302"))]
+    ):
+        folder = save(tmp_path / str(n), frames(begun, dates))
+        for frame in (1, 2):
+            np.testing.assert_array_equal(read_dicom_pet(folder, frame=frame).image, frame * STORED)
+    for n, dates in enumerate([("", ""), ("20240301", "20240301")]):
+        folder = save(tmp_path / f"midnight{n}", frames(("235900", "000100"), dates))
+        with pytest.raises(FormatError, match="neither FrameReferenceTime nor AcquisitionDate tells their order"):
+            read_dicom_pet(folder, frame=1)
 
 
 def test_frame_reference_times_of_ge_count_to_the_start_of_the_frame():
@@ -669,8 +721,10 @@ BAD_FACTS = {
     "injection": ({"injection_time": None}, r"injection is needed.*replace\(facts, injection_time="),
     "times": (
         {"series_time": None, "acquisition_time": None},
-        r"time of the series.*\(facts, acquisition_time=",
+        r"when the first image began \(AcquisitionDate, -Time\).*\(facts, acquisition_time=",
     ),
+    "acquisition": ({"acquisition_time": None}, r"when the first image began.*\(facts, acquisition_time="),
+    "series": ({"series_time": None}, r"time of the series \(SeriesDate, SeriesTime\).*\(facts, series_time="),
     "height": ({"height": None}, r"height in m is needed.*replace\(facts, height="),
     "sex": ({"sex": None}, "sex is needed"),
     "other sex": ({"sex": "O"}, "sex M or F, got 'O'"),
@@ -857,7 +911,7 @@ def test_what_cannot_be_written(tmp_path):
         (IMAGE.astype(complex), {}, ValueError, "real numbers"),
         (IMAGE, {"like": 3}, TypeError, "like must be PETFacts"),
         (IMAGE, {"dose": 3}, TypeError, "dose"),
-        (IMAGE, {"decay_correction": "START"}, ValueError, "time of the series"),
+        (IMAGE, {"decay_correction": "START"}, ValueError, "time when the first image began"),
     ]:
         with pytest.raises(error, match=message):
             write_dicom_pet(tmp_path / "a", image, GRID, **options)

@@ -665,7 +665,11 @@ def test_time_frames_become_a_dynamic_scan(tmp_path):
 def test_values_may_be_negative_but_not_infinite(tmp_path):
     values = np.zeros(VIEWS * RADIAL * PLANES)
     values[7] = -3
-    assert read_interfile_pet(save(tmp_path, values=values))[0].min() == -3
+    path = save(tmp_path, values=values)
+    assert read_interfile_pet(path)[0].min() == -3
+    for reader in (formats.read_scan, formats.describe):
+        with pytest.raises(FormatError, match=r"1 values are negative, so randoms.*use the prompts"):
+            reader(path)
     values[7] = np.inf
     with pytest.raises(FormatError, match="1 values are NaN or infinite"):
         read_interfile_pet(save(tmp_path, values=values))
