@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,8 +16,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from emrecon.projectors.core.archives import read_arrays
 from emrecon.projectors.core.arrays import Array, array_namespace, device, to_numpy
+from emrecon.projectors.core.errors import FormatError
 from emrecon.projectors.core.files import atomic_path, atomic_stream
+from emrecon.projectors.core.texts import read_json, read_text
 
 from .engines.em import Iterate
 
@@ -34,6 +36,7 @@ class Standing(Protocol):
 
 Row = dict[str, Any]
 Callback = Callable[[Any], Any]
+_COLUMNS = ("iteration", "seconds", "objective")
 _STATE = "state_"  # before the names of what an engine remembers, in a checkpoint
 Objective = Callable[[Array], Array | float]
 
@@ -172,23 +175,29 @@ class Checkpoint:
             like : an array whose library and device the saved ones shall have (default: NumPy); with it a run on
                 tensors goes on exactly.
 
-        Raises ValueError for a file that is damaged, or was written with another signature.
+        Raises FormatError (a ValueError) for a file that is damaged, ValueError for one with another signature.
         """
         if not Path(self.path).exists():
             return None
         try:
-            with Path(self.path).open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
-                iteration, image, signature = int(saved["iteration"]), saved["image"], str(saved["signature"])
-                state = {name.removeprefix(_STATE): saved[name] for name in saved.files if name.startswith(_STATE)}
-        except (ValueError, TypeError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{self.path} is not a checkpoint, or is damaged: {error}") from error
-        if signature != self.signature:
+            saved = read_arrays(self.path)
+            image, iteration, signature = (saved[name] for name in ("image", "iteration", "signature"))
+            if iteration.shape or iteration.dtype.kind not in "iu" or iteration < 0 or image.dtype.kind not in "fiu":
+                raise FormatError("its iteration and image are not a whole number and numbers")
+            if signature.shape or signature.dtype.kind != "U":
+                raise FormatError("its signature is not a text")
+        except (FormatError, KeyError) as error:
+            raise FormatError(f"{self.path} is not a checkpoint, or is damaged: {error}") from error
+        state = {name.removeprefix(_STATE): value for name, value in saved.items() if name.startswith(_STATE)}
+        if str(signature) != self.signature:
             raise ValueError(
-                f"{self.path} belongs to another run ({signature!r}, not {self.signature!r}); use another file"
+                f"{self.path} belongs to another run ({str(signature)!r}, not {self.signature!r}); use another file"
             )
         if like is None:
-            return Iterate(iteration, image, state)
-        return Iterate(iteration, _moved(image, like), {name: _moved(value, like) for name, value in state.items()})
+            return Iterate(int(iteration), image, state)
+        return Iterate(
+            int(iteration), _moved(image, like), {name: _moved(value, like) for name, value in state.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -227,12 +236,21 @@ def _host(value: Any) -> np.ndarray:
 
 
 def _read_log(path: Path) -> list[Row]:
+    """The rows of a log; raises FormatError naming the file for another one."""
+    rows = read_json(path, "a log to go on with") if path.suffix == ".json" else _csv_rows(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
+        if any(set(row) - {*_COLUMNS} for row in rows):
+            raise ValueError(f"its columns are not {', '.join(_COLUMNS)}")
         return [dict(row) | {"iteration": int(row["iteration"]), "seconds": float(row["seconds"])} for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a log to go on with ({error}); choose another file") from error
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise FormatError(f"{path} is not a log to go on with ({error}); choose another file") from error
+
+
+def _csv_rows(path: Path) -> list[Row]:
+    try:
+        return list(csv.DictReader(read_text(path).splitlines()))
+    except csv.Error as error:
+        raise FormatError(f"{path} is not a log to go on with ({error}); choose another file") from error
 
 
 def _total(objective: Objective, image: Array) -> float:

@@ -3,16 +3,22 @@
 import csv
 import io
 import json
+import os
 import pickle
+import zipfile
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from bombs import zip_bomb
+from limits import limited
 from rich.console import Console
 from spect_cases import projector
 
 from emrecon.projectors import AcquisitionModel
+from emrecon.projectors.core.errors import FormatError
+from emrecon.projectors.core.files import is_about_writing
 from emrecon.recon import Checkpoint, Iterate, Log, PoissonLikelihood, ProgressBar, RelativeChange, nrmse, osem, run
 
 A = projector("thin", "gaussian")
@@ -267,3 +273,62 @@ def test_nrmse():
     assert float(nrmse(torch.tensor(2 * reference), torch.tensor(reference))) == pytest.approx(1)
     with pytest.raises(ValueError, match="images of one shape"):
         nrmse(image, reference[:2])
+
+
+def test_an_announced_image_is_not_made(tmp_path):
+    path = tmp_path / "state.npz"
+    Checkpoint(path)(Iterate(1, np.ones(3)))
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)})
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    for name in ("image.npy", "state_x.npy"):
+        with zipfile.ZipFile(path, "w") as archive:
+            for part, data in (parts | {name: header.getvalue() + bytes(24)}).items():
+                archive.writestr(part, data)
+        with pytest.raises(FormatError, match=r"state\.npz is not a checkpoint.*announces float64 of shape"):
+            Checkpoint(path).load()
+    with pytest.raises(FormatError, match=r"announce 1\.34 GB"):
+        Checkpoint(zip_bomb(path, "image.npy", bytes(2**21), 640)).load()
+
+
+@pytest.mark.parametrize("changes", [{"iteration": -1}, {"iteration": 1.5}, {"image": "text"}, {"signature": 3}])
+def test_checkpoints_of_other_kinds(tmp_path, changes):
+    path = tmp_path / "state.npz"
+    np.savez(path, **({"iteration": 1, "image": np.ones(3), "signature": ""} | changes))
+    with pytest.raises(FormatError, match=r"state\.npz is not a checkpoint"):
+        Checkpoint(path).load()
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_logs_that_are_none_are_not_gone_on_with(tmp_path, suffix):
+    path = tmp_path / f"log{suffix}"
+    columns, good = "iteration,seconds,objective\n", {"iteration": 1, "seconds": 2.0}
+    texts = {
+        ".csv": ("", "a,b\n1,2", f"{columns}x,1,1", f"{columns}1,2,3,4", f"{columns}1", f'"{"x" * 10**6}', "\xff"),
+        ".json": (
+            *("", "{", "[" * 10**5, "[1]", '{"a": 1}', '[{"iteration": 1e999, "seconds": 1}]'),
+            json.dumps([good, {"iteration": 2}]),
+            json.dumps([good | {"other": 3}]),
+        ),
+    }
+    for text in texts[suffix]:
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises(FormatError, match=rf"log\{suffix}"):
+            Log(path, resume=True)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(FormatError, match="folder or a device"):
+        Log(path, resume=True)
+
+
+def test_a_full_disk_names_checkpoint_and_log(tmp_path):
+    good = Iterate(1, np.ones(300))
+    for write in (Checkpoint(tmp_path / "state.npz"), Log(tmp_path / "log.csv"), Log(tmp_path / "log.json")):
+        write(good)
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        for n in (1, 20):
+            with limited("FSIZE", n), pytest.raises(OSError, match=r"cannot write the file.*(state|log)\.") as caught:
+                write(Iterate(2, np.ones(300)))
+            assert is_about_writing(caught.value)
+            assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
