@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from emrecon import unrolled
+from emrecon.projectors.core.errors import FormatError
 from emrecon.unrolled.training.weights import (
     Card,
     card_path,
@@ -174,7 +176,7 @@ def test_pickles_are_never_opened(path, tmp_path, protocol):
 )
 def test_hostile_headers(path, data):
     rewrite(path, data=data)
-    refused(path, "is not a safetensors file, or is damaged")
+    refused(path, "is not a safetensors file, or is damaged" if data else "is empty")
 
 
 def test_truncated_changed_and_exchanged_files(path, tmp_path):
@@ -229,14 +231,53 @@ def test_absurd_numbers_build_nothing(path, value):
 
 def test_absurd_sizes_cost_no_memory(path):
     rewrite(path, safetensors.load(path.read_bytes()), arguments={"channels": 4096})
-    with pytest.raises(ValueError, match="other arguments"):
+    with pytest.raises(FormatError, match="much larger than its weights"):
         load_network(path, REGISTRY)
+
+
+class Looks(nn.Module):
+    """Many layers whose size is known from values alone, so that they cannot be sketched."""
+
+    def __init__(self, layers, width):
+        super().__init__()
+        width = int(torch.tensor([width]).sum())
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+
+
+def test_building_ends_where_it_grows_beyond_the_file(path):
+    """4096 modules of width 4096 took minutes and all memory."""
+    builders = {
+        unrolled.mapem_net: {"n_modules": 4096, "width": 4096, "tied": False},
+        unrolled.fbsem_net: {"n_modules": 4096, "guide_channels": 4096},
+        unrolled.bcd_net: {"n_modules": 4096, "channels": 4096},
+        unrolled.learned_primal_dual: {"n_iterations": 4096, "width": 4096},
+        Looks: {"layers": 4096, "width": 4096},
+    }
+    for build, arguments in builders.items():
+        save_weights(path, Network(), Card("large", arguments))
+        with pytest.raises(FormatError, match="much larger than its weights"):
+            load_network(path, {"large": build})
+    assert isinstance(load_network(path, {"large": lambda **_: Network()})[0], Network)
+
+
+def test_pipes_and_devices_are_not_read(path):
+    where = card_path(path)
+    card = where.read_bytes()
+    for target in (where, path):
+        target.unlink()
+        target.symlink_to("/dev/zero")
+        refused(path, "folder or a device|are missing", (FormatError, FileNotFoundError))
+        target.unlink()
+        os.mkfifo(target)
+        refused(path, "folder or a device|are missing", (FormatError, FileNotFoundError))
+        target.unlink()
+        where.write_bytes(card)
 
 
 def test_wrong_cards(path):
     where, good = card_path(path), json.loads(card_path(path).read_text())
     for text, match in [
-        ("", "is not JSON"),
+        ("", "is empty"),
         ("[" * 100_000, "is not JSON"),
         ("[]", "its format is not"),
         (json.dumps(good | {"format": "other"}), "its format is not"),
@@ -245,12 +286,12 @@ def test_wrong_cards(path):
         (json.dumps({k: v for k, v in good.items() if k != "sha256"}), "missing fields: sha256"),
         (json.dumps(good | {"arguments": ["channels"]}), "arguments must be dict, got list"),
         (json.dumps(good | {"architecture": ["small"]}), "architecture must be str"),
-        (" " * (1 << 20) + json.dumps(good), "at most 1 MiB"),
+        (" " * (1 << 20) + json.dumps(good), "more than 1048576 bytes"),
     ]:
         where.write_text(text)
         refused(path, match)
     where.write_bytes(b"\xff\xfe{}")
-    refused(path, "is not JSON")
+    refused(path, "is not text in UTF-8")
 
 
 def test_a_missing_safetensors_names_the_extra(path, monkeypatch):

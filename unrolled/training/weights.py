@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,14 +15,18 @@ from types import ModuleType
 
 import torch
 from torch import nn
+from torch.nn.modules import module as hooks
 
+from emrecon.projectors.core.errors import FormatError, require_file
 from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.core.texts import read_json
 
 from ..networks.optional import optional_module
 
 _SCHEMA, _SCHEMA_VERSION = "emrecon-weights", 1
 _LARGEST_CARD = 1 << 20
 _LARGEST_NUMBER = 1 << 12  # of modules, channels, steps, ...: what builds a network would not end
+_SPARE = 8  # times more than is in the file may be made while building
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save, old and new
 
 Registry = Mapping[str, Callable[..., nn.Module]]
@@ -104,19 +109,12 @@ def read_card(path: str | os.PathLike[str]) -> Card:
     where = card_path(path)
     if not where.exists():
         raise FileNotFoundError(f"{where}: the card of {Path(path).name} is missing; both files belong together")
-    if where.stat().st_size > _LARGEST_CARD:
-        raise ValueError(
-            f"{where} is not a card of weights: it has {where.stat().st_size} bytes, and a card has at most 1 MiB"
-        )
-    try:
-        values = json.loads(where.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not a card of weights: it is not JSON ({error})") from error
+    values = read_json(where, "a card of weights", _LARGEST_CARD)
     if not isinstance(values, dict) or values.pop("format", None) != _SCHEMA:
-        raise ValueError(f"{where} is not a card of weights: its format is not {_SCHEMA!r}")
+        raise FormatError(f"{where} is not a card of weights: its format is not {_SCHEMA!r}")
     found = values.pop("schema_version", None)
     if found != _SCHEMA_VERSION:
-        raise ValueError(
+        raise FormatError(
             f"{where} has schema version {found!r}, this emrecon reads {_SCHEMA_VERSION}; is a newer one needed?"
         )
     _check_fields(where, values)
@@ -137,7 +135,7 @@ def load_weights(path: str | os.PathLike[str], module: nn.Module, *, architectur
     """
     card = read_card(path)
     if architecture is not None and card.architecture != architecture:
-        raise ValueError(f"{path} holds weights of {card.architecture!r}, not of {architecture!r}")
+        raise FormatError(f"{path} holds weights of {card.architecture!r}, not of {architecture!r}")
     found = _read_tensors(Path(path), card)
     _require_same(path, found, _tensors(module))
     _fill(module, found)
@@ -157,17 +155,18 @@ def load_network(path: str | os.PathLike[str], registry: Registry) -> tuple[nn.M
     """
     card = read_card(path)
     if any(isinstance(n, int) and abs(n) > _LARGEST_NUMBER for n in _numbers(card.arguments.values())):
-        raise ValueError(f"{path}: a number in the card's arguments {dict(card.arguments)} is too large to build")
+        raise FormatError(f"{path}: a number in the card's arguments {dict(card.arguments)} is too large to build")
     if card.architecture not in registry:
-        raise ValueError(
+        raise FormatError(
             f"{path} needs the architecture {card.architecture!r}; known are {', '.join(sorted(registry)) or 'none'}"
         )
     found = _read_tensors(Path(path), card)
     build = registry[card.architecture]
-    sketch = _sketched(build, card)
-    if sketch is not None:
-        _require_same(path, found, _tensors(sketch))
-    network = _built(path, build, card)
+    with no_larger_than(path, found):
+        sketch = _sketched(build, card)
+        if sketch is not None:
+            _require_same(path, found, _tensors(sketch))
+        network = _built(path, build, card)
     _require_same(path, found, _tensors(network))
     _fill(network, found)
     return network.eval(), card
@@ -188,16 +187,53 @@ def _numbers(values: Iterable[object]) -> Iterator[object]:
 
 def _sketched(build: Callable[..., nn.Module], card: Card) -> nn.Module | None:
     """The network without memory, or None where its builder looks at values and cannot do without."""
-    with suppress(Exception), torch.device("meta"):  # what is wrong for good is said when building in earnest
-        return build(**card.arguments)
-    return None
+    try:
+        with torch.device("meta"):
+            return build(**card.arguments)
+    except FormatError:
+        raise
+    except Exception:  # what is wrong for good is said when building in earnest
+        return None
+
+
+@contextmanager
+def no_larger_than(path: str | os.PathLike[str], found: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Within: a network that this thread builds has the tensors and numbers that are found, or a few times more.
+
+    Builders may make what they drop again, so some more is allowed; beyond, a FormatError ends the building before a
+    number is drawn.
+    """
+    most_tensors = _SPARE * (len(found) + 10)
+    most_numbers = _SPARE * (sum(w.numel() for w in found.values()) + 1000)
+    made, thread = [0, 0], threading.get_ident()
+
+    def count(module: nn.Module, name: str, what: object) -> None:
+        if threading.get_ident() != thread or what is None:
+            return
+        made[0] += 1
+        made[1] += what.numel() if isinstance(what, torch.Tensor) else 0
+        if made[0] > most_tensors or made[1] > most_numbers:
+            raise FormatError(f"{path}: the network of the card's arguments is much larger than its weights; hostile?")
+
+    handles = [
+        hooks.register_module_parameter_registration_hook(count),
+        hooks.register_module_buffer_registration_hook(count),
+        hooks.register_module_module_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _built(path: str | os.PathLike[str], build: Callable[..., nn.Module], card: Card) -> nn.Module:
     try:
         return build(**card.arguments)
-    except (TypeError, ValueError, RuntimeError, OverflowError, KeyError) as error:
-        raise ValueError(
+    except FormatError:
+        raise
+    except Exception as error:  # whatever a builder makes of the arguments of a stranger
+        raise FormatError(
             f"{path}: {card.architecture!r} cannot be built with its card's arguments {dict(card.arguments)}: {error}"
         ) from error
 
@@ -212,11 +248,11 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 def _read_tensors(path: Path, card: Card) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the weights of the card {card_path(path).name} are missing")
-    data = path.read_bytes()
+    data = require_file(path).read_bytes()
     if data[:16].startswith(_PICKLES):
-        raise ValueError(f"{path} is a pickle (torch.save?), which can run code, and is not read; use save_weights")
+        raise FormatError(f"{path} is a pickle (torch.save?), which can run code, and is not read; use save_weights")
     if hashlib.sha256(data).hexdigest() != card.sha256:
-        raise ValueError(
+        raise FormatError(
             f"{path} ({len(data)} bytes) does not have the SHA-256 that its card states: the file is truncated or "
             "changed, or the card belongs to other weights"
         )
@@ -224,7 +260,7 @@ def _read_tensors(path: Path, card: Card) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = safetensors.load(data)
     except Exception as error:  # the reader's own error type is not public under one name in all its versions
-        raise ValueError(f"{path} is not a safetensors file, or is damaged: {error}") from error
+        raise FormatError(f"{path} is not a safetensors file, or is damaged: {error}") from error
     for name, w in tensors.items():
         _require_finite(path, name, w)
     return tensors
@@ -235,12 +271,12 @@ def _require_same(
 ) -> None:
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or unknown:
-        raise ValueError(
+        raise FormatError(
             f"{path} holds weights of another architecture; missing: {_some(missing)}; unknown: {_some(unknown)}"
         )
     for name, w in expected.items():
         if (found[name].shape, found[name].dtype) != (w.shape, w.dtype):
-            raise ValueError(
+            raise FormatError(
                 f"{path}: {name} is {tuple(found[name].shape)} {found[name].dtype}, the network has {tuple(w.shape)} "
                 f"{w.dtype}; other arguments?"
             )
@@ -254,19 +290,19 @@ def _fill(module: nn.Module, values: Mapping[str, torch.Tensor]) -> None:
 
 def _require_finite(path: str | os.PathLike[str], name: str, w: torch.Tensor) -> None:
     if w.is_floating_point() and not bool(torch.isfinite(w.float() if w.itemsize == 1 else w).all()):
-        raise ValueError(f"{path}: {name} holds NaN or infinite values; did the training diverge?")
+        raise FormatError(f"{path}: {name} holds NaN or infinite values; did the training diverge?")
 
 
 def _check_fields(where: Path, values: Mapping[str, object]) -> None:
     kinds = {name: type(value) for name, value in asdict(Card("")).items()}
     if values.keys() != kinds.keys():
         missing, unknown = sorted(kinds.keys() - values.keys()), sorted(values.keys() - kinds.keys())
-        raise ValueError(
+        raise FormatError(
             f"{where} is not a card of weights; missing fields: {_some(missing)}; unknown fields: {_some(unknown)}"
         )
     for name, kind in kinds.items():
         if name != "data" and not isinstance(values[name], kind):
-            raise ValueError(f"{where}: {name} must be {kind.__name__}, got {type(values[name]).__name__}")
+            raise FormatError(f"{where}: {name} must be {kind.__name__}, got {type(values[name]).__name__}")
 
 
 def _some(names: list[str]) -> str:
