@@ -65,6 +65,7 @@ def sinogram_facts(sinogram: PETSinogram) -> dict[str, object]:
         "scanner": str(sinogram.scanner),
         "views": sinogram.n_views,
         "radial bins": sinogram.n_radial,
+        "arc corrected to (mm)": None if sinogram.lines is None else sinogram.lines.bin_size,
         "planes": sinogram.n_planes,
         "span": sinogram.span,
         "largest ring difference": sinogram.max_ring_difference,

@@ -21,6 +21,7 @@ from .core.resampling import resample
 from .parallel import ParallelBeamGeometry, ParallelBeamProjector
 from .pet import (
     ArcCorrection,
+    EquallySpacedLines,
     ListmodeProjector,
     Normalisation,
     PETProjector,
@@ -152,6 +153,7 @@ __all__ = [
     "SinogramCompression",
     "SingleSliceRebinning",
     "ArcCorrection",
+    "EquallySpacedLines",
     "as_parallelproj_lors",
     "as_parallelproj_tof",
     # ideal parallel beams

@@ -4,6 +4,7 @@ import numpy as np
 
 from emrecon.projectors import (
     AcquisitionModel,
+    EquallySpacedLines,
     ImageGrid,
     ListmodeProjector,
     PETProjector,
@@ -34,9 +35,12 @@ SINOGRAMS = {
     "span 3": (GRID, PETSinogram(SCANNER, span=3)),
     "mashed, trimmed": (GRID, PETSinogram(SCANNER, mashing=2, n_radial=14, max_ring_difference=1)),
     "TOF": (GRID, PETSinogram(SCANNER, tof=TOF)),
+    "arc corrected": (GRID, PETSinogram(SCANNER, n_radial=11, lines=EquallySpacedLines(9, 6.5))),
     "flat": (FLAT, PETSinogram(ONE_RING)),
     "flat TOF": (FLAT, PETSinogram(ONE_RING, tof=TOF)),
 }
+OF_CRYSTALS = [case for case, (_, sinogram) in SINOGRAMS.items() if sinogram.lines is None]
+"""The cases whose bins are crystal pairs."""
 
 
 def projector(case):

@@ -37,8 +37,8 @@ from .storage import (
     text_of,
 )
 
-SCHEMA_VERSION = 1
-"""The version of the schemas "dynamic" and "gated" that is written."""
+SCHEMA_VERSION = 2
+"""The latest version of the schemas "dynamic" and "gated": arc-corrected sinograms need 2, all others 1."""
 
 _MOST = 10_000  # frames
 
@@ -52,7 +52,7 @@ def write_dynamic(path: str | os.PathLike[str], scan: DynamicScan | GatedScan) -
         raise TypeError(f"write_dynamic expects a DynamicScan or a GatedScan, got {type(scan).__name__}; write_scan?")
     if len(scan) > _MOST:
         raise ValueError(f"write_dynamic writes up to {_MOST} frames or gates, got {len(scan)}; join some")
-    with creating(path, "dynamic" if isinstance(scan, DynamicScan) else "gated", SCHEMA_VERSION) as file:
+    with creating(path, "dynamic" if isinstance(scan, DynamicScan) else "gated", _version(scan)) as file:
         if isinstance(scan, DynamicScan):
             put(file, "frames/starts", scan.frames.starts, "s")
             put(file, "frames/durations", scan.frames.durations, "s")
@@ -62,6 +62,11 @@ def write_dynamic(path: str | os.PathLike[str], scan: DynamicScan | GatedScan) -
             put(file, "gates/durations", scan.durations, "s")
             put(file, "gates/cyclic", scan.cyclic, "1")
         _put_series(file, scan)
+
+
+def _version(scan: DynamicScan | GatedScan) -> int:
+    """The version that holds a scan."""
+    return SCHEMA_VERSION if isinstance(scan.geometry, PETSinogram) and scan.geometry.lines is not None else 1
 
 
 def read_dynamic(path: str | os.PathLike[str]) -> DynamicScan:

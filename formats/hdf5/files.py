@@ -17,7 +17,6 @@ from emrecon.projectors.core.errors import FormatError
 from ..summary import image_summary, scan_summary
 from .geometry import load_geometry, put_geometry
 from .storage import (
-    SCHEMA_VERSION,
     attribute_of,
     creating,
     dataset_of,
@@ -47,7 +46,7 @@ def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
     """
     if not isinstance(scan, Scan):
         raise TypeError(f"write_scan expects a Scan, got {type(scan).__name__}; write_dynamic or write_windowed_scan?")
-    with creating(path, "scan", SCHEMA_VERSION if isinstance(scan.geometry, PETSinogram) else 1) as file:
+    with creating(path, "scan", _version(scan)) as file:
         store(file, "counts", scan.counts, "counts")
         store(file, "background", scan.background, "counts")
         store(file, "factors", scan.factors, "1")
@@ -56,6 +55,13 @@ def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
         optional_put(file, "radionuclide", scan.radionuclide, "")
         put(file, "description", scan.description, "")
         put_geometry(file, scan.geometry)
+
+
+def _version(scan: Scan) -> int:
+    """The schema that holds a scan."""
+    if not isinstance(scan.geometry, PETSinogram):
+        return 1
+    return 2 if scan.geometry.lines is None else 3
 
 
 def read_scan(path: str | os.PathLike[str]) -> Scan:

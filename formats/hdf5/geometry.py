@@ -5,7 +5,7 @@ from __future__ import annotations
 import h5py
 import numpy as np
 
-from emrecon.projectors import PETScanner, PETSinogram, SPECTGeometry, TimeOfFlight
+from emrecon.projectors import EquallySpacedLines, PETScanner, PETSinogram, SPECTGeometry, TimeOfFlight
 from emrecon.projectors.core.errors import FormatError
 
 from .storage import load, number_of, optional_number, optional_put, put, text_of
@@ -53,6 +53,8 @@ def _put_sinogram(file: h5py.File, sinogram: PETSinogram) -> None:
         optional_put(file, f"geometry/scanner/{name}", getattr(scanner, name), units)
     for name in _SINOGRAM_NUMBERS:
         put(file, f"geometry/{name}", getattr(sinogram, name), "1")
+    if sinogram.lines is not None:
+        put(file, "geometry/lines", (sinogram.lines.n_views, sinogram.lines.bin_size), "1, mm")
     for name, tof in (("geometry/scanner/tof", scanner.time_of_flight), ("geometry/tof", sinogram.tof)):
         if tof is not None:
             put(file, name, (tof.n_bins, tof.bin_width, tof.fwhm), "1, mm, mm")
@@ -76,7 +78,17 @@ def _load_sinogram(file: h5py.File) -> PETSinogram:
         mashing=_whole(file, "geometry/mashing"),
         tof=_load_tof(file, "geometry/tof"),
         views=_whole_numbers(file, "geometry/views"),
+        lines=_load_lines(file),
     )
+
+
+def _load_lines(file: h5py.File) -> EquallySpacedLines | None:
+    if "geometry/lines" not in file:
+        return None
+    values = load(file, "geometry/lines")
+    if values.shape != (2,):
+        raise FormatError(f"{file.filename}: geometry/lines has shape {values.shape}, expected 2 numbers")
+    return EquallySpacedLines(*map(float, values))  # type: ignore[arg-type]  # which refuses fractions of views
 
 
 def _whole(file: h5py.File, name: str) -> int:

@@ -20,16 +20,19 @@ from emrecon.projectors.core.files import atomic_stream
 
 from .heaps import check_heaps
 
-SCHEMA_VERSION = 2
-"""The latest schema this version knows; files of a later one are refused. Scans of PET sinograms need 2, others 1."""
+SCHEMA_VERSION = 3
+"""The latest schema this version knows; files of a later one are refused.
+
+Scans of PET sinograms need 2, arc-corrected ones 3, all others 1.
+"""
 
 _DTYPES = {"bool", "float16", "float32", "float64", *(f"{sign}int{8 * n}" for sign in ("", "u") for n in (1, 2, 4, 8))}
 # what reads each kind of file, and its latest schema
 _KINDS = {
     "scan": ("read_scan", SCHEMA_VERSION),
     "image": ("read_image", SCHEMA_VERSION),
-    "dynamic": ("read_dynamic", 1),
-    "gated": ("read_gated", 1),
+    "dynamic": ("read_dynamic", 2),
+    "gated": ("read_gated", 2),
     "windowed-scan": ("read_windowed_scan", 1),
 }
 # the first format of HDF5 that has checksums for all that is not data

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from emrecon.projectors import PETScanner, PETSinogram, isotope
+from emrecon.projectors import EquallySpacedLines, PETScanner, PETSinogram, isotope
 from emrecon.projectors.core.errors import FormatError, naming
 
 from .entries import axes_of, energy_window_of, radionuclide_of
@@ -21,6 +21,7 @@ from .header import (
     load_header,
     number,
     numbers,
+    positive,
     read_values,
     short,
     split_list,
@@ -31,7 +32,18 @@ from .scanners import scanner_of, system_name, tof_of
 
 SINOGRAM_OVERRIDES = (
     *("n_views", "n_radial", "n_planes", "n_tof_bins", "min_ring_difference", "max_ring_difference", "span"),
-    *("segments", "scanner", "tof", "arc_corrected", "duration", "radionuclide", "energy_window", "description"),
+    *(
+        "segments",
+        "scanner",
+        "radius",
+        "bin_size",
+        "tof",
+        "arc_corrected",
+        "duration",
+        "radionuclide",
+        "energy_window",
+        "description",
+    ),
     *DATA_OVERRIDES,
 )
 
@@ -53,8 +65,6 @@ _LABELS = {
 
 ARC_CORRECTED = ("arc correction", "arc corrected", "radial arc-correction")
 """Corrections after which bins are no longer crystal pairs, as headers name them."""
-
-_UNSAID = " (as STIR takes it where the key `applied corrections` is missing)"
 
 
 @dataclass(frozen=True)
@@ -102,18 +112,20 @@ def read_interfile_pet(
     file's own number format, whatever the order of axes and segments in the file; TOF bins are turned round, as STIR
     counts them towards the first end. Values may be negative (randoms subtracted).
     The scanner is one of the library's table where rings, crystals, radius and ring spacing agree (turned by the view
-    offset), else crystals on a circle of the header's radius and depth.
+    offset), else the header's: crystals on a circle, in flat blocks ("BlocksOnCylindrical") or from a crystal map
+    ("Generic"). Arc-corrected data have `EquallySpacedLines` instead of crystal pairs; where a header does not say
+    whether they are, STIR takes them to be, and so does this function, with a warning.
 
     Values can be replaced: n_views, n_radial, n_planes (of every segment, in the file's order), n_tof_bins,
     min_ring_difference and max_ring_difference (lists in the file's order), span (Siemens), scanner (a `PETScanner`,
-    the name of one, or "header" for the circle even where the library knows better), tof (a `TimeOfFlight`),
-    arc_corrected, duration (s), radionuclide, energy_window (keV), description, byte_order, number_format,
-    bytes_per_pixel, data_offset, data_file, scale; window (1, 2, ...) chooses a time frame, or Siemens' prompts (1) or
+    the name of one, or "header" for the circle even where the library knows better), radius (mm, of the crystals'
+    circle), tof (a `TimeOfFlight`), arc_corrected, bin_size (mm, of arc-corrected bins), duration (s), radionuclide,
+    energy_window (keV), description, byte_order, number_format, bytes_per_pixel, data_offset, data_file, scale;
+    window (1, 2, ...) chooses a time frame, or Siemens' prompts (1) or
     randoms (2). segments : the outermost segment to keep (default: all).
 
     Raises FileNotFoundError for missing files, TypeError for unknown overrides, FormatError (a ValueError) that names
-    the file where keys are missing or contradict each other or the data, for arc-corrected data (whose bins are not
-    crystal pairs), and for segments of different span.
+    the file where keys are missing or contradict each other or the data, and for segments of different span.
 
     Source: STIR's keys (Thielemans et al. 2012, Phys Med Biol 57:867).
     """
@@ -175,12 +187,6 @@ def _refuse_others(header: Header) -> None:
             raise FormatError(f"{header.path}: {key} is {short(header.keys[key])}; write one file for each of them")
     if header.plain("%compression") == "on":
         raise FormatError(f"{header.path}: the sinogram is compressed; let the scanner export it uncompressed")
-    if _arc_corrected(header):
-        raise FormatError(
-            f"{header.path}: the data are arc corrected{'' if 'applied corrections' in header.keys else _UNSAID}: "
-            "their bins are equally spaced lines instead of crystal pairs; use data before arc correction, or pass "
-            "arc_corrected=False if the header is wrong"
-        )
 
 
 def _siemens(header: Header) -> bool:
@@ -339,9 +345,11 @@ def _tof_order(header: Header, n: int) -> np.ndarray:
 
 
 def _sinogram(header: Header, layout: _Layout, scanner: PETScanner) -> PETSinogram:
-    views = layout.sizes["view"]
+    views, lines = layout.sizes["view"], None
     mashing, rest = divmod(scanner.n_crystals // 2, views)
-    if rest or not mashing:
+    if _arc_corrected(header):
+        lines, mashing = _lines(header, views), 1
+    elif rest or not mashing:
         raise FormatError(
             f"{header.path}: the {scanner.n_crystals // 2} views of {scanner} cannot be joined to {views}; "
             "pass scanner=..."
@@ -353,6 +361,7 @@ def _sinogram(header: Header, layout: _Layout, scanner: PETScanner) -> PETSinogr
         tof=tof_of(header, scanner, layout.sizes.get("tof")),
         n_radial=layout.sizes["radial"],
         mashing=mashing,
+        lines=lines,
     )
     for segment, planes in zip(layout.numbers, layout.planes):
         expected = int((sinogram.segments == segment).sum())
@@ -361,6 +370,19 @@ def _sinogram(header: Header, layout: _Layout, scanner: PETScanner) -> PETSinogr
                 f"{header.path}: segment {segment} has {planes} planes, but {scanner.n_rings} rings make {expected}"
             )
     return sinogram
+
+
+def _lines(header: Header, n_views: int) -> EquallySpacedLines:
+    """The lines of arc-corrected data; a header that does not say that they are gets a warning."""
+    if "applied corrections" not in header.keys and header.overrides.get("arc_corrected") is None:
+        warnings.warn(
+            f"{header.path}: the key `applied corrections` is missing; as STIR does, the data are taken to be arc "
+            "corrected (equally spaced bins); pass arc_corrected=False where bins are crystal pairs",
+            stacklevel=5,
+        )
+    in_mm = header.get("bin_size", [], positive, None)
+    keys = ["effective central bin size (cm)", "default bin size (cm)"]
+    return EquallySpacedLines(n_views, 10 * header.get("bin_size", keys, positive) if in_mm is None else in_mm)
 
 
 def _ordered(values: np.ndarray, layout: _Layout, sinogram: PETSinogram, tof_order: np.ndarray) -> np.ndarray:

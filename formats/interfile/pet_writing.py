@@ -38,7 +38,7 @@ def write_interfile_pet(
 
     Segments are in the order 0, +1, -1, ...; both files are written atomically, little endian.
 
-    Raises ValueError for counts of another shape or that are not finite, for a subset of views, for arc-corrected data
+    Raises ValueError for counts of another shape or that are not finite, for a subset of views
     and for scanners the header cannot describe; OSError naming the file that cannot be written.
     """
     facts = facts or PETSinogramFacts()
@@ -55,7 +55,8 @@ def _checked(counts: Array, sinogram: PETSinogram) -> np.ndarray:
     values = np.asarray(to_numpy(counts))
     if values.shape != sinogram.shape:
         raise ValueError(f"write_interfile_pet: counts of shape {values.shape} for a sinogram of {sinogram.shape}")
-    whole_turn = np.arange(sinogram.scanner.n_crystals // 2 // sinogram.mashing)
+    n_views = sinogram.scanner.n_crystals // 2 // sinogram.mashing if sinogram.lines is None else sinogram.lines.n_views
+    whole_turn = np.arange(n_views)
     if not np.array_equal(sinogram.views, whole_turn):
         raise ValueError("write_interfile_pet: a file holds all views; write the whole sinogram, not a subset")
     if (sinogram.max_ring_difference - sinogram.span // 2) % sinogram.span:
@@ -82,10 +83,7 @@ def _lines(
     data_name: str, dtype: np.dtype, sinogram: PETSinogram, facts: PETSinogramFacts, approximate: bool
 ) -> Iterator[str]:
     name, scanner_lines = _scanner_lines(sinogram, approximate)
-    if any(entry.lower() in ARC_CORRECTED for entry in facts.corrections):
-        raise ValueError(
-            "write_interfile_pet: facts.corrections has an arc correction, but bins of a PETSinogram are crystal pairs"
-        )
+    corrections = _corrections(sinogram, facts)
     yield "!INTERFILE :="
     yield "!imaging modality := PT"
     yield f"name of data file := {data_name}"
@@ -103,7 +101,7 @@ def _lines(
     yield "imagedata byte order := LITTLEENDIAN"
     yield "!PET STUDY (General) :="
     yield f"!PET data type := {facts.data_type or 'emission'}"
-    yield f"applied corrections := {{{', '.join(facts.corrections) or 'None'}}}"
+    yield f"applied corrections := {{{', '.join(corrections) or 'None'}}}"
     yield from format_lines(dtype)
     yield from _axis_lines(sinogram)
     yield from scanner_lines
@@ -114,6 +112,17 @@ def _lines(
     if facts.bed_position:
         yield f"start horizontal bed position (mm) := {float(facts.bed_position[0])!r}"
         yield f"start vertical bed position (mm) := {float(facts.bed_position[1])!r}"
+
+
+def _corrections(sinogram: PETSinogram, facts: PETSinogramFacts) -> tuple[str, ...]:
+    """What has been applied to the data; arc correction must be true of the bins."""
+    said = any(entry.lower() in ARC_CORRECTED for entry in facts.corrections)
+    if sinogram.lines is None and said:
+        raise ValueError(
+            "write_interfile_pet: facts.corrections has an arc correction, but the bins of this PETSinogram are "
+            "crystal pairs (it has no lines=)"
+        )
+    return facts.corrections if sinogram.lines is None or said else ("arc correction", *facts.corrections)
 
 
 def _said(key: str, value: str | float | None) -> Iterator[str]:
@@ -162,7 +171,7 @@ def _scanner_lines(sinogram: PETSinogram, approximate: bool) -> tuple[str, list[
     scanner = sinogram.scanner
     name, circle, depth = _described(scanner, approximate)
     own = _own_timing(sinogram)[0]
-    central = circle.radius * np.sin(np.pi / circle.crystals)
+    central = circle.radius * np.sin(np.pi / circle.crystals) if sinogram.lines is None else sinogram.lines.bin_size
     timing = () if own is None else (own.n_bins, own.bin_width / MM_PER_PS, own.fwhm / MM_PER_PS)
     timing_keys = (
         "Maximum number of (unmashed) TOF time bins",

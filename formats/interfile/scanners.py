@@ -9,6 +9,7 @@ import numpy as np
 from emrecon.projectors import PETScanner, TimeOfFlight
 from emrecon.projectors.core.errors import FormatError
 
+from .block_scanners import block_crystals, mapped_crystals
 from .header import Header, count, number, positive, short, whole
 
 _MOST_RINGS, _MOST_CRYSTALS = 2**11, 2**22  # what is more is a damaged or hostile header
@@ -75,7 +76,7 @@ def scanner_of(header: Header) -> tuple[PETScanner, str]:
         return PETScanner.named(given), given
     if not (given is None or given == "header"):
         raise FormatError(f"{header.path}: scanner= is {short(given)}, expected a PETScanner or its name")
-    header = header.as_written()
+    header = replace(header, overrides={name: v for name, v in header.overrides.items() if name == "radius"})
     offset = header.get("scanner", ["view offset (degrees)"], number, 0.0)
     name = next((name for name, system in SYSTEMS.items() if _is(header, system)), None)
     if name is None or given == "header":
@@ -97,7 +98,7 @@ def _is(header: Header, system: System) -> bool:
     named = bool(said & {"".join(name.lower().split()) for name in system.names})
     if rings is None or crystals is None:
         return named and rings in (None, system.rings) and crystals in (None, system.crystals)
-    radius, pitch = _radius(header), _ring_pitch(header)
+    radius, pitch = _radius(header.as_written()), _ring_pitch(header)
     return bool(
         (rings, crystals) == (system.rings, system.crystals)
         and (radius is None or np.isclose(radius, system.inner_radius + system.depth, rtol=_SAME_SIZE))
@@ -107,6 +108,9 @@ def _is(header: Header, system: System) -> bool:
 
 
 def _radius(header: Header) -> float | None:
+    """Where photons are detected, mm from the axis; None where the header does not say."""
+    if header.overrides.get("radius") is not None:
+        return header.get("radius", [], positive)
     diameter = header.get("scanner", ["inner ring diameter (cm)"], number, None)
     depth = header.get("scanner", ["average depth of interaction (cm)"], number, 0.0)
     return None if diameter is None or diameter <= 0 else 5 * diameter + 10 * max(depth, 0.0)
@@ -127,32 +131,48 @@ def turned(scanner: PETScanner, degrees: float) -> PETScanner:
 
 
 def _circular(header: Header, offset: float) -> PETScanner:
-    geometry = header.plain("scanner geometry (blocksoncylindrical/cylindrical/generic)") or "cylindrical"
-    layers = header.get("scanner", ["number of detector layers"], whole, 1)
-    if geometry != "cylindrical" or layers > 1:
-        raise FormatError(
-            f"{header.path}: a {geometry} scanner with {layers} layers of crystals cannot be built from the header; "
-            "pass scanner=PETScanner(...)"
-        )
     rings = header.get("scanner", ["number of rings"], count)
     crystals = header.get("scanner", ["number of detectors per ring"], count)
     if rings > _MOST_RINGS or rings * crystals > _MOST_CRYSTALS:
         raise FormatError(f"{header.path} announces {rings} rings of {crystals} crystals; damaged header?")
-    header.get("scanner", ["inner ring diameter (cm)"], positive)
-    header.get("scanner", ["distance between rings (cm)"], positive)
-    circle = Circle(rings, crystals, _radius(header) or 0.0, _ring_pitch(header) or 0.0, offset)
+    places = _places(header, rings, crystals, offset)
     bins = header.get("scanner", ["maximum number of non-arc-corrected bins"], number, 0.0)
     bin_size = header.get("scanner", ["default bin size (cm)"], number, 0.0)
     resolution = header.get("scanner", ["energy resolution"], number, 0.0)
     name = system_name(header)
     return PETScanner(
-        circle.positions(),
+        places,
         name="" if name.lower() in ("unknown", "userdefined") else name,
         n_radial=int(bins) if bins >= 1 else None,
         bin_size=10 * bin_size if bin_size > 0 else None,
         time_of_flight=_timing(header),
         energy_resolution=resolution if resolution > 0 else None,
     )
+
+
+def _places(header: Header, rings: int, crystals: int, offset: float) -> np.ndarray:
+    """Where the crystals are, (rings, crystals, 3) in mm."""
+    geometry = header.plain("scanner geometry (blocksoncylindrical/cylindrical/generic)") or "cylindrical"
+    layers = header.get("scanner", ["number of detector layers"], whole, 1)
+    if layers > 1:
+        raise FormatError(
+            f"{header.path}: a scanner with {layers} layers of crystals cannot be built from the header; "
+            "pass scanner=PETScanner(...)"
+        )
+    if geometry == "generic":
+        return mapped_crystals(header, rings, crystals)
+    if geometry not in ("cylindrical", "blocksoncylindrical"):
+        raise FormatError(
+            f"{header.path}: scanner geometry is {short(geometry)}, expected cylindrical, blocksoncylindrical or "
+            "generic; pass scanner=PETScanner(...)"
+        )
+    if header.overrides.get("radius") is None:
+        header.get("radius", ["inner ring diameter (cm)"], positive)
+    radius = _radius(header) or 0.0
+    if geometry == "blocksoncylindrical":
+        return block_crystals(header, rings, crystals, radius, offset)
+    header.get("scanner", ["distance between rings (cm)"], positive)
+    return Circle(rings, crystals, radius, _ring_pitch(header) or 0.0, offset).positions()
 
 
 def _timing(header: Header) -> TimeOfFlight | None:

@@ -1,6 +1,7 @@
 """PET: scanners, sinograms and events, projectors, randoms, scatter, rebinning."""
 
 from .interop import as_parallelproj_lors, as_parallelproj_tof, from_operator
+from .lines import EquallySpacedLines
 from .listmode import ListmodeProjector
 from .pairs import Normalisation, crystal_rates, events_product, pair_products
 from .projector import PETProjector
@@ -13,6 +14,7 @@ from .tof import TimeOfFlight
 
 __all__ = [
     "ArcCorrection",
+    "EquallySpacedLines",
     "ListmodeProjector",
     "Normalisation",
     "PETProjector",

@@ -251,7 +251,8 @@ class ArcCorrection(_Rebinning):
                 f"planes are up to {uneven:.2f} mm away from an even spacing of {size:.2f} mm (gaps between blocks of "
                 "rings): filtered back projection needs even spacing; use an iterative reconstruction"
             )
-        angles = self.sinogram.angles - 90 / self.sinogram.scanner.n_crystals
+        sinogram = self.sinogram
+        angles = sinogram.angles - (90 / sinogram.scanner.n_crystals if sinogram.lines is None else 0)
         return ParallelBeamGeometry(
             angles, self.n_bins, self.bin_size, z.size, size or None, axial_shift=float(z[0] + z[-1]) / 2
         )
@@ -259,7 +260,9 @@ class ArcCorrection(_Rebinning):
     def _table(self) -> GatherTable:
         """Interpolation between rows (view, radial), flattened to one axis."""
         sinogram, real = self.sinogram, np.logical_not(self.sinogram.scanner.virtual.all(0))
-        filled = real[sinogram.crystal_pairs].all(-1).any(1)
+        filled = np.ones(sinogram.radial_positions.shape, bool)
+        if sinogram.lines is None:
+            filled = real[sinogram.crystal_pairs].all(-1).any(1)
         wanted = (np.arange(self.n_bins) - (self.n_bins - 1) / 2) * self.bin_size
         rows, columns, weights = [], [], []
         for view, positions in enumerate(sinogram.radial_positions):

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from ..core.grid import FrozenArrays, ImageGrid, check_subset
 from ..core.operator import Shape
+from .lines import EquallySpacedLines
 from .scanner import PETScanner
 from .tof import TimeOfFlight
 
@@ -38,6 +39,8 @@ class PETSinogram(FrozenArrays):
         n_radial : radial bins (default: the scanner's); the outermost are left out.
         mashing : how many neighbouring views share one view.
         views : the views of a subset, numbers of mashed views (default: all).
+        lines : `EquallySpacedLines` of arc-corrected data in place of crystal pairs; then mashing must be 1, what needs
+            crystals (events, randoms, scatter, normalisation) raises ValueError, and n_radial is free.
 
     Data are (views, radial, planes), or (views, radial, TOF bins, planes). Planes are in the order of segments 0, +1,
     -1, +2, -2, ..., each from ring 0 on. A bin that holds several crystal pairs is modelled by their mean line.
@@ -52,6 +55,7 @@ class PETSinogram(FrozenArrays):
     n_radial: int = None  # type: ignore[assignment]
     mashing: int = 1
     views: np.ndarray = field(default=None, repr=False)  # type: ignore[arg-type]
+    lines: EquallySpacedLines | None = None
 
     def __post_init__(self) -> None:
         scanner, span = self.scanner, self.span
@@ -66,11 +70,15 @@ class PETSinogram(FrozenArrays):
         )
         if difference != int(difference) or not 0 <= difference < scanner.n_rings:
             raise ValueError(f"max_ring_difference must be 0 to {scanner.n_rings - 1}, got {difference}")
-        most = scanner.n_crystals - 1
+        most = scanner.n_crystals - 1 if self.lines is None else _within(scanner.radius, self.lines.bin_size)
         radial = self.n_radial or scanner.n_radial or most
         if radial != int(radial) or not 1 <= radial <= most:
             raise ValueError(f"PETSinogram n_radial must be 1 to {most}, got {radial}")
-        n_views = scanner.n_crystals // 2
+        n_views = scanner.n_crystals // 2 if self.lines is None else self.lines.n_views
+        if self.lines is not None and self.mashing != 1:
+            raise ValueError(
+                f"mashing of equally spaced lines must be 1, got {self.mashing}; they have their own n_views"
+            )
         if self.mashing != int(self.mashing) or self.mashing < 1 or n_views % self.mashing:
             raise ValueError(f"mashing must divide the {n_views} views, got {self.mashing}")
         tof = scanner.time_of_flight if self.tof is True else self.tof or None
@@ -113,6 +121,8 @@ class PETSinogram(FrozenArrays):
     @property
     def angles(self) -> np.ndarray:
         """The nominal angle phi of every view in degrees: bins follow each other along (cos phi, sin phi)."""
+        if self.lines is not None:
+            return self.lines.angles(self.views, self.scanner.n_crystals)
         step = 360 / self.scanner.n_crystals
         return step * (self.views * self.mashing + (self.mashing - 1) / 2)
 
@@ -155,7 +165,9 @@ class PETSinogram(FrozenArrays):
 
     @cached_property
     def crystal_pairs(self) -> np.ndarray:
-        """The crystals within a ring at both ends, (views, mashing, radial, 2)."""
+        """The crystals within a ring at both ends, (views, mashing, radial, 2); ValueError for arc-corrected data."""
+        if self.lines is not None:
+            raise ValueError(f"{self} is arc corrected: its bins are equally spaced lines and belong to no crystals")
         n = self.scanner.n_crystals
         view = self.views[:, None, None] * self.mashing + np.arange(self.mashing)[:, None]
         first, second = view + self.radial // 2, view - (self.radial + 1) // 2 + n // 2
@@ -164,6 +176,8 @@ class PETSinogram(FrozenArrays):
     @cached_property
     def transaxial_ends(self) -> np.ndarray:
         """x, y of the first and x, y of the second end of every transaxial line in mm, (views, radial, 4)."""
+        if self.lines is not None:
+            return self.lines.ends(self.scanner, self.views, self.radial)
         xy = self.scanner.crystals[0, :, :2]
         ends = xy[self.crystal_pairs].mean(1)
         return ends.reshape(*ends.shape[:2], 4)
@@ -184,7 +198,14 @@ class PETSinogram(FrozenArrays):
         return (x1 * y2 - x2 * y1) / np.hypot(x2 - x1, y2 - y1)
 
     def multiplicity(self) -> np.ndarray:
-        """Return how many pairs of real crystals each bin holds, (views, radial, planes) float32; 0 for gaps."""
+        """Return how many pairs of real crystals each bin holds, (views, radial, planes) float32; 0 for gaps.
+
+        After arc correction that is the number of views and ring pairs which a bin joins, the same for all radial bins.
+        """
+        if self.lines is not None:
+            joined = self.scanner.n_crystals / 2 / self.lines.n_views
+            planes = np.array([joined * len(pairs) for pairs in self.ring_pairs], np.float32)
+            return np.broadcast_to(planes, (self.n_views, self.n_radial, self.n_planes)).copy()
         real = np.logical_not(self.scanner.virtual)
         transaxial = real[:, self.crystal_pairs]  # (rings, views, mashing, radial, 2)
         first, second = transaxial[..., 0].astype(np.float32), transaxial[..., 1].astype(np.float32)
@@ -205,6 +226,8 @@ class PETSinogram(FrozenArrays):
             events : (n, 2) crystal numbers of both ends, or (n, 3) with the TOF bin. The ends may come in either order;
                 the TOF bin is mirrored along with them. Events outside the sinogram get -1 throughout.
         """
+        if self.lines is not None:
+            raise ValueError(f"{self} is arc corrected: events cannot be sorted into its equally spaced lines")
         events, columns = np.asarray(events), 2 if self.tof is None else 3
         if events.ndim != 2 or events.shape[1] != columns or events.dtype.kind not in "iu":
             raise ValueError(f"events must be (n, {columns}) integers, got {events.dtype} {events.shape}")
@@ -241,7 +264,7 @@ class PETSinogram(FrozenArrays):
         """Return radial x radial x (2 rings - 1) voxels as large as the bins near the centre and half a ring pitch."""
         rings = self.scanner.rings
         depth = float(np.ptp(rings)) / max(1, 2 * rings.size - 2) or self.scanner.radial_spacing
-        size = self.scanner.radial_spacing
+        size = self.scanner.radial_spacing if self.lines is None else self.lines.bin_size
         origin = (-(self.n_radial - 1) / 2 * size, -(self.n_radial - 1) / 2 * size, float(rings.min()))
         return ImageGrid((self.n_radial, self.n_radial, 2 * rings.size - 1), (size, size, depth), origin)
 
@@ -265,10 +288,17 @@ class PETSinogram(FrozenArrays):
 
     def __str__(self) -> str:
         tof = f", {self.tof.n_bins} TOF bins" if self.tof else ""
+        bins = "bins" if self.lines is None else f"bins of {self.lines.bin_size:g} mm (arc corrected)"
         return (
-            f"{self.n_views} views of {self.n_radial} bins, {self.n_planes} planes{tof} "
+            f"{self.n_views} views of {self.n_radial} {bins}, {self.n_planes} planes{tof} "
             f"(span {self.span}, ring difference up to {self.max_ring_difference})"
         )
+
+
+def _within(radius: float, bin_size: float) -> int:
+    """The most radial bins whose lines meet a circle."""
+    inside = int(np.ceil(radius / bin_size)) - 1
+    return 2 * inside + 1
 
 
 def _filling(difference: int, span: int) -> int:

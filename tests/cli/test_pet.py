@@ -8,8 +8,10 @@ from cli_cases import PHANTOM, RING, emrecon, listmode, measured
 from stir_cases import SLICES, sinogram, stir_pair
 
 from emrecon import formats
+from emrecon.formats.interfile.scanners import Circle
 from emrecon.projectors import (
     AcquisitionModel,
+    EquallySpacedLines,
     GaussianBlur,
     ImageGrid,
     PETProjector,
@@ -108,6 +110,24 @@ def test_options_of_other_data_are_refused(tmp_path, options, message):
     done = emrecon("reconstruct", tmp_path / "scan.h5", *options, "--out", tmp_path / "x.h5", check=2)
     assert message in " ".join(done.stderr.replace("│", " ").split())
     assert not (tmp_path / "x.h5").exists()
+
+
+def test_arc_corrected_sinograms_of_stir_are_reconstructed(tmp_path):
+    """A cylinder comes back where its header says: 24 views of 33 bins of 4 mm, which no crystals share."""
+    circle = PETScanner(Circle(3, 64, 80.0, 6.0, 0.0).positions())
+    sinogram = PETSinogram(circle, n_radial=33, lines=EquallySpacedLines(24, 4.0))
+    grid = sinogram.default_grid()
+    x, y, _ = grid.coordinates()
+    body = (((x - 20) ** 2 + (y + 10) ** 2 < 25**2) * np.ones(grid.shape)).astype(np.float32)
+    model = AcquisitionModel(PETProjector(grid, sinogram), sinogram.multiplicity())
+    formats.write_interfile_pet(tmp_path / "arc.hs", model(body), sinogram)
+    done = emrecon(*("reconstruct", tmp_path / "arc.hs", "--iterations", 6, "--out", tmp_path / "x.h5"), check=0)
+    assert "24 views of 33 bins of 4 mm (arc corrected)" in done.stdout
+    image, _ = formats.read_image(tmp_path / "x.h5")
+    inside = ((x - 20) ** 2 + (y + 10) ** 2 < 17**2)[..., 0]
+    assert image[inside].mean() == pytest.approx(1, abs=0.03)
+    assert image[body[..., 0] == 0].mean() < 0.06
+    assert "arc corrected" in str(formats.read_scan(tmp_path / "arc.hs").geometry)
 
 
 def test_outputs_never_replace_the_events(tmp_path):

@@ -15,12 +15,13 @@ from emrecon.formats.hdf5 import files as hdf5
 from emrecon.formats.hdf5.dynamic import describe_dynamic, read_dynamic, read_gated, write_dynamic
 from emrecon.formats.siemens import petlink
 from emrecon.formats.siemens.petlink_frames import histogram_petlink, split_petlink
-from emrecon.projectors import ImageGrid, PETSinogram, Scan, SPECTGeometry
+from emrecon.projectors import EquallySpacedLines, ImageGrid, PETSinogram, Scan, SPECTGeometry
 from emrecon.projectors.scan.dynamic import DynamicScan, Frames, GatedScan, Gates
 
 RNG = np.random.default_rng(3)
 CAMERA = SPECTGeometry([0.1, 10, 350.25, 17], [150, 151.5, 100 / 3, 149], (6, 4), (3.32, 4.4), head=[0, 0, 1, 1])
 SINOGRAM = PETSinogram(SCANNER, span=3, tof=TOF)
+ARC_CORRECTED = PETSinogram(SCANNER, n_radial=9, lines=EquallySpacedLines(7, 2.5))
 
 
 def dynamic(geometry=CAMERA, **changes):
@@ -62,6 +63,7 @@ def assert_same(a, b):
     [
         {},
         {"geometry": SINOGRAM},
+        {"geometry": ARC_CORRECTED},
         {"background": 0.25, "factors": 1.0},
         {"factors": RNG.uniform(size=(3, 1, 1, 1)), "background": RNG.uniform(size=(1, *CAMERA.shape))},
         {"radionuclide": None, "energy_window": None, "description": "", "reference": 0.0},
@@ -137,7 +139,7 @@ DAMAGES = {
         lambda file: file.attrs.__setitem__("emrecon_schema", "gated"),
         "holds a gated, not a dynamic; use read_gated",
     ),
-    "newer": (lambda file: file.attrs.__setitem__("schema_version", 2), "schema version 2.*upgrade"),
+    "newer": (lambda file: file.attrs.__setitem__("schema_version", 3), "schema version 3.*upgrade"),
     "version": (lambda file: file.attrs.__setitem__("schema_version", "new"), "schema_version is"),
     "a frame is missing": (lambda file: file.__delitem__("counts_0001"), "counts_0001 is missing"),
     "a frame too many": (lambda file: file.copy("counts_0002", "counts_0003"), "more counts than its 3"),

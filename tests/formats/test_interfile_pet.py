@@ -14,7 +14,15 @@ from emrecon.formats.interfile.header import load_header, read_values
 from emrecon.formats.interfile.pet import PETSinogramFacts, read_interfile_pet
 from emrecon.formats.interfile.pet_writing import write_interfile_pet
 from emrecon.formats.interfile.scanners import SYSTEMS
-from emrecon.projectors import ImageGrid, PETProjector, PETScanner, PETSinogram, TimeOfFlight, pet_scanners
+from emrecon.projectors import (
+    EquallySpacedLines,
+    ImageGrid,
+    PETProjector,
+    PETScanner,
+    PETSinogram,
+    TimeOfFlight,
+    pet_scanners,
+)
 
 RINGS, CRYSTALS, RADIAL = 5, 24, 9
 VIEWS, PLANES = CRYSTALS // 2, 19
@@ -379,16 +387,172 @@ def test_ge_joins_three_ring_differences_in_segment_0_and_two_elsewhere(tmp_path
     np.testing.assert_array_equal(counts, expected(sinogram))
 
 
-def test_arc_corrected_data_have_no_crystal_pairs(tmp_path):
-    """As STIR's smalllong.hs, whose 27 planes hold ring differences of -8 to 8 and whose 64 views share no crystals."""
+def test_arc_corrected_data_have_equally_spaced_lines(tmp_path):
     path = save(tmp_path, changes={"applied corrections": "{arc correction}"})
-    with pytest.raises(FormatError, match=r"a\.hs: the data are arc corrected: .*arc_corrected=False"):
-        read_interfile_pet(path)
-    read_interfile_pet(path, arc_corrected=False)
-    with pytest.raises(FormatError, match="as STIR takes it where the key"):
-        read_interfile_pet(save(tmp_path, changes={"applied corrections": None}))
+    sinogram = read_interfile_pet(path)[1]
+    assert sinogram.lines == EquallySpacedLines(12, 2.08815)
+    np.testing.assert_allclose(sinogram.radial_positions, np.tile(2.08815 * np.arange(-4, 5), (12, 1)), atol=1e-12)
+    with pytest.raises(ValueError, match=r"arc corrected: .* belong to no crystals"):
+        _ = sinogram.crystal_pairs
+    assert read_interfile_pet(path, arc_corrected=False)[1].lines is None
+    assert read_interfile_pet(path, bin_size=3)[1].lines == EquallySpacedLines(12, 3.0)
+    with pytest.warns(UserWarning, match="`applied corrections` is missing; as STIR does"):
+        assert read_interfile_pet(save(tmp_path, changes={"applied corrections": None}))[1].lines is not None
+    unsized = dict.fromkeys(("effective central bin size (cm)", "Default bin size (cm)"))
+    with pytest.raises(FormatError, match=r"`effective central bin size \(cm\)` is missing; pass .* as bin_size="):
+        read_interfile_pet(save(tmp_path, changes=unsized | {"applied corrections": "arc corrected"}))
     path = save(tmp_path, changes={"applied corrections": "{Randoms, Scatter}"})
     assert read_interfile_pet(path)[2].corrections == ("Randoms", "Scatter")
+
+
+LONG = {  # as STIR's smalllong.hs: 27 planes of ring differences up to 8, and 64 views that share no crystals
+    "applied corrections": "{arc correction}",
+    "matrix size [4]": 1,
+    "matrix size [3]": 64,
+    "matrix size [2]": "{27}",
+    "matrix size [1]": 75,
+    "minimum ring difference per segment": "{-8}",
+    "maximum ring difference per segment": "{8}",
+    "Number of rings": 14,
+    "Number of detectors per ring": 112,
+    "Inner ring diameter (cm)": 60,
+    "Average depth of interaction (cm)": 0.7,
+    "Distance between rings (cm)": 0.654,
+    "effective central bin size (cm)": 0.3,
+}
+
+
+def test_views_of_arc_corrected_data_need_not_be_those_of_crystals(tmp_path):
+    values = np.random.default_rng(0).random((64, 27, 75)).astype(np.float32)
+    counts, sinogram, facts = read_interfile_pet(save(tmp_path, values=values, changes=LONG))
+    assert counts.shape == sinogram.shape == (64, 75, 27)
+    np.testing.assert_array_equal(counts, values.transpose(0, 2, 1))
+    np.testing.assert_allclose(sinogram.angles, 180 / 64 * np.arange(64))
+    assert (facts.corrections, facts.scanner) == (("arc correction",), "header")
+    assert sinogram.default_grid().voxel_size == (3.0, 3.0, pytest.approx(3.27))
+    write_interfile_pet(tmp_path / "b.hs", counts, sinogram, facts)
+    again = read_interfile_pet(tmp_path / "b.hs")
+    np.testing.assert_array_equal(again[0], counts)
+    assert again[1].lines == sinogram.lines
+    np.testing.assert_allclose(again[1].transaxial_ends, sinogram.transaxial_ends, atol=1e-9)
+
+
+def test_lines_of_arc_corrected_data_are_those_that_stir_counts(tmp_path):
+    """A point's track in a sinogram: s = x cos(phi) + y sin(phi), phi from the header alone."""
+    changes = LONG | {"View offset (degrees)": 5}
+    _, sinogram, _ = read_interfile_pet(save(tmp_path, values=np.zeros(64 * 27 * 75), changes=changes))
+    grid = ImageGrid((41, 41, 27), (3.0, 3.0, 3.27))
+    x, y, _ = grid.coordinates()
+    image = np.zeros(grid.shape, np.float32)
+    image[30, 12] = 1
+    track = PETProjector(grid, sinogram)(image)[..., 13]
+    phi = np.deg2rad(180 / 64 * np.arange(64) + 5)
+    s = x[30, 0, 0] * np.cos(phi) + y[0, 12, 0] * np.sin(phi)
+    centre = (track * 3.0 * np.arange(-37, 38)).sum(1) / track.sum(1)
+    np.testing.assert_allclose(centre, s, atol=1)  # a point is a voxel wide
+    assert abs((centre - s).mean()) < 0.1
+    assert np.abs(centre - s).mean() < 0.25
+
+
+def test_mashed_arc_corrected_views_are_in_the_middle(tmp_path):
+    changes = LONG | {"matrix size [3]": 28}
+    _, sinogram, _ = read_interfile_pet(save(tmp_path, values=np.zeros(28 * 27 * 75), changes=changes))
+    np.testing.assert_allclose(sinogram.angles, 180 / 28 * np.arange(28) + 0.5 * 360 / 112)
+
+
+BLOCKS = {  # three buckets of two blocks of 2 x 2 crystals around, two along the axis
+    "Scanner geometry (BlocksOnCylindrical/Cylindrical/Generic)": "BlocksOnCylindrical",
+    "Number of rings": 4,
+    "Number of detectors per ring": 12,
+    "matrix size [4]": 1,
+    "matrix size [3]": 6,
+    "matrix size [2]": "{4}",
+    "minimum ring difference per segment": "{0}",
+    "maximum ring difference per segment": "{0}",
+    "Number of blocks per bucket in transaxial direction": 2,
+    "Number of blocks per bucket in axial direction": 1,
+    "Number of crystals per block in axial direction": 2,
+    "Number of crystals per block in transaxial direction": 2,
+    "Distance between crystals in axial direction (cm)": 0.3,
+    "Distance between crystals in transaxial direction (cm)": 0.4,
+    "Distance between blocks in axial direction (cm)": 1.0,
+    "Distance between blocks in transaxial direction (cm)": 1.1,
+}
+
+
+def test_blocks_on_a_cylinder(tmp_path):
+    zeros = np.zeros(6 * 9 * 4)
+    _, sinogram, facts = read_interfile_pet(save(tmp_path, values=zeros, changes=BLOCKS))
+    crystals = sinogram.scanner.crystals
+    assert facts.scanner == "header"
+    np.testing.assert_allclose(sinogram.scanner.rings, [6.5, 3.5, -3.5, -6.5])
+    turn = np.pi / 3 - 2 * np.pi / 3 / 11 * (2 + 3)  # half a bucket's angle less half a crystal and the gap
+    for bucket in range(3):
+        angle = turn + bucket * 2 * np.pi / 3
+        out, along = np.array([np.sin(angle), -np.cos(angle)]), np.array([np.cos(angle), np.sin(angle)])
+        for k, place in enumerate((-7.5, -3.5, 3.5, 7.5)):
+            np.testing.assert_allclose(crystals[0, 4 * bucket + k, :2], 105 * out + place * along, atol=1e-9)
+    for key, value, message in (
+        ("Number of crystals per block in axial direction", 3, "4 rings and 12 crystals per ring are not whole"),
+        ("Distance between blocks in axial direction (cm)", None, "distance between blocks in axial direction"),
+        ("Number of detector layers", 2, "2 layers"),
+        ("Scanner geometry (BlocksOnCylindrical/Cylindrical/Generic)", "Sphere", "scanner geometry is 'sphere'"),
+    ):
+        with pytest.raises(FormatError, match=message):
+            read_interfile_pet(save(tmp_path, values=zeros, changes=BLOCKS | {key: value}))
+
+
+GENERIC = {
+    "Scanner geometry (BlocksOnCylindrical/Cylindrical/Generic)": "Generic",
+    "Name of crystal map": "map.txt",
+}
+
+
+def crystal_map(scanner, layer=()):
+    """Lines of a map in STIR's axes, in an order of their own."""
+    place = scanner.crystals
+    rows = [(r, i, *layer, *place[r, i, :2], -place[r, i, 2]) for r in range(RINGS) for i in range(CRYSTALS)]
+    order = np.random.default_rng(0).permutation(len(rows))
+    return "#ring\tdetector\tx\ty\tz\n" + "".join("\t".join(map(str, rows[k])) + "\n" for k in order)
+
+
+@pytest.mark.parametrize("layer", [(), (0,)])
+def test_a_crystal_map(tmp_path, layer):
+    circle = read_interfile_pet(save(tmp_path))[1].scanner
+    pushed = circle.crystals.copy()
+    pushed[..., :2] *= 1 + 0.02 * np.cos(np.arange(CRYSTALS))[None, :, None]
+    (tmp_path / "map.txt").write_text(crystal_map(PETScanner(pushed), layer))
+    _, sinogram, _ = read_interfile_pet(save(tmp_path, changes=GENERIC))
+    np.testing.assert_allclose(sinogram.scanner.crystals, pushed, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[:-1], "119 lines of crystals, but the header has 5 rings of 24"),
+        (lambda lines: [*lines[:-1], "0\t0\tx\ty\tz"], "holds no number"),
+        (lambda lines: [*lines[:-1], "0\t0\t1\t0\t0"], None),
+        (lambda lines: [*lines[:-1], "0\t0\tnan\t0\t0"], "lines of crystals"),
+    ],
+)
+def test_crystal_maps_that_make_no_sense(tmp_path, change, message):
+    circle = read_interfile_pet(save(tmp_path))[1].scanner
+    (tmp_path / "map.txt").write_text("\n".join(change(crystal_map(circle).splitlines())))
+    with pytest.raises(FormatError, match=message):
+        read_interfile_pet(save(tmp_path, changes=GENERIC))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("../map.txt", FormatError), ("none.txt", FileNotFoundError)])
+def test_crystal_maps_are_beside_the_header(tmp_path, name, kind):
+    with pytest.raises(kind, match=r"map|none"):
+        read_interfile_pet(save(tmp_path, changes=GENERIC | {"Name of crystal map": name}))
+
+
+def test_a_circle_without_a_diameter_takes_its_radius(tmp_path):
+    path = save(tmp_path, changes={"Inner ring diameter (cm)": None})
+    with pytest.raises(FormatError, match=r"`inner ring diameter \(cm\)` is missing; pass its value as radius="):
+        read_interfile_pet(path)
+    assert read_interfile_pet(path, radius=380)[1].scanner.radius == pytest.approx(380)
 
 
 def test_frames_and_their_factors(tmp_path):
@@ -556,13 +720,13 @@ BAD_HEADERS = {
     "label": ({"matrix axis label [1]": "colour"}, "'colour'; expected one of tangential coordinate"),
     "labels": ({"matrix axis label [1]": "view"}, "labels are the same"),
     "order": ({"matrix axis label [2]": "segment", "matrix axis label [4]": "axial coordinate"}, "matrix size"),
-    "no radius": ({"Inner ring diameter (cm)": None}, "pass its value as scanner="),
+    "no radius": ({"Inner ring diameter (cm)": None}, "pass its value as radius="),
     "no spacing": ({"Distance between rings (cm)": "0"}, "above zero; pass the right value as scanner="),
     "absurd": ({"Number of rings": "1e9"}, "damaged header"),
     "many": ({"Number of detectors per ring": "1e9"}, "damaged header"),
     "blocks": (
         {"Scanner geometry (BlocksOnCylindrical/Cylindrical/Generic)": "BlocksOnCylindrical"},
-        r"blocksoncylindrical scanner with 1 layers .* scanner=PETScanner",
+        r"`number of crystals per block in transaxial direction` is missing",
     ),
     "layers": ({"Number of detector layers": "2"}, "2 layers"),
     "huge": ({"matrix size [1]": "1000000000"}, "the header announces 912000000000"),

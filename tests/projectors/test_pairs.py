@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from pet_cases import SCANNER, SINOGRAMS, events_of_every_bin
+from pet_cases import OF_CRYSTALS, SCANNER, SINOGRAMS, events_of_every_bin
 
 from emrecon.projectors import Normalisation, PETScanner, PETSinogram, crystal_rates, events_product, pair_products
 
@@ -23,7 +23,7 @@ def full():
     )
 
 
-@pytest.mark.parametrize("case", [case for case in SINOGRAMS if "flat" not in case])
+@pytest.mark.parametrize("case", [case for case in OF_CRYSTALS if "flat" not in case])
 def test_products_are_sums_over_the_pairs_of_a_bin(case):
     sinogram = SINOGRAMS[case][1]
     weight = RNG.uniform(size=(3, 3))
