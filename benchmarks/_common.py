@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from datetime import UTC, datetime
@@ -87,8 +88,12 @@ def _peer_transforms(projector: SPECTProjector, min_sigmas: float) -> list[Any]:
         mu = torch.from_numpy(np.ascontiguousarray(projector.attenuation, np.float32))
         transforms.append(SPECTAttenuationTransform(attenuation_map=mu))
     if projector.response is not None:
-        response = projector.response
-        meta = SPECTPSFMeta((), lambda distance_cm: response.sigma(10 * distance_cm) / 10, min_sigmas=min_sigmas)
+        response, bins = projector.response, projector.aperture * projector.geometry.pixel_size[0] / math.sqrt(12)
+
+        def sigma(distance_cm: Any) -> Any:
+            return np.hypot(response.sigma(10 * distance_cm), bins) / 10  # its bins sample the response, ours count
+
+        meta = SPECTPSFMeta((), sigma, min_sigmas=min_sigmas)
         transforms.append(SPECTPSFTransform(meta))
     return transforms
 

@@ -1,4 +1,4 @@
-"""The picture in docs/spect.md: a point at several distances, its projected profile against the response."""
+"""The picture in docs/spect.md: a point at several distances, its projected profile against the response in bins."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.special import ndtr
 
 from emrecon.projectors import ImageGrid, SPECTGeometry, SPECTProjector, collimator
 
@@ -31,7 +32,8 @@ def main() -> None:
             u, counts, sigma = profile(distance, offset)
             axis.plot(u, counts, "o", color=colour, markersize=4, label=f"offset {offset / PIXEL:g} pixel")
         fine = np.linspace(-25, 25, 400)
-        axis.plot(fine, PIXEL / (np.sqrt(2 * np.pi) * sigma) * np.exp(-(fine**2) / (2 * sigma**2)), "k-", linewidth=0.8)
+        upper, lower = (ndtr((fine + side * PIXEL / 2) / sigma) for side in (1, -1))
+        axis.plot(fine, upper - lower, "k-", linewidth=0.8)
         axis.set(title=f"{distance / 10:g} cm, sigma {sigma:.2f} mm", xlabel="u (mm)", xlim=(-25, 25))
     figure.axes[0].legend(fontsize=7, frameon=False)
     figure.savefig(Path(__file__).resolve().parent.parent / "docs/images/point_response.png", dpi=100)

@@ -171,6 +171,16 @@ def divide_where(a: Array, b: Array, otherwise: Array | float | None = None) -> 
     return chosen
 
 
+def without_rounding_below_zero(y: Array, x: Array) -> Array:
+    """Return y, what a map without negative entries makes of x, with zeros for what is below zero by rounding.
+
+    Where x holds something negative, y is returned as it is.
+    """
+    xp = array_namespace(y)
+    cut: Array = xp.where((y < 0) & xp.all(x >= 0), xp.zeros_like(y), y)
+    return cut
+
+
 def from_host(values: np.ndarray, x: Array) -> Array:
     """Return NumPy values as a tensor where `x` is one, without a copy."""
     if not is_torch(x):

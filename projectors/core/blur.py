@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
 from numpy.typing import ArrayLike
 from scipy.special import erf
 
-from .arrays import Array, PlanCache, add_up, array_namespace, device, dtype_name, is_numpy, like, to_numpy
+from .arrays import (
+    Array,
+    PlanCache,
+    add_up,
+    array_namespace,
+    device,
+    dtype_name,
+    is_numpy,
+    like,
+    to_numpy,
+    without_rounding_below_zero,
+)
 from .grid import ImageGrid
+from .mirror import folded, mirrored
 from .operator import BatchOperator, LinearOperator
 from .threads import thread_count
 
 N_SIGMAS = 4.0
 """Where the Gaussian is cut off, in standard deviations; what is left is scaled to a sum of one."""
+
+ENDS = ("mirrored", "empty")
+"""What lies beyond the first and the last slice of an image: the body, mirrored at the end, or nothing."""
 
 _BLOCK = 64  # voxels of an axis that are blurred by one matrix product
 
@@ -28,6 +43,8 @@ class GaussianBlur(BatchOperator):
     Args:
         grid : the image, (nx, ny, nz).
         fwhm : mm, one number or (x, y, z); 0 leaves an axis as it is.
+        ends : "mirrored" where the body goes on beyond the first and the last slice, "empty" where the image ends with
+            nothing beyond.
 
     The weight of the voxel at n voxels' distance is the Gaussian's integral over that voxel::
 
@@ -35,22 +52,24 @@ class GaussianBlur(BatchOperator):
 
     for ``|n|`` d up to 4 sigma and the rest of its last voxel, scaled to a sum of one. From an FWHM of 1.5 voxels, the
     variance is sigma^2 + d^2 / 12: that of the Gaussian and that of a voxel of size d.
-    What leaves the image is lost (zeros outside): K is a symmetric band matrix, cut off at the borders, and the
-    operator is its own transpose. An axis of one voxel is not blurred: such an image is two-dimensional.
+    A body that is longer than the image brings as much activity into the end slices as leaves them. Mirrored ends say
+    so: what leaves along z comes back, and an even image stays even up to its last slice; with empty ends such data
+    give end slices up to twice as high as they are. Along x and y there are zeros outside. K is a symmetric band
+    matrix, and the operator is its own transpose. An axis of one voxel is not blurred: such an image is flat.
 
     A resolution model before any projector: `PETProjector(grid, sinogram) @ GaussianBlur(grid, 4.5)`.
     Runs on NumPy, CuPy and torch.
 
-    Raises ValueError for widths that are negative or not finite.
+    Raises ValueError for widths that are negative or not finite, and for other ends.
     """
 
-    def __init__(self, grid: ImageGrid, fwhm: ArrayLike) -> None:
+    def __init__(self, grid: ImageGrid, fwhm: ArrayLike, *, ends: str = "mirrored") -> None:
         widths = np.asarray(fwhm, float).ravel()
         if widths.size not in (1, 3) or not (np.isfinite(widths).all() and (widths >= 0).all()):
             raise ValueError(f"GaussianBlur fwhm must be one number or three, in mm and not negative, got {fwhm!r}")
         self.grid, self.in_shape, self.out_shape = grid, grid.shape, grid.shape
         x, y, z = (float(width) for width in np.broadcast_to(widths, 3))
-        self.fwhm = (x, y, z)
+        self.fwhm, self.ends = (x, y, z), _checked_ends(ends)
         self._plans = PlanCache()
 
     @property
@@ -78,14 +97,24 @@ class GaussianBlur(BatchOperator):
 
         def make() -> list[Array | None]:
             return [
-                None if kernel.size == 1 else like(band_matrix(kernel, n), x)
-                for kernel, n in zip(self.kernels, self.in_shape)
+                None
+                if kernel.size == 1
+                else like(band_matrix(kernel, n, mirror=axis == 2 and self.ends == "mirrored"), x)
+                for axis, (kernel, n) in enumerate(zip(self.kernels, self.in_shape))
             ]
 
         return self._plans.get(x, make)
 
     def __str__(self) -> str:
         return f"{self!r}\n  image     {self.grid}\n  FWHM      {' x '.join(f'{width:g}' for width in self.fwhm)} mm"
+
+
+class _Transfers(NamedTuple):
+    """Weight image and spectrum of every kernel, slices (nz, nz + 2 reach) in their places, and ones within reach."""
+
+    pairs: list[tuple[Array | None, Array]]
+    widening: Array
+    within_reach: list[Array]
 
 
 class MeasuredBlur(LinearOperator):
@@ -97,62 +126,85 @@ class MeasuredBlur(LinearOperator):
             neither symmetric nor of sum one. Or a list of (weight image, kernel) for a blur that changes from place to
             place: a point in voxel j is spread as sum_k weight_k[j] kernel_k, so totals are kept where kernels have a
             sum of one and the weights add up to one. Every pair costs one transform.
+        ends : as in `GaussianBlur`: beyond the first and the last slice the weighted image goes on, mirrored, or is
+            empty.
 
-    What leaves the image is lost (zeros outside, nothing wraps around). The transpose correlates with the kernels and
-    then weights, exactly.
+    Along x and y what leaves is lost (zeros outside; nothing wraps around). The transpose correlates with the
+    kernels and then weights, exactly.
+    Where kernels and weights are nowhere negative, nor is what becomes of an image that is not: rounding of the
+    transforms is cut at zero, and voxels out of a kernel's reach are exactly zero.
     Runs on NumPy (SciPy's transforms), CuPy and torch.
 
     Raises ValueError for kernels of even length, weights of another shape, and values that are not finite.
     """
 
-    def __init__(self, grid: ImageGrid, kernel: Array | Sequence[tuple[Array, Array]]) -> None:
-        self.grid, self.in_shape, self.out_shape = grid, grid.shape, grid.shape
+    def __init__(
+        self, grid: ImageGrid, kernel: Array | Sequence[tuple[Array, Array]], *, ends: str = "mirrored"
+    ) -> None:
+        self.grid, self.in_shape, self.out_shape, self.ends = grid, grid.shape, grid.shape, _checked_ends(ends)
         varying = isinstance(kernel, Iterable) and not hasattr(kernel, "shape")
         pairs: list[Any] = list(kernel) if varying else [(None, kernel)]
         if not pairs or any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in pairs):
             raise ValueError("MeasuredBlur needs an array (kx, ky, kz) or a list of pairs (weight image, kernel)")
         self.kernels = [_checked_kernel(values) for _, values in pairs]
         self.weights = [None if weight is None else self._checked_weight(weight) for weight, _ in pairs]
-        reach = np.max([np.array(values.shape) // 2 for values in self.kernels], axis=0)
-        self._size = [scipy.fft.next_fast_len(n + min(int(r), n - 1), real=True) for n, r in zip(self.in_shape, reach)]
+        shapes = np.array([values.shape for values in self.kernels])
+        self._reach: tuple[int, ...] = tuple(int(n) for n in shapes.max(0) // 2)
+        nx, ny, nz = self.in_shape
+        lengths = (nx + min(self._reach[0], nx - 1), ny + min(self._reach[1], ny - 1), nz + 2 * self._reach[2])
+        self._size = [scipy.fft.next_fast_len(n, real=True) for n in lengths]
+        signs = [*self.kernels, *(weight for weight in self.weights if weight is not None)]
+        self._positive = all((values >= 0).all() for values in signs)
         self._plans = PlanCache()
 
     def _forward(self, x: Array) -> Array:
-        fft = fft_of(x)
+        fft, made = fft_of(x), self._made(x)
         total = add_up(
-            transfer * fft.rfftn(x if weight is None else weight * x, s=self._size, axes=(0, 1, 2))
-            for weight, transfer in self._made(x)
+            transfer * fft.rfftn((x if weight is None else weight * x) @ made.widening, s=self._size, axes=(0, 1, 2))
+            for weight, transfer in made.pairs
         )
-        return self._cropped(fft.irfftn(total, s=self._size, axes=(0, 1, 2)))
+        (nx, ny, nz), beyond = self.in_shape, self._reach[2]
+        return self._clean(fft.irfftn(total, s=self._size, axes=(0, 1, 2))[:nx, :ny, beyond : beyond + nz], x)
 
     def _adjoint(self, y: Array) -> Array:
-        xp, fft = array_namespace(y), fft_of(y)
-        spectrum = fft.rfftn(y, s=self._size, axes=(0, 1, 2))
+        xp, fft, made = array_namespace(y), fft_of(y), self._made(y)
+        (nx, ny, nz), beyond = self.in_shape, self._reach[2]
+        edge = xp.zeros((nx, ny, beyond), dtype=y.dtype, device=device(y))
+        spectrum = fft.rfftn(xp.concat([edge, y], axis=2), s=self._size, axes=(0, 1, 2))
 
         def part(weight: Array | None, transfer: Array) -> Array:
-            image = self._cropped(fft.irfftn(xp.conj(transfer) * spectrum, s=self._size, axes=(0, 1, 2)))
+            wide = fft.irfftn(xp.conj(transfer) * spectrum, s=self._size, axes=(0, 1, 2))
+            image = wide[:nx, :ny, : nz + 2 * beyond] @ made.widening.T
             return image if weight is None else weight * image
 
-        return add_up(part(weight, transfer) for weight, transfer in self._made(y))
+        return self._clean(add_up(part(weight, transfer) for weight, transfer in made.pairs), y)
 
-    def _cropped(self, padded: Array) -> Array:
-        nx, ny, nz = self.in_shape
-        return padded[:nx, :ny, :nz]
+    def _clean(self, values: Array, x: Array) -> Array:
+        """Return values without what is there by the transforms' rounding alone, where no entry is negative."""
+        xp = array_namespace(x)
+        if not self._positive:
+            return xp.asarray(values, copy=True)
+        near = xp.astype(x != 0, x.dtype)[None, ...]
+        for axis, matrix in enumerate(self._made(x).within_reach):
+            near = _along(near, matrix, self._reach[axis], axis)
+        return without_rounding_below_zero(xp.where(near[0, ...] > 0, values, xp.zeros_like(values)), x)
 
-    def _made(self, x: Array) -> list[tuple[Array | None, Array]]:
-        """The weight image and the kernel's spectrum of every pair."""
-
-        def make() -> list[tuple[Array | None, Array]]:
+    def _made(self, x: Array) -> _Transfers:
+        def make() -> _Transfers:
             weights = [None if weight is None else like(weight, x) for weight in self.weights]
             complex_name = "complex64" if dtype_name(x) == "float32" else "complex128"
             spectra = [self._spectrum(kernel).astype(complex_name) for kernel in self.kernels]
-            return [(w, array_namespace(x).asarray(s, device=device(x))) for w, s in zip(weights, spectra)]
+            pairs = [(w, array_namespace(x).asarray(s, device=device(x))) for w, s in zip(weights, spectra)]
+            boxes = [like(band_matrix(np.ones(2 * r + 1), n), x) for r, n in zip(self._reach, self.in_shape)]
+            nz, beyond = self.in_shape[2], self._reach[2]
+            place = mirrored(np.arange(-beyond, nz + beyond), nz, *[self.ends == "mirrored"] * 2)
+            return _Transfers(pairs, like(np.equal.outer(np.arange(nz), place).astype(float), x), boxes)
 
         return self._plans.get(x, make)
 
     def _spectrum(self, kernel: np.ndarray) -> np.ndarray:
         """The transform of a kernel whose middle lies at voxel 0; what is wider than the image never matters."""
-        wide = [max(0, size // 2 - (n - 1)) for size, n in zip(kernel.shape, self.in_shape)]
+        wide = [max(0, size // 2 - (n - 1)) for size, n in zip(kernel.shape[:2], self.in_shape)] + [0]
         kernel = kernel[tuple(slice(cut, size - cut) for cut, size in zip(wide, kernel.shape))]
         padded = np.zeros(self._size)
         padded[tuple(slice(size) for size in kernel.shape)] = kernel
@@ -180,10 +232,22 @@ def gaussian_kernel(fwhm: float) -> np.ndarray:
     return symmetric
 
 
-def band_matrix(kernel: np.ndarray, n: int) -> np.ndarray:
-    """Return the matrix (n, n) of a convolution with zeros outside: entry (i, j) is the kernel's weight for i - j."""
-    offset = np.subtract.outer(np.arange(n), np.arange(n)) + kernel.size // 2
-    return np.where((offset >= 0) & (offset < kernel.size), kernel[np.clip(offset, 0, kernel.size - 1)], 0.0)
+def band_matrix(kernel: np.ndarray, n: int, *, mirror: bool = False) -> np.ndarray:
+    """Return the matrix (n, n) of a convolution: entry (i, j) is the kernel's weight for i - j.
+
+    Args:
+        mirror : whether the line goes on mirrored at its ends; otherwise there are zeros outside.
+    """
+    reach = kernel.size // 2
+    offset = np.subtract.outer(np.arange(n), np.arange(-reach, n + reach)) + reach
+    wide = np.where((offset >= 0) & (offset < kernel.size), kernel[np.clip(offset, 0, kernel.size - 1)], 0.0)
+    return folded(wide, -reach, n, mirror, mirror)
+
+
+def _checked_ends(ends: str) -> str:
+    if ends not in ENDS:
+        raise ValueError(f"ends must be one of {', '.join(ENDS)}, got {ends!r}")
+    return ends
 
 
 def _along(x: Array, matrix: Array, reach: int, axis: int) -> Array:

@@ -140,7 +140,13 @@ def _time_weights(first, last, start, slope, lower, upper, kernel, weight):
     one, begin, slope = real(1), real(start + first * slope), real(slope)
     for i in range(max(last - first, 0)):
         u = begin + real(np.int32(i)) * slope
-        weight[i] = _cumulated(upper - u, c, one) - _cumulated(lower - u, c, one)
+        weight[i] = max(_cumulated(upper - u, c, one) - _cumulated(lower - u, c, one), real(0))
+
+
+@_inline
+def _part(position, below):
+    """How far a position is beyond the whole number below it; rounding must not make a weight negative."""
+    return min(max(position - below, 0.0), 1.0)
 
 
 @_compile
@@ -154,7 +160,7 @@ def _along(flat, line, weight):
     for i in range(line.first, line.last):
         c, z = c0 + i * dc + 1, z0 + i * dz + 1
         j, k = int(c), int(z)
-        v, w = real(c - j), real(z - k)
+        v, w = real(_part(c, j)), real(_part(z, k))
         j, k = j - 1, k - 1
         at = i * main + j * cross + k * third
         here = real(0)
@@ -183,7 +189,7 @@ def _scatter(value, line, weight, flat):
     for i in range(line.first, line.last):
         c, z = c0 + i * dc + 1, z0 + i * dz + 1
         j, k = int(c), int(z)
-        v, w = real(c - j), real(z - k)
+        v, w = real(_part(c, j)), real(_part(z, k))
         j, k = j - 1, k - 1
         at = i * main + j * cross + k * third
         here = value * weight[np.uint64(i - line.first)] if timed else value

@@ -195,7 +195,8 @@ def _columns(path, i):
     _, _, m, c0, dc, t0, dt, _, _ = path
     c, t = c0 + i * dc, t0 + i * dt
     j = math.floor(c)
-    w0, w1 = 1 - (c - j) if j >= 0 else 0.0, c - j if j + 1 < m else 0.0
+    part = min(max(c - j, 0.0), 1.0)  # rounding must not make a weight negative
+    w0, w1 = 1 - part if j >= 0 else 0.0, part if j + 1 < m else 0.0
     return j >= -1 and j < m and t >= 0 and t <= 1, t, max(j, 0), min(j + 1, m - 1), w0, w1
 
 
@@ -408,7 +409,7 @@ def _into_bins(value, position, edges, kernel, low, high, previous, at, out):
     for b in range(low, high):
         row, edge = out[b][at : at + value.shape[0]], edges[b + 1]
         for q in range(value.shape[0]):
-            here = _cumulated(edge - position[q], c, one)
+            here = max(_cumulated(edge - position[q], c, one), previous[q])  # it falls by rounding only
             row[q] += value[q] * (here - previous[q])
             previous[q] = here
 
@@ -424,7 +425,7 @@ def _from_bins(bins, at, length, position, edges, kernel, low, high, previous, v
     for b in range(low, high):
         row, edge = bins[b][at : at + value.shape[0]], edges[b + 1]
         for q in range(value.shape[0]):
-            here = _cumulated(edge - position[q], c, one)
+            here = max(_cumulated(edge - position[q], c, one), previous[q])
             value[q] += row[q] * (here - previous[q])
             previous[q] = here
     for q in range(value.shape[0]):

@@ -36,7 +36,7 @@ __device__ static real cumulated(real u, const real *c) {
 
 // The part of the timing kernel around position u that falls between two edges.
 __device__ static real time_weight(real u, real lower, real upper, const real *c) {
-    return cumulated(upper - u, c) - cumulated(lower - u, c);
+    return max(cumulated(upper - u, c) - cumulated(lower - u, c), real(0));  // less by rounding only
 }
 
 // The whole steps within [low, high], as [first, last): none where a line misses the image, however far.
@@ -180,7 +180,7 @@ extern "C" __global__ void sinogram_adjoint(const real *data, fixed *image, cons
                 int high = min((int)ceil((u + 1 - edges[0]) / width), n_bins);
                 real previous = low < high ? cumulated(edges[low] - u, kernel) : real(0);
                 for (int b = low; b < high; ++b) {
-                    real here = cumulated(edges[b + 1] - u, kernel);
+                    real here = max(cumulated(edges[b + 1] - u, kernel), previous);
                     value += y[(long long)b * n_planes] * (here - previous);
                     previous = here;
                 }

@@ -80,9 +80,10 @@ class MeasuredResponse:
 
     Args:
         distances : (k,) mm from the collimator face, increasing.
-        kernels : (k, nu, nz) with odd nu and nz, centred; they are scaled to sum to one (efficiency belongs in
-            factors).
-        pixel_size : (du, dz) mm of the kernels' samples, or one number.
+        kernels : (k, nu, nz) with odd nu and nz, centred, not negative: counts in pixels, as a camera records a point;
+            they are scaled to sum to one (efficiency belongs in factors).
+        pixel_size : (du, dz) mm of the kernels' pixels, or one number. A camera with bins of another size integrates
+            over those.
 
     Between distances the kernels are interpolated linearly, outside them the nearest is used.
     """
@@ -102,6 +103,11 @@ class MeasuredResponse:
         if kernels.shape[1] % 2 == 0 or kernels.shape[2] % 2 == 0:
             raise ValueError(f"MeasuredResponse kernels need odd sizes so that they have a centre, got {kernels.shape}")
         sums = kernels.sum((1, 2))
+        if np.any(kernels < 0):
+            raise ValueError(
+                f"MeasuredResponse kernels go down to {kernels.min():.3g}, but no point gives counts below zero; "
+                "cut what a background subtraction left there, as numpy.maximum(kernels, 0) does"
+            )
         if not np.all(np.isfinite(kernels)) or np.any(sums <= 0) or pixel.size != 2 or not np.all(pixel > 0):
             raise ValueError("MeasuredResponse kernels must be finite with positive sums, pixel_size positive mm")
         object.__setattr__(self, "distances", distances)

@@ -1,93 +1,133 @@
-"""The SPECT blur done directly: each plane convolved with its own kernel by FFT, for kernels of any shape."""
+"""The SPECT blur done directly: each plane convolved with its own kernel, for kernels of any shape."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import ModuleType
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
-import scipy.fft
-from scipy.ndimage import convolve1d, map_coordinates
+from scipy.ndimage import convolve1d
 
-from ..core.arrays import Array
+from ..core.arrays import Array, dtype_name
+from ..core.mirror import mirrored
+from . import blur_kernels
 from .collimation import GaussianResponse, MeasuredResponse, Response
-from .plan import MadePlan, gaussian_taps
+from .levels import checked_sigma
+from .plan import MadePlan
+from .taps import planes_taps
+
+_ROUNDS = 60  # in which a measured kernel is sharpened
+
+
+class Convolution(NamedTuple):
+    """The convolution of two-dimensional arrays, as in `blur_kernels`, and their array library."""
+
+    xp: ModuleType
+    convolve: Callable[[Array, Array, Array], None]
+
+
+ON_HOST = Convolution(np, blur_kernels.convolve)
 
 
 class DirectBlur:
     """Blur and add up the planes of a frame (planes, columns, slices), or the transpose of that.
 
-    The kernels are those of the response, less the variance that sampling adds anyway (`made.fixed`).
-    Convolution is linear (zero-padded); a MeasuredResponse costs one FFT per tabulated distance, a Gaussian one per
-    plane. `fft` is the module to use, scipy.fft or its CuPy twin.
+    The kernels are those of the response, less what sampling adds anyway (`made.widths`). Convolution is a sum over the
+    kernel, so that no result is negative by rounding: a MeasuredResponse costs one for each tabulated distance, a
+    Gaussian two short ones for each plane.
     """
 
-    def __init__(self, response: Response, made: MadePlan, n_slices: int) -> None:
-        self.response, self.spacing, self.fixed = response, made.spacing, made.fixed
-        self.distances = np.unique(made.distances, axis=0)
-        self.margin, self.columns, self.slices = made.plan.margin, made.plan.n_columns, n_slices
-        self.planar = n_slices == 1 and self.margin == 0
-        reach = reach_of(response, self.distances) / self.spacing
-        self.size = (
-            scipy.fft.next_fast_len(self.columns + math.ceil(reach[0]), real=True),
-            1 if self.planar else scipy.fft.next_fast_len(n_slices + 2 * self.margin + math.ceil(reach[1]), real=True),
+    def __init__(self, response: Response, made: MadePlan, n_slices: int, aperture: bool) -> None:
+        plan, self.widths = made.plan, made.widths
+        self.columns, self.slices, self.margin = plan.n_columns, n_slices, plan.margin
+        self.n_slices, self.ends = plan.n_slices, (plan.mirror_low, plan.mirror_high)
+        self.planar = plan.n_slices == 1 and plan.n_rows == 1
+        distances = np.zeros((int(plan.view_class.max()) + 1, plan.n_planes))
+        distances[plan.view_class] = made.distances
+        self.shares: list[np.ndarray] | None = None
+        if isinstance(response, MeasuredResponse):
+            self.shares = [_interpolation(response.distances, d) for d in distances]
+            self.kernels = self._measured(response, aperture)
+            self.along_u, self.along_z = np.zeros((0, 0, 0)), np.zeros((0, 0, 0))
+            return
+        self.kernels = np.zeros((0, 0, 0))
+        moments = self._moments(checked_sigma(response, distances) ** 2)
+        self.along_u, self.along_z = (
+            planes_taps(part.reshape(-1, 2)).reshape(*distances.shape, -1) for part in moments
         )
 
-    def collapse(self, frame: Array, view_class: int, fft: ModuleType = scipy.fft, xp: ModuleType = np) -> Array:
-        """Return the blurred sum over planes, (columns, slices + 2 margin)."""
-        share, transfer = self._kernels(view_class, frame.dtype)
-        if share is not None:
-            frame = xp.tensordot(xp.asarray(share), frame, axes=1)
-        spectrum = fft.rfft2(frame, s=self.size, axes=(1, 2)) * xp.asarray(transfer)
-        plane = fft.irfft2(spectrum.sum(0), s=self.size)
-        # The kernels' centre is moved by `margin` slices, so that what spreads below slice 0 has a place.
-        return plane[: self.columns, : self.slices + 2 * self.margin].astype(frame.dtype)
+    def collapse(self, frame: Array, view_class: int, tools: Convolution = ON_HOST) -> Array:
+        """Return the blurred sum over planes, (columns, n_slices): the image's and those of its margins."""
+        out = tools.xp.zeros((self.columns, self.n_slices), frame.dtype)
+        if self.shares is not None:
+            taps = self._like(self.kernels, frame, tools)
+            spread = self._like(self._widening(taps.shape[2]), frame, tools)
+            parts = tools.xp.tensordot(self._like(self.shares[view_class], frame, tools), frame, axes=1)
+            for part, kernel in zip(parts, taps):
+                tools.convolve(part @ spread, kernel, out)
+            return out
+        along_u, along_z, spread = self._gaussian(view_class, frame, tools)
+        for plane, u, z in zip(frame, along_u, along_z):
+            blurred = tools.xp.zeros_like(out)
+            tools.convolve(plane @ spread, z[None], blurred)
+            tools.convolve(blurred, u[:, None], out)
+        return out
 
-    def expand(self, plane: Array, view_class: int, fft: ModuleType = scipy.fft, xp: ModuleType = np) -> Array:
+    def expand(self, plane: Array, view_class: int, tools: Convolution = ON_HOST) -> Array:
         """Return the transpose of `collapse`, (planes, columns, slices)."""
-        share, transfer = self._kernels(view_class, plane.dtype)
-        spectrum = fft.rfft2(plane, s=self.size)[None] * xp.asarray(transfer).conj()
-        frame = fft.irfft2(spectrum, s=self.size, axes=(1, 2))[:, : self.columns, : self.slices].astype(plane.dtype)
-        return frame if share is None else xp.tensordot(xp.asarray(share).T, frame, axes=1)
-
-    def _kernels(self, view_class: int, dtype: np.dtype) -> tuple[np.ndarray | None, np.ndarray]:
-        """Return how planes share the tabulated kernels (kernels, planes) and the kernels' spectra."""
-        complex_type = np.result_type(dtype, np.complex64)
-        shift = self._phase(self.margin)
-        if isinstance(self.response, MeasuredResponse):
-            share = _interpolation(self.response.distances, self.distances[view_class])
-            kernels = [self._spectrum(kernel) for kernel in self.response.kernels]
-            return share.astype(dtype), (np.stack(kernels) * shift).astype(complex_type)
-        variance = np.maximum(self.response.sigma(self.distances[view_class])[:, None] ** 2 - self.fixed, 0)
-        fu, fz = self._frequencies()
-        exponent = variance[:, 0, None, None] * fu**2 + (0 if self.planar else variance[:, 1, None, None] * fz**2)
-        return None, (np.exp(-2 * np.pi**2 * exponent) * shift).astype(complex_type)
-
-    def _frequencies(self) -> tuple[np.ndarray, np.ndarray]:
-        """Cycles per mm along u (as a column) and z."""
-        return scipy.fft.fftfreq(self.size[0], self.spacing[0])[:, None], scipy.fft.rfftfreq(
-            self.size[1], self.spacing[1]
+        if self.shares is not None:
+            taps = self._like(self.kernels, plane, tools)
+            spread = self._like(self._widening(taps.shape[2]), plane, tools)
+            parts = tools.xp.stack([self._correlated(plane, kernel, tools) @ spread.T for kernel in taps])
+            return tools.xp.tensordot(self._like(self.shares[view_class], plane, tools).T, parts, axes=1)
+        along_u, along_z, spread = self._gaussian(view_class, plane, tools)
+        return tools.xp.stack(
+            [
+                self._correlated(self._correlated(plane, u[:, None], tools), z[None], tools) @ spread.T
+                for u, z in zip(along_u, along_z)
+            ]
         )
 
-    def _phase(self, slices: int) -> np.ndarray:
-        return np.exp(-2j * np.pi * scipy.fft.rfftfreq(self.size[1]) * slices)
+    def _correlated(self, plane: Array, kernel: Array, tools: Convolution) -> Array:
+        """The transpose of the convolution: (columns, lanes + nz - 1) from (columns, lanes)."""
+        beside = kernel.shape[1] - 1
+        padded = tools.xp.pad(plane, ((0, 0), (beside, beside)))
+        wide = tools.xp.zeros((self.columns, plane.shape[1] + beside), plane.dtype)
+        tools.convolve(padded, tools.xp.ascontiguousarray(kernel[::-1, ::-1]), wide)
+        return wide
 
-    def _spectrum(self, kernel: np.ndarray) -> np.ndarray:
-        """Return the spectrum of a measured kernel on this lattice, sharpened by what sampling adds."""
-        if not isinstance(self.response, MeasuredResponse):
-            raise TypeError(f"measured kernels need a MeasuredResponse, got {type(self.response).__name__}")
-        kernel = _resample(kernel, np.asarray(self.response.pixel_size), self.spacing)
-        for axis, variance in enumerate(self.fixed / self.spacing**2):
-            kernel = convolve1d(np.pad(kernel, 2), gaussian_taps(-min(variance, 0.75)), axis=axis, mode="constant")
+    def _gaussian(self, view_class: int, x: Array, tools: Convolution) -> tuple[Array, Array, Array]:
+        """The taps of every plane along u and z, and how slices stand in a line that is wide enough for them."""
+        u, z = (self._like(taps[view_class], x, tools) for taps in (self.along_u, self.along_z))
+        return u, z, self._like(self._widening(z.shape[1]), x, tools)
+
+    def _widening(self, taps: int) -> np.ndarray:
+        """Return (slices, n_slices + taps - 1), ones where a slice stands: in its place, and mirrored at the ends."""
+        reach = taps // 2
+        place = mirrored(np.arange(-reach, self.n_slices + reach), self.n_slices, *self.ends)
+        return (place - self.margin == np.arange(self.slices)[:, None]) * (place >= 0.0)
+
+    def _like(self, values: np.ndarray, x: Array, tools: Convolution) -> Array:
+        return tools.xp.asarray(np.ascontiguousarray(values, dtype_name(x)))
+
+    def _moments(self, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (C, planes, 2): the variance and fourth cumulant of the blur along u, and along z; in samples."""
+        left = self.widths.left(variance)
         if self.planar:
-            kernel = kernel.sum(1, keepdims=True)
-        nu, nz = kernel.shape
-        wrapped = np.zeros(self.size)
-        u = np.arange(-(nu // 2), nu // 2 + 1) % self.size[0]
-        z = np.arange(-(nz // 2), nz // 2 + 1) % self.size[1]
-        np.add.at(wrapped, (u[:, None], z[None]), kernel)
-        return scipy.fft.rfft2(wrapped)
+            left[..., 1] = 0
+        wanted = np.broadcast_to((self.widths.cumulant / self.widths.spacing**4)[:, None], left.shape)
+        both = np.stack([left, wanted], -1)
+        return both[..., 0, :], both[..., 1, :]
+
+    def _measured(self, response: MeasuredResponse, aperture: bool) -> np.ndarray:
+        """Return the kernels (k, nu, nz) on this lattice, sharpened by what sampling adds."""
+        own, spacing = np.asarray(response.pixel_size), self.widths.spacing
+        added = self.widths.fixed[0] - (self.widths.aperture**2 - own**2) / 12 * aperture
+        kernels = [_on_lattice(kernel, own, spacing, added, self.planar) for kernel in response.kernels]
+        size = np.max([kernel.shape for kernel in kernels], axis=0)
+        return np.stack([np.pad(k, [((n - m) // 2,) * 2 for n, m in zip(size, k.shape)]) for k in kernels])
 
 
 def reach_of(response: Response, distances: np.ndarray) -> np.ndarray:
@@ -102,14 +142,67 @@ def _interpolation(tabulated: np.ndarray, distances: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(distances, tabulated, row) for row in np.eye(tabulated.size)])
 
 
-def _resample(kernel: np.ndarray, pixel: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Return the kernel at another spacing (linear interpolation), centred and with the same sum."""
-    if np.allclose(pixel, spacing, rtol=1e-6):
+def _on_lattice(
+    kernel: np.ndarray, pixel: np.ndarray, spacing: np.ndarray, added: np.ndarray, planar: bool
+) -> np.ndarray:
+    """Return a kernel in counts per pixel at another spacing, narrower by a variance that is `added` elsewhere.
+
+    Counts are spread evenly over their pixel and collected by samples as wide as they are apart.
+    """
+    if planar:
+        kernel = kernel.sum(1, keepdims=True)
+    narrow = [np.ones(1), np.ones(1)]
+    for axis in (0,) if planar else (0, 1):
+        more = added[axis]
+        if abs(pixel[axis] / spacing[axis] - 1) > 1e-6:
+            boxes = _boxes(kernel.shape[axis], pixel[axis], spacing[axis])
+            kernel = np.moveaxis(boxes @ np.moveaxis(kernel, axis, 0), 0, axis)
+            more = more + (pixel[axis] ** 2 + spacing[axis] ** 2) / 12
+        variance = more / spacing[axis] ** 2
+        if abs(variance) < 1e-9:
+            continue
+        taps = planes_taps(np.array([[abs(variance), 0.0]]))[0]
+        if variance > 0:
+            narrow[axis] = taps
+        else:
+            kernel = convolve1d(_padded(kernel, taps.size // 2, axis), taps, axis=axis, mode="constant")
+    result = _sharpened(kernel, *narrow)
+    return result / result.sum()
+
+
+def _sharpened(kernel: np.ndarray, along_u: np.ndarray, along_z: np.ndarray) -> np.ndarray:
+    """Return the kernel, nowhere negative, that blurred by taps along both axes is most like `kernel`.
+
+    Source: Richardson 1972, Lucy 1974: k * S'(kernel / S k), which keeps the sum.
+    """
+
+    def blurred(k: np.ndarray) -> np.ndarray:
+        once = convolve1d(k, along_u, axis=0, mode="constant")
+        result: np.ndarray = convolve1d(once, along_z, axis=1, mode="constant")
+        return result
+
+    reach = [along_u.size // 2, along_z.size // 2]
+    if not any(reach):
         return kernel
-    half = np.ceil((np.array(kernel.shape) // 2) * pixel / spacing).astype(int)
-    axes = [np.arange(-h, h + 1) * s / p + n // 2 for h, s, p, n in zip(half, spacing, pixel, kernel.shape)]
-    resampled: np.ndarray = map_coordinates(kernel, np.meshgrid(*axes, indexing="ij"), order=1, mode="constant")
-    return resampled * kernel.sum() / resampled.sum()
+    kernel = _padded(_padded(kernel, reach[0], 0), reach[1], 1)  # what is blurred must not leave the array
+    found = kernel
+    for _ in range(_ROUNDS):
+        seen = blurred(found)
+        found = found * blurred(np.divide(kernel, seen, out=np.zeros_like(seen), where=seen > 0))
+    return found[reach[0] : found.shape[0] - reach[0], reach[1] : found.shape[1] - reach[1]]
+
+
+def _padded(kernel: np.ndarray, n: int, axis: int) -> np.ndarray:
+    return np.pad(kernel, [(n, n) if axis == other else (0, 0) for other in (0, 1)])
+
+
+def _boxes(n: int, pixel: float, spacing: float) -> np.ndarray:
+    """Return (samples, n): which part of each of n pixels lies within each sample; both centred, of odd numbers."""
+    half = math.ceil((n * pixel / spacing - 1) / 2 - 1e-9)
+    samples, pixels = np.arange(-half, half + 1)[:, None] * spacing, (np.arange(n) - n // 2) * pixel
+    lower = np.maximum(samples - spacing / 2, pixels - pixel / 2)
+    upper = np.minimum(samples + spacing / 2, pixels + pixel / 2)
+    return np.maximum(upper - lower, 0) / pixel
 
 
 def is_gaussian(response: Response | None) -> TypeGuard[GaussianResponse | None]:

@@ -14,7 +14,16 @@ from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 from scipy.special import eval_legendre
 
-from ..core.arrays import Array, PlanCache, add_up, array_namespace, device, dtype_name, like
+from ..core.arrays import (
+    Array,
+    PlanCache,
+    add_up,
+    array_namespace,
+    device,
+    dtype_name,
+    like,
+    without_rounding_below_zero,
+)
 from ..core.blur import fft_of
 from ..core.grid import ImageGrid
 from ..core.operator import Projector
@@ -235,13 +244,18 @@ class SPECTScatterProjector(Projector):
         coarse = _means(mu, self._factors, self.coarse_grid.shape)
         self._density = coarse / source.water
         self._coarse = SPECTProjector(
-            self.coarse_grid, self.geometry, coarse * source.attenuation_ratio, projector.response, blur=projector.blur
+            self.coarse_grid,
+            self.geometry,
+            coarse * source.attenuation_ratio,
+            projector.response,
+            blur=projector.blur,
+            aperture=projector.aperture,
         )
         self._size = [2 * n for n in self.coarse_grid.shape]
         self._plans, self._view_plans = PlanCache(), PlanCache()
 
     def estimate(self, image: Array) -> Array:
-        """Return the scatter of an image, without rounding below zero: a background for `AcquisitionModel`."""
+        """Return the scatter of an image, nowhere below zero: a background for `AcquisitionModel`."""
         scatter = self(image)
         return array_namespace(scatter).clip(scatter, min=0.0)
 
@@ -268,7 +282,7 @@ class SPECTScatterProjector(Projector):
             views = self._coarse._apply(xp.asarray(density * self._cropped(sources), copy=True))
             return xp.sum(weights[some] * views, axis=0)
 
-        return add_up(part(some) for some in self._batches())
+        return without_rounding_below_zero(add_up(part(some) for some in self._batches()), x)
 
     def _adjoint(self, y: Array) -> Array:
         xp, (density, spectra, sharing), weights = array_namespace(y), self._made(y), self._view_weights(y)
@@ -278,7 +292,7 @@ class SPECTScatterProjector(Projector):
             spectrum = fft.rfftn(sources, s=self._size, axes=(1, 2, 3))
             total = total + (xp.conj(spectra[some]) * spectrum).sum(0)
         cells = self._cropped(fft.irfftn(total, s=self._size, axes=(0, 1, 2)))
-        return _along_axes(cells, [matrix.T for matrix in sharing])
+        return without_rounding_below_zero(_along_axes(cells, [matrix.T for matrix in sharing]), y)
 
     def _cropped(self, padded: Array) -> Array:
         nx, ny, nz = self.coarse_grid.shape

@@ -30,7 +30,7 @@ class Scratch(NamedTuple):
     Args:
         low, high, spare : planes of two levels and one to blur into, (columns + 4, padded lanes), two empty columns a
             side
-        work, wide, blurred : rows of padded lanes; work has room for the blur on either side
+        work, wide, blurred : rows of padded lanes; work and wide have room for the blur on either side
         row, line : rows of lanes
         survival, checkpoints : of one group of planes, and on entry to each group; empty without attenuation
         remaining : (columns, lanes) survival up to the current plane
@@ -62,14 +62,15 @@ def make_scratch(plan: SPECTPlan, shape: tuple[int, ...], stride: int, absorbed:
     """Return working memory for an image of `shape` (nx, ny, lanes), in the precision of `absorbed`."""
     nx, ny, lanes = shape
     planes, columns = plan.n_planes, plan.n_columns
-    padded = lanes + 2 * plan.margin * stride
+    padded = plan.n_slices * stride
     padded += -padded % 16  # whole vectors: a remainder costs as much as several of them
     plane_bytes = columns * lanes * absorbed.dtype.itemsize
     group = min(max(_SURVIVAL_BYTES // plane_bytes, 8), planes) if absorbed.size > 0 else 0
     n_groups = -(-planes // group) if group else 0
-    # At most so many voxel centres lie in a 2 x 3 box of the frame; the density is voxels per sample of the frame.
+    # At most so many voxel centres lie in a 2 x 3 box of the frame: its area in voxels, half its perimeter, and one
+    # (Nosarzewska 1948); no side of a voxel is shorter than the frame's pitch.
     density = 1 / abs(np.linalg.det(plan.to_frame[0, :, 1:]))
-    most = _TAPS * (int(14 * density) // _TAPS + 1)
+    most = _TAPS * (int(6 * density + 8) // _TAPS + 1)
 
     def room(*sizes: int) -> np.ndarray:
         return np.zeros(sizes, absorbed.dtype)
@@ -79,7 +80,7 @@ def make_scratch(plan: SPECTPlan, shape: tuple[int, ...], stride: int, absorbed:
         high=room(columns + 4, padded),
         spare=room(columns + 4, padded),
         work=room(padded + 4 * stride),
-        wide=room(padded),
+        wide=room(padded + 2 * stride * (plan.z_taps.shape[-1] // 2)),
         blurred=room(padded),
         row=room(lanes),
         line=room(lanes),
@@ -225,6 +226,12 @@ def _position(to_frame, i, j):
 
 
 @_inline
+def _fraction(position, below):
+    """How far a position is beyond the whole number below it; rounding must not make a weight negative."""
+    return min(max(position - below, 0.0), 1.0)
+
+
+@_inline
 def _spline(offset):
     """The quadratic B-spline at -1, 0, 1 around the nearest column: weights that sum to 1, with variance 1/4."""
     return 0.5 * (0.5 - offset) ** 2, 0.75 - offset**2, 0.5 * (0.5 + offset) ** 2
@@ -267,7 +274,8 @@ def _plane_taps(to_frame, ny, d, scratch):
         for n in range(start[first], start[first + 1]):
             fd, fu = _position(to_frame, order[n] // ny, order[n] % ny)
             u0 = math.floor(fu + 0.5)
-            share = 1 - abs(fd - d)
+            beyond = _fraction(fd, first)
+            share = 1 - beyond if behind else beyond
             spline = _spline(fu - u0)
             for s in range(3):
                 u = u0 + s - 1
@@ -320,7 +328,7 @@ def _gather(to_frame, d, scratch, out):
         i, j = order[n] // ny, order[n] % ny
         fd, fu = _position(to_frame, i, j)
         u = math.floor(fu + 0.5)
-        behind = fd - d
+        behind = _fraction(fd, d)
         a, b, c = _spline(fu - u)
         if u >= 1 and u + 1 < columns:
             p0, p1, p2 = real((1 - behind) * a), real((1 - behind) * b), real((1 - behind) * c)
@@ -346,7 +354,7 @@ def _corner(to_image, d, u):
     fi = to_image[0, 0] + to_image[0, 1] * d + to_image[0, 2] * u
     fj = to_image[1, 0] + to_image[1, 1] * d + to_image[1, 2] * u
     i, j = math.floor(fi), math.floor(fj)
-    return i, j, fi - i, fj - j
+    return i, j, _fraction(fi, i), _fraction(fj, j)
 
 
 @_compile

@@ -16,9 +16,12 @@ import numpy as np
 from ..core.arrays import Array, PlanCache, dtype_name
 from ..core.cuda import Arguments, Engine, on_device, returned_like
 from ..core.lanes import fold_with, unfold_with
+from ..core.mirror import folded
 from ..core.operator import Shape
-from .direct_blur import DirectBlur
-from .plan import SPECTPlan, five_taps, make_bands, n_passes
+from .bands import make_bands
+from .direct_blur import Convolution, DirectBlur
+from .plan import SPECTPlan
+from .taps import five_taps, n_passes
 
 _ITEMS = 1024  # items of a batch in one launch
 _SCRATCH = 1 << 30  # bytes of scratch memory per launch; more views than fit go in several launches
@@ -57,10 +60,10 @@ class DevicePlan(NamedTuple):
     along_z_transposed: tuple[Array, Array]
 
 
-def device_plan(plan: SPECTPlan, n_slices: int, dtype: str, xp: ModuleType) -> DevicePlan:
-    """Return the plan for kernels in `dtype` and an image of n_slices."""
+def device_plan(plan: SPECTPlan, dtype: str, xp: ModuleType) -> DevicePlan:
+    """Return the plan for kernels in `dtype`."""
 
-    padded, bins = n_slices + 2 * plan.margin, plan.u_start.shape[-1]
+    bins = plan.u_start.shape[-1]
     starts, weights, taps = plan.u_start.reshape(-1, bins), plan.u_weights, plan.z_taps
     weights, taps = weights.reshape(-1, *weights.shape[-2:]), taps.reshape(-1, taps.shape[-1])
 
@@ -68,7 +71,7 @@ def device_plan(plan: SPECTPlan, n_slices: int, dtype: str, xp: ModuleType) -> D
         if along_u:
             matrices = (_dense(start, weight, plan.n_columns) for start, weight in zip(starts, weights))
         else:
-            matrices = (_along_z(plan, row, padded) for row in taps)
+            matrices = (_along_z(plan, row) for row in taps)
         first, values = make_bands(matrix.T if transposed else matrix for matrix in matrices)
         return xp.asarray(first), xp.asarray(np.ascontiguousarray(values, dtype))
 
@@ -102,13 +105,14 @@ def _dense(start: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
     return matrix
 
 
-def _along_z(plan: SPECTPlan, taps: np.ndarray, padded: int) -> np.ndarray:
+def _along_z(plan: SPECTPlan, taps: np.ndarray) -> np.ndarray:
     """Return (rows, slices): the blur of one of the lowest levels along z, then the detector's rows."""
-    resampled = plan.z_start.size > 0
-    rows = np.arange(padded) if resampled else np.arange(plan.n_rows) + plan.row_offset
-    tap = np.arange(padded) - rows[:, None] + taps.size // 2
-    blur = np.where((tap >= 0) & (tap < taps.size), taps[np.clip(tap, 0, taps.size - 1)], 0)
-    return _dense(plan.z_start, plan.z_weights, padded) @ blur if resampled else blur
+    resampled, radius, n = plan.z_start.size > 0, taps.size // 2, plan.n_slices
+    rows = np.arange(n) if resampled else np.arange(plan.n_rows) + plan.row_offset
+    tap = np.arange(-radius, n + radius) - rows[:, None] + radius
+    wide = np.where((tap >= 0) & (tap < taps.size), taps[np.clip(tap, 0, taps.size - 1)], 0)
+    blur = folded(wide, -radius, n, plan.mirror_low, plan.mirror_high)
+    return _dense(plan.z_start, plan.z_weights, n) @ blur if resampled else blur
 
 
 class Launches:
@@ -119,7 +123,7 @@ class Launches:
         self.host, self.direct = plan.host, plan.direct
         self.n_views, self.bins, self.rows = plan.out_shape
         self.nx, self.ny, slices = plan.in_shape
-        self.lanes, self.padded = slices * stride, (slices + 2 * self.host.margin) * stride
+        self.lanes, self.padded = slices * stride, self.host.n_slices * stride
         self.n_levels = 1 if self.direct is not None else int(self.host.steps.shape[1])
         self.used = 1 if self.direct is not None else int(self.host.u_start.shape[1])
 
@@ -142,7 +146,7 @@ class Launches:
             if frame is not None and self.direct is not None:
                 for item, view in np.ndindex(items, n):
                     c = int(self.host.view_class[first + view])
-                    levels[item, view, 0] = self.direct.collapse(frame[item, view], c, self.engine.fft, xp)
+                    levels[item, view, 0] = self.direct.collapse(frame[item, view], c, self._convolution)
             for level in range(self.n_levels - 1, self.used - 1, -1):
                 self._blur(levels, level, level - 1, level, True, items, sizes)
             bands = (*plan.along_u, *plan.along_z, plan.view_class)
@@ -169,13 +173,24 @@ class Launches:
             if self.direct is not None:
                 for item, view in np.ndindex(items, n):
                     c = int(self.host.view_class[first + view])
-                    frame[item, view] = self.direct.expand(levels[item, view, 0], c, self.engine.fft, xp)
+                    frame[item, view] = self.direct.expand(levels[item, view, 0], c, self._convolution)
             maps = (plan.to_image, plan.rows, plan.view_class, plan.level, plan.upper)
             self._launch("look_out", (self.lanes, self.host.n_columns, items * n), 4,
                          (levels if self.direct is None else None, self.absorbed, *maps, frame, *sizes))  # fmt: skip
             self._launch("gather", (self.lanes, self.nx * self.ny, items), 4,
                          (frame, plan.to_frame, plan.to_image, plan.rows, out, *sizes))  # fmt: skip
         return out
+
+    @property
+    def _convolution(self) -> Convolution:
+        """The convolution of a direct blur on this engine."""
+
+        def convolve(wide: Array, taps: Array, out: Array) -> None:
+            numbers = (*taps.shape, out.shape[0], wide.shape[1], out.shape[1])
+            arrays = tuple(self.engine.xp.ascontiguousarray(array) for array in (wide, taps))
+            self._launch("convolve", (out.shape[1], out.shape[0], 1), 1, (*arrays, out, *numbers))
+
+        return Convolution(self.engine.xp, convolve)
 
     def _blur(
         self, levels: Array, source: int, target: int, step: int, accumulate: bool, items: int, sizes: Arguments
@@ -200,9 +215,10 @@ class Launches:
         frame = (self.host.n_planes, self.host.n_columns)
         levels = (self.n_levels, self.padded, self.host.margin * self.stride)
         views = (n, first, self.bins, self.rows, self.stride)
+        ends = (int(self.host.mirror_low), int(self.host.mirror_high))
         absorbed_items = 0 if self.absorbed is None else self.absorbed.shape[0]
         options = (int(self.host.ray_driven), int(absorbed_items > 0), absorbed_items, float(self.host.weight))
-        return (*image, *frame, *levels, *views, *options)
+        return (*image, *frame, *levels, *ends, *views, *options)
 
     def _launch(self, kernel: str, extent: tuple[int, int, int], lanes_per_thread: int, args: Arguments) -> None:
         """Launch a kernel over (lanes, columns, items and views); a scalar int is passed as int32, None as null."""
@@ -254,7 +270,7 @@ def _one_group(
 ) -> Array:
     xp, x, slices = engine.xp, x[part], plan.in_shape[2]
     items = x.shape[0]
-    tables = plan.tables.get(x, lambda: device_plan(plan.host, slices, dtype_name(x), xp))
+    tables = plan.tables.get(x, lambda: device_plan(plan.host, dtype_name(x), xp))
     absorbed = plan.absorbed_like(x)
     if absorbed is not None:
         absorbed = absorbed[part] if absorbed.ndim == 4 else absorbed[None]

@@ -1,30 +1,37 @@
 """The host's half of the SPECT projector: lattices, blur levels and resampling weights, worked out once in float64.
 
 For each view the image is seen in a frame that faces the detector: planes d (0 is the nearest) of columns u, both with
-the pitch h = max(dx, dy), and the image's own slices along z with a margin on both sides.
+the pitch h = min(dx, dy), and the image's own slices along z.
 
 Variances of Gaussians add, so planes can share their blur: there are a few levels of blur, each plane is divided
 between the two levels around its own variance (which makes the variance exact), and one sweep from the highest level
 down blurs by the steps between levels. A step is a five-tap kernel with the variance and the kurtosis of a Gaussian;
 from 1/3 of a sample squared on it is non-negative, which is why there are levels and not one step per plane. The
 lowest levels, where a third would be coarse, are not swept: each has a kernel of its own. Whatever else widens a point
-(splatting, resampling to bins of another size) has a variance known exactly and is taken off the response's.
+(splatting, resampling to bins of another size) has a variance known exactly and is taken off the response's, along u
+and along z by itself: an axis that is sampled too coarsely for the response does not blur the other.
+
+Where the camera sees nothing beyond an end of the image, the body goes on there: the blur along z is that of an image
+mirrored at its end, so that even activity gives even views up to the last row. An end that the camera looks past has a
+margin of empty slices instead, into which the activity spreads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import convolve1d
 
 from ..core.grid import ImageGrid
+from ..core.mirror import folded
+from .bands import make_bands, resampling, resampling_cumulant, resampling_reach, resampling_variance
 from .camera import SPECTGeometry
 from .collimation import GaussianResponse
+from .levels import Widths, blur_levels, response_variance, single_level
+from .taps import gaussian_taps, possible_cumulant, stack_taps
 
-_LANDINGS = (0.5, 0.75, 1.0, 1.25)  # sigma^2 at the lowest levels, samples squared
 SPLAT_VARIANCE = 1 / 4  # quadratic B-spline, in samples squared, for every offset
 RAY_VARIANCE = 1 / 6  # linear interpolation, mean over offsets
 
@@ -43,6 +50,10 @@ class SPECTPlan(NamedTuple):
             resampling
         z_taps : (C, F, 2 R + 1), the blur of the lowest levels along z
         z_start, z_weights : (rows,), (rows, width), detector rows from slices; empty where they coincide
+        n_slices : of the image and the empty ones in its margins
+        margin : how many of them lie below the image
+        row_offset : the slice of the first row, where rows coincide with slices
+        mirror_low, mirror_high : whether the body goes on at an end of the slices
     """
 
     to_frame: np.ndarray
@@ -59,8 +70,11 @@ class SPECTPlan(NamedTuple):
     z_weights: np.ndarray
     n_columns: int
     n_rows: int
+    n_slices: int
     margin: int
     row_offset: int
+    mirror_low: bool
+    mirror_high: bool
     ray_driven: bool
     weight: float
 
@@ -83,12 +97,11 @@ class SPECTPlan(NamedTuple):
 
 
 class MadePlan(NamedTuple):
-    """A plan with what a direct blur needs besides: distances (V, planes) mm, spacing and fixed variance along u, z."""
+    """A plan with what a direct blur needs besides: distances (V, planes) mm, and what else widens a point."""
 
     plan: SPECTPlan
     distances: np.ndarray
-    spacing: np.ndarray
-    fixed: np.ndarray
+    widths: Widths
 
 
 class Frame(NamedTuple):
@@ -102,59 +115,80 @@ class Frame(NamedTuple):
 
 def make_frame(grid: ImageGrid, geometry: SPECTGeometry, reach: float) -> Frame:
     """Return the lattice for a response that reaches `reach` mm to each side."""
-    pitch = max(grid.voxel_size[:2])
+    pitch = min(grid.voxel_size[:2])
     toward, along = geometry.directions
     half_diagonal = 0.5 * math.hypot(grid.shape[0] * grid.voxel_size[0], grid.shape[1] * grid.voxel_size[1])
     n_planes = 2 * math.ceil(half_diagonal / pitch + 1) + grid.shape[0] % 2
     centre_depth = toward @ grid.centre[:2]
     depth = centre_depth[:, None] + ((n_planes - 1) / 2 - np.arange(n_planes)) * pitch
-    detector = math.ceil(geometry.n_bins[0] * geometry.pixel_size[0] / pitch - 1e-6)
+    wide = geometry.pixel_size[0]
+    detector = math.ceil(geometry.n_bins[0] * wide / pitch - 1e-6)
+    beside = reach + (resampling_reach(pitch, wide) if abs(wide / pitch - 1) >= 1e-6 else 0.0)
     off_axis = np.max(np.abs(along @ grid.centre[:2] - geometry.shift))
     image = 2 * math.ceil((half_diagonal + off_axis + reach) / pitch + 1)
-    n_columns = min(detector + 2 * math.ceil(reach / pitch), image + detector % 2)
+    n_columns = min(detector + 2 * math.ceil(beside / pitch), image + detector % 2)
     return Frame(pitch, n_planes, n_columns, np.maximum(geometry.radius[:, None] - depth, 0.0))
 
 
 def make_plan(
-    grid: ImageGrid, geometry: SPECTGeometry, response: GaussianResponse | None, *, ray_driven: bool, reach: float = 0.0
+    grid: ImageGrid,
+    geometry: SPECTGeometry,
+    response: GaussianResponse | None,
+    *,
+    ray_driven: bool,
+    aperture: bool = True,
+    elsewhere: float | None = None,
 ) -> MadePlan:
-    """Return the plan of a projector; `response` None means none, or one applied elsewhere that reaches `reach` mm."""
+    """Return the plan of a projector.
+
+    Args:
+        response : None for none.
+        aperture : whether a bin counts what arrives anywhere in it, or samples the response at its centre.
+        elsewhere : mm that a response reaches which is applied elsewhere (then `response` is None); this plan then
+            blurs nothing.
+    """
     # Activity beside the detector is seen too, as far as the blur brings it in. Beyond 3.5 sigma a Gaussian has 5e-4 of
     # its counts, which is left out.
+    reach = elsewhere or 0.0
     if response is not None:
-        reach = 3.5 * float(np.sqrt(_variance(response, np.array([[0.0, farthest(grid, geometry)]])).max()))
+        reach = 3.5 * float(np.sqrt(response_variance(response, np.array([[0.0, farthest(grid, geometry)]])).max()))
     frame = make_frame(grid, geometry, reach)
-    pitch, axial = frame.pitch, grid.voxel_size[2]
-    planar = grid.shape[2] == 1 and geometry.n_bins[1] == 1
-    resample_u = _resampling(frame.n_columns, pitch, geometry.n_bins[0], geometry.pixel_size[0], 0.0)
-    margin = 0 if planar else math.ceil(reach / axial)
-    n_slices = grid.shape[2] + 2 * margin
-    offset_z = geometry.axial_shift - grid.centre[2]
-    resample_z = None if planar else _resampling(n_slices, axial, geometry.n_bins[1], geometry.pixel_size[1], offset_z)
+    pitch, (n_bins, n_rows), pixel = frame.pitch, geometry.n_bins, np.array(geometry.pixel_size)
+    resample_u = resampling(frame.n_columns, pitch, n_bins, pixel[0], 0.0)
+    rows = _make_rows(grid, geometry, reach)
     # Sharing a voxel between columns and columns between bins already widens a point, by a variance that is known: the
     # response is made narrower by as much, so that all of it together has the response's width.
-    splat = (RAY_VARIANCE if ray_driven else SPLAT_VARIANCE) * pitch**2
-    fixed = np.array([splat + _resampling_variance(resample_u, pitch, geometry.pixel_size[0]),
-                      _resampling_variance(resample_z, axial, geometry.pixel_size[1])])  # fmt: skip
-    # The blur depends on a view only through the distances of its planes: on a circle round the image's centre all
-    # views share one table, on a body contour those of the same radius.
-    distances, view_class = np.unique(frame.distance, axis=0, return_inverse=True)
-    levels = _blur_levels(response, distances, fixed, np.array([pitch, axial]), planar)
+    shared = _shared_variance(grid, geometry, pitch, ray_driven)
+    # The blur depends on a view only through the distances of its planes and the voxels' shape as seen from there: on a
+    # circle round the image's centre all views share one table, on a body contour those of the same radius.
+    kinds, view_class = np.unique(np.concatenate([frame.distance, shared], axis=1), axis=0, return_inverse=True)
+    distances, shared = kinds[:, :-3], kinds[:, -3:, None] * [1, 0]
+    resampled = np.array([resampling_variance(resample_u, pitch, pixel[0]), rows.variance])
+    narrower = np.array([resampling_cumulant(resample_u, pitch, pixel[0]), rows.cumulant])
+    widths = Widths(
+        np.array([pitch, grid.voxel_size[2]]),
+        shared[:, 0] + resampled,
+        shared[:, 1] + resampled,
+        pixel * aperture,
+        -(pixel**4) / 120 * aperture - shared[:, 2] - narrower,
+        rows.matrix is None,
+    )
+    if response is None:
+        left = widths.left(np.zeros((distances.shape[0], 1)))[:, 0]
+        levels = single_level(left if elsewhere is None else np.zeros_like(left), frame.n_planes)
+    else:
+        levels = blur_levels(response, distances, widths, is_planar(grid, geometry))
     # The lowest levels are read by the bins directly. Their blur and the resampling to bins are both linear along u, so
     # they are multiplied into one banded matrix.
     bases = levels.base.reshape(-1, 2, 2)
     u_start, u_weights = make_bands(
-        _base_matrix(resample_u, gaussian_taps(*along_u), frame.n_columns, geometry.n_bins[0]) for along_u, _ in bases
+        _base_matrix(resample_u, _base_taps(along_u), frame.n_columns, n_bins) for along_u, _ in bases
     )
-    z_taps = _stack_taps([gaussian_taps(*along_z) for _, along_z in bases])
-    if resample_z is None:
+    z_taps = stack_taps([_base_taps(along_z) for _, along_z in bases])
+    if rows.matrix is None:
         z_start, z_weights = np.zeros(0, np.int32), np.zeros((0, 0))
     else:
-        z_start, z_weights = (part[0] for part in make_bands([resample_z]))
-    # Where rows coincide with slices nothing is resampled along z: row q is slice q + row_offset, the margin included.
-    row_offset = 0
-    if resample_z is None and not planar:
-        row_offset = margin + round(offset_z / axial + (grid.shape[2] - geometry.n_bins[1]) / 2)
+        z_start, z_weights = (part[0] for part in make_bands([rows.matrix]))
     to_frame, to_image = _frame_maps(grid, geometry, frame)
     plan = SPECTPlan(
         to_frame,
@@ -170,43 +204,16 @@ def make_plan(
         z_start,
         z_weights,
         frame.n_columns,
-        geometry.n_bins[1],
-        margin,
-        row_offset,
+        n_rows,
+        rows.n_slices,
+        rows.margin,
+        rows.offset,
+        rows.mirror_low,
+        rows.mirror_high,
         ray_driven,
         pitch**2 / (grid.voxel_size[0] * grid.voxel_size[1]) if ray_driven else 1.0,
     )
-    return MadePlan(plan, frame.distance, np.array([pitch, axial]), fixed)
-
-
-def gaussian_taps(variance: float, cumulant: float = 0.0) -> np.ndarray:
-    """Return symmetric taps that sum to one with this variance (samples^2) and fourth cumulant (0: a Gaussian's).
-
-    Five taps up to a variance of 2/3, non-negative where `cumulant` is a `possible_cumulant`; beyond, a sampled
-    Gaussian with the first term of its Gram-Charlier series.
-    """
-    if variance > 2 / 3:
-        return _sampled_gaussian(variance, cumulant)
-    return five_taps(variance, cumulant)
-
-
-def _sampled_gaussian(variance: float, cumulant: float) -> np.ndarray:
-    k = np.arange(-math.ceil(5.5 * math.sqrt(variance)), math.ceil(5.5 * math.sqrt(variance)) + 1)
-    scale = variance
-    for _ in range(4):  # sampling and cutting at zero change the variance a little: ask for as much more or less
-        t = k / math.sqrt(scale)
-        correction = 1 + cumulant / (24 * variance**2) * (t**4 - 6 * t**2 + 3)
-        taps = np.maximum(correction, 0) * np.exp(-(t**2) / 2)
-        taps /= taps.sum()
-        scale *= variance / float(taps @ k**2)
-    return taps
-
-
-def five_taps(variance: float, cumulant: float) -> np.ndarray:
-    """Return the only five symmetric taps with this sum (1), variance and fourth cumulant."""
-    second = (3 * variance**2 - variance + cumulant) / 24
-    first = variance / 2 - 4 * second
-    return np.array([second, first, 1 - 2 * (first + second), first, second])
+    return MadePlan(plan, frame.distance, widths)
 
 
 def farthest(grid: ImageGrid, geometry: SPECTGeometry) -> float:
@@ -215,119 +222,63 @@ def farthest(grid: ImageGrid, geometry: SPECTGeometry) -> float:
     return float(np.max(geometry.radius)) + size + float(np.hypot(*grid.centre[:2]))
 
 
-class Levels(NamedTuple):
-    """The blur of every class of views: base (C, F, u or z, variance or cumulant), the rest as in the plan."""
+def _shared_variance(grid: ImageGrid, geometry: SPECTGeometry, pitch: float, ray_driven: bool) -> np.ndarray:
+    """Return (V, 3): the variance along u of sharing a voxel between columns, the least it should have, its cumulant.
 
-    base: np.ndarray
-    level: np.ndarray
-    upper: np.ndarray
-    steps: np.ndarray
-
-
-def _blur_levels(
-    response: GaussianResponse | None, distances: np.ndarray, fixed: np.ndarray, spacing: np.ndarray, planar: bool
-) -> Levels:
-    """Divide the planes' variances into levels.
-
-    A step is at least a third of the larger sample squared, so that five taps can be non-negative along u and z, and
-    grows with the variance. Below that come the fixed landings, as far as there are planes so near.
+    A voxel that is longer than the columns are wide is seen as long as it is, or even activity would not look even.
     """
-    n_classes, n_planes = distances.shape
-    if response is None:
-        zeros = np.zeros((n_classes, n_planes))
-        return Levels(np.zeros((n_classes, 1, 2, 2)), zeros.astype(np.int32), zeros, np.zeros((n_classes, 1, 2, 2)))
-    variance, square = _variance(response, distances), spacing**2
-    used = 1 if planar else 2
-    smallest, largest = min(square[:used].max() / 3, square[:used].min() * 2 / 3), square[:used].min() * 4 / 3
-    ladders, n_free = [], 1
-    for nearest, farthest in zip(variance[:, 0], variance[:, -1]):
-        ladder = [max(nearest, fixed[:used].max())]
-        ladder += [w * square[0] for w in _LANDINGS if ladder[0] < w * square[0] and (w - 0.2) * square[0] < farthest]
-        n_free = max(n_free, len(ladder))
-        while ladder[-1] < farthest:
-            ladder.append(ladder[-1] + np.clip((ladder[-1] - fixed[0]) / 4, smallest, largest))
-        ladders.append(np.array(ladder))
-    n_levels = max(map(len, ladders))
-    position = np.stack([np.interp(v, ladder, np.arange(ladder.size)) for v, ladder in zip(variance, ladders)])
-    level = np.clip(np.floor(position), 0, max(n_levels - 2, 0)).astype(np.int32)
-    total = np.stack([np.pad(ladder, (0, n_levels - ladder.size), mode="edge") for ladder in ladders])
-    total = np.maximum(total[..., None] - fixed, 0) / square
-    if planar:
-        total[..., 1] = 0
-    base, steps = _cumulants(total, min(n_levels, max(n_free, 2)))
-    return Levels(base, level, position - level, steps)
+    _, along = geometry.directions
+    sides = along * grid.voxel_size[:2]
+    square, fourth = (sides**2).sum(1) / pitch**2, (sides**4).sum(1) / pitch**4
+    one = np.ones_like(square)
+    if ray_driven:
+        found = RAY_VARIANCE * square, RAY_VARIANCE * square, -2 / 120 * fourth
+    else:
+        found = SPLAT_VARIANCE * one, SPLAT_VARIANCE * square, -3 / 120 * one
+    # Views that differ by rounding only share their tables.
+    return np.round(np.stack(found, 1), 9) * [pitch**2, pitch**2, pitch**4]
 
 
-def _cumulants(total: np.ndarray, n_free: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the (variance, fourth cumulant) of the lowest `n_free` levels and of the steps.
+class _Rows(NamedTuple):
+    """The detector's rows: `matrix` (rows, n_slices) from slices, None where they coincide; the rest as in the plan."""
 
-    Args:
-        total : (C, levels, 2) variance left to the blur, samples squared.
-
-    A plane between two levels is a mixture of two Gaussians: its fourth cumulant is up to 3/4 of the step squared, so
-    every level gets half of that with a minus sign (and a touch for the splat), as far as its taps stay non-negative.
-    The peak of a point then is within 2 % of a Gaussian's from a sigma of one sample on, wherever it lies.
-    """
-    step = np.diff(total, axis=1, prepend=total[:, :1])
-    above = np.concatenate([step[:, 1:], step[:, -1:]], axis=1)
-    wanted = -0.375 * above**2 - 0.01
-    fourth = np.zeros_like(total)
-    lowest, goal = total[:, :n_free], wanted[:, :n_free]
-    fourth[:, :n_free] = np.where(lowest > 2 / 3, goal, possible_cumulant(lowest, goal))
-    reached = fourth[:, n_free - 1]
-    for k in range(n_free, total.shape[1]):
-        passes = np.maximum(n_passes(step[:, k]), 1)
-        fourth[:, k] = passes * possible_cumulant(step[:, k] / passes, (wanted[:, k] - reached) / passes)
-        reached = reached + fourth[:, k]
-    return np.stack([total, fourth], -1)[:, :n_free], np.stack([step, fourth], -1)
+    matrix: np.ndarray | None
+    n_slices: int
+    margin: int = 0
+    offset: int = 0
+    mirror_low: bool = False
+    mirror_high: bool = False
+    variance: float = 0.0
+    cumulant: float = 0.0
 
 
-def possible_cumulant(variance: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the fourth cumulant nearest to `wanted` with which five taps are non-negative, in float32 too."""
-    return np.maximum(wanted, (1 + 1e-6) * variance - 3 * variance**2)
+def is_planar(grid: ImageGrid, geometry: SPECTGeometry) -> bool:
+    """Whether one slice is seen by one row: there is no z."""
+    return grid.shape[2] == 1 and geometry.n_bins[1] == 1
 
 
-def n_passes(variance: np.ndarray) -> np.ndarray:
-    """How many five-tap kernels make up a step: each adds 2/3 of a sample squared at most, to look like a Gaussian."""
-    return np.ceil(1.5 * variance - 1e-6).astype(int)
+def _make_rows(grid: ImageGrid, geometry: SPECTGeometry, reach: float) -> _Rows:
+    if is_planar(grid, geometry):
+        return _Rows(None, 1)
+    n, axial, n_rows, pixel = grid.shape[2], grid.voxel_size[2], geometry.n_bins[1], geometry.pixel_size[1]
+    offset, outermost = geometry.axial_shift - grid.centre[2], (n_rows - 1) / 2 * pixel - n / 2 * axial
+    # Where a row's centre lies beyond an end of the image, the camera says what is there, and the image holds it all.
+    ends = tuple(bool(outermost + side * offset <= 1e-6 * axial) for side in (-1, 1))
+    low, high = (0 if end else math.ceil(reach / axial) for end in ends)
+    n_slices = n + low + high
+    more = math.ceil(resampling_reach(axial, pixel) / axial) + 1
+    before, after = (more if end else 0 for end in ends)
+    from_middle = offset + (before + low - after - high) / 2 * axial
+    matrix = resampling(before + n_slices + after, axial, n_rows, pixel, from_middle)
+    found = resampling_variance(matrix, axial, pixel), resampling_cumulant(matrix, axial, pixel)
+    if matrix is None:
+        return _Rows(None, n_slices, low, low + round(offset / axial + (n - n_rows) / 2), *ends, *found)
+    return _Rows(folded(matrix, -before, n_slices, *ends), n_slices, low, 0, *ends, *found)
 
 
-def _variance(response: GaussianResponse, distance: np.ndarray) -> np.ndarray:
-    """Return sigma^2 in mm^2, after checking what the response says."""
-    sigma = np.asarray(response.sigma(distance), float)
-    if sigma.shape != distance.shape or not np.all(np.isfinite(sigma)) or np.any(sigma < 0):
-        raise ValueError(f"{response!r} must give one finite sigma >= 0 (mm) for each distance")
-    if np.any(np.diff(sigma, axis=1) < -1e-9):
-        raise ValueError(f"{response!r} gets narrower with distance; give its kernels as a MeasuredResponse instead")
-    variance: np.ndarray = np.maximum.accumulate(sigma, axis=1) ** 2
-    return variance
-
-
-def _resampling(n_in: int, pitch: float, n_out: int, pixel: float, offset: float) -> np.ndarray | None:
-    """Return the (n_out, n_in) weights from samples to pixels, both centred but for `offset` mm; None if they coincide.
-
-    The kernel is box(pitch) * box(pixel)^3: columns sum to one (nothing is lost), an even distribution stays even,
-    and a point's variance grows by pitch^2/12 + pixel^2/4 wherever it lies.
-    """
-    shift = offset / pitch + (n_in - n_out) / 2
-    if abs(pixel / pitch - 1) < 1e-6 and abs(shift - round(shift)) < 1e-6:
-        return None
-    samples = (np.arange(n_in) - (n_in - 1) / 2) * pitch
-    pixels = (np.arange(n_out) - (n_out - 1) / 2) * pixel + offset
-    distance = (pixels[:, None] - samples[None]) / pixel
-    half = pitch / pixel / 2
-    return (_spline_integral(distance + half) - _spline_integral(distance - half)) / (2 * half)
-
-
-def _resampling_variance(resample: np.ndarray | None, pitch: float, pixel: float) -> float:
-    return 0.0 if resample is None else pitch**2 / 12 + pixel**2 / 4
-
-
-def _spline_integral(t: np.ndarray) -> np.ndarray:
-    """The integral of the quadratic B-spline from minus infinity to t."""
-    t = np.clip(t, -1.5, 1.5)
-    outer = (1.5 - np.abs(t)) ** 3 / 6
-    return np.where(np.abs(t) <= 0.5, 0.5 + 0.75 * t - t**3 / 3, np.where(t < 0, outer, 1 - outer))
+def _base_taps(moments: np.ndarray) -> np.ndarray:
+    variance, cumulant = moments
+    return gaussian_taps(variance, cumulant if variance > 2 / 3 else possible_cumulant(variance, cumulant))
 
 
 def _base_matrix(resample: np.ndarray | None, taps: np.ndarray, n_columns: int, n_bins: int) -> np.ndarray:
@@ -335,35 +286,6 @@ def _base_matrix(resample: np.ndarray | None, taps: np.ndarray, n_columns: int, 
     if resample is None:
         resample = np.eye(n_bins, n_columns, (n_columns - n_bins) // 2)
     return convolve1d(resample, taps, axis=1, mode="constant")
-
-
-def make_bands(matrices: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return banded matrices as first columns (C, rows) and weights (C, rows, width); one is in memory at a time."""
-    bands = [(_band(matrix), matrix.shape[1]) for matrix in matrices]
-    width = max(weights.shape[1] for (_, weights), _ in bands)
-    widened = [_widened(start, weights, width, n) for (start, weights), n in bands]
-    return np.stack([start for start, _ in widened]), np.stack([weights for _, weights in widened])
-
-
-def _band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    used = np.abs(matrix) > 1e-12 * np.abs(matrix).max(initial=1e-30)
-    first = np.where(used.any(1), used.argmax(1), 0)
-    last = np.where(used.any(1), matrix.shape[1] - used[:, ::-1].argmax(1), 0)
-    width = max(1, int((last - first).max()))
-    start = np.minimum(first, matrix.shape[1] - width)
-    return start, np.take_along_axis(np.where(used, matrix, 0), start[:, None] + np.arange(width), axis=1)
-
-
-def _widened(start: np.ndarray, weights: np.ndarray, width: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a band in rows of `width` weights, still inside n columns."""
-    moved, wide = np.minimum(start, n - width), np.zeros((start.size, width))
-    np.put_along_axis(wide, (start - moved)[:, None] + np.arange(weights.shape[1]), weights, axis=1)
-    return moved.astype(np.int32), wide
-
-
-def _stack_taps(taps: list[np.ndarray]) -> np.ndarray:
-    radius = max(t.size for t in taps) // 2
-    return np.stack([np.pad(t, radius - t.size // 2) for t in taps])
 
 
 def _frame_maps(grid: ImageGrid, geometry: SPECTGeometry, frame: Frame) -> tuple[np.ndarray, np.ndarray]:

@@ -53,18 +53,23 @@ class SPECTProjector(BatchProjector):
             point's total then varies with its position by some ten percent.
         blur : "planes" lets planes share their blur (fast, Gaussian responses); "direct" convolves each plane with its
             own kernel (reference; what a MeasuredResponse always uses).
+        aperture : a bin counts what arrives anywhere in it, so that a point is seen with the variance
+            sigma^2 + p^2 / 12 for bins of size p. False samples the response at the centres of bins: sigma^2.
 
     A voxel of 1 adds 1 to the total of each view without attenuation, as long as it is in the field of view; counts per
     decay, time and sensitivity belong in `AcquisitionModel`. Activity behind the collimator face counts as at its face.
-    An image of one slice seen by one row of bins is two-dimensional: it does not blur along z.
+    An image of one slice seen by one row of bins is two-dimensional: it does not blur along z. Elsewhere, where the
+    camera's rows end with the image or before it, the body is taken to go on, mirrored at the end of the image, so that
+    even activity gives even views up to the last row; where the camera sees past the image, there is nothing.
+    No entry is negative: what is nowhere negative gives views that are nowhere negative.
 
     Runs on NumPy arrays and CPU tensors (numba, all cores, SIMD along z or along a batch of thin images) and on CuPy
     arrays and CUDA tensors. float64 where the input is float64, otherwise float32. The adjoint is the exact transpose.
 
     Raises ValueError for mismatched shapes, negative, infinite or implausible attenuation.
 
-    Source: Zeng & Gullberg 1992, IEEE Trans Nucl Sci 39:1444 (a response for each depth, in the frequency domain, as
-    blur="direct" has it); the levels of blur are explained in docs/spect.md.
+    Source: Zeng & Gullberg 1992, IEEE Trans Nucl Sci 39:1444 (a response for each depth, as blur="direct" has it); the
+    levels of blur are explained in docs/spect.md.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class SPECTProjector(BatchProjector):
         *,
         sampling: str = "splat",
         blur: str = "planes",
+        aperture: bool = True,
     ) -> None:
         if sampling not in ("splat", "rays"):
             raise ValueError(f'sampling must be "splat" or "rays", got {sampling!r}')
@@ -88,6 +94,7 @@ class SPECTProjector(BatchProjector):
         self.grid, self.geometry, self.response, self.sampling = grid, geometry, response, sampling
         self.in_shape, self.out_shape = grid.shape, geometry.shape
         self.blur = "direct" if isinstance(response, MeasuredResponse) else blur
+        self.aperture = bool(aperture)
         self.attenuation = None if attenuation is None else _checked_attenuation(attenuation, grid, repr(self))
         self._whole, self._views = geometry, np.arange(geometry.n_views)
         self._absorbed = PlanCache()
@@ -121,10 +128,10 @@ class SPECTProjector(BatchProjector):
         """The plan of the whole camera: subsets take their views from it, so that they equal the whole bit for bit."""
         rays = self.sampling == "rays"
         if self.blur == "planes" and is_gaussian(self.response):
-            return make_plan(self.grid, self._whole, self.response, ray_driven=rays)
+            return make_plan(self.grid, self._whole, self.response, ray_driven=rays, aperture=self.aperture)
         distances = np.linspace(0, farthest(self.grid, self._whole), 64)
-        reach = 0.0 if self.response is None else float(max(reach_of(self.response, distances)))
-        return make_plan(self.grid, self._whole, None, ray_driven=rays, reach=reach)
+        reach = None if self.response is None else float(max(reach_of(self.response, distances)))
+        return make_plan(self.grid, self._whole, None, ray_driven=rays, aperture=self.aperture, elsewhere=reach)
 
     @cached_property
     def _plan(self) -> SPECTPlan:
@@ -135,7 +142,7 @@ class SPECTProjector(BatchProjector):
         """The blur that planes do not share, None where they do."""
         if self.blur == "planes" or self.response is None:
             return None
-        return DirectBlur(self.response, self._made, self.grid.shape[2])
+        return DirectBlur(self.response, self._made, self.grid.shape[2], self.aperture)
 
     @property
     def _cuda_plan(self) -> launches.CudaPlan:
@@ -198,8 +205,10 @@ class SPECTProjector(BatchProjector):
 
     def _make_absorbed(self, x: Array) -> Array:
         mu = np.asarray(self.attenuation, np.float64)
-        pitch_cm = max(self.grid.voxel_size[:2]) / 10
-        return like(-np.expm1(-mu * pitch_cm / 2), x)
+        pitch_cm = min(self.grid.voxel_size[:2]) / 10
+        # Something always passes: interpolated values of exactly one could round to more, and survival to less than 0.
+        most = 1 - 8 * np.finfo(dtype_name(x)).eps
+        return like(np.minimum(-np.expm1(-mu * pitch_cm / 2), most), x)
 
     def _project(self, image: np.ndarray, absorbed: np.ndarray, stride: int, out: np.ndarray) -> None:
         plan, n_views, direct = self._cast(image), out.shape[0], self._direct
@@ -217,7 +226,7 @@ class SPECTProjector(BatchProjector):
                     kernels.collapse(frame, plan, scratch, v, stride, out)
                     continue
                 plane = scratch.low
-                plane[2:-2, : image.shape[2] + 2 * plan.margin] = direct.collapse(frame, plan.view_class[v])
+                plane[2:-2, : plan.n_slices] = direct.collapse(frame, plan.view_class[v])
                 out[v] = 0
                 blur_kernels.detect(plane, plan, v, 0, stride, scratch, out)
 
@@ -240,7 +249,7 @@ class SPECTProjector(BatchProjector):
                     kernels.collapse_adjoint(projections, plan, scratch, v, stride, frame)
                 else:
                     blur_kernels.detect_adjoint(projections, plan, v, 0, stride, scratch, scratch.low)
-                    plane = scratch.low[2:-2, : shape[2] + 2 * plan.margin]
+                    plane = np.ascontiguousarray(scratch.low[2:-2, : plan.n_slices])
                     frame = np.ascontiguousarray(direct.expand(plane, plan.view_class[v]))
                 kernels.rotate_adjoint(frame, absorbed, plan, scratch, v, image)
             return image
@@ -269,7 +278,7 @@ class SPECTProjector(BatchProjector):
                 f"  image        {self.grid}",
                 f"  camera       {self.geometry}",
                 f"  attenuation  {attenuation}",
-                f"  response     {response}",
+                f"  response     {response}{'' if self.aperture else ' (bins sample it at their centres)'}",
                 f"  sampling     {self.sampling}, blur {self.blur}",
                 f"  kernels      numba on {thread_count()} threads; CUDA for CuPy arrays and CUDA tensors",
             ]

@@ -12,6 +12,7 @@ struct Sizes {
     int nx, ny, lanes;           // image
     int planes, columns;         // frame
     int n_levels, padded, skip;  // levels: padded lanes, and those before the first slice
+    int mirror_low, mirror_high; // whether the body goes on at an end of the padded slices
     int n_views, first_view;     // views of this launch, and the number of the first one
     int bins, rows, stride;      // projections: rows * stride lanes
     int ray_driven, attenuated, absorbed_items;
@@ -20,11 +21,11 @@ struct Sizes {
 
 // The last arguments of every kernel: plain numbers, which every launcher can pass.
 #define SIZES                                                                                                       \
-    int nx, int ny, int lanes, int planes, int columns, int n_levels, int padded, int skip, int n_views,            \
-    int first_view, int bins, int n_rows, int stride, int ray_driven, int attenuated, int absorbed_items, double weight
+    int nx, int ny, int lanes, int planes, int columns, int n_levels, int padded, int skip, int mirror_low,         \
+    int mirror_high, int n_views, int first_view, int bins, int n_rows, int stride, int ray_driven, int attenuated, int absorbed_items, double weight
 #define MAKE_SIZES                                                                                                  \
-    const Sizes s = {nx, ny, lanes, planes, columns, n_levels, padded, skip, n_views, first_view, bins, n_rows,     \
-                     stride, ray_driven, attenuated, absorbed_items, weight};
+    const Sizes s = {nx, ny, lanes, planes, columns, n_levels, padded, skip, mirror_low, mirror_high, n_views,      \
+                     first_view, bins, n_rows, stride, ray_driven, attenuated, absorbed_items, weight};
 
 __device__ inline REAL spline(REAL t) {
     t = t < 0 ? -t : t;
@@ -46,6 +47,16 @@ __device__ inline int floor_of(double x) {
 }
 
 __device__ inline int ceil_of(double x) { return -floor_of(-x); }
+
+// Which of n slices stands at an index of the line that goes on mirrored at its ends; -1 where nothing does.
+__device__ inline int mirrored(int k, int n, const Sizes& s) {
+    while (k < 0 || k >= n) {
+        if (k < 0 && s.mirror_low) k = -1 - k;
+        else if (k >= n && s.mirror_high) k = 2 * n - 1 - k;
+        else return -1;
+    }
+    return k;
+}
 
 // sum[q] += weight * source[q-th lane of this thread]
 __device__ inline void add_lanes(REAL* sum, REAL weight, const REAL* source, int lane, int lanes, int step) {
@@ -153,6 +164,7 @@ extern "C" __global__ void blur_level(REAL* levels, const REAL* taps, const int*
     const int lane = blockIdx.x * blockDim.x + threadIdx.x, u = blockIdx.y * blockDim.y + threadIdx.y;
     if (lane >= s.padded || u >= s.columns) return;
     const int view = blockIdx.z % s.n_views, width = 2 * radius + 1;
+    const int slices = s.padded / s.stride, slice = lane / s.stride, part = lane % s.stride;
     const REAL* along_u = taps + (size_t(view_class[s.first_view + view]) * s.n_levels + step_of) * 2 * width;
     const REAL* along_z = along_u + width;
     const size_t plane = size_t(s.columns) * s.padded;
@@ -164,8 +176,8 @@ extern "C" __global__ void blur_level(REAL* levels, const REAL* taps, const int*
         const REAL* row = source + size_t(u + a) * s.padded;
         REAL sum = 0;
         for (int b = -radius; b <= radius; ++b) {
-            const int k = lane + b * s.stride;
-            if (k >= 0 && k < s.padded) sum += along_z[b + radius] * row[k];
+            const int k = mirrored(slice + b, slices, s);
+            if (k >= 0) sum += along_z[b + radius] * row[k * s.stride + part];
         }
         total += along_u[a + radius] * sum;
     }
@@ -305,4 +317,19 @@ extern "C" __global__ void gather(const REAL* frame, const double* to_frames, co
     }
     for (int q = 0; q < LANES_PER_THREAD; ++q)
         if (lane + q * step < s.lanes) images[(size_t(item) * s.nx * s.ny + voxel) * s.lanes + lane + q * step] += total[q];
+}
+
+// out[u, k] += the sum over taps (nu, nz) of taps[a, b] * wide[u + nu / 2 - a, k + nz - 1 - b], zero outside.
+extern "C" __global__ void convolve(const REAL* wide, const REAL* taps, REAL* out, int nu, int nz, int columns,
+                                    int wide_lanes, int lanes) {
+    const int k = blockIdx.x * blockDim.x + threadIdx.x, u = blockIdx.y * blockDim.y + threadIdx.y;
+    if (k >= lanes || u >= columns) return;
+    REAL total = 0;
+    for (int a = 0; a < nu; ++a) {
+        const int source = u + nu / 2 - a;
+        if (source < 0 || source >= columns) continue;
+        const REAL* row = wide + size_t(source) * wide_lanes + k + nz - 1;
+        for (int b = 0; b < nz; ++b) total += taps[size_t(a) * nz + b] * row[-b];
+    }
+    out[size_t(u) * lanes + k] += total;
 }

@@ -517,7 +517,7 @@ def suv_peak(
     x = double(as_real(image))
     if not bool(xp.all(xp.isfinite(x))):
         raise ValueError("suv_peak: the image holds NaN or infinite values")
-    sphere = MeasuredBlur(grid, _ball(grid, volume))
+    sphere = MeasuredBlur(grid, _ball(grid, volume), ends="empty")
     return suv_max(sphere(x) / sphere(xp.ones(grid.shape, dtype=x.dtype, device=x.device)), region)
 
 

@@ -110,8 +110,9 @@ class _Corrections:
     def components(self) -> tuple[np.ndarray | None, ...]:
         """Return everything that shapes the image, for a checksum."""
         norm = self.norm
+        blur = [np.zeros(1)] if self.psf is None else [np.array(self.psf.fwhm), np.array([self.psf.ends == "mirrored"])]
         parts = () if norm is None else (norm.crystal, norm.geometric, norm.interference, norm.axial, norm.dead_time)
-        return (self.mu, self.grid.affine, np.array(0.0 if self.psf is None else self.psf.fwhm), *parts)
+        return (self.mu, self.grid.affine, *blur, *parts)
 
     def notes(self, profile: np.ndarray) -> tuple[str, ...]:
         """Return what a user should know about the map, given the counts (z,) in each slice."""
@@ -155,7 +156,8 @@ def pet_problem(
             prompt that `read()` returns). Default: the scan's own background; for events an estimate from their delays,
             by `crystal_rates`.
         scatter : expected scattered counts, in the same way, added to the randoms (default: none).
-        psf : resolution in the image, FWHM in mm (one number or (x, y, z)) or a `GaussianBlur` (default: none).
+        psf : resolution in the image, FWHM in mm (one number or (x, y, z)) or a `GaussianBlur` (default: none). A body
+            goes on beyond the first and the last slice, unless it is `GaussianBlur(grid, fwhm, ends="empty")`.
         grid : of the image (default: `pet_grid(scan_or_events)`).
         subsets : how many ordered subsets the views are divided into, k, k + n, ...; events go with their views.
         max_ring_difference : events only: leave out those of more oblique planes (default: none are left out).

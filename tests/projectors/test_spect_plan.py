@@ -5,18 +5,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from emrecon.projectors import CollimatorResponse, ImageGrid, LinearResponse, SPECTGeometry, collimator
-from emrecon.projectors.spect.plan import (
-    RAY_VARIANCE,
-    SPLAT_VARIANCE,
-    _resampling,
-    _resampling_variance,
-    five_taps,
-    gaussian_taps,
-    make_bands,
-    make_plan,
-    n_passes,
-    possible_cumulant,
-)
+from emrecon.projectors.core.mirror import folded, mirrored
+from emrecon.projectors.spect.bands import make_bands, resampling, resampling_variance
+from emrecon.projectors.spect.plan import RAY_VARIANCE, SPLAT_VARIANCE, make_plan
+from emrecon.projectors.spect.taps import five_taps, gaussian_taps, n_passes, possible_cumulant
 
 
 def moments(taps):
@@ -48,6 +40,14 @@ def test_possible_cumulants_keep_taps_non_negative(wanted, dtype):
             assert five_taps(variance, cumulant - 1e-4).min() < 0, "a nearer one is possible"
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_heavy_tail_is_given_as_far_as_taps_stay_non_negative(dtype):
+    for variance in np.linspace(0.0, 2 / 3, 101):
+        taps = five_taps(dtype(variance), dtype(possible_cumulant(variance, 5.0)))
+        assert taps.min() >= 0
+        assert moments(taps)[1] == pytest.approx(variance, abs=1e-6)
+
+
 @pytest.mark.parametrize("variance", [0.67, 0.8, 1.0, 2.0, 7.3, 40.0])
 def test_wider_gaussians_are_sampled(variance):
     total, second, fourth = moments(gaussian_taps(variance))
@@ -77,7 +77,7 @@ def test_passes_are_two_thirds_at_most():
 @pytest.mark.parametrize("offset", [0.0, 0.3, -1.7, 2.0])
 def test_resampling_loses_nothing(pixel, offset):
     pitch, n_in, n_out = 4.0, 20, 80
-    weights = _resampling(n_in, pitch, n_out, pixel, offset)
+    weights = resampling(n_in, pitch, n_out, pixel, offset)
     if pixel == pitch and offset == 0:
         assert weights is None
         return
@@ -88,22 +88,22 @@ def test_resampling_loses_nothing(pixel, offset):
     samples = (np.arange(n_in) - (n_in - 1) / 2) * pitch
     assert_allclose(pixels @ weights, samples, atol=1e-11)
     variance = (pixels**2) @ weights - samples**2
-    assert_allclose(variance, _resampling_variance(weights, pitch, pixel), rtol=1e-9)
+    assert_allclose(variance, resampling_variance(weights, pitch, pixel), rtol=1e-9)
     assert_allclose(variance, pitch**2 / 12 + pixel**2 / 4, rtol=1e-9)
 
 
 @pytest.mark.parametrize("pixel", [2.0, 3.1, 5.0, 9.7])
 def test_resampling_keeps_an_even_distribution_even(pixel):
-    weights = _resampling(60, 4.0, 9, pixel, 1.3)
+    weights = resampling(60, 4.0, 9, pixel, 1.3)
     assert_allclose(weights.sum(1), pixel / 4.0, rtol=1e-12)
 
 
 def test_lattices_that_coincide_are_not_resampled():
-    assert _resampling(10, 4.0, 8, 4.0, 0.0) is None
-    assert _resampling(10, 4.0, 8, 4.0, 8.0) is None
-    assert _resampling(9, 4.0, 8, 4.0, 2.0) is None
-    assert _resampling(9, 4.0, 8, 4.0, 0.0) is not None
-    assert _resampling_variance(None, 4.0, 4.0) == 0
+    assert resampling(10, 4.0, 8, 4.0, 0.0) is None
+    assert resampling(10, 4.0, 8, 4.0, 8.0) is None
+    assert resampling(9, 4.0, 8, 4.0, 2.0) is None
+    assert resampling(9, 4.0, 8, 4.0, 0.0) is not None
+    assert resampling_variance(None, 4.0, 4.0) == 0
 
 
 def test_bands_reproduce_matrices():
@@ -137,9 +137,9 @@ def level_variances(made, camera):
     for c, k in np.ndindex(total.shape[:2]):
         if k < plan.z_taps.shape[1]:
             along_u = middle_column_variance(plan, c, k) * camera.pixel_size[0] ** 2
-            total[c, k] = along_u, moments(plan.z_taps[c, k])[1] * made.spacing[1] ** 2
+            total[c, k] = along_u, moments(plan.z_taps[c, k])[1] * made.widths.spacing[1] ** 2
         else:
-            total[c, k] = total[c, k - 1] + plan.steps[c, k, :, 0] * made.spacing**2
+            total[c, k] = total[c, k - 1] + plan.steps[c, k, :, 0] * made.widths.spacing**2
     return total
 
 
@@ -165,7 +165,7 @@ RESPONSES = {
 @pytest.mark.parametrize(("axial", "pixel"), [(4.0, 4.0), (2.5, (4, 2.5)), (5.0, (4, 5)), (4.0, 4.8), (4.0, (2.4, 5))])
 @pytest.mark.parametrize("name", RESPONSES)
 def test_every_plane_gets_its_own_width(name, axial, pixel, ray_driven):
-    """A plane is a mixture of two levels; its variance, with what sampling adds, is sigma(d)^2 along u and z."""
+    """A plane is a mixture of two levels; its variance, with what sampling adds, is sigma(d)^2 and the bin's."""
     response, pitch, radius = RESPONSES[name], 4.0, np.array([120.0, 120, 70, 160])
     camera = SPECTGeometry(np.array([0, 90, 200, 300.0]), radius, (128, 16), pixel)
     made = make_plan(ImageGrid((32, 32, 16), (pitch, pitch, axial)), camera, response, ray_driven=ray_driven)
@@ -176,11 +176,36 @@ def test_every_plane_gets_its_own_width(name, axial, pixel, ray_driven):
         lower, upper, share = plan.level[c], np.minimum(plan.level[c] + 1, variances.shape[1] - 1), plan.upper[c]
         assert np.all((share >= 0) & (share <= 1))
         mixture = (1 - share)[:, None] * variances[c, lower] + share[:, None] * variances[c, upper]
-        wanted = np.maximum(
-            response.sigma(made.distances[view]) ** 2, made.fixed.max()
-        )  # sampling itself is no sharper
-        assert_allclose(mixture[:, 0] + sampling, wanted, rtol=1e-3)
-        assert_allclose(mixture[:, 1] + made.fixed[1], wanted, rtol=1e-3)
+        sigma = response.sigma(made.distances[view])
+        for axis, added in ((0, sampling), (1, made.widths.fixed[c, 1])):
+            size = camera.pixel_size[axis]
+            # Sampling itself is no sharper; what is narrower than a row stays in its row.
+            wanted, clear = np.maximum(sigma**2 + size**2 / 12, made.widths.floor[c, axis]), sigma > 0.8 * size
+            assert_allclose((mixture[:, axis] + added)[clear], wanted[clear], rtol=1e-3)
+
+
+def test_every_axis_has_a_floor_of_its_own():
+    """Along z, where samples are coarse, a narrow response is wider than it should be; along u it is not."""
+    camera, response = SPECTGeometry([0.0, 50.0], 90.0, (64, 9), (2.0, 15.0)), LinearResponse(0.02, 2.5)
+    made = make_plan(ImageGrid((32, 32, 9), (2.0, 2.0, 12.0)), camera, response, ray_driven=False)
+    plan, variances = made.plan, level_variances(made, camera)
+    for view, c in enumerate(plan.view_class):
+        lower, share = plan.level[c], plan.upper[c][:, None]
+        mixture = (1 - share) * variances[c, lower] + share * variances[c, lower + 1]
+        sigma = response.sigma(made.distances[view])
+        assert_allclose(mixture[:, 0] + made.widths.fixed[c, 0], sigma**2 + 4 / 12, rtol=1e-3)
+        assert_allclose(mixture[:, 1], 0, atol=1e-9)
+        assert made.widths.fixed[c, 1] > 2 * sigma.max() ** 2
+
+
+def test_mirrored_lines():
+    index = np.arange(-5, 9)
+    np.testing.assert_array_equal(mirrored(index, 4, True, True), [3, 3, 2, 1, 0, 0, 1, 2, 3, 3, 2, 1, 0, 0][-14:])
+    np.testing.assert_array_equal(mirrored(index, 4, True, False)[:9], [-1, 3, 2, 1, 0, 0, 1, 2, 3])
+    np.testing.assert_array_equal(mirrored(index, 4, False, True)[4:], [-1, 0, 1, 2, 3, 3, 2, 1, 0, -1])
+    matrix = np.random.default_rng(0).random((3, 14))
+    np.testing.assert_allclose(folded(matrix, -5, 4, True, True).sum(1), matrix.sum(1))
+    np.testing.assert_allclose(folded(matrix, -5, 4, False, False), matrix[:, 5:9])
 
 
 def test_planes_lie_at_their_distances():
