@@ -57,7 +57,14 @@ from .engines import (
 )
 from .filtered import FilteredBackprojection, Window, angular_weights, fbp, ramp_kernel
 from .kernels import KernelOperator, SpatioTemporalKernel, hybrid_kernel, hypr_kernel, kernel_matrix, temporal_kernel
-from .likelihoods import CountsLikelihood, Likelihood, ListmodeLikelihood, PoissonLikelihood, TransmissionLikelihood
+from .likelihoods import (
+    CountsLikelihood,
+    Likelihood,
+    ListmodeLikelihood,
+    PoissonLikelihood,
+    TransmissionLikelihood,
+    seen_voxels,
+)
 from .methods import METHODS, PRIORS, Method, MethodEngine
 from .metrics import (
     Ensemble,
@@ -137,6 +144,7 @@ __all__ = [
     "CountsLikelihood",
     "TransmissionLikelihood",
     "Objective",
+    "seen_voxels",
     # engines, and the steps they repeat
     "em_step",
     "em_fuse",

@@ -134,7 +134,7 @@ class KKT(NamedTuple):
     negative: float
 
 
-def kkt_residual(x: Array, gradient: Array, start_gradient: Array | None = None) -> KKT:
+def kkt_residual(x: Array, gradient: Array, start_gradient: Array | None = None, *, seen: Array | None = None) -> KKT:
     """Return the residuals of the Karush-Kuhn-Tucker conditions x g = 0, and g >= 0 where x = 0::
 
         product = |x g| / (max(x) |g_0|),    negative = |min(g, 0) where x = 0| / |g_0|
@@ -145,12 +145,17 @@ def kkt_residual(x: Array, gradient: Array, start_gradient: Array | None = None)
         start_gradient : g_0, that at the start of the algorithm, which makes both numbers free of units; without it
             they are ``|x g|`` and ``|min(g, 0) where x = 0|``. Norms are Euclidean, over all voxels; a batch is one
             image.
+        seen : the voxels that count, as `seen_voxels` returns them (default: all). Those that nothing sees stay at 0
+            although a prior would have them grow.
 
     Raises ValueError for shapes that differ, negative values of x, NaN, and a start that is the optimum already.
     """
     xp = require_array(x, "kkt_residual")
     g = like(gradient, x)
     g_0 = None if start_gradient is None else like(start_gradient, x)
+    if seen is not None:
+        counted = like(seen, x)
+        x, g, g_0 = counted * x, counted * g, None if g_0 is None else counted * g_0
     for other in (g, g_0):
         if other is not None and tuple(other.shape) != tuple(x.shape):
             raise ValueError(f"kkt_residual: a gradient of shape {tuple(other.shape)} does not fit {tuple(x.shape)}")
@@ -184,6 +189,7 @@ class KKTRule:
     Args:
         gradient : f(image), the gradient of the objective; a pass over the data for every iterate.
         start : the image the algorithm starts from; default: the first iterate seen.
+        seen : the voxels that count, as for `kkt_residual`.
 
     `history` holds the residuals of every iterate seen, so a rule serves one run.
 
@@ -193,6 +199,7 @@ class KKTRule:
     gradient: Callable[[Array], Array]
     tolerance: float
     start: Array | None = None
+    seen: Array | None = field(default=None, kw_only=True)
     history: list[KKTErrors] = field(default_factory=list, init=False, repr=False)
     _start_gradient: list[Array] = field(default_factory=list, init=False, repr=False)
 
@@ -206,7 +213,10 @@ class KKTRule:
             self._start_gradient.append(g if self.start is None else self.gradient(self.start))
         scale = _norm(self._start_gradient[0])
         # started at the optimum itself there is nothing to compare with, and nothing to do
-        residual = KKT(0.0, 0.0) if scale == 0 == _norm(g) else kkt_residual(iterate.image, g, self._start_gradient[0])
+        if scale == 0 == _norm(g):
+            residual = KKT(0.0, 0.0)
+        else:
+            residual = kkt_residual(iterate.image, g, self._start_gradient[0], seen=self.seen)
         self.history.append(KKTErrors(iterate.iteration, *residual))
         return max(residual) <= self.tolerance
 

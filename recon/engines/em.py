@@ -20,7 +20,7 @@ def em_step(x: Array, likelihood: Likelihood) -> Array:
         likelihood : of Poisson counts; for any other `Likelihood` the step is x - x / s * grad f(x), kept at 0 or
             above, which has the same fixed points but need not be monotone.
 
-    Returns the same shape; voxels that no line crosses keep their value.
+    Returns the same shape; voxels that no line crosses keep their value, which engines begin with 0.
     torch tensors carry gradients to the image and to the factors and background of the model, twice; a step keeps one
     array of the size of the data for them.
 
@@ -42,7 +42,7 @@ def mlem(
 
     Args:
         start : first image, not negative, or an `Iterate` to go on from (default: ones, in the library and on the
-            device of the data).
+            device of the data). Voxels that nothing sees (`seen_voxels`) are 0 from the start on, whatever it holds.
         iteration : how many updates an image has behind it already, when resuming.
     """
     return osem(likelihood, start, 1, iteration=iteration)
@@ -64,6 +64,7 @@ def osem(
     Args:
         order : in which order the subsets are visited, such as `herman_meyer`; see `recon.schedules`.
 
+    Voxels that nothing sees (`seen_voxels`) are 0 from the start on.
     The loop has no memory but the image: passing the last image as `start` (and its number as `iteration`), or the last
     iterate, goes on exactly.
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from emrecon.projectors.core.arrays import Array, add_up, array_namespace, like
 
-from ..likelihoods.protocol import Likelihood, sensitivity_like, value_and_gradient
+from ..likelihoods.protocol import Likelihood, only_seen, sensitivity_like, value_and_gradient
 from ..priors.prior import Objective, SmoothPrior
 from .loop import Iterate, State, begin, detached, require_smooth, taken_apart
 from .schedules import (
@@ -103,7 +103,8 @@ def bsrem(
 
     A pass that ends higher than the lowest objective met, by more than 1 % of the fall since the start, is taken back,
     and all steps are halved from then on. This look at the objective costs half a pass (a projection of all data) after
-    each pass that changes the expected counts by more than 0.1 %, and one at the start.
+    each pass that changes the expected counts by more than 0.1 %, and one at the start. Priors without a value, such as
+    a denoiser's, are not watched.
 
     Args:
         likelihood, prior : f and U, smooth, or None; or `f + U` alone.
@@ -123,17 +124,21 @@ def _bsrem(at: Iterate, problem: _Problem, step: StepSize, order: Order) -> Iter
     state = Relaxed.of(at) or Relaxed(iteration)
     begun, length = int(state.begun), xp.ones_like(x[..., :1, :1, :1])
     length = length if state.length is None else like(state.length, x)
-    watch = Watch.resumed(problem.value(x), state.first, state.lowest)
+    try:
+        watch = Watch.resumed(problem.value(x), state.first, state.lowest)
+    except NotImplementedError:  # the prior has no value
+        watch = None
     while True:
         before = x
         for i, k in enumerate(order(iteration, n)):
             slope = n * problem.parts[k].gradient(x) + problem.prior_gradient(x)
             now = length * step(iteration - begun + i / n)
             x = gradient_step(x, slope, problem.diagonal(x), now, problem.upper)
-        worse, watch = watch.look(problem.value, x, before, problem.sensitivity(x))
-        x, length = xp.where(worse, before, x), xp.where(worse, length / 2, length)
+        if watch is not None:
+            worse, watch = watch.look(problem.value, x, before, problem.sensitivity(x))
+            x, length = xp.where(worse, before, x), xp.where(worse, length / 2, length)
         iteration += 1
-        yield Iterate(iteration, x, Relaxed(begun, length, *watch))
+        yield Iterate(iteration, x, Relaxed(begun, length, *(watch or ())))
 
 
 def svrg(
@@ -382,7 +387,8 @@ class _Problem:
             raise ValueError(f"upper must be positive, got {self.upper}")
 
     def diagonal(self, x: Array) -> Array:
-        return self.preconditioner(x, self.sensitivity(x), self.prior)
+        """D, 0 in the voxels that nothing sees, which stay at 0 then."""
+        return only_seen(self.preconditioner(x, self.sensitivity(x), self.prior), self.parts)
 
     def sensitivity(self, x: Array) -> Array:
         return add_up(sensitivity_like(part, x) for part in self.parts)

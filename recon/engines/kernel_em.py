@@ -19,7 +19,7 @@ from emrecon.projectors.core.arrays import (
 )
 
 from ..kernels.matrix import SpatioTemporalKernel
-from ..likelihoods.protocol import CountsLikelihood, image_shape, require_counts
+from ..likelihoods.protocol import CountsLikelihood, image_shape, only_seen, require_counts
 from .loop import Iterate, State, begin, repeat
 from .schedules import Order, sequential
 
@@ -67,8 +67,8 @@ def kem(
             iterate to go on from.
 
     n_subsets, or a list of likelihoods, order, iteration : as in `osem`.
-    An iterate's image is K alpha, and `iterate.state["coefficients"]` alpha, which is all that the loop remembers. With
-    one subset the likelihood never gets worse.
+    An iterate's image is K alpha, 0 in voxels that nothing sees, and `iterate.state["coefficients"]` alpha, which is
+    all that the loop remembers. With one subset the likelihood never gets worse.
 
     Raises ValueError for a start with negative, NaN or infinite values or of another shape, a kernel that does not fit
     the images, and more subsets than views.
@@ -82,7 +82,7 @@ def kem(
                 "kem goes on from its own iterates, which hold coefficients; this one holds an image alone"
             )
         iteration, start = start.iteration, like(known.coefficients, start.image)
-    at, parts = begin(likelihood, start, n_subsets, iteration)
+    at, parts = begin(likelihood, start, n_subsets, iteration, coefficients=True)
     for part in parts:
         require_counts(part, "kem")
     shape = image_shape(parts[0])
@@ -91,11 +91,11 @@ def kem(
     _check_coefficients(at.image, kernel)
     first = _Point(at.image, kernel(at.image))
     prepared = [_Part(part, _kernel_sensitivity(first.image, part, kernel)) for part in parts]
-    return repeat((at.iteration, first), prepared, order, partial(_step, kernel=kernel), _iterate)
 
+    def show(n: int, at: _Point) -> Iterate:
+        return Iterate(n, only_seen(at.image, parts), Coefficients(at.alpha))
 
-def _iterate(iteration: int, at: _Point) -> Iterate:
-    return Iterate(iteration, at.image, Coefficients(at.alpha))
+    return repeat((at.iteration, first), prepared, order, partial(_step, kernel=kernel), show)
 
 
 class _Part(NamedTuple):

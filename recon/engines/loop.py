@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from emrecon.projectors.core.arrays import Array, array_namespace, as_real, is_torch, to_numpy
 
-from ..likelihoods.protocol import Likelihood, image_shape, require_likelihood, start_image
+from ..likelihoods.protocol import Likelihood, image_shape, only_seen, require_likelihood, start_image
 from ..priors.prior import Objective, SmoothPrior
 from .schedules import Order
 
@@ -93,11 +93,14 @@ def begin(
     start: Array | Iterate | None,
     n_subsets: int = 1,
     iteration: int = 0,
+    *,
+    coefficients: bool = False,
 ) -> tuple[Iterate, list[Any]]:
     """Return where an engine starts and the likelihoods of its subsets, for the arguments that all engines share.
 
     A given list of likelihoods is taken as it is. The start is an image, an iterate to go on from, or the likelihood's
-    own start image: ones where anything is seen.
+    own start image: ones where anything is seen. Voxels that none of the data see start at 0, whatever is given, unless
+    the start holds `coefficients` instead of voxels.
 
     Raises ValueError for an image that does not fit, holds negative, NaN or infinite values or nothing but zeros, more
     subsets than views, and subsets without events; TypeError for what is not a likelihood or not an array.
@@ -125,7 +128,7 @@ def begin(
     parts = given if whole else [given[0].subset(k, n_subsets) for k in range(n_subsets)]
     if any(getattr(part, "is_empty", False) for part in parts):
         raise ValueError("a subset holds no events, and would erase the image; use fewer subsets")
-    return at, parts
+    return (at if coefficients else at._replace(image=_seen_start(at.image, parts))), parts
 
 
 def taken_apart(likelihood: Any, prior: Any) -> tuple[Any, Any]:
@@ -161,6 +164,14 @@ def _first_image(parts: Sequence[Likelihood]) -> Array:
     return image
 
 
+def _seen_start(x: Array, parts: Sequence[Likelihood]) -> Array:
+    """The start with 0 where nothing is seen; raises ValueError where nothing else is left."""
+    seen = only_seen(x, parts)
+    if not bool((seen > 0).any()):
+        raise ValueError("no voxel of the start is seen: do the data and the image belong together?")
+    return seen
+
+
 def _check_start(x: Array, likelihood: Likelihood) -> None:
     shape = image_shape(likelihood)
     if tuple(x.shape[-len(shape) :]) != shape:
@@ -169,4 +180,4 @@ def _check_start(x: Array, likelihood: Likelihood) -> None:
     if not (host >= 0).all() or not (host < float("inf")).all():
         raise ValueError("start must be finite and not negative: EM keeps signs and zeros")
     if host.size and not host.any():
-        raise ValueError("start is zero everywhere, and would stay so")
+        raise ValueError("start is zero everywhere, and would stay so: is any voxel seen?")

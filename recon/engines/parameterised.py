@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, Self
 from emrecon.projectors import LinearOperator
 from emrecon.projectors.core.arrays import Array, array_namespace, as_real, divide_where, is_torch, like
 
-from ..likelihoods.protocol import Likelihood, sensitivity_like
+from ..likelihoods.protocol import Likelihood, only_seen, sensitivity_like
 from .em import em_step
 from .kernel_em import _check_coefficients
 from .loop import begin, repeat
@@ -91,7 +91,7 @@ def parameterised_em(
         return latent.fit(em_step(x, part), sensitivity_like(part, x), steps)
 
     def show(n: int, latent: Parameterisation) -> ParameterisedIterate:
-        return ParameterisedIterate(n, _detached(latent.image()), latent)
+        return ParameterisedIterate(n, only_seen(_detached(latent.image()), parts), latent)
 
     return repeat((iteration, parameterisation), parts, sequential, step, show)
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, require_array
 
-from ..likelihoods.protocol import Likelihood, sensitivity_like
+from ..likelihoods.protocol import Likelihood, seen_like, sensitivity_like
 from ..priors.prior import Objective, SmoothPrior
 from .em import em_step
 from .loop import Iterate, begin, repeat, taken_apart
@@ -144,4 +144,10 @@ def _penalised(
         raise TypeError(f"this engine needs a prior with a gradient, and {type(prior).__name__} has none")
     at, parts = begin(f, start, n_subsets, iteration)
     share = 1 / len(parts)
-    return repeat((at.iteration, at.image), parts, order, lambda x, part: step(x, part, prior, share))
+    seen = seen_like(parts, at.image)
+
+    def update(x: Array, part: Likelihood) -> Array:
+        xp = array_namespace(x)
+        return xp.where(seen, step(x, part, prior, share), xp.zeros_like(x))
+
+    return repeat((at.iteration, at.image), parts, order, update)

@@ -11,7 +11,7 @@ import numpy as np
 
 from emrecon.projectors.core.arrays import Array, add_up, array_namespace, divide_where, like, to_numpy
 
-from ..likelihoods.protocol import CountsLikelihood, image_shape, require_counts, start_image
+from ..likelihoods.protocol import CountsLikelihood, image_shape, only_seen, require_counts, start_image
 from ..priors.prior import Objective, ProximablePrior, ScaledProximable, SmoothPrior
 from ..priors.total_variation import DualBallPrior
 from .loop import Iterate, State, begin, detached, taken_apart
@@ -301,7 +301,8 @@ def _prepare(problem: _Problem, x: Array, given: Array | float | None) -> tuple[
         less = gamma / (safety * problem.prior_chance) * level
         inverse = xp.maximum(inverse, less) if problem.stochastic else inverse + less
     highest = xp.max(inverse, axis=(-3, -2, -1), keepdims=True)
-    return _Steps(1 / xp.maximum(inverse, _UNSEEN * highest), data, own), sensitivity, em_image
+    steps = only_seen(1 / xp.maximum(inverse, _UNSEEN * highest), parts)  # 0 where nothing is seen
+    return _Steps(steps, data, own), sensitivity, only_seen(em_image, parts)
 
 
 def _one_em_step(parts: Sequence[CountsLikelihood], ones: Array, sensitivity: Array) -> Array:

@@ -10,7 +10,7 @@ import scipy.optimize
 
 from emrecon.projectors.core.arrays import Array, add_up, array_namespace, like, to_numpy
 
-from ..likelihoods.protocol import Likelihood, image_shape, sensitivity_like, value_and_gradient
+from ..likelihoods.protocol import Likelihood, image_shape, only_seen, seen_like, sensitivity_like, value_and_gradient
 from ..priors.prior import Objective, SmoothPrior
 from .loop import Iterate, State, begin, detached, require_smooth, taken_apart
 from .schedules import Preconditioner, PriorAware
@@ -90,7 +90,8 @@ def lbfgsb_scipy(
         return float(value), np.ravel(gradient * root)
 
     options = {"maxiter": n_iterations, "maxfun": 2 * n_iterations, "maxcor": 20, "ftol": tolerance, "gtol": 0.0}
-    bounds = scipy.optimize.Bounds(0.0, np.inf)
+    seen = np.broadcast_to(seen_like(parts, x), x.shape)
+    bounds = scipy.optimize.Bounds(0.0, np.where(seen, np.inf, 0.0).ravel())
     found = scipy.optimize.minimize(
         objective, (x / root).ravel(), jac=True, method="L-BFGS-B", bounds=bounds, options=options
     )
@@ -118,7 +119,9 @@ class _Smooth:
         return value + self.prior.value(x), gradient + self.prior.gradient(x)
 
     def diagonal(self, x: Array, preconditioner: Preconditioner) -> Array:
-        return preconditioner(x, add_up(sensitivity_like(part, x) for part in self.parts), self.prior)
+        """D, 0 in the voxels that nothing sees, which stay at 0 then."""
+        sensitivity = add_up(sensitivity_like(part, x) for part in self.parts)
+        return only_seen(preconditioner(x, sensitivity, self.prior), self.parts)
 
 
 def _lbfgsb(at: Iterate, problem: _Smooth, memory: int, preconditioner: Preconditioner) -> Iterator[Iterate]:

@@ -14,6 +14,7 @@ from emrecon.projectors.core.arrays import (
     to_numpy,
 )
 
+from ..likelihoods.protocol import only_seen
 from ..likelihoods.transmission import TransmissionLikelihood
 from ..priors.prior import Objective, SmoothPrior
 from .loop import Iterate, repeat, taken_apart
@@ -55,8 +56,7 @@ def ostr(
         iteration : how many passes `start` has behind it already, when resuming.
 
     The loop has no memory but the map: passing the last one as `start` goes on exactly. With subsets the first passes
-    are faster, but the maps end up in a small cycle around the minimum. Voxels that no line crosses keep their value if
-    there is no penalty.
+    are faster, but the maps end up in a small cycle around the minimum. Voxels that no line crosses are 0.
 
     Raises ValueError for a start with negative, NaN or infinite values, more subsets than views, unknown curvatures.
 
@@ -75,7 +75,11 @@ def ostr(
     _check_start(mu, f)
     parts = [f] if n_subsets == 1 else [f.subset(k, n_subsets) for k in range(n_subsets)]
     prepared = [_prepared(part, mu, curvature) for part in parts]
-    return repeat((iteration, mu), prepared, sequential, lambda mu, part: _step(mu, part, len(prepared), penalty))
+
+    def step(mu: Array, part: _Part) -> Array:
+        return only_seen(_step(mu, part, len(prepared), penalty), parts)
+
+    return repeat((iteration, only_seen(mu, parts)), prepared, sequential, step)
 
 
 def _step(mu: Array, part: _Part, n: int, penalty: SmoothPrior | None) -> Array:

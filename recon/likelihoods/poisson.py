@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emrecon.projectors import AcquisitionModel, Scan, ScanSeries
-from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, as_real, like, require_array, to_numpy
+from emrecon.projectors.core.arrays import (
+    Array,
+    PlanCache,
+    array_namespace,
+    as_real,
+    device,
+    like,
+    require_array,
+    to_numpy,
+)
 from emrecon.projectors.scan.acquisition import take_views
 from emrecon.projectors.scan.scan import check_counts
 
@@ -56,10 +65,14 @@ class PoissonLikelihood:
         return self.model.projector.in_shape
 
     def ones_image(self) -> Array:
-        """Return an image of ones that suits the data: library, device and batch; float32 unless they are float64."""
+        """Return an image of ones where something is seen, 0 elsewhere; it suits the data.
+
+        Library, device and batch are theirs; float32 unless they are float64.
+        """
         y, projector = as_real(self.data), self.model.projector
-        batch = y.shape[: y.ndim - len(projector.out_shape)]
-        return array_namespace(y).ones((*batch, *projector.in_shape), dtype=y.dtype, device=y.device)
+        xp, batch = array_namespace(y), y.shape[: y.ndim - len(projector.out_shape)]
+        ones = xp.ones((*batch, *projector.in_shape), dtype=y.dtype, device=device(y))
+        return xp.where(self.sensitivity_like(ones) > 0, ones, xp.zeros_like(ones))
 
     def value(self, x: Array) -> Array:
         """Return f(x), summed in float64: one number for each item of a batch."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, Protocol, Self, TypeGuard
 
 from emrecon.projectors import AcquisitionModel
@@ -28,7 +29,8 @@ class Likelihood(Protocol):
 
     What else an object has is used where it helps: `value_and_gradient(x)` saves a projection, `sensitivity_like(x)`
     follows the array, `start_image()` or `ones_image()` is the default start, `hessian_vector(x, v)` serves
-    `recon.spatial_weights`, `image_shape` is checked against the start, and `is_empty` tells of a subset without data.
+    `recon.spatial_weights`, `image_shape` is checked against the start, `is_empty` tells of a subset without data, and
+    `seen_like(x)` of the voxels that are seen (default: those with a sensitivity above 0).
     """
 
     def value(self, x: Array) -> Array:
@@ -120,6 +122,37 @@ def sensitivity_like(f: Likelihood, x: Array) -> Array:
     own = getattr(f, "sensitivity_like", None)
     sensitivity: Array = own(x) if own is not None else like(f.sensitivity, x)
     return sensitivity
+
+
+def seen_voxels(likelihood: Any) -> Array:
+    """Return which voxels the data see, as booleans (x, y, z), or (B, x, y, z) where items of a batch see others.
+
+    Engines keep all other voxels at 0, whatever the start and the prior say.
+
+    Args:
+        likelihood : any `Likelihood`, a list of them (what any of them sees), an `Objective` or a `Problem`.
+    """
+    whole = getattr(likelihood, "likelihood", likelihood)
+    parts = getattr(whole, "parts", whole)
+    listed = list(parts) if isinstance(parts, Sequence) else [parts]
+    return seen_like(listed, as_real(listed[0].sensitivity))
+
+
+def seen_like(parts: Sequence[Likelihood], x: Array) -> Array:
+    """Return the booleans of `seen_voxels` in the library and on the device of x."""
+    return reduce(lambda a, b: a | b, (_seen_by(part, x) for part in parts))
+
+
+def only_seen(x: Array, parts: Sequence[Likelihood]) -> Array:
+    """Return an image with 0 in the voxels that none of the parts sees."""
+    xp = array_namespace(x)
+    return xp.where(seen_like(parts, x), x, xp.zeros_like(x))
+
+
+def _seen_by(part: Likelihood, x: Array) -> Array:
+    own = getattr(part, "seen_like", None)
+    seen: Array = sensitivity_like(part, x) > 0 if own is None else own(x)
+    return seen
 
 
 def value_and_gradient(f: Likelihood, x: Array) -> tuple[Array, Array]:

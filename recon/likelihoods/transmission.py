@@ -54,7 +54,7 @@ class TransmissionLikelihood:
     projector: Projector
     background: Array | float = 0.0
     _plans: dict[str, PlanCache] = field(
-        default_factory=lambda: {name: PlanCache() for name in ("data", "blank", "background", "sensitivity")},
+        default_factory=lambda: {name: PlanCache() for name in ("data", "blank", "background", "sensitivity", "seen")},
         init=False,
         repr=False,
     )
@@ -121,6 +121,10 @@ class TransmissionLikelihood:
         """
         return self._plans["sensitivity"].get(mu, lambda: self._make_sensitivity(mu))
 
+    def seen_like(self, mu: Array) -> Array:
+        """Return which voxels a line with a blank crosses, as booleans, in the library of mu; made once for each."""
+        return self._plans["seen"].get(mu, lambda: self._make_seen(mu))
+
     @property
     def image_shape(self) -> tuple[int, ...]:
         """The shape of a map, (x, y, z)."""
@@ -128,11 +132,10 @@ class TransmissionLikelihood:
 
     def start_image(self) -> Array:
         """Return the default start of engines: 0.01 /cm where a line crosses, in the library of the data."""
-        sensitivity = self.sensitivity
-        xp = array_namespace(sensitivity)
-        y, shape = self.data, self.projector.out_shape
-        seen = xp.where(sensitivity > 0, 0.01 * xp.ones_like(sensitivity), xp.zeros_like(sensitivity))
-        return xp.broadcast_to(seen, (*y.shape[: y.ndim - len(shape)], *self.projector.in_shape)) + 0.0
+        y, shape = as_real(self.data), self.projector.out_shape
+        xp, batch = array_namespace(y), y.shape[: y.ndim - len(shape)]
+        low = xp.full((*batch, *self.projector.in_shape), 0.01, dtype=y.dtype, device=device(y))
+        return xp.where(self.seen_like(low), low, xp.zeros_like(low))
 
     def subset(self, k: int, n: int) -> TransmissionLikelihood:
         """Return the likelihood of the views k, k + n, ..."""
@@ -184,6 +187,10 @@ class TransmissionLikelihood:
         xp = array_namespace(mu)
         lengths = self.depth(xp.ones(self.projector.in_shape, dtype=mu.dtype, device=device(mu)))
         return _WATER * self._back(self._curvature_at_minimum(lengths) * lengths)
+
+    def _make_seen(self, mu: Array) -> Array:
+        y = array_namespace(mu).ones(self.projector.out_shape, dtype=mu.dtype, device=device(mu))
+        return self._back(y * (self._match("blank", y) > 0)) > 0
 
     def _back(self, y: Array) -> Array:
         return self.projector.T(y) / 10

@@ -26,7 +26,6 @@ from emrecon.projectors.physics.compton import ELECTRON_MASS
 
 from ..likelihoods.listmode import ListmodeLikelihood
 from ..likelihoods.poisson import PoissonLikelihood
-from ..likelihoods.protocol import Likelihood
 from .attenuation import Attenuation, attenuation_of, counts_by_slice, left_out
 from .grids import checked_grid, cubes
 from .problem import (
@@ -37,6 +36,7 @@ from .problem import (
     digest,
     emission,
     expected_counts,
+    seen_start,
     start_like,
 )
 
@@ -198,7 +198,7 @@ def _of_sinogram(scan: Scan, sinogram: PETSinogram, corrections: _Corrections, s
     projector = PETProjector(corrections.grid, sinogram)
     content = digest(scan.counts, scan.background, scan.factors, *corrections.components(), *_crystals(sinogram))
     signature = f"{projector!r}, {sinogram}, {sinogram.tof}, {subsets} subsets, contents {content}"
-    start = start_like(_seen(parts), scan.counts, len(sinogram.shape))
+    start = start_like(seen_start(parts), scan.counts, len(sinogram.shape))
     summary = f"{projector}\n{corrections}\n  emission {emission(scan, ELECTRON_MASS)}"
     above = np.asarray(to_numpy(scan.counts) - to_numpy(scan.background))
     profile = _profile(sinogram, above.reshape(-1, above.shape[-1]).sum(0), corrections.grid)
@@ -256,7 +256,7 @@ def _of_events(
     signature = f"{sinogram}, {subsets} subsets, contents {content}"
     by_plane = np.bincount(sinogram.bins_of(prompts)[:, -1], minlength=sinogram.n_planes)
     notes = corrections.notes(_profile(sinogram, by_plane, grid))
-    return Problem(parts, grid, _seen(parts), "PET", summary, signature, notes)
+    return Problem(parts, grid, seen_start(parts), "PET", summary, signature, notes)
 
 
 def _of_prompts(name: str, values: Array | float, inside: np.ndarray) -> np.ndarray | float:
@@ -337,8 +337,3 @@ def _blur(psf: GaussianBlur | float | tuple[float, float, float] | None, grid: I
 
 def _crystals(sinogram: PETSinogram) -> tuple[np.ndarray, ...]:
     return sinogram.scanner.crystals, sinogram.scanner.virtual, sinogram.views
-
-
-def _seen(parts: tuple[Likelihood, ...]) -> np.ndarray:
-    """1 where any of the parts sees something, 0 elsewhere; float32."""
-    return np.asarray(sum(to_numpy(part.sensitivity) for part in parts) > 0, np.float32)

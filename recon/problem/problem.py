@@ -11,7 +11,7 @@ from emrecon.projectors import ImageGrid, Scan
 from emrecon.projectors.core.arrays import Array, add_up, array_namespace, device, like, require_array, to_numpy
 from emrecon.projectors.core.operator import broadcasts_to
 
-from ..likelihoods.protocol import Likelihood
+from ..likelihoods.protocol import Likelihood, seen_voxels
 
 
 class ArgumentError(ValueError):
@@ -126,6 +126,11 @@ def added(first: Array | float, second: Array | float | None) -> Array | float:
     if not isinstance(first, (int, float)) and hasattr(second, "shape"):
         second = like(second, first)
     return first + second
+
+
+def seen_start(parts: tuple[Likelihood, ...]) -> np.ndarray:
+    """Return 1 where any of the parts sees something, 0 elsewhere; float32 on the host."""
+    return to_numpy(seen_voxels(parts)).astype(np.float32)
 
 
 def start_like(image: Array, counts: Array, n_axes: int) -> Array:

@@ -13,7 +13,7 @@ from emrecon.projectors.spect.collimation import Response
 from ..likelihoods.poisson import PoissonLikelihood
 from .attenuation import attenuation_of, counts_by_slice
 from .grids import checked_grid
-from .problem import Problem, added, check_subsets, digest, emission, expected_counts, start_like
+from .problem import Problem, added, check_subsets, digest, emission, expected_counts, seen_start, start_like
 
 _SAME_LINE = 0.02  # of the energy; lines this near have the same response
 _LEAST_ROOM = 0.15  # radius over the width of the detector; a body would have to be thinner than a third of it
@@ -61,7 +61,7 @@ def spect_problem(
     system = SPECTProjector(grid, camera, map_.mu, response)
     likelihood = PoissonLikelihood(scan, scan.model(system))
     parts = tuple(likelihood.subset(k, subsets) for k in range(subsets))
-    start = start_like(system.ones_image(), scan.counts, len(camera.shape))
+    start = start_like(seen_start(parts), scan.counts, len(camera.shape))
     summary = f"{system}\n  mu           {map_}\n  emission     {emission(scan, _line(scan))}"
     notes = (*_of_response(scan, response), *_of_camera(camera), *map_.notes)
     return Problem(parts, grid, start, "SPECT", summary, _signature(scan, system, subsets), notes)

@@ -149,7 +149,7 @@ def test_gradients_flow_through_steps():
 
 
 @pytest.mark.parametrize("library", [np.asarray, torch.as_tensor])
-def test_voxels_that_no_line_crosses_keep_their_value(library):
+def test_voxels_that_no_line_crosses_are_0(library):
     grid, camera = ImageGrid((12, 12, 6), 4.0), SPECTGeometry.circular(1, 60, (4, 2), 4.0)
     B = SPECTProjector(grid, camera)
     f = PoissonLikelihood(np.full(B.out_shape, 3.0), AcquisitionModel(B))
@@ -158,7 +158,7 @@ def test_voxels_that_no_line_crosses_keep_their_value(library):
     assert not unseen.all()
     start = RNG.uniform(1, 2, grid.shape)
     x = np.asarray(last(mlem(f, library(start)), 3).image)
-    np.testing.assert_array_equal(x[unseen], start[unseen])
+    assert not x[unseen].any()
     assert np.isfinite(x).all()
 
 

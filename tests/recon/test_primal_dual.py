@@ -249,15 +249,16 @@ def test_no_counts_at_all_give_an_empty_image():
             assert last(spdhg(empty, prior, n_subsets=3), 3).image.max() == 0
 
 
-def test_voxels_that_are_not_seen_keep_their_value_or_follow_the_prior():
+def test_voxels_that_are_not_seen_are_0_whatever_the_prior_says():
     matrix = RNG.uniform(0, 1, (20, 8))
     matrix[:, 3] = 0
     B = DenseOperator(matrix, (2, 2, 2), (20, 1, 1))
     f = PoissonLikelihood(RNG.poisson(10 * B(np.ones((2, 2, 2)))).astype(float), AcquisitionModel(B, 10.0))
     start = np.full((2, 2, 2), 1.7)
-    assert last(pdhg(f, None, start), 20).image[0, 1, 1] == 1.7
-    image = last(pdhg(f, 100 * TotalVariation(), start), 2000).image
-    np.testing.assert_allclose(image[0, 1, 1], image[0, 0, 1], rtol=1e-2)
+    for prior in (None, 100 * TotalVariation()):
+        image = last(pdhg(f, prior, start), 20).image
+        assert image[0, 1, 1] == 0.0
+        assert image[0, 0, 1] > 0.0
 
 
 def pair(timed):
@@ -314,7 +315,7 @@ def test_subsets_of_your_own(tv_solution):
         (lambda: spdhg(F, TV, n_subsets=3, start=next(pdhg(F, TV))), "duals of 1 subsets"),
         (lambda: pdhg(F, None, next(pdhg(F, TV))), "no prior"),
         (lambda: pdhg(F, DirectionalTotalVariation(np.ones((3, 3, 3)))), "is for images"),
-        (lambda: pdhg(PoissonLikelihood(F.data, AcquisitionModel(A, 0.0, 0.5))), "no voxel is seen"),
+        (lambda: pdhg(PoissonLikelihood(F.data, AcquisitionModel(A, 0.0, 0.5))), "is any voxel seen"),
         (lambda: pdhg(PoissonLikelihood(F.data + 1, AcquisitionModel(A, 1.0 * (Y_BINS > 2)))), "none are expected"),
     ],
 )

@@ -241,14 +241,14 @@ def test_gradients_flow_through_steps():
 
 
 @pytest.mark.parametrize("curvature", ["optimal", "precomputed"])
-def test_voxels_that_no_line_crosses_keep_their_value(curvature):
+def test_voxels_that_no_line_crosses_are_0(curvature):
     grid = ImageGrid((20, 20, 1), 4.0)
     B = ParallelBeamProjector(grid, ParallelBeamGeometry([0.0], 5, 4.0))
     f = TransmissionLikelihood(np.full(B.out_shape, 30.0), 100.0, B)
     unseen = B.T(np.ones(B.out_shape)) == 0
     start = RNG.uniform(0, 0.1, grid.shape)
     image = last(ostr(f, start, curvature=curvature), 3).image
-    np.testing.assert_array_equal(image[unseen], start[unseen])
+    assert not image[unseen].any()
     assert not np.allclose(image[~unseen], start[~unseen])
 
 

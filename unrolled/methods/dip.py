@@ -16,7 +16,7 @@ from torch.func import functional_call
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.recon import Iterate, ProgressBar, em_fuse, em_step, run, surrogate
 from emrecon.recon.engines.loop import State, begin
-from emrecon.recon.likelihoods import Likelihood, image_shape, sensitivity_like, start_image
+from emrecon.recon.likelihoods import Likelihood, image_shape, only_seen, sensitivity_like, start_image
 
 from ..networks.blocks import SmallCNN, seeded
 from ..networks.scaling import count_scale
@@ -408,9 +408,7 @@ class DeepImagePrior(ABC):
     def _flat(self, likelihood: Likelihood | Sequence[Likelihood]) -> Array:
         """The typical value, wherever anything is seen."""
         parts = listed(likelihood)
-        ones = begin(parts, None)[0].image
-        seen = sum((sensitivity_like(part, ones) for part in parts[1:]), sensitivity_like(parts[0], ones)) > 0
-        return ones * seen * self._unit(likelihood)
+        return begin(parts, None)[0].image * self._unit(likelihood)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -469,11 +467,12 @@ class DIPRecon(DeepImagePrior):
         while True:
             for part in parts * self.em_steps:
                 x = fused(x, f - mu, part, self._strength(part, x, latent.scale, len(parts)))
+            x = only_seen(x, parts)
             latent = latent.fit_squares(x + mu, self.fit.steps)
             f = latent.image()
             mu = mu + x - f
             iteration += 1
-            yield Iterate(iteration, f, DIPState(x=x, mu=mu, **latent.state))
+            yield Iterate(iteration, only_seen(f, parts), DIPState(x=x, mu=mu, **latent.state))
 
     def _strength(self, part: Likelihood, x: torch.Tensor, scale: float, n: int) -> float:
         if not self.relative:

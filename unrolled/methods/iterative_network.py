@@ -13,7 +13,7 @@ from emrecon.projectors.core.arrays import Array
 from emrecon.recon import Iterate, Parameterisation, ParameterisedIterate, mlem, parameterised_em, sequential
 from emrecon.recon.engines.loop import State, begin, detached
 from emrecon.recon.engines.schedules import Order
-from emrecon.recon.likelihoods import Likelihood, start_image
+from emrecon.recon.likelihoods import Likelihood, only_seen, start_image
 
 from ..networks.scaling import IMAGE_AXES
 from .couplings import activity_scale, coupling_unit
@@ -246,7 +246,7 @@ def _admm(
             z = latent.image()
             mu = mu + x - z
         iteration += 1
-        yield Iterate(iteration, z, InputState(x, latent.alpha, mu, latent.step))
+        yield Iterate(iteration, only_seen(z, parts), InputState(x, latent.alpha, mu, latent.step))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, li
 from emrecon.recon import CountsLikelihood, Iterate, osem, sequential
 from emrecon.recon.engines.loop import State, repeat
 from emrecon.recon.engines.schedules import Order
-from emrecon.recon.likelihoods import Likelihood
+from emrecon.recon.likelihoods import Likelihood, seen_like
 
 from ..networks.scaling import IMAGE_AXES, of_bins
 from .denoising import ImageMap, denoised, transposed_jacobian
@@ -111,7 +111,7 @@ def kim_llf(
     at, parts = begin_at_activity(likelihood, start, n_subsets, iteration)
     advice = "the curvature of the data comes from the counts of all bins"
     prepared = [_Part(of_bins(part, "kim_llf", advice), fitting.least) for part in parts]
-    step = partial(_step, denoiser=denoiser, fitting=fitting, guide=guide)
+    step = partial(_step, denoiser=denoiser, fitting=fitting, guide=guide, seen=seen_like(parts, at.image))
     return repeat((at.iteration, _first(at)), prepared, order, step, _iterate)
 
 
@@ -210,7 +210,9 @@ def _iterate(iteration: int, at: _Point) -> Iterate:
 
 
 @torch.no_grad()
-def _step(at: _Point, part: _Part, denoiser: ImageMap, fitting: LocalLinearFitting, guide: Array | None) -> _Point:
+def _step(
+    at: _Point, part: _Part, denoiser: ImageMap, fitting: LocalLinearFitting, guide: Array | None, seen: Array
+) -> _Point:
     x, q, b, eta = at
     h = part.curvature(x)
     beta, gamma, xp = fitting.beta, fitting.gamma, array_namespace(x)
@@ -222,13 +224,13 @@ def _step(at: _Point, part: _Part, denoiser: ImageMap, fitting: LocalLinearFitti
     drawn = (beta * q * (x - b) + gamma * (cleaned + eta)) / (beta * q * q + gamma)
     z = x + q * drawn + b
     q, b = local_linear_fit(x, drawn, fitting.window, fitting.fit)
-    seen = h > 0
-    step = xp.where(seen, part.likelihood.gradient(x) / xp.where(seen, h, xp.ones_like(h)), xp.zeros_like(x))
+    known = h > 0
+    step = xp.where(known, part.likelihood.gradient(x) / xp.where(known, h, xp.ones_like(h)), xp.zeros_like(x))
     step = step + beta * (2 * x - z)
     if fitting.network_gradient:
         step = step - gamma * transposed_jacobian(network, x, drawn - cleaned - eta, None, guide)
     moved = xp.clip(x - step / (1 + 2 * beta + fitting.alpha * gamma), 0.0, None)
-    return _Point(moved, q, b, eta - (drawn - cleaned))
+    return _Point(xp.where(seen, moved, xp.zeros_like(x)), q, b, eta - (drawn - cleaned))
 
 
 def _box(x: Array, window: int) -> Array:

@@ -18,7 +18,7 @@ from emrecon.recon import Iterate, KernelOperator, ListmodeLikelihood, PoissonLi
 from emrecon.recon import run as run_iterates
 from emrecon.recon.engines.loop import State
 from emrecon.recon.kernels.matrix import Window
-from emrecon.recon.likelihoods import Likelihood, image_shape, knows_counts, sensitivity_like
+from emrecon.recon.likelihoods import Likelihood, image_shape, knows_counts, only_seen, sensitivity_like
 
 from ..networks.blocks import convolution, seeded
 from ..networks.scaling import counts_of
@@ -77,7 +77,7 @@ class NeuralKEM(DeepImagePrior):
             alpha = latent.image()
             iteration += 1
             image = alpha if self.kernel is None else self.kernel(alpha)
-            yield Iterate(iteration, image, KernelState(coefficients=alpha, **latent.state))
+            yield Iterate(iteration, only_seen(image, parts), KernelState(coefficients=alpha, **latent.state))
 
     def _of_latent(self, parts: list[Likelihood]) -> list[Likelihood]:
         return parts if self.kernel is None else [with_kernel(part, self.kernel) for part in parts]

@@ -11,7 +11,7 @@ from emrecon.projectors.core.arrays import Array, array_namespace, like
 from emrecon.recon import Iterate, ProximablePrior, em_fuse, em_step, sequential
 from emrecon.recon.engines.loop import State
 from emrecon.recon.engines.schedules import Order
-from emrecon.recon.likelihoods import Likelihood, sensitivity_like
+from emrecon.recon.likelihoods import Likelihood, only_seen, sensitivity_like
 
 from .couplings import (
     Coupling,
@@ -207,9 +207,11 @@ def em_towards(
 ) -> Array:
     """Return x after EM steps that a coupling draws to a target, over all parts of the data, `em_steps` times.
 
+    Voxels that nothing sees are 0.
+
     One part: each lowers f(x) + rho / 2 ``|x - target|^2``, or leaves it.
     """
     for _ in range(em_steps):
         for k in order:
             x = em_fuse(em_step(x, parts[k]), target, sensitivity_like(parts[k], x), rho / len(parts))
-    return x
+    return only_seen(x, parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from emrecon.recon.likelihoods import Likelihood, start_image
+from emrecon.recon.likelihoods import Likelihood, only_seen, start_image
 
 from ..networks.blocks import convolution
 from ..networks.scaling import count_scale, of_bins
@@ -73,7 +73,7 @@ class PrimalDualNetwork(nn.Module):
             h = h + self._convolved(dual, torch.cat([h, beside], -n_axes - 1), n_axes)
             back = model.adjoint(h.select(-n_axes - 1, 0)) / s
             f = f + self._convolved(primal, torch.cat([f, back.unsqueeze(-4), *guides], -4), 3)
-        return c * torch.relu(f.select(-4, 0))
+        return only_seen(c * torch.relu(f.select(-4, 0)), [counted])
 
     def _channels(self, guide: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         several = self.guide_channels > 1 or guide.ndim == image.ndim + 1

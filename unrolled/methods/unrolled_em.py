@@ -14,7 +14,14 @@ from torch.utils.checkpoint import checkpoint
 from emrecon.projectors.core.arrays import divide_where
 from emrecon.recon import em_fuse, em_step, osem, run
 from emrecon.recon.engines.autograd import em_update as differentiable_em
-from emrecon.recon.likelihoods import Likelihood, image_shape, knows_counts, sensitivity_like, start_image
+from emrecon.recon.likelihoods import (
+    Likelihood,
+    image_shape,
+    knows_counts,
+    only_seen,
+    sensitivity_like,
+    start_image,
+)
 
 from ..networks.blocks import Denoiser
 from ..networks.scaling import count_scale
@@ -173,6 +180,8 @@ class UnrolledEM(nn.Module):
     ) -> torch.Tensor | list[torch.Tensor]:
         """Return the image of each item, or with `each` the list of images after all modules.
 
+        Voxels that nothing sees (`recon.seen_voxels`) are 0 in all of them.
+
         Args:
             likelihood : batched or not; with a list, each is a subset and `subsets` is not used.
             start : (..., x, y, z), positive (default: `scale` where something is seen, after the passes of `initial`).
@@ -198,7 +207,8 @@ class UnrolledEM(nn.Module):
         if start is not None:
             _check_start(start, image_shape(parts[0]))
         unit = self._unit(likelihood, start)
-        return parts, unit, self._start(likelihood, unit * ones_of(parts)) if start is None else start
+        first = self._start(likelihood, unit * ones_of(parts)) if start is None else only_seen(start, parts)
+        return parts, unit, first
 
     def run_module(
         self,
@@ -218,7 +228,7 @@ class UnrolledEM(nn.Module):
             return denoiser(image / unit, guide=guide)
 
         if self.form != "fuse":
-            return self._without_fusion(x, network, parts, unit, weight), mu
+            return only_seen(self._without_fusion(x, network, parts, unit, weight), parts), mu
         target = x
         if not self.per_subset:
             z = unit * network(x + mu)
@@ -230,7 +240,7 @@ class UnrolledEM(nn.Module):
                 s = sensitivity_like(part, x)
                 em, strength = em_update(x, part, self.grad), self._strength(weight, s, unit)
                 x = torch.where((s > 0) | (strength > 0), em_fuse(em, z, s, strength), em)
-        return x, mu
+        return only_seen(x, parts), mu
 
     def _without_fusion(
         self, x: torch.Tensor, network: Network, parts: Sequence[Likelihood], unit: torch.Tensor, weight: torch.Tensor
