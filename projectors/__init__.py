@@ -17,7 +17,7 @@ if __name__ != "emrecon.projectors":
 
 from .core import DenseOperator, Diagonal, GaussianBlur, ImageGrid, LinearOperator, MeasuredBlur, Projector
 from .core.renaming import renamed
-from .core.resampling import resample
+from .core.resampling import Resampling, resample
 from .parallel import ParallelBeamGeometry, ParallelBeamProjector
 from .pet import (
     ArcCorrection,
@@ -176,6 +176,7 @@ __all__ = [
     "smooth_projections",
     "DeadTime",
     "RecoveryTable",
+    "Resampling",
     "planar_sensitivity",
     "scan_seconds",
     "spect_calibration",

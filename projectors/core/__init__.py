@@ -33,7 +33,7 @@ from .operator import (
     Shape,
     broadcasts_to,
 )
-from .resampling import resample
+from .resampling import Resampling, resample
 from .threads import share, thread_count
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "MeasuredBlur",
     "PlanCache",
     "Projector",
+    "Resampling",
     "Shape",
     "add_up",
     "array_namespace",

@@ -93,7 +93,7 @@ def counts_by_slice(grid: ImageGrid, heights: np.ndarray, counts: np.ndarray) ->
 
 def _resampled(mu: Array, own_grid: ImageGrid, grid: ImageGrid) -> Array:
     try:
-        return resample(to_numpy(mu), own_grid, grid)
+        return resample(mu, own_grid, grid)
     except ValueError as error:
         raise ArgumentError("mu", str(error)) from error
 

@@ -100,7 +100,7 @@ def on_grid(name: str, values: Array, grid: ImageGrid, *, batch: bool = False) -
         raise ArgumentError(
             name,
             f"{name} of shape {shape} does not fit the grid of {grid.shape}; resample it "
-            "(emrecon.projectors.core.resampling.resample), or give its own grid as grid=",
+            "(emrecon.projectors.resample), or give its own grid as grid=",
         )
     return values
 
