@@ -98,9 +98,8 @@ def _sharp(simulation: Simulation) -> Any:
 
 def _list(console: Console) -> None:
     table = Table("recipe", "samples", "what", box=None)
-    for name in recipes.recipe_names():
-        found = recipes.load_recipe(name)
-        table.add_row(name, str(found.n), found.description)
+    for name, (n, description) in recipes.recipe_titles().items():
+        table.add_row(name, str(n), description)
     console.print(table)
 
 

@@ -19,6 +19,11 @@ def pytest_configure(config):
         os.environ["EMRECON_HOST_KERNELS"] = str(folder)
 
 
+def pytest_collection_modifyitems(items):
+    """Run the longest tests first: workers that steal from each other then end at the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_sessionstart(session):
     """Let every worker compile a share of the kernels that most files use, and none compile what another does."""
     worker = getattr(session.config, "workerinput", None)

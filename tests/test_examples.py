@@ -13,6 +13,7 @@ each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.s
 
 
 @each_example
+@pytest.mark.slow
 def test_example_runs(path, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(path.parent))
     monkeypatch.chdir(tmp_path)

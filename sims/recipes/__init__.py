@@ -8,6 +8,7 @@ from .recipe import (
     load_recipe,
     parse_recipe,
     recipe_names,
+    recipe_titles,
     simulator_of,
 )
 from .recipe_file import RecipeError, Table, complain, decode
@@ -24,5 +25,6 @@ __all__ = [
     "load_recipe",
     "parse_recipe",
     "recipe_names",
+    "recipe_titles",
     "simulator_of",
 ]

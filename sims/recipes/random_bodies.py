@@ -77,10 +77,6 @@ class _Kind(Table):
     def draw(self, seed: int, flat: bool) -> Drawn:
         """Return the phantom of a seed; flat ones are painted on a grid of one slice, at z = 0."""
 
-    def check(self, flat: bool) -> None:
-        """Raise ValueError where such a phantom cannot be drawn."""
-        self.draw(0, flat)
-
     def digest(self) -> str | None:
         """Return the SHA-256 of what comes from files, None without files."""
         return None

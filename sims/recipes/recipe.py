@@ -200,6 +200,16 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".toml").replace("recipe_", "") for name in found))
 
 
+def recipe_titles() -> dict[str, tuple[int, str]]:
+    """Return the number of samples and the description of every recipe that comes with the library, by its name."""
+    read = {name: decode(_text_of_the_library(name), Recipe, f"{name}.toml") for name in recipe_names()}
+    return {name: (recipe.n, recipe.description) for name, recipe in read.items()}
+
+
+def _text_of_the_library(name: str) -> str:
+    return (files(__package__) / f"recipe_{name}.toml").read_text("utf-8")
+
+
 def load_recipe(recipe: str | Path) -> Recipe:
     """Return a recipe by name, one of `recipe_names()`, or from a TOML file.
 
@@ -222,7 +232,7 @@ def load_recipe(recipe: str | Path) -> Recipe:
 @cache
 def _recipe_of_the_library(name: str) -> Recipe:
     """Return a recipe by its name; the checks draw a phantom, so one file is checked once."""
-    return parse_recipe((files(__package__) / f"recipe_{name}.toml").read_text("utf-8"), f"{name}.toml")
+    return parse_recipe(_text_of_the_library(name), f"{name}.toml")
 
 
 def parse_recipe(text: str, name: str = "recipe") -> Recipe:
@@ -238,7 +248,8 @@ def parse_recipe(text: str, name: str = "recipe") -> Recipe:
 
 def _checks(recipe: Recipe) -> list[tuple[list[str], Callable[[], object]]]:
     """What has to work before anything is simulated, with the table to blame."""
-    scanner = "spect" if recipe.spect is not None else "pet"
+    scanner, flat = "spect" if recipe.spect is not None else "pet", recipe.grid.shape[2] == 1
+    first = cache(lambda: recipe.phantom.draw(0, flat).phantom)  # drawn once: lesions of a torso take a second
     return [
         ([scanner], lambda: _one_scanner(recipe)),
         (["outputs"], lambda: _known_outputs(recipe)),
@@ -249,10 +260,10 @@ def _checks(recipe: Recipe) -> list[tuple[list[str], Callable[[], object]]]:
         (["grid"], lambda: _affordable_grid(recipe)),
         (["spect"], lambda: _affordable_views(recipe.spect)),
         (["pet", "ring"], lambda: _affordable_ring(recipe.pet.ring if recipe.pet else None)),
-        (["phantom"], lambda: recipe.phantom.check(recipe.grid.shape[2] == 1)),
+        (["phantom"], first),
         ([scanner], lambda: simulator_of(recipe)),
-        ([scanner], lambda: simulator_of(recipe).check(recipe.phantom.draw(0, recipe.grid.shape[2] == 1).phantom)),
-        (["phantom"], lambda: _visible(recipe)),
+        ([scanner], lambda: simulator_of(recipe).check(first())),
+        (["phantom"], lambda: _visible(recipe, first())),
         (["reconstruction"], lambda: _enough_views(recipe)),
     ]
 
@@ -297,14 +308,14 @@ def _require_room(n: int, what: str) -> None:
         raise ValueError(f"{what} do not fit in memory: about {in_words(n_bytes)}, and {in_words(free)} are free")
 
 
-def _visible(recipe: Recipe) -> None:
+def _visible(recipe: Recipe, phantom: Body) -> None:
     grid = simulator_of(recipe).grid
     coarse = ImageGrid(
         tuple(-(-n // 4) for n in grid.shape),  # type: ignore[arg-type]
         tuple(d * n / -(-n // 4) for n, d in zip(grid.shape, grid.voxel_size)),  # type: ignore[arg-type]
         tuple(o + (n / -(-n // 4) - 1) / 2 * d for n, d, o in zip(grid.shape, grid.voxel_size, grid.origin)),  # type: ignore[arg-type]
     )
-    if not recipe.phantom.draw(0, grid.shape[2] == 1).phantom.activity(coarse).any():
+    if not phantom.activity(coarse).any():
         raise ValueError("there is no activity in the grid; is it too small, or are the slices beside the phantom?")
 
 

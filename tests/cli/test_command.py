@@ -36,6 +36,7 @@ def scan(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_reconstruct_is_what_the_library_does(scan, tmp_path):
     out = tmp_path / "image.nii.gz"
     emrecon(
@@ -204,6 +205,7 @@ def rows_of(text):
     return [line.split("│") for line in text.splitlines() if line.startswith("│")]
 
 
+@pytest.mark.slow
 def test_the_demo_shows_what_corrections_are_worth(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_command, "_GRID", ImageGrid((64, 64, 64), (6.64, 6.64, 3.32)))
     monkeypatch.setattr(demo_command, "_CAMERA", SPECTGeometry.circular(60, 150, (64, 64), (6.64, 3.32)))
@@ -260,6 +262,7 @@ def test_the_seed_of_the_brain_is_that_of_the_noise():
 
 
 @pytest.mark.parametrize("package", ["torch", "safetensors"])
+@pytest.mark.slow
 def test_the_demo_of_a_brain_without_torch(tmp_path, package):
     command = [sys.executable, "-c", WITHOUT, package, "demo", "--brain", "--seed", "3", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")

@@ -100,6 +100,7 @@ RUNS = [
 
 
 @pytest.mark.parametrize(("method", "options", "said"), RUNS, ids=[" ".join((run[0], *run[1])) for run in RUNS])
+@pytest.mark.slow
 def test_every_method_reconstructs(folder, tmp_path, capsys, method, options, said):
     options = [folder / "guide.nii.gz" if option == "GUIDE" else option for option in options]
     out, log = tmp_path / "x.h5", tmp_path / "log.csv"

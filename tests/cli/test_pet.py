@@ -166,6 +166,7 @@ def test_pet_scans_have_a_natural_grid():
         formats.write_interfile("x.hs", scan)
 
 
+@pytest.mark.slow
 def test_the_demo_shows_what_time_of_flight_is_worth(tmp_path):
     done = emrecon("demo", "--pet", "--counts", 4e6, "--iterations", 1, "--out", tmp_path, check=0)
     assert "with time of flight" in done.stdout

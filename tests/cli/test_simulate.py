@@ -100,10 +100,11 @@ def test_a_wrong_recipe_leaves_nothing_behind(recipe, tmp_path):
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.slow
 def test_ranks_and_workers_write_what_one_process_writes(recipe, tmp_path, monkeypatch):
     def simulate(name, *more):
-        """Make 8 samples in the folder of a name."""
-        command = ["simulate", str(recipe), "--out", str(tmp_path / name), "--n", "8", "--shard-size", "2", *more]
+        """Make 4 samples in the folder of a name."""
+        command = ["simulate", str(recipe), "--out", str(tmp_path / name), "--n", "4", "--shard-size", "1", *more]
         result = RUN.invoke(app, command)
         assert result.exit_code == 0, result.output
 

@@ -189,6 +189,7 @@ def test_no_count_is_inexplicable(recipe):
     assert torch.isfinite(torch.as_tensor(likelihood.value(torch.zeros(2, 16, 16, 1)))).all()
 
 
+@pytest.mark.slow
 def test_batches_are_those_of_the_epoch_with_any_number_of_workers(recipe):
     plan = plan_of(recipe)
     prepare = Preparation(plan, torch.device("cpu"))
@@ -211,6 +212,7 @@ def test_high_count_images_as_targets(recipe):
 # ---- trainings -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_the_same_weights(recipe, tmp_path, monkeypatch):
     emrecon("train", recipe, "--out", tmp_path / "whole")
     calls = []
@@ -276,6 +278,7 @@ def test_other_losses_networks_and_schedules(recipe, tmp_path, kind):
     assert rows[-1]["learning_rate"] == pytest.approx({"n2n": 1e-3, "ssim": 1e-2}[kind])
 
 
+@pytest.mark.slow
 def test_a_folder_of_samples_is_as_good(recipe, tmp_path):
     emrecon("simulate", tmp_path / "spect.toml", "--out", tmp_path / "set")
     emrecon("train", recipe, "--out", tmp_path / "one", "--steps", 3)
@@ -307,6 +310,7 @@ def test_missing_packages_are_named(recipe, tmp_path, monkeypatch):
                 emrecon("train", recipe, "--out", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_two_ranks_train_one_network(recipe, tmp_path):
     environment = {**os.environ, "EMRECON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -194,6 +194,7 @@ def test_refused_kernels():
 
 
 @pytest.mark.parametrize("case", ["span 3", "flat TOF"])
+@pytest.mark.slow
 def test_composed_with_pet_it_is_a_projector(case):
     grid, sinogram = SINOGRAMS[case]
     check_operator(PETProjector(grid, sinogram) @ GaussianBlur(grid, 9.0), positive=True)

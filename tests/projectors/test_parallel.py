@@ -137,6 +137,7 @@ def test_turns_and_flips(sampling):
     np.testing.assert_allclose(project(image[..., ::-1], angles), y[..., ::-1])
 
 
+@pytest.mark.slow
 def test_the_lines_of_a_spect_camera():
     """With a mm^2 to the voxel and a bin of b mm, SPECT counts are integrals times b / a."""
     camera = SPECTGeometry(np.array([0, 30.0, 100, 200, 290]), 100, (48, 3), 2.5, shift=np.arange(5), axial_shift=4.0)

@@ -108,6 +108,7 @@ def plain_scatter(activity, mu, grid, A, B, window, resolution, tof=None):
     return total * length**4 / ((facing[0] @ AB) * (facing[1] @ -AB))
 
 
+@pytest.mark.slow
 def test_one_scatter_voxel_and_one_source_voxel():
     scanner = PETScanner.polygon(sides=24, crystals_per_side=1, radius=100, rings=3, ring_pitch=20)
     grid = ImageGrid((15, 15, 5), 6.0)
@@ -290,6 +291,7 @@ def mmr():
     return PETSinogram(PETScanner.named("mmr"), span=11).subset(4, 126)
 
 
+@pytest.mark.slow
 def test_scatter_of_a_water_cylinder(mmr):
     fractions = []
     for length in (200, 700):
@@ -307,6 +309,7 @@ def test_scatter_of_a_water_cylinder(mmr):
     assert fractions == pytest.approx([0.235, 0.265], abs=0.01)
 
 
+@pytest.mark.slow
 def test_halving_every_spacing_changes_little(mmr):
     grid = ImageGrid((40, 40, 40), 5.0)
     activity, mu = cylinder(grid, 60, 150, (15.0, -10.0, 20.0))

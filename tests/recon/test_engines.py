@@ -104,6 +104,7 @@ def test_restarts_are_exact(engine, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("engine", CONVERGENT)
+@pytest.mark.slow
 def test_reaches_the_solution_of_scipy(engine):
     found = last(ENGINES[engine](F, PRIOR, START), CONVERGENT[engine]).image
     assert relative_error(found, SOLUTION) < (2e-3 if engine == "bsrem" else 1e-4)

@@ -132,6 +132,7 @@ def test_torchrun_with_two_ranks_writes_the_same(made, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_kill_and_run_again(made, tmp_path, workers):
     code = f"write_dataset(Toy(seconds=0.04), {str(tmp_path)!r}, shard_size=8, workers={workers})"
     run = script(code)
@@ -158,6 +159,7 @@ def children_end(folder):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_control_c_leaves_whole_shards_only(made, tmp_path, tmp_path_factory, workers):
     meeting = str(tmp_path_factory.mktemp("meeting"))  # of workers that have learned to leave Control-C to the parent
     source = f"Together(seconds=0.04, meeting={meeting!r}, workers={workers})"
@@ -512,6 +514,7 @@ def test_a_lost_card_is_written_again(made, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_set(tmp_path):
     peaks = []
     for n in (64, 512):

@@ -123,6 +123,7 @@ def test_slices_are_heights_of_the_patient():
 
 
 @pytest.mark.parametrize("name", recipes.recipe_names())
+@pytest.mark.slow
 def test_recipes_of_the_library(name):
     found = recipes.load_recipe(name)
     assert found.name == name
@@ -132,6 +133,7 @@ def test_recipes_of_the_library(name):
     assert source.fields
 
 
+@pytest.mark.slow
 def test_kinds_of_phantoms(tmp_path):
     labels = np.zeros((10, 24, 24), np.uint8)
     labels[2:8, 4:20, 4:20] = 1

@@ -500,6 +500,7 @@ def test_windows_of_a_batch_belong_to_their_seed():
 # ---- against a Monte Carlo ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_uniform_part_of_the_simset_cylinder():
     """The mean profile within 85 mm is right within its noise of 0.24 %, with one number fitted: the amount of scatter.
 
