@@ -1,10 +1,7 @@
 """Recipes: TOML files that describe training sets, and the samples that they make."""
 
 from .recipe import (
-    OUTPUTS,
-    Recipe,
     RecipeSource,
-    ReconstructionTable,
     load_recipe,
     parse_recipe,
     recipe_names,
@@ -12,6 +9,7 @@ from .recipe import (
     simulator_of,
 )
 from .recipe_file import RecipeError, Table, complain, decode
+from .tables import OUTPUTS, Recipe, ReconstructionTable
 
 __all__ = [
     "OUTPUTS",
