@@ -20,7 +20,7 @@ from . import demo_brain, demo_pet
 from .errors import interruptible
 from .figures import compare, save
 from .outputs import writing
-from .printing import plain_console
+from .printing import plain_console, quietly
 
 _ENERGY = 140.511
 _GRID = ImageGrid((128, 128, 64), (3.32, 3.32, 3.32))
@@ -43,7 +43,7 @@ def demo(
     """
     if pet and brain:
         raise typer.BadParameter("give --pet or --brain, not both", param_hint="--brain")
-    with interruptible(lambda: f"{out} holds what was finished"):
+    with interruptible(lambda: f"{out} holds what was finished"), quietly(False):
         if brain:
             demo_brain.demo_brain(out, seed)
         elif pet:

@@ -16,7 +16,7 @@ from emrecon.projectors.core.threads import thread_count
 from emrecon.sims.datasets import MANIFEST, Dataset
 
 from . import learned, options
-from .printing import plain_console, printable
+from .printing import plain_console, printable, quietly
 
 _PACKAGES = ("emrecon", "numpy", "scipy", "numba", "h5py", "nibabel", "torch", "cupy-cuda12x", "cupy-cuda13x")
 
@@ -36,7 +36,8 @@ def info(
     """Say what a file holds; without a file, which versions, threads, devices and kernels are in use."""
     if file is None and header:
         raise typer.BadParameter("name the file whose header it replaces a value of", param_hint="--header")
-    facts = _machine() if file is None else _facts(file, options.header_values(header or ()))
+    with quietly(False):
+        facts = _machine() if file is None else _facts(file, options.header_values(header or ()))
     width, console = max(map(len, facts)), plain_console()
     for name, value in facts.items():
         console.print(f"{name:{width}}  {printable(_plain(value))}")

@@ -7,12 +7,14 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
+
+from emrecon.projectors.core.bars import show_progress
 
 LONGEST = 2000
 """The most characters of a message that are shown: what a damaged file holds may be a million."""
@@ -44,13 +46,14 @@ def note(text: str, to: Console | None = None) -> None:
 
 @contextmanager
 def quietly(quiet: bool) -> Iterator[None]:
-    """Print nothing of the log but errors in the body, where that is wanted."""
+    """Show bars for the work in the body, or, where that is wanted, nothing of the log but errors."""
     log = logging.getLogger("emrecon")
     level = log.level
     if quiet:
         log.setLevel(logging.ERROR)
     try:
-        yield
+        with nullcontext() if quiet else show_progress(messages()):
+            yield
     finally:
         log.setLevel(level)
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from emrecon.projectors import AcquisitionModel, GaussianBlur, PETProjector, SPECTProjector
 from emrecon.projectors.core.arrays import to_numpy
+from emrecon.projectors.core.progress import Stage, finish, step
 from emrecon.recon import PoissonLikelihood, osem
 from emrecon.sims import Simulation, SPECTSimulator, recipes
 from emrecon.sims.datasets import rank_and_size, write_dataset
@@ -105,7 +106,11 @@ def _list(console: Console) -> None:
 
 @contextmanager
 def _progress(console: Console, rank: int) -> Iterator[Callable[[int, int, float, int], None]]:
-    """Show samples done, rate and remaining time; only rank 0 has a bar."""
+    """Show samples done, rate and remaining time; only rank 0 has a bar, or lines where it goes to no terminal."""
+    if rank == 0 and not console.is_terminal:
+        with _lines() as tell:
+            yield tell
+        return
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=rank > 0) as bars:
         task = bars.add_task("simulating", total=None, rate="")
@@ -118,3 +123,20 @@ def _progress(console: Console, rank: int) -> Iterator[Callable[[int, int, float
             bars.update(task, completed=done, total=total, rate=shown)
 
         yield tell
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[int, int, float, int], None]]:
+    """Say now and then on the log how many samples are made."""
+    work = Stage("simulating")
+
+    def tell(done: int, total: int, seconds: float, n_bytes: int) -> None:
+        if work.total is None:
+            work.total, work.before = total, done
+        work.note = f"{n_bytes / 1e6:.0f} MB"
+        step(work, done - work.done)
+
+    try:
+        yield tell
+    finally:
+        finish(work)

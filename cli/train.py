@@ -16,12 +16,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.core.progress import listening, stage
 from emrecon.projectors.core.texts import read_json
 
 from . import learned, train_recipe
 from .errors import interruptible
 from .outputs import OutputError, writing
-from .printing import plain_console
+from .printing import plain_console, quietly
 from .train_data import Preparation, held_out, training_batches
 from .train_recipe import LossTable, Plan, TrainingTable
 
@@ -119,7 +120,8 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
         signature=_digest(plan),
     )
     batches = training_batches(plan, prepare, workers, table.seed)
-    validate = Validation(held_out(plan, prepare, "validation", table.n_validation))
+    with quietly(False), stage("validation samples"):
+        validate = Validation(held_out(plan, prepare, "validation", table.n_validation))
     if rank == 0:
         about = f"{len(plan.dataset('train'))} samples, batches of {plan.recipe.data.batch_size}, {device}"
         console.print(f"{network}, {count_parameters(model)} parameters, {about}")
@@ -142,8 +144,8 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
     model.load_state_dict(best_weights(out))
     metrics = {f"validation {name}": row[name] for name in _METRICS} | {"step": row["step"]}
     if "test" in plan.simulation.split and len(plan.dataset("test")):
-        test = Validation(held_out(plan, prepare, "test", table.n_validation))
-        with torch.no_grad():
+        with quietly(False), stage("test"), torch.no_grad():
+            test = Validation(held_out(plan, prepare, "test", table.n_validation))
             metrics |= {f"test {name}": value for name, value in test(model.eval()).items()}
     _write_weights(plan, out, model, metrics)
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "nrmse" in name)
@@ -239,9 +241,16 @@ def _list(console: Console) -> None:
 
 @contextmanager
 def _progress(console: Console, rank: int, steps: int) -> Iterator[Callable[..., None]]:
-    """Show steps done, loss, NRMSE, rate and remaining time; only rank 0 has a bar."""
+    """Show steps done, loss, NRMSE, rate and remaining time; only rank 0 has a bar, and where it goes on a terminal.
+
+    Elsewhere the lines of the training on the log are enough.
+    """
+    if not console.is_terminal:
+        yield lambda done, **values: None
+        return
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}")
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=rank > 0) as bars:
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    with listening(lambda work: None), Progress(*columns, *times, console=console, disable=rank > 0) as bars:
         task = bars.add_task("training", total=steps, said="")
         seen: dict[str, float] = {}
 

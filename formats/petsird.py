@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from emrecon.projectors import PETScanner, TimeOfFlight
 from emrecon.projectors.core.errors import FormatError, require_file
+from emrecon.projectors.core.progress import tracked
 
 if TYPE_CHECKING:
     import petsird
@@ -201,7 +202,7 @@ def read_petsird(
     module types, for a gantry that moves and, here only, for a bed that does.
     """
     with _opened(path, tof, energy_window, module_types) as (header, blocks):
-        read = list(blocks)
+        read = list(tracked(blocks, f"time blocks of {Path(path).name}"))
     beds = [block.bed for block in read]
     if any(not _same(a, b) for a, b in pairwise(beds)):
         raise FormatError(f"{path}: the bed moves between time blocks; read them one by one with petsird_blocks")

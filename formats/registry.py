@@ -12,6 +12,7 @@ import numpy as np
 from emrecon.projectors import DynamicScan, GatedScan, ImageGrid, PETSinogram, Scan
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.core.errors import FormatError, naming, require_file
+from emrecon.projectors.core.progress import tracked
 
 from .describing import describe_norm, describe_other, is_norm
 from .hdf5 import dynamic as native_dynamic
@@ -256,7 +257,7 @@ def _read_pet(path: str | os.PathLike[str], **overrides: object) -> Scan:
 
 def _petlink_summary(scan: PETLink) -> dict[str, object]:
     prompts = delays = 0
-    for chunk in scan.chunks():
+    for chunk in tracked(scan.chunks(), f"events of {scan.path.name}", scan.n_chunks):
         prompts, delays = prompts + len(chunk.prompts), delays + len(chunk.delays)
     facts = {
         "format": "PETLINK list-mode, 32 bit",

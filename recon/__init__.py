@@ -15,6 +15,7 @@ lists its own.
 if __name__ != "emrecon.recon":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.recon`")
 
+from emrecon.projectors.core.bars import show_progress
 from emrecon.projectors.core.renaming import renamed
 
 from .engines import (
@@ -216,6 +217,7 @@ __all__ = [
     # runs: callbacks and stopping rules
     "Checkpoint",
     "Log",
+    "show_progress",
     "ProgressBar",
     "RelativeChange",
     "PetricRule",

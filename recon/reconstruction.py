@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from emrecon.projectors.core.arrays import Array, to_numpy
+from emrecon.projectors.core.progress import stage
 
 from .engines.em import Iterate
 from .engines.schedules import Order
@@ -71,7 +72,8 @@ def reconstruct(
         kappa=kappa,
         kernel=kernel,
     )
-    engine = _engine(chosen, problem, guide, start)
+    with stage("beginning"):
+        engine = _engine(chosen, problem, guide, start)
     if engine.at.iteration >= iterations:
         return engine.at.image
     return run(engine.iterates(), iterations - engine.at.iteration, *callbacks)

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from emrecon.projectors.core.archives import read_arrays
 from emrecon.projectors.core.arrays import Array, array_namespace, device, to_numpy
 from emrecon.projectors.core.errors import FormatError
 from emrecon.projectors.core.files import atomic_path, atomic_stream
+from emrecon.projectors.core.progress import is_heard, note, tracked
 from emrecon.projectors.core.texts import read_json, read_text
 
 from .engines.em import Iterate
@@ -53,7 +54,7 @@ def run(iterates: Iterator[Standing], n_iterations: int, *callbacks: Callback) -
     try:
         if n_iterations < 1:
             raise ValueError(f"n_iterations must be at least 1, got {n_iterations}")
-        for last in islice(iterates, n_iterations):
+        for last in tracked(islice(iterates, n_iterations), "iterations", n_iterations):
             answers = [callback(last) for callback in callbacks]  # all of them, before any may end the run
             if any(_is_true(answer) for answer in answers):
                 break
@@ -71,7 +72,9 @@ def _is_true(answer: Any) -> bool:
 
 
 class ProgressBar:
-    """A progress bar with iteration, objective and time; silent where the output is no terminal.
+    """A progress bar with iteration, objective, time and what is left of it; silent where the output is no terminal.
+
+    Under `show_progress` it adds the objective to the bars that are there.
 
     Args:
         n_iterations : for the bar's length.
@@ -82,7 +85,8 @@ class ProgressBar:
         self, n_iterations: int, objective: Objective | None = None, *, console: Console | None = None
     ) -> None:
         console = console or Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        times = TimeElapsedColumn(), TimeRemainingColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
         self.objective = objective
         self._progress = Progress(
             *columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal
@@ -92,9 +96,12 @@ class ProgressBar:
     def __call__(self, iterate: Standing) -> None:
         if self._progress.disable:
             return
+        said = "" if self.objective is None else f"objective {_total(self.objective, iterate.image):.8g}"
+        if is_heard():
+            note(said)
+            return
         self._progress.start()
-        note = "" if self.objective is None else f"objective {_total(self.objective, iterate.image):.8g}"
-        self._progress.update(self._task, advance=1, note=note)
+        self._progress.update(self._task, advance=1, note=said)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -10,6 +10,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from emrecon.projectors.core.progress import stage
 from emrecon.recon import METHODS, Checkpoint, Problem
 from emrecon.recon.methods import known_priors
 
@@ -289,12 +290,14 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
     console = plain_console(quiet=settings.run.quiet)
     choice = engine.choose_method(settings)
     with interruptible(lambda: _how_to_go_on(files)), quietly(settings.run.quiet):
-        source = data.open_source(settings.data)
+        with stage(f"reading {settings.data.path.name}"):
+            source = data.open_source(settings.data)
         uses.check_data(settings, uses.kind_of(source))
         outputs = {options.option_of(name): path for name, path in files} | {"--write-config": repeat}
         check_outputs(outputs, (config, *_inputs(settings, choice, source)))
         choice.check_device(settings.run.device)
-        problem = data.make_problem(source, settings.data, settings.physics, choice.subsets)
+        with stage("problem"):
+            problem = data.make_problem(source, settings.data, settings.physics, choice.subsets)
         console.print(problem.summary)
         for said in problem.notes:
             note(said, console)
@@ -313,7 +316,8 @@ def _image(problem: Problem, choice: engine.Choice, settings: Settings, console:
     guide = options.guide(settings.method.guide, problem.grid, data.beside(settings.data))
     where = settings.output.checkpoint
     keeper = None if where is None else Checkpoint(where, signature=choice.signature(problem, guide))
-    made = choice.prepare(problem, guide, settings.run.device, keeper)
+    with stage("beginning"):
+        made = choice.prepare(problem, guide, settings.run.device, keeper)
     for line in choice.beginning(made):
         console.print(line)
     last = engine.iterate(made, choice.iterations, output.callbacks_of(settings, made, choice.iterations, keeper))

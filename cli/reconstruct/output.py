@@ -12,6 +12,7 @@ from emrecon.recon.running import Callback
 
 from ..figures import save_orthoviews
 from ..outputs import writing
+from ..printing import messages
 from .data import beside
 from .engine import Engine
 from .settings import Settings
@@ -20,7 +21,9 @@ from .settings import Settings
 def callbacks_of(settings: Settings, engine: Engine, iterations: int, keeper: Checkpoint | None) -> list[Callback]:
     """Return what looks at every iterate: progress, log, checkpoint and the rule that stops early."""
     done, log, tolerance = engine.at.iteration, settings.output.log, settings.method.tolerance
-    found: list[Callback] = [] if settings.run.quiet else [ProgressBar(iterations - done, engine.objective)]
+    found: list[Callback] = []
+    if not settings.run.quiet:
+        found += [ProgressBar(iterations - done, engine.objective, console=messages())]
     found += [Log(log, engine.objective, resume=done > 0)] if log else []
     found += [keeper] if keeper else []
     found += [RelativeChange(tolerance)] if tolerance is not None else []

@@ -17,6 +17,7 @@ import numpy as np
 
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.errors import MAXIMUM_ELEMENTS, FormatError, check_size, naming, require_file
+from emrecon.projectors.core.progress import tracked
 
 from .attributes import PET_STORAGE, FilePath, date_time_of, moment_of, number_of, numbers_of, text_of, texts_of
 
@@ -86,7 +87,8 @@ def slices_of_series(
 def headers_of(path: FilePath | Iterable[FilePath]) -> tuple[list[_File], bool]:
     """Return the DICOM files with their attributes but for pixels, and whether `path` is a folder."""
     paths, folder = _paths(path)
-    return [(file, header) for file in paths if (header := _header(file, required=not folder)) is not None], folder
+    headers = ((file, _header(file, required=not folder)) for file in tracked(paths, "DICOM files"))
+    return [(file, header) for file, header in headers if header is not None], folder
 
 
 def _paths(path: FilePath | Iterable[FilePath]) -> tuple[list[Path], bool]:
@@ -370,7 +372,7 @@ def volume_of(slices: list[_Slice]) -> tuple[np.ndarray, ImageGrid]:
     check_size(first.path, (*first.shape, len(slices)), "the slices")
     spacing = (*first.spacing, _slice_spacing(slices))
     stack = np.empty((len(slices), *first.shape[::-1]), np.float32)
-    for k, item in enumerate(slices):
+    for k, item in enumerate(tracked(slices, "DICOM slices")):
         stack[k] = _values(item)
     patient_axis = np.abs(first.axes).argmax(0)
     image, origin = stack.transpose(2, 1, 0), first.position.copy()

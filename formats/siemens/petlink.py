@@ -13,6 +13,7 @@ import numpy as np
 from emrecon.projectors import PETScanner, PETSinogram
 from emrecon.projectors.core.errors import FormatError, require_file
 from emrecon.projectors.core.memory import require_memory
+from emrecon.projectors.core.progress import tracked
 
 from ..interfile.header import Header, load_header, numbers, text, whole
 from ..interfile.pet import note_position
@@ -81,6 +82,11 @@ class PETLink:
         size = self.path.stat().st_size - self.offset
         return size % 4 == 0 and self.announced in (None, size // 4)
 
+    @property
+    def n_chunks(self) -> int:
+        """How many chunks there are."""
+        return -(-self.n_words // _CHUNK)
+
     def chunks(self, start: float = 0.0, stop: float = float("inf")) -> Iterator[Chunk]:
         """Yield the events from `start` to `stop` seconds after the first time tag, some million words at a time."""
         words = self._words()
@@ -104,7 +110,7 @@ class PETLink:
         """Return the seconds from the first time tag to the last, at a millisecond's precision."""
         clock = zero = self.first_time()
         words = self._words()
-        for at in range(0, len(words), _CHUNK):
+        for at in tracked(range(0, len(words), _CHUNK), f"time tags of {self.path.name}"):
             clock = int(_clock(np.asarray(words[at : at + _CHUNK]), clock)[-1])
         return (clock - zero) / 1000
 
@@ -116,7 +122,8 @@ class PETLink:
         if start <= 0 and stop == float("inf"):
             advice = "read them in parts, by start and stop"
             require_memory(2 * _EVENT * self.n_words, f"{self.path}: {self.n_words} words of events", advice)
-        parts = list(self.chunks(start, stop)) or [Chunk(*(np.zeros((0, 2), np.int32),) * 2, *(np.zeros(0, int),) * 2)]
+        parts = list(tracked(self.chunks(start, stop), f"events of {self.path.name}", self.n_chunks))
+        parts = parts or [Chunk(*(np.zeros((0, 2), np.int32),) * 2, *(np.zeros(0, int),) * 2)]
         return Chunk(*(np.concatenate(columns) for columns in zip(*parts)))
 
     def _words(self) -> np.ndarray:

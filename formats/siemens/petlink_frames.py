@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from emrecon.projectors import PETSinogram
+from emrecon.projectors.core.progress import tracked
 from emrecon.projectors.scan.frames import Frames, Gates, histogram_events, split_events
 
 from .petlink import Chunk, PETLink
@@ -18,7 +19,7 @@ def split_petlink(scan: PETLink, parts: Frames | Gates) -> list[Chunk]:
     """
     chunks: list[list[Chunk]] = [[] for _ in range(len(parts))]
     zero = scan.first_time()
-    for chunk in scan.chunks():
+    for chunk in tracked(scan.chunks(), f"events of {scan.path.name}", scan.n_chunks):
         for found, part in zip(chunks, _split(chunk, parts, zero)):
             found.append(part)
     empty = Chunk(*(np.zeros((0, 2), np.int32),) * 2, *(np.zeros(0, np.int64),) * 2)
@@ -40,7 +41,7 @@ def histogram_petlink(
     bins = scan.sinogram if sinogram is None else sinogram
     prompts, delays = (np.zeros((len(parts), *bins.shape), np.float32) for _ in range(2))
     zero = scan.first_time()
-    for chunk in scan.chunks():
+    for chunk in tracked(scan.chunks(), f"events of {scan.path.name}", scan.n_chunks):
         for events, times, counts in (
             (chunk.prompts, chunk.prompt_times, prompts),
             (chunk.delays, chunk.delay_times, delays),

@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 
 from ..core.arrays import Array, to_numpy
 from ..core.grid import ImageGrid
+from ..core.progress import tracked
 from ..core.threads import share
 from ..physics.compton import ELECTRON_MASS, accepted_fraction, klein_nishina, klein_nishina_total, scattered_energy
 from .scatter_kernels import N_FIELDS, Images, Lattice, Timing, add_pairs, fill, find_legs
@@ -142,7 +143,7 @@ def _simulate(
     timing, nodes = _timing(images, sinogram.tof), _nodes(sinogram, sampling)
     sums = np.zeros((len(nodes.crystals), timing.n_bins, len(nodes.rings)))
     chunk = max(1, _CHUNK_BYTES // (8 * len(nodes.detectors) * (N_FIELDS + timing.n_table)))
-    for begin in range(0, len(points), chunk):
+    for begin in tracked(range(0, len(points), chunk), "scatter points"):
         some = slice(begin, begin + chunk)
         _add_points(points[some], weights[some], images, timing, nodes, response, sums)
     out = np.empty(sinogram.shape, np.float32)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from emrecon.projectors.core.arrays import Array, add_up, array_namespace, like
+from emrecon.projectors.core.progress import tracked
 
 from ..likelihoods.protocol import Likelihood, only_seen, sensitivity_like, value_and_gradient
 from ..priors.prior import Objective, SmoothPrior
@@ -130,7 +131,7 @@ def _bsrem(at: Iterate, problem: _Problem, step: StepSize, order: Order) -> Iter
         watch = None
     while True:
         before = x
-        for i, k in enumerate(order(iteration, n)):
+        for i, k in enumerate(tracked(order(iteration, n), f"iteration {iteration + 1}", n)):
             slope = n * problem.parts[k].gradient(x) + problem.prior_gradient(x)
             now = length * step(iteration - begun + i / n)
             x = gradient_step(x, slope, problem.diagonal(x), now, problem.upper)
@@ -337,7 +338,7 @@ def _variance_reduced(
             known.begin_pass(x)
             start = x
             try:
-                for i, k in enumerate(order(iteration, n)):
+                for i, k in enumerate(tracked(order(iteration, n), f"iteration {iteration + 1}", n)):
                     now = length * step(iteration - begun + i / n) if found is None else found
                     x = gradient_step(x, known.estimate(x, k), known.diagonal, now, problem.upper)
                 worse, watch = watch.look(problem.value, x, start, problem.sensitivity(x))
@@ -391,7 +392,7 @@ class _Problem:
         return only_seen(self.preconditioner(x, self.sensitivity(x), self.prior), self.parts)
 
     def sensitivity(self, x: Array) -> Array:
-        return add_up(sensitivity_like(part, x) for part in self.parts)
+        return add_up(sensitivity_like(part, x) for part in tracked(self.parts, "sensitivity"))
 
     def value(self, x: Array) -> Array:
         return add_up(part.value(x) for part in self.parts) + self.prior_value(x)

@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple, Self, TypeVar
 
 from emrecon.projectors.core.arrays import Array, array_namespace, as_real, is_torch, to_numpy
+from emrecon.projectors.core.progress import tracked
 
 from ..likelihoods.protocol import Likelihood, image_shape, only_seen, require_likelihood, start_image
 from ..priors.prior import Objective, SmoothPrior
@@ -82,7 +83,7 @@ def repeat(
     """
     iteration, carried = at
     while True:
-        for k in order(iteration, len(parts)):
+        for k in tracked(order(iteration, len(parts)), f"iteration {iteration + 1}", len(parts)):
             carried = step(carried, parts[k])
         iteration += 1
         yield show(iteration, carried)

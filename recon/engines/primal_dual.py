@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from emrecon.projectors.core.arrays import Array, add_up, array_namespace, divide_where, like, to_numpy
+from emrecon.projectors.core.progress import tracked
 
 from ..likelihoods.protocol import CountsLikelihood, image_shape, only_seen, require_counts, start_image
 from ..priors.prior import Objective, ProximablePrior, ScaledProximable, SmoothPrior
@@ -177,7 +178,10 @@ def _epochs(
 def _together(problem: _Problem, steps: _Steps, x: Array, state: Duals) -> tuple[Array, Duals]:
     """One step of all blocks."""
     x = _descend(x, steps.image, state.ahead)
-    updates = [_update_data(*block, x) for block in zip(problem.parts, state.data, steps.data, strict=True)]
+    updates = [
+        _update_data(*block, x)
+        for block in tracked(zip(problem.parts, state.data, steps.data, strict=True), "subsets", len(problem.parts))
+    ]
     change, q = sum(change for _, change in updates), state.prior
     if problem.dual is not None:
         q, more = problem.dual.update(q, steps.prior, x)
@@ -192,7 +196,7 @@ def _in_turns(
     """As many steps of random blocks as visit all data once on average."""
     q, gradient, ahead, n = state.prior, state.gradient, state.ahead, len(problem.parts)
     duals, blocks = list(state.data), n if problem.dual is None else 2 * n
-    for block in rng.integers(blocks, size=blocks):
+    for block in tracked(rng.integers(blocks, size=blocks), "subsets"):
         x = _descend(x, steps.image, ahead)
         if block < n or problem.dual is None:
             duals[block], change = _update_data(problem.parts[block], duals[block], steps.data[block], x)

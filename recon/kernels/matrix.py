@@ -31,6 +31,7 @@ from emrecon.projectors.core.arrays import (
 )
 from emrecon.projectors.core.memory import require_memory
 from emrecon.projectors.core.operator import BatchOperator
+from emrecon.projectors.core.progress import stage
 from emrecon.projectors.core.threads import share, thread_count
 
 from . import row_kernels
@@ -234,10 +235,11 @@ def kernel_matrix(
         raise ValueError(f"kernel_matrix features are images of {shape}, the grid's are {grid.shape}")
     scaled = _scaled_features(guides, inside, sigma, patch)
     per_mm = 0.0 if spatial_sigma is None else 1 / _positive(spatial_sigma, "spatial_sigma")
-    if window is None:
-        rows = _tree_rows(scaled, inside, size, per_mm, n_neighbours)
-    else:
-        rows = _window_rows(scaled, inside, size, per_mm, n_neighbours, _odd(window, "window"))
+    with stage("kernel matrix"):
+        if window is None:
+            rows = _tree_rows(scaled, inside, size, per_mm, n_neighbours)
+        else:
+            rows = _window_rows(scaled, inside, size, per_mm, n_neighbours, _odd(window, "window"))
     n = inside.size
     return KernelOperator(csr_array((rows.weight, rows.column, rows.start), shape=(n, n)), shape)
 

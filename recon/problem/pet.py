@@ -22,6 +22,7 @@ from emrecon.projectors import (
     events_product,
 )
 from emrecon.projectors.core.arrays import Array, to_numpy
+from emrecon.projectors.core.progress import stage, tracked
 from emrecon.projectors.physics.compton import ELECTRON_MASS
 
 from ..likelihoods.listmode import ListmodeLikelihood
@@ -194,7 +195,8 @@ def _of_sinogram(scan: Scan, sinogram: PETSinogram, corrections: _Corrections, s
     known = np.ndim(to_numpy(scan.factors)) > 0  # factors of the scan hold crystal pairs and normalisation already
     if known and corrections.norm is not None:
         raise ArgumentError("norm", "norm is given, and the scan has factors of its own, which hold the normalisation")
-    parts = tuple(_of_views(scan.subset(k, subsets), corrections, known) for k in range(subsets))
+    numbers = tracked(range(subsets), "factors of subsets")
+    parts = tuple(_of_views(scan.subset(k, subsets), corrections, known) for k in numbers)
     projector = PETProjector(corrections.grid, sinogram)
     content = digest(scan.counts, scan.background, scan.factors, *corrections.components(), *_crystals(sinogram))
     signature = f"{projector!r}, {sinogram}, {sinogram.tof}, {subsets} subsets, contents {content}"
@@ -239,7 +241,8 @@ def _of_events(
         raise ArgumentError("subsets", f"{empty} of {subsets} subsets of views hold no prompts; use fewer subsets")
     randoms, scatter = (None if v is None else _of_prompts(n, v, inside) for n, v in zip(("randoms", "scatter"), given))
     if randoms is None:
-        randoms = events_product(prompts, _singles(sinogram, found.delays, corrections.norm))
+        with stage("randoms of delays"):
+            randoms = events_product(prompts, _singles(sinogram, found.delays, corrections.norm))
     background = added(randoms, scatter)
 
     def part(k: int) -> ListmodeLikelihood:
@@ -249,7 +252,7 @@ def _of_events(
         model = AcquisitionModel(corrections.blurred(lines), corrections.of_events(sinogram, lines), expected)
         return ListmodeLikelihood(model, corrections.system(views).T(corrections.factors(views)))
 
-    parts = tuple(part(k) for k in range(subsets))
+    parts = tuple(part(k) for k in tracked(range(subsets), "sensitivity of subsets"))
     content = digest(prompts, background, *corrections.components(), *_crystals(sinogram))
     lines = ListmodeProjector(grid, sinogram.scanner, prompts)
     summary = f"{lines}\n  delays   {len(found.delays)}\n{corrections}"

@@ -14,6 +14,7 @@ from torch import nn
 from torch.func import functional_call
 
 from emrecon.projectors.core.arrays import Array, to_numpy
+from emrecon.projectors.core.progress import tracked
 from emrecon.recon import Iterate, ProgressBar, em_fuse, em_step, run, surrogate
 from emrecon.recon.engines.loop import State, begin
 from emrecon.recon.likelihoods import Likelihood, image_shape, only_seen, sensitivity_like, start_image
@@ -92,7 +93,7 @@ class Fit:
                 value.backward()
                 return value.detach()
 
-            for _ in range(self.steps):
+            for _ in tracked(range(self.steps), "fit of the network"):
                 optimiser.step(closure)
             with torch.no_grad():
                 last = float(loss(theta))
@@ -465,7 +466,7 @@ class DIPRecon(DeepImagePrior):
         f, iteration = latent.image(), at.iteration
         x, mu = (at.image, torch.zeros_like(at.image)) if known is None else (known.x, known.mu)
         while True:
-            for part in parts * self.em_steps:
+            for part in tracked(parts * self.em_steps, f"iteration {iteration + 1}"):
                 x = fused(x, f - mu, part, self._strength(part, x, latent.scale, len(parts)))
             x = only_seen(x, parts)
             latent = latent.fit_squares(x + mu, self.fit.steps)

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from emrecon import recon
 from emrecon.projectors.core.errors import FormatError
+from emrecon.projectors.core.progress import Stage, finish, step
 
 from .distributed import average_gradients, broadcast_weights, of_first_rank, rank_and_size
 from .losses import Case, applied
@@ -147,6 +148,7 @@ def train(
     inner = _networks(model, networks) if settings.precision else []
     run = _Run(model, optimiser, schedule, scaler, settings, n_ranks)
     run.resume()
+    work = Stage("training", settings.steps, done=run.step, before=run.step)
     broadcast_weights(model.state_dict().values())
     try:
         while not run.finished:
@@ -169,6 +171,9 @@ def train(
                 if schedule is not None and scaler.get_scale() >= before:  # or float16 has skipped this step
                     schedule.step()
                 run.after_step(value, norm, time.perf_counter() - started)
+                if rank == 0:
+                    work.note = f"loss {run.sums[0] / run.sums[2]:.4g}"
+                    step(work)
 
                 if run.step % settings.validate_every == 0 or run.step == settings.steps:
                     metrics = {}
@@ -190,6 +195,8 @@ def train(
         with suppress(OSError, ValueError):  # the picture must not hide why the training ends
             run.draw_on(rank)
         raise
+    finally:
+        finish(work)
     run.draw_on(rank)
 
 
