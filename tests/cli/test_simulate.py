@@ -41,7 +41,7 @@ def test_a_folder_of_samples(recipe, tmp_path):
     np.testing.assert_array_equal(data[3]["counts"], source.samples([3])["counts"][0])
     again = RUN.invoke(app, ["simulate", str(recipe), "--out", str(tmp_path / "set"), "--n", "5", "--shard-size", "2"])
     assert again.exit_code == 0
-    other = RUN.invoke(app, ["simulate", str(recipe), "--out", str(tmp_path / "set"), "--n", "6", "--shard-size", "2"])
+    other = RUN.invoke(app, ["simulate", str(recipe), "--out", str(tmp_path / "set"), "--n", "8", "--shard-size", "2"])
     assert other.exit_code != 0
 
 
@@ -103,8 +103,8 @@ def test_a_wrong_recipe_leaves_nothing_behind(recipe, tmp_path):
 @pytest.mark.slow
 def test_ranks_and_workers_write_what_one_process_writes(recipe, tmp_path, monkeypatch):
     def simulate(name, *more):
-        """Make 4 samples in the folder of a name."""
-        command = ["simulate", str(recipe), "--out", str(tmp_path / name), "--n", "4", "--shard-size", "1", *more]
+        """Make 8 samples in the folder of a name."""
+        command = ["simulate", str(recipe), "--out", str(tmp_path / name), "--n", "8", "--shard-size", "2", *more]
         result = RUN.invoke(app, command)
         assert result.exit_code == 0, result.output
 
