@@ -14,6 +14,7 @@ import typer
 
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array
+from emrecon.projectors.core.progress import stage
 from emrecon.recon import CountsLikelihood, Iterate, Likelihood
 from emrecon.recon.likelihoods import knows_counts, require_counts, start_image
 from emrecon.recon.methods import matching
@@ -104,7 +105,7 @@ class Engine:
 
         guide = {} if self.guide is None else {"guide": normalised_guide(self.guide)}
         given = self.parts if len(self.parts) > 1 else self.parts[0]
-        with torch.no_grad():
+        with stage("network"), torch.no_grad():
             return network(given, **guide)
 
     def __str__(self) -> str:
@@ -202,12 +203,12 @@ def notes(trained: Trained | None, grid: ImageGrid, kind: str) -> list[str]:
 
 
 def torch_device(device: str) -> torch.device:
-    """Return torch's device; raises ImportError where torch is missing, ValueError where it sees no GPU."""
+    """Return torch's device; raises ImportError where torch is missing, or sees no GPU."""
     require("torch")
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("torch sees no CUDA device; leave out --device cuda, or install a torch that is built for it")
+        raise ImportError("torch sees no CUDA device; leave out --device cuda, or install a torch that is built for it")
     return torch.device(device)
 
 

@@ -84,6 +84,24 @@ def test_the_module_is_the_command():
     assert run.stdout.strip() == f"emrecon {version('emrecon')}"
 
 
+STOPPED = """
+import sys
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "emrecon.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+from emrecon.__main__ import main
+main()
+"""
+
+
+def test_whoever_stops_the_command_while_it_loads_sees_no_traceback():
+    assert SETUP["project"]["scripts"]["emrecon"] == "emrecon.__main__:main"
+    run = subprocess.run([sys.executable, "-c", STOPPED], cwd="/", capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (130, "emrecon: interrupted\n")
+
+
 def test_importing_the_library_does_not_import_torch_or_cupy():
     code = (
         "import sys, emrecon.projectors, emrecon.recon, emrecon.sims, emrecon.formats;"

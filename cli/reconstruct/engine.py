@@ -67,10 +67,13 @@ class Choice:
         return f"{problem.signature}, {self.method}{deep}, guide {digest(guide)}"
 
     def check_device(self, device: str) -> None:
-        """Raise typer.BadParameter for an unknown device, ImportError or ValueError for one that does not work."""
+        """Raise typer.BadParameter for an unknown device, ImportError for one that does not work here."""
         if device not in ("cpu", "cuda"):
             raise typer.BadParameter(f'must be "cpu" or "cuda", got {device!r}', param_hint="--device")
-        to_device(np.zeros(1, np.float32), device)
+        try:
+            to_device(np.zeros(1, np.float32), device)
+        except RuntimeError as error:  # CuPy's: no driver, no device
+            raise ImportError(f"CuPy cannot use a CUDA device here: {error}; leave out --device cuda") from error
         if self.is_learned:
             learned.torch_device(device)
 

@@ -43,7 +43,7 @@ def too_large(n_bytes: float, free: float, what: str, advice: str = "") -> str:
 def in_words(n_bytes: float) -> str:
     """Return a number of bytes with a unit: "1.5 GiB"."""
     power = min(int(math.log(max(n_bytes, 1), 1024)), len(_UNITS) - 1)
-    return f"{n_bytes / 1024**power:.3g} {_UNITS[power]}"
+    return f"{n_bytes / 1024**power:.4g} {_UNITS[power]}"
 
 
 def _machine() -> Iterator[float]:

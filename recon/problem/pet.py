@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
@@ -22,6 +23,7 @@ from emrecon.projectors import (
     events_product,
 )
 from emrecon.projectors.core.arrays import Array, to_numpy
+from emrecon.projectors.core.memory import require_memory
 from emrecon.projectors.core.progress import stage, tracked
 from emrecon.projectors.physics.compton import ELECTRON_MASS
 
@@ -192,6 +194,7 @@ def pet_grid(scan_or_events: Scan | Listmode, max_ring_difference: int | None = 
 
 def _of_sinogram(scan: Scan, sinogram: PETSinogram, corrections: _Corrections, subsets: int) -> Problem:
     """One likelihood for each subset of views."""
+    _require_factors(sinogram)
     known = np.ndim(to_numpy(scan.factors)) > 0  # factors of the scan hold crystal pairs and normalisation already
     if known and corrections.norm is not None:
         raise ArgumentError("norm", "norm is given, and the scan has factors of its own, which hold the normalisation")
@@ -227,6 +230,7 @@ def _of_events(
     Args:
         given : randoms and scatter, or None.
     """
+    _require_factors(sinogram)
     found, grid = data.read(), corrections.grid
     view = sinogram.bins_of(found.prompts)[:, 0]
     inside = view >= 0
@@ -260,6 +264,13 @@ def _of_events(
     by_plane = np.bincount(sinogram.bins_of(prompts)[:, -1], minlength=sinogram.n_planes)
     notes = corrections.notes(_profile(sinogram, by_plane, grid))
     return Problem(parts, grid, seen_start(parts), "PET", summary, signature, notes)
+
+
+def _require_factors(sinogram: PETSinogram) -> None:
+    """Raise MemoryError where the factors of all bins, attenuation and normalisation, do not fit in memory."""
+    plain = sinogram.without_tof()
+    advice = "use a smaller max_ring_difference for list-mode, or a sinogram with a larger span"
+    require_memory(3 * 4.0 * math.prod(plain.shape), f"the factors of {plain}", advice)
 
 
 def _of_prompts(name: str, values: Array | float, inside: np.ndarray) -> np.ndarray | float:

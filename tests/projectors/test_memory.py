@@ -89,9 +89,18 @@ def test_problems_refuse_grids_without_memory(one_gib, kind):
         sinogram = PETSinogram(scanner)
         make, scan = recon.pet_problem, Scan(np.ones(sinogram.shape, np.float32), sinogram)
         assert pet_grid(scan).shape
-    with pytest.raises(recon.ArgumentError, match=r"4000x4000x4000 voxels in 8 subsets needs about 3.73 TiB") as caught:
+    with pytest.raises(recon.ArgumentError, match=r"voxels in 8 subsets needs about 3.725 TiB") as caught:
         make(scan, grid=huge)
     assert caught.value.argument == "grid"
+
+
+def test_sinograms_whose_factors_do_not_fit_are_refused(monkeypatch):
+    scanner = PETScanner.polygon(sides=8, crystals_per_side=4, radius=60, rings=2, ring_pitch=5, name="small")
+    sinogram = PETSinogram(scanner)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000.0)
+    monkeypatch.setattr("emrecon.recon.problem.grids.available_memory", lambda: GIB)
+    with pytest.raises(MemoryError, match=r"the factors of .* needs about .* KiB of memory, and 1000 bytes are free"):
+        recon.pet_problem(Scan(np.ones(sinogram.shape, np.float32), sinogram))
 
 
 class Wide(LinearOperator):
