@@ -216,7 +216,7 @@ def _describe_interfile(path: str | os.PathLike[str], overrides: dict[str, objec
     if norm is not None:
         return describe_norm(norm, **overrides)  # type: ignore[arg-type]  # an unknown name is a TypeError
     if _is_pet(path):
-        return {"format": "Interfile"} | scan_summary(_read_pet(path, **overrides))
+        return {"format": "Interfile"} | _pet_summary(path, overrides)
     header = load_header(path, {}, ())
     if "number of projections" in header.keys:
         return {"format": "Interfile"} | _interfile_summary(path, parts_of(header), overrides)
@@ -226,7 +226,7 @@ def _describe_interfile(path: str | os.PathLike[str], overrides: dict[str, objec
 
 
 def _interfile_summary(path: str | os.PathLike[str], parts: Parts, overrides: dict[str, object]) -> dict[str, object]:
-    if parts.n == 1 or "window" in overrides:
+    if parts.n == 1 or {"frame", "gate"} & set(overrides):
         return scan_summary(read_interfile(path, **overrides))
     read = read_gated if parts.kind == "gate" else read_dynamic
     return series_summary(read(path, **overrides))
@@ -244,6 +244,10 @@ def _read_pet(path: str | os.PathLike[str], **overrides: object) -> Scan:
             f"{path}: {negative} values are negative, so randoms were subtracted, and the rest is not Poisson; use "
             "the prompts, with the randoms as background. read_interfile_pet returns the values as they are, for FBP"
         )
+    return _scan_of(path, counts, sinogram, facts)
+
+
+def _scan_of(path: str | os.PathLike[str], counts: np.ndarray, sinogram: PETSinogram, facts: PETSinogramFacts) -> Scan:
     with naming(Path(path)):
         return Scan(
             counts,
@@ -253,6 +257,20 @@ def _read_pet(path: str | os.PathLike[str], **overrides: object) -> Scan:
             energy_window=facts.energy_window,
             description=facts.description,
         )
+
+
+def _pet_summary(path: str | os.PathLike[str], overrides: dict[str, object]) -> dict[str, object]:
+    """What a sinogram holds; with randoms subtracted it is no scan, but can be described."""
+    counts, sinogram, facts = read_interfile_pet(path, **overrides)
+    said = scan_summary(_scan_of(path, np.maximum(counts, 0), sinogram, facts))
+    lowest = float(counts.min())
+    if lowest < 0:
+        said |= {
+            "holds": "sinogram with randoms subtracted, which read_scan refuses",
+            "total counts": float(counts.sum(dtype=float)),
+            "lowest count": lowest,
+        }
+    return said
 
 
 def _petlink_summary(scan: PETLink) -> dict[str, object]:

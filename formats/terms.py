@@ -60,7 +60,7 @@ def _of_sinogram(path: str | os.PathLike[str], scan: Scan, wanted: PETSinogram) 
 
 def _differences(found: PETSinogram, wanted: PETSinogram) -> list[str]:
     """What tells the bins of two sinograms apart, TOF aside."""
-    names = ("span", "max_ring_difference", "n_radial", "n_views")
+    names = ("span", "max_ring_difference", "n_radial", "n_views", "lines")
     wrong = [
         f"{name.replace('n_views', 'views').replace('_', ' ')} {there}, not {here}"
         for name, there, here in ((name, getattr(found, name), getattr(wanted, name)) for name in names)

@@ -50,6 +50,16 @@ matrix axis label [3] := z
 scaling factor (mm/pixel) [3] := 3
 !END OF INTERFILE :=
 """
+SINGLE_BLOCKS = """Number of blocks per bucket in transaxial direction := 1
+Number of blocks per bucket in axial direction := 1
+Number of crystals per block in axial direction := 5
+Number of crystals per block in transaxial direction := 1
+Scanner geometry (BlocksOnCylindrical/Cylindrical/Generic) := BlocksOnCylindrical
+Distance between crystals in axial direction (cm) := 0.6
+Distance between crystals in transaxial direction (cm) := 2
+Distance between blocks in axial direction (cm) := 3
+Distance between blocks in transaxial direction (cm) := 2
+"""  # as good as the circle
 STIRS = "!imaging modality := PT\n!type of data := PET\n!PET data type := Image\nprocess status := Reconstructed"
 ABSORBER = np.zeros((SLICES, 13, 13), np.float32)  # [z][y][x] as in the file: at the first rings, to one side
 ABSORBER[0:3, 4:7, 7:10] = 0.1
@@ -62,13 +72,37 @@ def integral(file, first, second, ring1, ring2):
         a = 2 * np.pi * i / CRYSTALS
         return np.array([RADIUS * np.sin(a), -RADIUS * np.cos(a), ring * PITCH])
 
-    one, two = crystal(first, ring1), crystal(second, ring2)
-    steps = 2000
+    return _sampled(file, crystal(first, ring1), crystal(second, ring2))
+
+
+def _sampled(file, one, two, steps=2000):
     points = one + (np.arange(steps)[:, None] + 0.5) / steps * (two - one)
     index = np.rint(points / (PIXEL, PIXEL, PITCH / 2) + (6, 6, 0)).astype(int)
     inside = ((index >= 0) & (index < (13, 13, SLICES))).all(1)
     x, y, z = index[inside].T
     return file[z, y, x].sum() * np.linalg.norm(two - one) / steps / 10  # mm to cm
+
+
+def arc_integral(file, view, k, ring1, ring2, bin_size):
+    """The same along the line of an arc-corrected bin: parallel and equally spaced in every view."""
+    phi, s = np.pi * view / VIEWS, k * bin_size
+    along, away = np.array([np.cos(phi), np.sin(phi)]), np.array([np.sin(phi), -np.cos(phi)])
+    reach = np.sqrt(RADIUS**2 - s**2)
+    ends = [np.append(s * along + side * reach * away, ring * PITCH) for side, ring in ((1, ring1), (-1, ring2))]
+    return _sampled(file, *ends)
+
+
+def arc_sinogram(file, bin_size):
+    """The file's values [segment][view][axial][tangential] of `arc_integral`."""
+    return np.array(
+        [
+            arc_integral(file, view, k, ring, ring + segment, bin_size)
+            for segment in (-1, 0, 1)
+            for view in range(VIEWS)
+            for ring in range(max(0, -segment), min(RINGS, RINGS - segment))
+            for k in range(-(RADIAL // 2), RADIAL - RADIAL // 2)
+        ]
+    )
 
 
 def sinogram(file):
@@ -90,3 +124,13 @@ def stir_pair(folder, image=ABSORBER, kind=STIRS, values=None):
     (folder / "mu.hv").write_text(IMAGE.format(kind=kind))
     (folder / "mu.v").write_bytes(image.astype("<f4").tobytes())
     return folder / "prompts.hs", folder / "mu.hv"
+
+
+def ring_map():
+    """The crystals of the circle as a crystal map of STIR."""
+    lines = ["# ring,crystal,x,y,z"]
+    for ring in range(RINGS):
+        angles = 2 * np.pi / CRYSTALS * np.arange(CRYSTALS)
+        places = zip(RADIUS * np.sin(angles), -RADIUS * np.cos(angles))
+        lines += [f"{ring},{i},{x},{y},{ring * PITCH}" for i, (x, y) in enumerate(places)]
+    return "\n".join(lines)

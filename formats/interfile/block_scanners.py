@@ -7,7 +7,7 @@ the highest z, so that z is turned round.
 from __future__ import annotations
 
 import math
-from pathlib import PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
@@ -53,35 +53,44 @@ def block_crystals(header: Header, rings: int, crystals: int, radius: float, off
 def mapped_crystals(header: Header, rings: int, crystals: int) -> np.ndarray:
     """Return (rings, crystals, 3) mm of a "Generic" scanner, from the file that lists where its crystals are.
 
-    A line has ring, crystal, [layer,] x, y, z in mm, apart by tabs or commas; lines of `#` are comments. As STIR does,
-    the file's own numbers are put aside: rings follow z, and crystals of a ring the angle from the front to the left.
+    A line has ring, crystal, [layer,] x, y, z in mm, apart by tabs or commas; lines of `#` are comments. Rings and
+    crystals keep the file's numbers, which those of the sinogram's bins are (as in STIR 6; earlier ones sorted them).
 
-    Raises FormatError where the list does not hold all crystals of equal rings.
+    Raises FormatError where the list does not hold all crystals of equal rings, each once.
     """
-    name = header.get("scanner", ["name of crystal map"], text).strip("\"' ")
-    parts = PureWindowsPath(name).parts
-    if ".." in parts or "\0" in name or not parts:
-        raise FormatError(f"{header.path}: the crystal map {short(name)} is outside the header's folder")
-    path = require_file(header.path.parent / parts[-1])
+    path = _map_path(header)
     if path.stat().st_size > _LARGEST_MAP:
         raise FormatError(f"{path} has {path.stat().st_size} bytes, too many for a list of crystals")
     lines = path.read_text("utf-8", "replace").splitlines()
     rows = [line.replace(",", "\t").split("\t") for line in lines if line.strip() and not line.startswith("#")]
+    if any(len(row) not in (5, 6) or len(row) != len(rows[0]) for row in rows):
+        raise FormatError(f"{path}: lines of crystals must be ring, crystal, [layer,] x, y, z")
     try:
-        places = np.array([[float(value) for value in row[-3:]] for row in rows if len(row) in (5, 6)])
-        layers = {row[2].strip() for row in rows if len(row) == 6}
+        table = np.array(rows, float)
     except ValueError as error:
         raise FormatError(f"{path}: a line of crystals holds no number ({short(str(error))})") from error
-    if len(layers) > 1:
-        raise FormatError(f"{path}: crystals are in {len(layers)} layers, and a PETSinogram has one")
-    if places.shape != (rings * crystals, 3) or len(rows) != len(places) or not np.isfinite(places).all():
+    if table.shape[0] != rings * crystals or not np.isfinite(table).all():
         raise FormatError(f"{path}: {len(rows)} lines of crystals, but the header has {rings} rings of {crystals}")
-    by_ring = places[np.argsort(places[:, 2], kind="stable")].reshape(rings, crystals, 3)
-    angle = np.arctan2(by_ring[..., 0], -by_ring[..., 1]) % (2 * np.pi)
-    order = np.argsort(np.where(angle > 2 * np.pi - 1e-9, 0, angle), axis=1, kind="stable")
-    ordered = np.take_along_axis(by_ring, order[..., None], axis=1)
-    z = ordered[..., 2]
-    return np.concatenate([ordered[..., :2], (z.max() + z.min() - z - (z.max() + z.min()) / 2)[..., None]], -1)
+    if table.shape[1] == 6 and np.ptp(table[:, 2]):
+        raise FormatError(f"{path}: crystals are in several layers, and a PETSinogram has one")
+    order = np.lexsort((table[:, 1], table[:, 0]))
+    every = np.stack(np.divmod(np.arange(rings * crystals), crystals), 1)
+    if not np.array_equal(table[order, :2], every):
+        raise FormatError(f"{path}: the lines of crystals must number {rings} rings and {crystals} crystals once each")
+    places = table[order, -3:].reshape(rings, crystals, 3)
+    z = places[..., 2]
+    return np.concatenate([places[..., :2], ((z.max() + z.min()) / 2 - z)[..., None]], -1)
+
+
+def _map_path(header: Header) -> Path:
+    """The crystal map: the caller's, or the one that the header names, beside it."""
+    if header.overrides.get("crystal_map") is not None:
+        return require_file(header.get("crystal_map", [], text))
+    name = header.get("crystal_map", ["name of crystal map"], text).strip("\"' ")
+    parts = PureWindowsPath(name).parts
+    if ".." in parts or "\0" in name or not parts:
+        raise FormatError(f"{header.path}: the crystal map {short(name)} is outside the header's folder")
+    return require_file(header.path.parent / parts[-1])
 
 
 def _stacked(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -32,18 +32,8 @@ from .scanners import scanner_of, system_name, tof_of
 
 SINOGRAM_OVERRIDES = (
     *("n_views", "n_radial", "n_planes", "n_tof_bins", "min_ring_difference", "max_ring_difference", "span"),
-    *(
-        "segments",
-        "scanner",
-        "radius",
-        "bin_size",
-        "tof",
-        "arc_corrected",
-        "duration",
-        "radionuclide",
-        "energy_window",
-        "description",
-    ),
+    *("segments", "scanner", "radius", "crystal_map", "tof", "arc_corrected", "bin_size"),
+    *("duration", "radionuclide", "energy_window", "description"),
     *DATA_OVERRIDES,
 )
 
@@ -119,9 +109,9 @@ def read_interfile_pet(
     Values can be replaced: n_views, n_radial, n_planes (of every segment, in the file's order), n_tof_bins,
     min_ring_difference and max_ring_difference (lists in the file's order), span (Siemens), scanner (a `PETScanner`,
     the name of one, or "header" for the circle even where the library knows better), radius (mm, of the crystals'
-    circle), tof (a `TimeOfFlight`), arc_corrected, bin_size (mm, of arc-corrected bins), duration (s), radionuclide,
-    energy_window (keV), description, byte_order, number_format, bytes_per_pixel, data_offset, data_file, scale;
-    window (1, 2, ...) chooses a time frame, or Siemens' prompts (1) or
+    circle), crystal_map (a file of ring, crystal, x, y, z), tof (a `TimeOfFlight`), arc_corrected, bin_size (mm, of
+    arc-corrected bins), duration (s), radionuclide, energy_window (keV), description, byte_order, number_format,
+    bytes_per_pixel, data_offset, data_file, scale; window (1, 2, ...) chooses a time frame, or Siemens' prompts (1) or
     randoms (2). segments : the outermost segment to keep (default: all).
 
     Raises FileNotFoundError for missing files, TypeError for unknown overrides, FormatError (a ValueError) that names
@@ -348,7 +338,7 @@ def _sinogram(header: Header, layout: _Layout, scanner: PETScanner) -> PETSinogr
     views, lines = layout.sizes["view"], None
     mashing, rest = divmod(scanner.n_crystals // 2, views)
     if _arc_corrected(header):
-        lines, mashing = _lines(header, views), 1
+        lines, mashing = _lines(header, views, scanner), 1
     elif rest or not mashing:
         raise FormatError(
             f"{header.path}: the {scanner.n_crystals // 2} views of {scanner} cannot be joined to {views}; "
@@ -372,7 +362,7 @@ def _sinogram(header: Header, layout: _Layout, scanner: PETScanner) -> PETSinogr
     return sinogram
 
 
-def _lines(header: Header, n_views: int) -> EquallySpacedLines:
+def _lines(header: Header, n_views: int, scanner: PETScanner) -> EquallySpacedLines:
     """The lines of arc-corrected data; a header that does not say that they are gets a warning."""
     if "applied corrections" not in header.keys and header.overrides.get("arc_corrected") is None:
         warnings.warn(
@@ -381,7 +371,11 @@ def _lines(header: Header, n_views: int) -> EquallySpacedLines:
             stacklevel=5,
         )
     in_mm = header.get("bin_size", [], positive, None)
+    if in_mm is None and _siemens(header):
+        in_mm = header.get("bin_size", ["scale factor (mm/pixel) [1]"], positive)
     keys = ["effective central bin size (cm)", "default bin size (cm)"]
+    if in_mm is None and not any(header.keys.get(key) for key in keys):
+        in_mm = scanner.bin_size
     return EquallySpacedLines(n_views, 10 * header.get("bin_size", keys, positive) if in_mm is None else in_mm)
 
 

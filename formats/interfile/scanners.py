@@ -11,6 +11,7 @@ from emrecon.projectors.core.errors import FormatError
 
 from .block_scanners import block_crystals, mapped_crystals
 from .header import Header, count, number, positive, short, whole
+from .stir_scanners import stir_scanner
 
 _MOST_RINGS, _MOST_CRYSTALS = 2**11, 2**22  # what is more is a damaged or hostile header
 
@@ -76,10 +77,13 @@ def scanner_of(header: Header) -> tuple[PETScanner, str]:
         return PETScanner.named(given), given
     if not (given is None or given == "header"):
         raise FormatError(f"{header.path}: scanner= is {short(given)}, expected a PETScanner or its name")
-    header = replace(header, overrides={name: v for name, v in header.overrides.items() if name == "radius"})
-    offset = header.get("scanner", ["view offset (degrees)"], number, 0.0)
+    header = replace(
+        header, overrides={name: v for name, v in header.overrides.items() if name in ("radius", "crystal_map")}
+    )
+    known = stir_scanner(_names(header))
+    offset = header.get("scanner", ["view offset (degrees)"], number, known.offset if known else 0.0)
     name = next((name for name, system in SYSTEMS.items() if _is(header, system)), None)
-    if name is None or given == "header":
+    if name is None or given == "header" or header.overrides.get("crystal_map") is not None:
         return _circular(header, offset), "header"
     return turned(PETScanner.named(name), offset), name
 
@@ -94,8 +98,7 @@ def _is(header: Header, system: System) -> bool:
     """Whether the header's numbers, or its name where it gives no numbers, are those of a scanner of the table."""
     rings = header.get("scanner", ["number of rings"], whole, None)
     crystals = header.get("scanner", ["number of detectors per ring"], whole, None)
-    said = {"".join(header.plain(key).split()) for key in ("originating system", "scanner type")}
-    named = bool(said & {"".join(name.lower().split()) for name in system.names})
+    named = bool(_names(header) & {"".join(name.lower().split()) for name in system.names})
     if rings is None or crystals is None:
         return named and rings in (None, system.rings) and crystals in (None, system.crystals)
     radius, pitch = _radius(header.as_written()), _ring_pitch(header)
@@ -105,6 +108,11 @@ def _is(header: Header, system: System) -> bool:
         and (pitch is None or np.isclose(pitch, system.ring_pitch, rtol=_SAME_SIZE))
         and (named or radius is not None)
     )
+
+
+def _names(header: Header) -> set[str]:
+    """The scanner's names in the header, in lower case without spaces."""
+    return {"".join(header.plain(key).split()) for key in ("originating system", "scanner type")} - {""}
 
 
 def _radius(header: Header) -> float | None:
@@ -131,6 +139,8 @@ def turned(scanner: PETScanner, degrees: float) -> PETScanner:
 
 
 def _circular(header: Header, offset: float) -> PETScanner:
+    """The scanner of a header's numbers; what is missing comes from STIR's table, where it has the name."""
+    header = _completed(header)
     rings = header.get("scanner", ["number of rings"], count)
     crystals = header.get("scanner", ["number of detectors per ring"], count)
     if rings > _MOST_RINGS or rings * crystals > _MOST_CRYSTALS:
@@ -150,6 +160,25 @@ def _circular(header: Header, offset: float) -> PETScanner:
     )
 
 
+def _completed(header: Header) -> Header:
+    known = stir_scanner(_names(header))
+    if known is None:
+        return header
+    values = {
+        "number of rings": known.rings,
+        "number of detectors per ring": known.crystals,
+        "inner ring diameter (cm)": known.inner_radius / 5,
+        "average depth of interaction (cm)": known.depth / 10,
+        "distance between rings (cm)": known.ring_pitch / 10,
+        "maximum number of non-arc-corrected bins": known.bins,
+        "default bin size (cm)": known.bin_size / 10,
+    }
+    missing = {key: repr(value) for key, value in values.items() if not header.keys.get(key)}
+    if "inner ring diameter (cm)" not in missing:
+        missing.pop("average depth of interaction (cm)", None)  # the depth belongs to the diameter
+    return replace(header, keys={**header.keys, **missing})
+
+
 def _places(header: Header, rings: int, crystals: int, offset: float) -> np.ndarray:
     """Where the crystals are, (rings, crystals, 3) in mm."""
     geometry = header.plain("scanner geometry (blocksoncylindrical/cylindrical/generic)") or "cylindrical"
@@ -159,7 +188,7 @@ def _places(header: Header, rings: int, crystals: int, offset: float) -> np.ndar
             f"{header.path}: a scanner with {layers} layers of crystals cannot be built from the header; "
             "pass scanner=PETScanner(...)"
         )
-    if geometry == "generic":
+    if geometry == "generic" or header.overrides.get("crystal_map") is not None:
         return mapped_crystals(header, rings, crystals)
     if geometry not in ("cylindrical", "blocksoncylindrical"):
         raise FormatError(

@@ -71,6 +71,9 @@ def _fields(found: Projections) -> dict[str, Any]:
 
 
 def _require(header: Header, kind: str, wanted: str) -> None:
+    chosen = next((name for name in ("frame", "gate") if name in header.overrides), None)
+    if chosen:
+        raise TypeError(f"all parts of a file are read; take one of the result, or use read_scan with {chosen}=")
     if kind != wanted:
         found = "no gates; use read_dynamic or read_scan" if wanted == "gate" else "gates, not frames; use read_gated"
         raise FormatError(f"{header.path} holds {found}")

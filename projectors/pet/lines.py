@@ -53,6 +53,7 @@ class EquallySpacedLines:
 
 def turn_of(scanner: PETScanner) -> float:
     """Return by how many degrees the crystals of a scanner are turned from the front (-y) towards the left (+x)."""
-    n, xy = scanner.n_crystals, scanner.crystals[0, :, :2]
-    ahead = (-xy[:, 1] + 1j * xy[:, 0]) * np.exp(-2j * np.pi / n * np.arange(n))
-    return float(np.rad2deg(np.angle(ahead.mean())))
+    number = np.flatnonzero(~scanner.virtual.all(0))
+    x, y = scanner.crystals[0, number, :2].T
+    ahead = (-y + 1j * x) * np.exp(-2j * np.pi / scanner.n_crystals * number)
+    return round(float(np.rad2deg(np.angle(ahead.mean()))), 9) + 0.0

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from ..core.arrays import Array, PlanCache, add_up, array_namespace, like
 from ..core.operator import BatchOperator, Shape
 from ..parallel.geometry import ParallelBeamGeometry
+from .lines import turn_of
 from .sinogram import PETSinogram
 from .tof import TimeOfFlight
 
@@ -197,7 +198,7 @@ class ArcCorrection(_Rebinning):
 
     Args:
         sinogram : a `PETSinogram` without TOF; data (views, radial, planes) in, (views, n_bins, planes) out.
-        bin_size : mm (default: the scanner's `radial_spacing`).
+        bin_size : mm (default: that of equally spaced lines, or the scanner's `radial_spacing`).
         n_bins : centred on the axis (default: as many, an odd number, as fit between the outermost lines).
 
     A line's distance from the axis is `sinogram.radial_positions`: lines crowd towards the edge of the field of view.
@@ -215,11 +216,12 @@ class ArcCorrection(_Rebinning):
         if sinogram.tof is not None:
             raise ValueError("ArcCorrection takes data without TOF; sum the bins by SingleSliceRebinning first")
         self.sinogram = sinogram
-        self.bin_size = float(sinogram.scanner.radial_spacing if bin_size is None else bin_size)
+        usual = sinogram.scanner.radial_spacing if sinogram.lines is None else sinogram.lines.bin_size
+        self.bin_size = float(usual if bin_size is None else bin_size)
         if not (np.isfinite(self.bin_size) and self.bin_size > 0):
             raise ValueError(f"ArcCorrection bin_size must be positive mm, got {bin_size}")
         reach = float(np.abs(sinogram.radial_positions).max())
-        self.n_bins = 2 * int(reach / self.bin_size) + 1 if n_bins is None else int(n_bins)
+        self.n_bins = 2 * int(reach / self.bin_size + 1e-6) + 1 if n_bins is None else int(n_bins)
         if self.n_bins < 1 or self.n_bins != (n_bins or self.n_bins):
             raise ValueError(f"ArcCorrection n_bins must be a positive integer, got {n_bins}")
         views, radial, planes = sinogram.shape
@@ -234,7 +236,7 @@ class ArcCorrection(_Rebinning):
 
         Bins of odd number lie between two views: crystals i and N/2 - i, then i + 1 and N/2 - i. Their lines are turned
         by half a step of the unmashed views against those of even bins, so a view's mean angle is `sinogram.angles`
-        less a quarter of a step.
+        less a quarter of a step; a turn of the scanner is added.
 
         Raises ValueError where planes are oblique or unevenly spaced, as after a gap between blocks of rings.
         """
@@ -253,6 +255,7 @@ class ArcCorrection(_Rebinning):
             )
         sinogram = self.sinogram
         angles = sinogram.angles - (90 / sinogram.scanner.n_crystals if sinogram.lines is None else 0)
+        angles = angles + turn_of(sinogram.scanner)
         return ParallelBeamGeometry(
             angles, self.n_bins, self.bin_size, z.size, size or None, axial_shift=float(z[0] + z[-1]) / 2
         )

@@ -222,6 +222,7 @@ def test_time_frames(tmp_path):
     with pytest.raises(FormatError, match="no frame=3"):
         read_scan(path, frame=3)
     np.testing.assert_array_equal(read_scan(path, frame=2).counts, 2 * COUNTS)
+    assert describe(path, frame=2)["total counts"] == 2 * COUNTS.sum()
     scan = read_dynamic(path, radionuclide="Tc-99m")
     np.testing.assert_array_equal(scan.counts, [COUNTS, 2 * COUNTS])
     np.testing.assert_array_equal(scan.frames.starts, [0, 60])
@@ -234,6 +235,8 @@ def test_time_frames(tmp_path):
     with pytest.raises(FormatError, match=r"image duration \(sec\) \[1\]` is missing; pass its value as frames="):
         read_dynamic(untimed)
     np.testing.assert_array_equal(read_dynamic(untimed, frames="2x30").frames.durations, 30)
+    with pytest.raises(TypeError, match="use read_scan with frame="):
+        read_dynamic(path, frame=1)
     with pytest.raises(FormatError, match="holds no gates; use read_dynamic"):
         read_gated(path)
     with pytest.raises(FormatError, match="truncated"):

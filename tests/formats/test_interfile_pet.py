@@ -831,9 +831,11 @@ def test_values_may_be_negative_but_not_infinite(tmp_path):
     values[7] = -3
     path = save(tmp_path, values=values)
     assert read_interfile_pet(path)[0].min() == -3
-    for reader in (formats.read_scan, formats.describe):
-        with pytest.raises(FormatError, match=r"1 values are negative, so randoms.*use the prompts"):
-            reader(path)
+    with pytest.raises(FormatError, match=r"1 values are negative, so randoms.*use the prompts"):
+        formats.read_scan(path)
+    said = formats.describe(path)
+    assert (said["lowest count"], said["total counts"]) == (-3, -3)
+    assert "randoms subtracted" in said["holds"]
     values[7] = np.inf
     with pytest.raises(FormatError, match="1 values are NaN or infinite"):
         read_interfile_pet(save(tmp_path, values=values))
