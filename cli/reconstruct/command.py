@@ -89,7 +89,7 @@ def reconstruct(
         typer.Option(
             rich_help_panel=PHYSICS,
             help="Expected scatter in every bin, counts (default: the file's). With a background of 0, counts that no "
-            "line of the image explains are an error.",
+            "line of the image explains count for nothing, and are an error where they are many.",
         ),
     ] = None,
     norm: Annotated[
@@ -323,6 +323,9 @@ def _image(problem: Problem, choice: engine.Choice, settings: Settings, console:
     last = engine.iterate(made, choice.iterations, output.callbacks_of(settings, made, choice.iterations, keeper))
     seconds = time.perf_counter() - begun
     console.print(f"{made}, {output.n_passes(last.iteration)}, {seconds:.1f} s in all")
+    unexplained = problem.unexplained(last.image)
+    if unexplained:
+        note(f"{unexplained}; --background gives one", console)
     return last.image
 
 

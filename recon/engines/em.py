@@ -24,7 +24,9 @@ def em_step(x: Array, likelihood: Likelihood) -> Array:
     torch tensors carry gradients to the image and to the factors and background of the model, twice; a step keeps one
     array of the size of the data for them.
 
-    Raises ValueError where counts were measured but none are expected.
+    Counts where none are expected count for nothing: their quotient y / ybar is 0, as in STIR; see `PoissonLikelihood`.
+
+    Raises ValueError where they are many.
 
     Source: Shepp & Vardi 1982, eq. 2.13; Lange & Carson 1984.
     """

@@ -39,7 +39,7 @@ def kem_step(coefficients: Array, likelihood: CountsLikelihood, kernel: LinearOp
 
     Returns the same shape; coefficients that nothing is known about, K'A'1 = 0, keep their value.
 
-    Raises ValueError where counts were measured but none are expected.
+    Raises ValueError where many counts were measured where none are expected.
 
     Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61.
     """

@@ -10,6 +10,8 @@ import numpy as np
 from emrecon.projectors import AcquisitionModel
 from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, as_real, like, require_array, to_numpy
 
+from .unexplained import LEAST, count, expects_all, left_out
+
 
 @dataclass(frozen=True, eq=False)
 class ListmodeLikelihood:
@@ -27,8 +29,11 @@ class ListmodeLikelihood:
     `subset(k, n)` takes the events k, k + n, ... and 1 / n of the sensitivity. For subsets by views give `osem` a list
     of likelihoods, each with the events and the sensitivity of its views.
 
-    Raises ValueError for a sensitivity that does not fit or is negative, and, when it meets an image, where an event is
-    not expected at all (usual cause: an image that ends inside the object, with background 0).
+    Events that are not expected at all are treated as the counts of such bins by `PoissonLikelihood`: their quotient is
+    0, and the log says how many there are.
+
+    Raises ValueError for a sensitivity that does not fit or is negative, and, when it meets an image, where more than a
+    fifth of the events are not expected (usual cause: an image that ends inside the object, with background 0).
 
     Source: Barrett, White & Parra 1997; Parra & Barrett 1998.
     """
@@ -36,6 +41,8 @@ class ListmodeLikelihood:
     model: AcquisitionModel
     sensitivity: Array
     _plans: PlanCache = field(default_factory=PlanCache, init=False, repr=False)
+    _reach: PlanCache = field(default_factory=PlanCache, init=False, repr=False)
+    _told: set[str] = field(default_factory=set, init=False, repr=False)  # shared with subsets
 
     def __post_init__(self) -> None:
         require_array(self.sensitivity, "ListmodeLikelihood sensitivity")
@@ -65,11 +72,11 @@ class ListmodeLikelihood:
 
     def value(self, x: Array) -> Array:
         """Return f(x), summed in float64: one number for each item of a batch."""
-        return self._value(x, self._expected(x))
+        return self._value(x, self._expected(x)[0])
 
     def ratio(self, x: Array) -> Array:
-        """Return 1 / ybar for every event."""
-        return 1 / self._expected(x)
+        """Return 1 / ybar for every event, 0 where it is not expected."""
+        return self._expected(x)[1]
 
     def ratio_and_slope(self, x: Array) -> tuple[Array, Array]:
         """Return 1 / ybar and 1 / ybar^2 for every event."""
@@ -83,8 +90,8 @@ class ListmodeLikelihood:
 
     def value_and_gradient(self, x: Array) -> tuple[Array, Array]:
         """Return f(x) and its gradient, with one projection forth and back."""
-        ybar = self._expected(x)
-        return self._value(x, ybar), self.sensitivity_like(x) - self.model.adjoint(1 / ybar)
+        ybar, ratio = self._expected(x)
+        return self._value(x, ybar), self.sensitivity_like(x) - self.model.adjoint(ratio)
 
     def gradient(self, x: Array) -> Array:
         """Return s - A'(1 / ybar), of the shape of x."""
@@ -93,6 +100,13 @@ class ListmodeLikelihood:
     def sensitivity_like(self, x: Array) -> Array:
         """Return the sensitivity in the library, device and precision of x."""
         return self._plans.get(x, lambda: like(self.sensitivity, x))
+
+    def unexplained(self, x: Array) -> tuple[int, float]:
+        """Return how many events x cannot explain, twice; no projection if there were none yet."""
+        if not self._told:
+            return 0, 0.0
+        ybar = self.model(x)
+        return count(array_namespace(ybar).ones_like(ybar), ybar)
 
     def hessian_vector(self, x: Array, v: Array) -> Array:
         """Return the Hessian at x applied to v, A'( A v / ybar^2 )."""
@@ -112,7 +126,9 @@ class ListmodeLikelihood:
 
     def subset(self, k: int, n: int) -> ListmodeLikelihood:
         """Return the likelihood of the events k, k + n, ..."""
-        return ListmodeLikelihood(self.model.subset(k, n), self.sensitivity / n)
+        part = ListmodeLikelihood(self.model.subset(k, n), self.sensitivity / n)
+        object.__setattr__(part, "_told", self._told)
+        return part
 
     def _value(self, x: Array, ybar: Array) -> Array:
         xp = array_namespace(ybar)
@@ -120,15 +136,14 @@ class ListmodeLikelihood:
         explained = xp.sum(xp.log(ybar), axis=-1, dtype=xp.float64)
         return xp.sum(self.sensitivity_like(x) * x, axis=image, dtype=xp.float64) - explained
 
-    def _expected(self, x: Array) -> Array:
+    def _expected(self, x: Array) -> tuple[Array, Array]:
+        """Return what stands for ybar in logarithms (1 leaves an event out), and 1 / ybar."""
         ybar = self.model(x)
         xp = array_namespace(ybar)
-        if bool(xp.all((ybar > 0) & (ybar < float("inf")))):
-            return ybar
-        host = to_numpy(ybar)
-        if not (np.isfinite(host).all() and host.min() >= 0):
-            raise ValueError("expected counts are negative, NaN or infinite: does the image hold such values?")
-        raise ValueError(
-            f"{int((host == 0).sum())} of {host.size} events are not expected at all: usual causes are an image that "
-            "ends inside the object, background=0, or events of other bins than the sensitivity's"
-        )
+        one = xp.ones_like(ybar)
+        if expects_all(one, ybar):
+            return ybar, 1 / ybar
+        lost = left_out(one, ybar, 1, "events", self._told)
+        safe = xp.where(lost, one, ybar)
+        within = self._reach.get(x, lambda: self.model(array_namespace(x).ones_like(x)) > LEAST)
+        return xp.where(lost & within, LEAST * one, safe), xp.where(lost, 0 * one, 1 / safe)

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from emrecon.projectors import AcquisitionModel, Scan, ScanSeries
 from emrecon.projectors.core.arrays import (
     Array,
@@ -17,10 +15,11 @@ from emrecon.projectors.core.arrays import (
     device,
     like,
     require_array,
-    to_numpy,
 )
 from emrecon.projectors.scan.acquisition import take_views
 from emrecon.projectors.scan.scan import check_counts
+
+from .unexplained import LEAST, count, expects_all, left_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,16 +32,24 @@ class PoissonLikelihood:
 
     A bin with y = 0 contributes ybar, also where ybar = 0. Data and sensitivity follow the images they meet.
 
+    Where counts were measured and none are expected their quotient y / ybar is 0: they count for nothing in ratio,
+    gradient and steps. A warning in the log (`emrecon`) says once how many there are. Bins that no image can explain,
+    background and A 1 both 0, are left out of f as if y were 0; in others, where the image has become 0 along the whole
+    line, f counts ybar as 1e-30 at least, so that such an image is never the better one.
+
     Raises ValueError for negative or non-finite counts and shapes that do not fit, and, when it meets an image, where
-    counts were measured but none are expected (usual causes: background = 0 outside the object, an image with zeros, a
-    mu map or geometry that does not belong to the data).
+    more than a fifth of the counts are such (usual causes: background = 0 outside the object, an image with zeros, a mu
+    map or geometry that does not belong to the data).
     """
 
     data: Array
     model: AcquisitionModel
     _plans: dict[str, PlanCache] = field(
-        default_factory=lambda: {"data": PlanCache(), "sensitivity": PlanCache()}, init=False, repr=False
+        default_factory=lambda: {name: PlanCache() for name in ("data", "sensitivity", "reach")},
+        init=False,
+        repr=False,
     )
+    _told: set[str] = field(default_factory=set, init=False, repr=False)  # shared with subsets
 
     if TYPE_CHECKING:  # a scan stands for its counts
 
@@ -76,18 +83,18 @@ class PoissonLikelihood:
 
     def value(self, x: Array) -> Array:
         """Return f(x), summed in float64: one number for each item of a batch."""
-        y, ybar, safe = self._explained(x)
+        y, ybar, safe, _ = self._explained(x)
         return self._total(ybar - y * array_namespace(ybar).log(safe))
 
     def ratio(self, x: Array) -> Array:
         """Return y / ybar, 0 where nothing is measured or expected."""
-        y, _, safe = self._explained(x)
-        return y / safe
+        _, _, safe, used = self._explained(x)
+        return used / safe
 
     def ratio_and_slope(self, x: Array) -> tuple[Array, Array]:
         """Return y / ybar and y / ybar^2, its derivative by -ybar."""
-        y, _, safe = self._explained(x)
-        return y / safe, y / safe**2
+        _, _, safe, used = self._explained(x)
+        return used / safe, used / safe**2
 
     @property
     def sensitivity_has_factors(self) -> bool:
@@ -100,9 +107,9 @@ class PoissonLikelihood:
 
     def value_and_gradient(self, x: Array) -> tuple[Array, Array]:
         """Return f(x) and its gradient, with one projection forth and back."""
-        y, ybar, safe = self._explained(x)
+        y, ybar, safe, used = self._explained(x)
         value = self._total(ybar - y * array_namespace(ybar).log(safe))
-        return value, self.sensitivity_like(x) - self.model.adjoint(y / safe)
+        return value, self.sensitivity_like(x) - self.model.adjoint(used / safe)
 
     @property
     def sensitivity(self) -> Array:
@@ -115,22 +122,39 @@ class PoissonLikelihood:
             return self._make_sensitivity(x)  # it is a part of this graph and of no other
         return self._plans["sensitivity"].get(x, lambda: self._make_sensitivity(x))
 
+    def unexplained(self, x: Array) -> tuple[int, float]:
+        """Return how many bins hold counts that x cannot explain, and the counts; no projection if none did yet."""
+        if not self._told:
+            return 0, 0.0
+        ybar = self.model(x)
+        return count(self.counts_like(ybar), ybar)
+
     def hessian_vector(self, x: Array, v: Array) -> Array:
         """Return the Hessian at x applied to v, A'( y / ybar^2 * A v )."""
-        y, _, safe = self._explained(x)
-        return self.model.adjoint(y / safe**2 * self.model.linear(v))
+        _, _, safe, used = self._explained(x)
+        return self.model.adjoint(used / safe**2 * self.model.linear(v))
 
     def subset(self, k: int, n: int) -> PoissonLikelihood:
         """Return the likelihood of the views k, k + n, ..."""
         axis = -len(self.model.projector.out_shape)
-        return PoissonLikelihood(take_views(self.data, k, n, axis), self.model.subset(k, n))
+        part = PoissonLikelihood(take_views(self.data, k, n, axis), self.model.subset(k, n))
+        object.__setattr__(part, "_told", self._told)
+        return part
 
-    def _explained(self, x: Array) -> tuple[Array, Array, Array]:
-        """Return y, ybar, and ybar with 1 where nothing is expected, so that one may divide by it."""
+    def _explained(self, x: Array) -> tuple[Array, Array, Array, Array]:
+        """Return y, ybar, what stands for ybar in logarithms and quotients, and y in quotients."""
         ybar = self.model(x)
         xp, y = array_namespace(ybar), self.counts_like(ybar)
-        self._require_expected(y, ybar)
-        return y, ybar, xp.where(ybar > 0, ybar, xp.ones_like(ybar))
+        if expects_all(y, ybar):
+            return y, ybar, xp.where(ybar > 0, ybar, xp.ones_like(ybar)), y
+        lost = left_out(y, ybar, len(self.model.projector.out_shape), "bins", self._told)
+        nothing = xp.zeros_like(y + 0 * ybar)
+        safe = xp.where(lost, LEAST + nothing, xp.where(ybar > 0, ybar, xp.ones_like(ybar)))
+        return xp.where(lost & ~self._within_reach(x), nothing, y), ybar, safe, xp.where(lost, nothing, y)
+
+    def _within_reach(self, x: Array) -> Array:
+        """Which bins some image can explain, made once for each kind of array."""
+        return self._plans["reach"].get(x, lambda: self.model(array_namespace(x).ones_like(x)) > LEAST)
 
     def converted(self, convert: Callable[[Array], Array]) -> PoissonLikelihood:
         """Return the likelihood with its counts as `convert` makes them: in another library, on another device."""
@@ -155,20 +179,3 @@ class PoissonLikelihood:
         projector = self.model.projector
         shape = projector.out_shape if projector.n_items is None else (projector.n_items, *projector.out_shape)
         return self.model.adjoint(array_namespace(x).ones(shape, dtype=x.dtype, device=x.device))
-
-    def _require_expected(self, y: Array, ybar: Array) -> None:
-        xp = array_namespace(ybar)
-        expected = (ybar > 0) & (ybar < float("inf"))
-        if bool(xp.all(expected | ((ybar == 0) & (y <= 0)))):
-            return
-        host = to_numpy(ybar)
-        if not (np.isfinite(host).all() and host.min() >= 0):
-            raise ValueError(
-                f"expected counts are negative, NaN or infinite in {int((~((host >= 0) & (host < np.inf))).sum())} of "
-                f"{host.size} bins: does the image hold such values?"
-            )
-        raise ValueError(
-            f"counts were measured in {int(to_numpy((y > 0) & (ybar <= 0)).sum())} of {host.size} bins where none are "
-            "expected: usual causes are background=0 outside the object (give the model a little), zeros in the image, "
-            "or a mu map or geometry that does not belong to the data"
-        )

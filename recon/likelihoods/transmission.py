@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,9 @@ from emrecon.projectors.core.operator import broadcasts_to
 from emrecon.projectors.scan.acquisition import take_views
 from emrecon.projectors.scan.scan import check_counts
 
+from .unexplained import MANY
+
+_LOG = logging.getLogger("emrecon")
 _WATER = 0.1  # 1/cm: what `sensitivity` takes for a typical value
 _THIN = 1e-3  # depths below this have the curvature at 0
 
@@ -43,8 +47,10 @@ class TransmissionLikelihood:
 
     mu is in 1/cm, (..., nx, ny, nz).
 
-    Raises ValueError for negative or non-finite values, shapes that do not fit, and bins with counts that have neither
-    blank nor background (usual causes: detectors that were dead in the blank scan, blank and data exchanged).
+    Bins with counts that have neither blank nor background are left out, and the log says how many.
+
+    Raises ValueError for negative or non-finite values, shapes that do not fit, and where more than a fifth of the
+    counts are in such bins (usual causes: detectors that were dead in the blank scan, blank and data exchanged).
 
     Source: Lange & Carson 1984; Erdogan & Fessler 1999, Phys Med Biol 44:2835.
     """
@@ -68,12 +74,7 @@ class TransmissionLikelihood:
             )
         check_counts(self.data, "TransmissionLikelihood")
         blank, background = (_checked(getattr(self, name), name, self.data) for name in ("blank", "background"))
-        missing = int(np.sum((to_numpy(self.data) > 0) & (blank == 0) & (background == 0)))
-        if missing:
-            raise ValueError(
-                f"TransmissionLikelihood: {missing} bins have counts but no blank and no background: usual causes are "
-                "detectors that were dead in the blank scan (set their counts to 0), or blank and data exchanged"
-            )
+        self._leave_out((blank == 0) & (background == 0))
 
     def depth(self, mu: Array) -> Array:
         """Return l = A mu / 10, without unit: exp(-l) is the transmission."""
@@ -187,6 +188,23 @@ class TransmissionLikelihood:
         xp = array_namespace(mu)
         lengths = self.depth(xp.ones(self.projector.in_shape, dtype=mu.dtype, device=device(mu)))
         return _WATER * self._back(self._curvature_at_minimum(lengths) * lengths)
+
+    def _leave_out(self, dead: np.ndarray) -> None:
+        """Set the counts of bins to 0 where nothing can be expected, and say so; ValueError where they are many."""
+        host = to_numpy(self.data)
+        lost = (host > 0) & dead
+        if not lost.any():
+            return
+        n, counts = int(lost.sum()), float(host[lost].sum())
+        if counts > MANY * float(host.sum()):
+            raise ValueError(
+                f"TransmissionLikelihood: {n} bins have counts but no blank and no background: usual causes are "
+                "detectors that were dead in the blank scan (set their counts to 0), or blank and data exchanged"
+            )
+        _LOG.warning("%d of %d bins hold %g counts without blank or background; left out", n, lost.size, counts)
+        xp = array_namespace(self.data)
+        keep = xp.asarray(~np.broadcast_to(lost, host.shape), device=device(self.data))
+        object.__setattr__(self, "data", xp.where(keep, self.data, xp.zeros_like(self.data)))
 
     def _make_seen(self, mu: Array) -> Array:
         y = array_namespace(mu).ones(self.projector.out_shape, dtype=mu.dtype, device=device(mu))

@@ -29,6 +29,7 @@ from emrecon.projectors.physics.compton import ELECTRON_MASS
 
 from ..likelihoods.listmode import ListmodeLikelihood
 from ..likelihoods.poisson import PoissonLikelihood
+from ..likelihoods.unexplained import say_once
 from .attenuation import Attenuation, attenuation_of, counts_by_slice, left_out
 from .grids import checked_grid, cubes
 from .problem import (
@@ -200,6 +201,7 @@ def _of_sinogram(scan: Scan, sinogram: PETSinogram, corrections: _Corrections, s
         raise ArgumentError("norm", "norm is given, and the scan has factors of its own, which hold the normalisation")
     numbers = tracked(range(subsets), "factors of subsets")
     parts = tuple(_of_views(scan.subset(k, subsets), corrections, known) for k in numbers)
+    say_once(parts)
     projector = PETProjector(corrections.grid, sinogram)
     content = digest(scan.counts, scan.background, scan.factors, *corrections.components(), *_crystals(sinogram))
     signature = f"{projector!r}, {sinogram}, {sinogram.tof}, {subsets} subsets, contents {content}"
@@ -257,6 +259,7 @@ def _of_events(
         return ListmodeLikelihood(model, corrections.system(views).T(corrections.factors(views)))
 
     parts = tuple(part(k) for k in tracked(range(subsets), "sensitivity of subsets"))
+    say_once(parts)
     content = digest(prompts, background, *corrections.components(), *_crystals(sinogram))
     lines = ListmodeProjector(grid, sinogram.scanner, prompts)
     summary = f"{lines}\n  delays   {len(found.delays)}\n{corrections}"

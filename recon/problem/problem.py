@@ -59,6 +59,17 @@ class Problem:
         """Return f(x), the negative log-likelihood of all data: one number for each item of a batch."""
         return add_up(part.value(x) for part in self.parts)
 
+    def unexplained(self, x: Array) -> str:
+        """Return a note on the counts that an image of an engine cannot explain; empty where all are explained."""
+        found = [part.unexplained(x) for part in self.parts if hasattr(part, "unexplained")]
+        n, counts = sum(bins for bins, _ in found), sum(counts for _, counts in found)
+        if not n:
+            return ""
+        return (
+            f"{n} bins hold {counts:g} counts that the image does not explain: no background is expected there; they "
+            "count for nothing"
+        )
+
     def __str__(self) -> str:
         return "\n".join((self.summary, *(f"note: {note}" for note in self.notes)))
 
