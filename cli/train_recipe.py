@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field as Limit
 from pydantic import ValidationError
 
+from emrecon.projectors.core.texts import read_text
 from emrecon.sims import recipes
 from emrecon.sims.datasets import Dataset, SimulatedDataset
 from emrecon.sims.recipes import RecipeError, Table, complain, decode
@@ -243,12 +244,9 @@ def _text(recipe: str) -> tuple[str, str, Path]:
     if recipe in recipe_names():
         return f"{recipe}.toml", (files(__package__) / f"train_{recipe}.toml").read_text("utf-8"), Path()
     path = Path(recipe)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"unknown training {recipe!r}; name a file, or choose from {', '.join(recipe_names())}")
-    try:
-        return str(path), path.read_text("utf-8-sig"), path.parent
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not TOML: {error}; is it text in UTF-8?") from None
+    return str(path), read_text(path), path.parent
 
 
 def _simulation(data: DataTable, folder: Path | None, beside: Path) -> recipes.Recipe:

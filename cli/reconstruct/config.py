@@ -9,6 +9,7 @@ from pathlib import Path
 
 from emrecon import __version__
 from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.core.texts import read_text
 from emrecon.recon import ArgumentError
 from emrecon.recon.methods import matching
 from emrecon.sims.recipes import RecipeError, decode
@@ -32,10 +33,7 @@ def read_config(path: Path) -> dict[str, Value]:
     Raises OSError where there is no such file, RecipeError that names the file and the line for what is not TOML,
     unknown tables and keys (with the nearest known one), wrong types and numbers out of range.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not TOML: {error}; is it text in UTF-8?") from None
+    text = read_text(path)
     unknown = list(_unknown(text, str(path)))
     if unknown:
         raise RecipeError("\n".join(unknown))

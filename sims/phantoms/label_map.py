@@ -18,6 +18,7 @@ from emrecon.formats import FormatError, read_image
 from emrecon.projectors import ImageGrid, linear_attenuation, materials
 from emrecon.projectors.core.archives import read_arrays
 from emrecon.projectors.core.errors import naming, require_file
+from emrecon.projectors.core.texts import read_text
 
 _COLUMNS = ("label", "name", "activity", "material", "density", "mu")
 _XCAT = ("air", "body", "air cavity", "brain", "bronchi", "liver", "lungs", "skeleton")
@@ -412,10 +413,7 @@ def _to_lps(
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not text in UTF-8 ({error})") from error
+    lines = read_text(path).splitlines()
     reader = csv.DictReader(lines, skipinitialspace=True)
     unknown = [name for name in reader.fieldnames or () if name not in _COLUMNS]
     if unknown or not {"label", "name"} <= set(reader.fieldnames or ()):
@@ -427,10 +425,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
 
 
 def _toml_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # the first also for whole numbers of thousands of digits
         raise FormatError(f"{path}: {error}") from error
     rows = document.pop("tissue", [])
     if document or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

@@ -23,6 +23,7 @@ from emrecon.projectors import (
     isotope,
 )
 from emrecon.projectors.core.memory import available_memory, in_words
+from emrecon.projectors.core.texts import read_text
 from emrecon.projectors.spect.collimation import Response
 
 from ..datasets.reading import Field
@@ -32,7 +33,7 @@ from ..simulators.pet import ConvolutionScatter, PETSimulator, Randoms, SingleSc
 from ..simulators.simulator import Body, Expectation, Simulation, Simulator, item_seed, shortened
 from ..simulators.spect import SPECTSimulator
 from .random_bodies import Drawn
-from .recipe_file import RecipeError, complain, decode
+from .recipe_file import complain, decode
 from .tables import OUTPUTS, PETTable, Recipe, ReconstructionTable, RingTable, SPECTTable
 
 Reconstruct = Callable[[Sequence[Simulation], "ReconstructionTable"], np.ndarray]
@@ -69,11 +70,7 @@ def load_recipe(recipe: str | Path) -> Recipe:
         raise FileNotFoundError(
             f"unknown recipe {str(recipe)!r}; choose from {', '.join(recipe_names())}, or name a file"
         )
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not TOML: {error}; is it text in UTF-8?") from None
-    return parse_recipe(text, str(path))
+    return parse_recipe(read_text(path), str(path))
 
 
 @cache

@@ -12,6 +12,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from emrecon.projectors.core.errors import FormatError
+
 
 class Table(BaseModel):
     """A table of a recipe: frozen, of exact types, and without unknown keys."""
@@ -22,7 +24,7 @@ class Table(BaseModel):
 T = TypeVar("T", bound=Table)
 
 
-class RecipeError(ValueError):
+class RecipeError(FormatError):
     """A recipe cannot be used; the message names the line, the key and the reason."""
 
 

@@ -12,6 +12,7 @@ from emrecon.cli.main import app
 from emrecon.cli.reconstruct import config
 from emrecon.cli.reconstruct.settings import DataTable, MethodTable, PhysicsTable, Settings
 from emrecon.projectors import ImageGrid, LinearResponse, Scan, SPECTGeometry, SPECTProjector
+from emrecon.projectors.core.errors import FormatError
 from emrecon.sims import poisson, uniform_cylinder
 from emrecon.sims.recipes import RecipeError
 
@@ -124,7 +125,7 @@ def test_mistakes_name_the_line(folder, text, said):
 def test_a_missing_file_is_named(folder):
     assert "nowhere.toml" in emrecon("reconstruct", "--config", "nowhere.toml", cwd=folder, check=3).stderr
     (folder / "latin.toml").write_bytes(b"[data]\nprojections = '\xe9'\n")
-    with pytest.raises(RecipeError, match="is it text in UTF-8"):
+    with pytest.raises(FormatError, match="is not text in UTF-8"):
         config.read_config(folder / "latin.toml")
 
 

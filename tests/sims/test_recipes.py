@@ -2,12 +2,14 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 from recipe_cases import SMALL_PET, SMALL_SPECT
 
 from emrecon.projectors import DeadTime, ImageGrid, PETScanner, PETSinogram, collimator, isotope
+from emrecon.projectors.core.errors import FormatError
 from emrecon.sims import Cylinder, Phantom, Region, item_seed, random_torso
 from emrecon.sims.recipes import recipe as recipes
 from emrecon.sims.recipes.random_bodies import Drawn
@@ -294,7 +296,7 @@ def test_what_is_not_toml_and_what_is_not_there(tmp_path):
         with pytest.raises(RecipeError, match=r"not TOML|nested too deeply"):
             recipes.parse_recipe(hostile)
     (tmp_path / "noise.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match=r"noise.toml: not TOML.*UTF-8"):
+    with pytest.raises(FormatError, match=r"noise\.toml is not text in UTF-8"):
         recipes.load_recipe(tmp_path / "noise.toml")
     (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf" + SMALL_SPECT.encode())  # as some editors save it
     assert recipes.load_recipe(tmp_path / "marked.toml") == recipes.parse_recipe(SMALL_SPECT)
@@ -323,3 +325,11 @@ def test_split_gives_the_rest_to_the_largest_part():
     small = recipes.parse_recipe(SMALL_SPECT)
     assert recipes.split_of(small, 7) == {"train": 6, "test": 1}
     assert math.isclose(sum(small.split.values()), 1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_pipes_and_devices_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    for path in (tmp_path / "pipe.toml", "/dev/zero"):
+        with pytest.raises(FormatError, match="folder or a device"):
+            recipes.load_recipe(path)
