@@ -200,7 +200,8 @@ def _tracer(header: Dataset, facts: PETFacts) -> _Tracer:
 def _items(header: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence, none where it is missing."""
     value = value_of(header, keyword)
-    return list(value) if isinstance(value, Iterable) else []
+    # a damaged attribute may be of any type, such as numbers
+    return [item for item in value if hasattr(item, "private_block")] if isinstance(value, Iterable) else []
 
 
 def _injection_time(header: Dataset, item: Dataset, facts: PETFacts, half_life: float | None) -> datetime | None:

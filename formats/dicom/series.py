@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -16,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emrecon.projectors import ImageGrid
-from emrecon.projectors.core.errors import MAXIMUM_ELEMENTS, FormatError, check_size, naming, require_file
+from emrecon.projectors.core.errors import (
+    MAXIMUM_ELEMENTS,
+    FormatError,
+    check_size,
+    naming,
+    require_affordable,
+    require_file,
+)
 from emrecon.projectors.core.progress import tracked
 
 from .attributes import PET_STORAGE, FilePath, date_time_of, moment_of, number_of, numbers_of, text_of, texts_of
@@ -370,6 +378,8 @@ def volume_of(slices: list[_Slice]) -> tuple[np.ndarray, ImageGrid]:
     """Return the image and grid of parallel slices in order of position, turned to LPS."""
     first = slices[0]
     check_size(first.path, (*first.shape, len(slices)), "the slices")
+    stored = sum(item.path.stat().st_size for item in slices)
+    require_affordable(first.path, 4 * math.prod(first.shape) * len(slices), "the slices", stored)
     spacing = (*first.spacing, _slice_spacing(slices))
     stack = np.empty((len(slices), *first.shape[::-1]), np.float32)
     for k, item in enumerate(tracked(slices, "DICOM slices")):

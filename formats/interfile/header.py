@@ -202,11 +202,12 @@ class Header:
         if value is None and default is not _REQUIRED:
             return default
         if value is None:
-            raise FormatError(f"{self.path}: the key `{keys[0]}` is missing; pass its value as {override}=...")
+            advice = f"; pass its value as {override}=..." if override else ""
+            raise FormatError(f"{self.path}: the key `{keys[0]}` is missing{advice}")
         try:
             return convert(value)
         except (ValueError, TypeError, OverflowError) as error:
-            advice = "" if source.endswith("=") else f"; pass the right value as {override}=..."
+            advice = "" if source.endswith("=") or not override else f"; pass the right value as {override}=..."
             raise FormatError(f"{self.path}: {source or keys[0]} is {short(value)}, {error}{advice}") from error
 
     def as_written(self) -> Header:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
@@ -10,9 +11,10 @@ from emrecon.projectors import PETScanner, PETSinogram
 from emrecon.projectors.core.errors import FormatError, require_file
 from emrecon.projectors.pet.pairs import Normalisation
 
-from ..interfile.header import Header, load_header, numbers, split_list, whole
+from ..interfile.header import Header, count, load_header, split_list, whole
 from .petlink import data_file_of
 
+_MOST_COMPONENTS, _MOST_AXES = 100, 3
 _NAMES = {
     "geometric effects": "geometric",
     "crystal interference": "interference",
@@ -44,8 +46,12 @@ def read_siemens_norm(
         raise FormatError(f"{header.path} lacks `PET data type := normalization`; another kind of header?")
     n = header.get("", ["%number of normalization components"], whole)
     parts = {}
-    for i in range(1, min(n, 100) + 1):
+    if n > _MOST_COMPONENTS:
+        raise FormatError(f"{header.path} announces {n} normalization components, more than {_MOST_COMPONENTS}")
+    for i in range(1, n + 1):
         name = _NAMES.get(header.plain(f"%normalization component [{i}]"))
+        if name in parts:
+            raise FormatError(f"{header.path}: the normalization component [{i}] is there twice; edited by hand?")
         if name is not None:
             parts[name] = _component(header, i)
     dead_time = [parts.pop(name).ravel() for name in ("dead_time_1", "dead_time_2") if name in parts]
@@ -61,23 +67,26 @@ def read_siemens_norm(
 
 def _component(header: Header, i: int) -> np.ndarray:
     """One component, its slowest axis first."""
-    shape = tuple(int(v) for v in numbers(header.get("", [f"%matrix size [{i}]"], _entries)))[::-1]
+    shape = header.get("", [f"%matrix size [{i}]"], _sizes)[::-1]
     offset = header.get("", [f"data offset in bytes [{i}]"], whole)
-    path, size = require_file(data_file_of(header)), 4 * int(np.prod(shape))
-    if min(shape) < 1 or offset + size > path.stat().st_size:
+    path, size = require_file(data_file_of(header)), 4 * math.prod(shape)
+    if offset + size > path.stat().st_size:
         raise FormatError(
             f"{path}: component {i} of shape {shape} at {offset} ends after the file's {path.stat().st_size} bytes; "
             "truncated?"
         )
-    values = np.fromfile(path, "<f4", int(np.prod(shape)), offset=offset).astype(float)
+    values = np.fromfile(path, "<f4", math.prod(shape), offset=offset).astype(float)
     if not np.isfinite(values).all():
         raise FormatError(f"{path}: component {i} holds NaN or infinite values; damaged?")
     return values.reshape(shape)
 
 
-def _entries(value: object) -> list[str]:
-    """Return the entries of a list, or a single value as a list of one."""
-    return [*value] if isinstance(value, tuple) else list(split_list(str(value)))
+def _sizes(value: object) -> tuple[int, ...]:
+    """The whole numbers of a list, or a single one."""
+    entries = value if isinstance(value, tuple) else split_list(str(value))
+    if not 1 <= len(entries) <= _MOST_AXES:
+        raise ValueError(f"expected 1 to {_MOST_AXES} sizes")
+    return tuple(count(entry) for entry in entries)
 
 
 def _axial(header: Header, planes: np.ndarray, scanner: PETScanner) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,13 +30,17 @@ def require_file(path: str | os.PathLike[str]) -> Path:
     Raises FileNotFoundError where there is nothing, FormatError where there is a folder, a device or an empty file.
     """
     path = Path(path)
-    if not path.exists():
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path} does not exist; check the spelling and the folder ({Path.cwd()} is the current one)"
-        )
-    if not path.is_file():
+        ) from error
+    except (OSError, ValueError) as error:  # too long a name, a circle of links, a NUL
+        raise FormatError(f"{str(path)[:200]!r} is not the name of a file that can be read ({error})") from error
+    if not stat.S_ISREG(found.st_mode):
         raise FormatError(f"{path} is a folder or a device, not a file; name the file inside it?")
-    if path.stat().st_size == 0:
+    if found.st_size == 0:
         raise FormatError(f"{path} is empty; was the copy or the download interrupted?")
     return path
 

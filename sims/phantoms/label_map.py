@@ -264,7 +264,7 @@ def read_tissues(path: str | os.PathLike[str]) -> dict[int, Tissue]:
         try:
             label, tissue = _tissue({key: _number(key, str(text)) for key, text in row.items()} if from_csv else row)
         except (ValueError, TypeError) as error:
-            raise FormatError(f"{path}, line {line}: {error}") from error
+            raise FormatError(f"{path}, line {line}: {str(error)[:500]}") from error
         if label in table:
             raise FormatError(f"{path}, line {line}: label {label} already has a row ({table[label].name!r})")
         table[label] = tissue
@@ -417,7 +417,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     reader = csv.DictReader(lines, skipinitialspace=True)
     unknown = [name for name in reader.fieldnames or () if name not in _COLUMNS]
     if unknown or not {"label", "name"} <= set(reader.fieldnames or ()):
-        raise FormatError(f"{path}, line 1: columns are {', '.join(_COLUMNS)} (the first two needed); got {lines[0]!r}")
+        raise FormatError(
+            f"{path}, line 1: columns are {', '.join(_COLUMNS)} (the first two needed); got {lines[0][:200]!r}"
+        )
     for row in reader:
         if None in row:
             raise FormatError(f"{path}, line {reader.line_num}: more cells than columns; a comma too many?")

@@ -1,5 +1,6 @@
 """DICOM PET: slices find their place, tracers decay to the right moment, series come back, bad files say why."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -996,3 +997,27 @@ def test_implicit_syntax(tmp_path):
     for dataset in datasets:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     assert_image(read_dicom_pet(save(tmp_path / "a", datasets)))
+
+
+SEQUENCES = ("RadiopharmaceuticalInformationSequence", "RadionuclideCodeSequence", "RadiopharmaceuticalCodeSequence")
+
+
+@pytest.mark.parametrize("keyword", [*SEQUENCES, "PixelSpacing", "Rows", "AcquisitionTime", "Units"])
+@pytest.mark.parametrize(
+    ("representation", "value"),
+    [("US", 3), ("US", [1, 2]), ("FD", 1.5), ("LO", "text"), ("OB", b"ab"), ("AT", 0x00100010), ("SQ", [Dataset()])],
+)
+def test_attributes_of_another_type(tmp_path, keyword, representation, value):
+    """Nothing but a FormatError, or the fact as missing: sequences may be stored as numbers, numbers as sequences."""
+
+    def changed(dataset):
+        inner = keyword in SEQUENCES[1:]
+        place = dataset.RadiopharmaceuticalInformationSequence[0] if inner else dataset
+        place[keyword] = pydicom.DataElement(keyword, representation, value)
+        return dataset
+
+    save(tmp_path, map(changed, series()))
+    with contextlib.suppress(FormatError):
+        facts = read_dicom_pet(tmp_path).facts
+        with contextlib.suppress(ValueError):
+            suv_factor(facts)

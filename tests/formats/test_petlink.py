@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fuzz_seeds import RING, SEEDS
 from petlink_cases import HEADER, event, time_tag, write
 from real_data import real_data
 
@@ -196,3 +197,39 @@ def test_scanners_and_files_that_do_not_belong_together(tmp_path):
     other.write_text("!INTERFILE :=\n!type of data := PET\nname of data file := petlink_sinogram.s\n")
     assert not formats.is_petlink(other)
     assert formats.is_petlink(path)
+
+
+def small_norm(tmp_path, **changes):
+    SEEDS["siemens-norm"](tmp_path)
+    path = tmp_path / "norm.n.hdr"
+    text = path.read_text()
+    for old, new in changes.values():
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{23,3}", "{23.9,3.1}", r"matrix size \[1\] is .*whole number"),
+        ("{23,3}", "{4611686018427387904,4}", "truncated"),
+        ("{23,3}", "{0,3}", r"matrix size \[1\] is .*above zero"),
+        ("{23,3}", "{-23,-3}", r"matrix size \[1\]"),
+        ("{23,3}", "{1,1,23,3}", r"matrix size \[1\] is .*1 to 3 sizes"),
+        ("{23,3}", "nan", r"matrix size \[1\]"),
+        ("{23,3}", "{23}", r"geometric of shape"),
+        ("[1]:={23,3}", "[7]:={23,3}", r"matrix size \[1\]` is missing$"),
+        ("components:=3", "components:=1e9", "announces 1000000000 normalization components"),
+        ("[2]:=crystal efficiencies", "[2]:=geometric effects", r"component \[2\] is there twice"),
+        ("bytes [2]:=276", "bytes [2]:=1e300", "truncated"),
+        ("norm.n", "", "norm"),
+        ("norm.n", "n" * 500, "norm"),
+        ("norm.n", "a\0b", "norm"),
+    ],
+)
+def test_normalisations_that_are_edited_or_hostile(tmp_path, old, new, message):
+    with pytest.raises((FormatError, FileNotFoundError), match=message) as caught:
+        read_siemens_norm(small_norm(tmp_path, change=(old, new)), RING)
+    assert "as =" not in str(caught.value)
