@@ -30,7 +30,7 @@ from .interfile import (
     write_interfile_pet,
 )
 from .interfile.header import load_header
-from .interfile.images import PET_AXES, ImageAxes, interfile_axes
+from .interfile.images import PET_AXES, SPECT_AXES, ImageAxes, interfile_axes
 from .interfile.parts import Parts, parts_of
 from .interfile.pet import is_sinogram
 from .nifti import read_nifti, write_nifti
@@ -149,7 +149,7 @@ def write_image(
     """Write an image on its grid as HDF5 (.h5, .hdf5), NIfTI (.nii, .nii.gz) or Interfile (.hv, .h33).
 
     Args:
-        beside : as for `read_image`; without it an Interfile image is written as one of PET.
+        beside : as for `read_image`; without it `.hv` is written as an image of PET, `.h33` as one of SPECT.
     """
     kind = image_kind(path)
     if kind == "interfile":
@@ -172,7 +172,7 @@ def axes_beside(path: str | os.PathLike[str], **overrides: object) -> ImageAxes:
         return interfile_axes(path, **overrides)
     if kind == "nifti":
         raise FormatError(f"{path} is a NIfTI image, which cannot hold a scan")
-    return PET_AXES if native.holds_pet(path) else ImageAxes((1, 1, 1))
+    return PET_AXES if native.holds_pet(path) else SPECT_AXES
 
 
 def _axes_of(beside: str | os.PathLike[str] | ImageAxes | None) -> ImageAxes | None:

@@ -49,7 +49,7 @@ class ImageAxes:
         return turned, ImageGrid(grid.shape, grid.voxel_size, tuple(origin))  # type: ignore[arg-type]
 
 
-PET_AXES = ImageAxes((1, 1, -1), pet=True)
+PET_AXES, SPECT_AXES = ImageAxes((1, 1, -1), pet=True), ImageAxes((1, 1, 1))
 
 
 def interfile_axes(header_path: str | os.PathLike[str], **overrides: object) -> ImageAxes:
@@ -155,14 +155,16 @@ def write_interfile_image(
     """Write an image (x, y, z) on `grid` as a header `.hv` (data `.v`) or `.h33` (data `.i33`), [z][y][x], atomically.
 
     Args:
-        axes : of the projections that the image belongs to, see `interfile_axes`; by default those of PET.
+        axes : of the projections that the image belongs to, see `interfile_axes`; by default those of PET for `.hv`, as
+            STIR names images, and those of SPECT for `.h33`, as SIMIND does.
 
     Raises ValueError where the image does not fit the grid, OSError naming the file that cannot be written.
     """
     values = np.asarray(to_numpy(image))
     if values.shape != grid.shape:
         raise ValueError(f"write_interfile_image: an image of shape {values.shape} does not fit a grid of {grid.shape}")
-    axes = PET_AXES if axes is None else axes
+    if axes is None:
+        axes = PET_AXES if Path(header_path).suffix.lower() == ".hv" else SPECT_AXES
     values, turned = axes.turn(writable(values), grid)
     offsets = (*turned.origin[:2], turned.centre[2])
     lines = [

@@ -42,6 +42,54 @@ def test_each_head_has_its_own_orbit(tmp_path, announced):
     assert describe(tmp_path / "a.hs")["heads"] == 2
 
 
+GATE = """!INTERFILE :=
+!imaging modality := nucmed
+!version of keys := 3.3
+!data starting block := 0
+!name of data file := a.s
+!type of data := TOMOGRAPHIC
+!total number of images := 12
+imagedata byte order := LITTLEENDIAN
+number of energy windows := 1
+!SPECT STUDY (general) :=
+number of detector heads := 2
+"""
+GATE_HEAD = """;
+!number of images/energy window := 12
+!process status := ACQUIRED
+!number of projections := 6
+!matrix size [1] := 4
+!matrix size [2] := 3
+!number format := UNSIGNED INTEGER
+!number of bytes per pixel := 2
+!scaling factor (mm/pixel) [1] := 1
+!scaling factor (mm/pixel) [2] := 1
+!extent of rotation := 180
+!time per projection (sec) := 10
+study duration (elapsed) sec : = 320
+!maximum pixel count : = {most}
+!SPECT STUDY (acquired data) :=
+!direction of rotation := CW
+start angle := {start}
+first projection angle in data set := {start}
+acquisition mode := stepped
+orbit := circular
+camera zoom factor := 1
+"""
+
+
+def test_a_header_of_gate(tmp_path):
+    """Two heads that share all but their start, and no radius."""
+    header = GATE + "".join(GATE_HEAD.format(start=start, most=start + 33) for start in (0, 180))
+    path = save(tmp_path, header + "!END OF INTERFILE :=\n", [FILE, 2 * FILE], "<u2")
+    with pytest.raises(FormatError, match=r"`radi.* is missing; pass its value as radius="):
+        read_scan(path)
+    scan = read_scan(path, radius=[250, 260])
+    np.testing.assert_array_equal(scan.counts, np.concatenate([COUNTS, 2 * COUNTS]))
+    np.testing.assert_allclose(scan.geometry.angles, np.concatenate([180 - 30 * STEPS, 0 - 30 * STEPS]))
+    np.testing.assert_array_equal(scan.geometry.radius, np.repeat([250, 260], VIEWS))
+
+
 def test_heads_of_different_lengths_and_lists_of_radii(tmp_path):
     radii = "{150, 151, 152}"
     header = TWO_HEADS + ONE_HEAD.format(start=0, radius=radii, offset=0).replace(

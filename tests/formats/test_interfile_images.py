@@ -38,6 +38,13 @@ def test_an_image_is_written_in_the_order_of_stirs_planes(tmp_path, beside):
     np.testing.assert_allclose(same.affine, grid.affine)
 
 
+def test_an_h33_is_written_as_simind_has_it(tmp_path):
+    image = ABSORBER.transpose(2, 1, 0)
+    formats.write_image(tmp_path / "x.h33", image, ImageGrid(image.shape, 3.0))
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "x.i33", "<f4").reshape(ABSORBER.shape), ABSORBER)
+    np.testing.assert_array_equal(formats.read_image(tmp_path / "x.h33")[0], image)
+
+
 def test_images_off_centre_and_untyped(tmp_path):
     """The middle of a displaced image moves with the axis; a header without a type follows what it lies beside."""
     prompts, mu_path = stir_pair(tmp_path, kind="")
