@@ -6,16 +6,21 @@ import math
 
 import numpy as np
 
-from emrecon.projectors.core.arrays import Array, like, require_array, to_numpy
+from emrecon.projectors.core.arrays import Array, array_namespace, device, dtype_name, like, require_array, to_numpy
+from emrecon.projectors.core.content import counts_key
+
+_MOST = 2.0**62  # counts of a bin: what a 64-bit integer holds with room to spare
 
 
-def generator(seed: int, purpose: str = "") -> np.random.Generator:
+def generator(seed: int, purpose: str = "", counts: Array | None = None) -> np.random.Generator:
     """Return the random numbers that belong to a seed and a purpose, whatever was drawn before.
 
     Args:
         seed : a non-negative integer.
         purpose : any text; different ones give independent numbers, so the same seed may serve for a phantom, its noise
             and its thinning.
+        counts : whole numbers that are mixed into the seed, so that what is drawn from different scans is independent
+            though they share a seed. The same counts give the same numbers in every library and precision.
 
     Raises ValueError for another seed.
 
@@ -23,7 +28,8 @@ def generator(seed: int, purpose: str = "") -> np.random.Generator:
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"a seed is a non-negative integer, got {seed!r}")
-    sequence = np.random.SeedSequence(int(seed), spawn_key=tuple(purpose.encode()))
+    key = () if counts is None else counts_key(counts)
+    sequence = np.random.SeedSequence(int(seed), spawn_key=(*purpose.encode(), *key))
     return np.random.Generator(np.random.Philox(sequence))
 
 
@@ -36,14 +42,21 @@ def poisson(expected: Array, seed: int, total: float | None = None) -> Array:
         total : scale the expectation first, so that its sum is this number of counts; the factor, which the activity
             has then been multiplied by as well, is `scale_to_counts(expected, total)`.
 
-    Returns counts of the library, device, dtype and shape of `expected`; the draw itself is done on the host, so one
-    seed gives the same counts everywhere. No gradient passes.
+    Returns counts of the library, device and shape of `expected`, in its dtype where that is float32 or float64;
+    integers give 64-bit integers and half precision float32, for counts may be larger than what `expected` can hold.
+    The draw itself is done on the host, so one seed gives the same counts everywhere. No gradient passes.
 
-    Raises ValueError for negative or non-finite expectations and for a total that is not positive.
+    Noise that is to be independent (of energy windows, frames, repetitions) needs a seed each: the same random numbers
+    are behind every draw with one seed.
+
+    Raises ValueError for negative or non-finite expectations, expectations above 4e18, and for a total that is not
+    positive.
     """
     values = _expected(expected, "poisson")
-    factor = 1.0 if total is None else scale_to_counts(expected, total)
-    return like(generator(seed, "poisson").poisson(factor * values), expected)
+    values = values if total is None else scale_to_counts(expected, total) * values
+    if values.size and values.max() > _MOST:
+        raise ValueError(f"poisson: {values.max():.3g} counts are expected in a bin, which no integer holds")
+    return _wide(generator(seed, "poisson").poisson(values), expected)
 
 
 def scale_to_counts(expected: Array, total: float) -> float:
@@ -70,6 +83,8 @@ def thin(counts: Array, probability: float, seed: int) -> Array:
 
     Args:
         counts : integers >= 0 of any dtype, NumPy, CuPy or torch.
+        seed : a non-negative integer. The counts are mixed into it: parts of different scans are independent with one
+            seed, and the same scan is divided in the same way again.
 
     Returns the same library, device, dtype and shape.
 
@@ -82,11 +97,25 @@ def thin(counts: Array, probability: float, seed: int) -> Array:
     values = to_numpy(counts)
     if not np.all(np.isfinite(values)) or np.any(values < 0) or np.any(values != np.floor(values)):
         raise ValueError("thin needs counts, integers >= 0; are these expected or corrected counts?")
-    return like(generator(seed, "thin").binomial(values.astype(np.int64), probability), counts)
+    if values.size and values.max() > _MOST:
+        raise ValueError(f"thin: {values.max():.3g} counts in a bin are more than an integer holds")
+    whole = values.astype(np.int64)
+    return like(generator(seed, "thin", whole).binomial(whole, probability), counts)
+
+
+def _wide(counts: np.ndarray, expected: Array) -> Array:
+    """Return counts in the library and on the device of an array, in its dtype where that holds them all."""
+    name = dtype_name(expected)
+    if name in ("float32", "float64"):
+        return like(counts, expected)
+    kind = np.float32 if "float" in name else np.int64
+    return array_namespace(expected).asarray(counts.astype(kind), device=device(expected))
 
 
 def _expected(expected: Array, who: str) -> np.ndarray:
     require_array(expected, who)
+    if "bfloat16" in str(expected.dtype):  # which NumPy does not know
+        expected = array_namespace(expected).astype(expected, array_namespace(expected).float32)
     values = to_numpy(expected).astype(np.float64)
     if not np.all(np.isfinite(values)):
         raise ValueError(f"{who}: expected counts hold NaN or infinite values")

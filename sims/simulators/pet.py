@@ -320,6 +320,7 @@ def list_events(scan: Scan, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         scan : of a PET sinogram, counts are integers.  `scan.geometry.histogram(events)` gives the counts back.
+        seed : the counts are mixed into it, so that different scans may share one.
 
     Raises ValueError for a scan without duration, for fractional counts, and for counts in bins of virtual crystals.
     """
@@ -333,7 +334,7 @@ def list_events(scan: Scan, seed: int) -> tuple[np.ndarray, np.ndarray]:
     counts = np.asarray(scan.counts)
     if np.any(counts != np.floor(counts)):
         raise ValueError("list_events needs integer counts; are these expected or corrected counts?")
-    random = generator(seed, "events")
+    random = generator(seed, "events", counts)
     bins = np.nonzero(counts)
     view, radial, *tof, plane = (np.repeat(index, counts[bins].astype(int)) for index in bins)
     first, second = _crystals_of(sinogram, view, radial, plane, random)

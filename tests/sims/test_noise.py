@@ -116,3 +116,48 @@ def test_errors_name_the_cause(call, message):
 def test_lists_are_refused():
     with pytest.raises(TypeError, match="expects an array"):
         poisson([1.0, 2.0], 0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.int64, np.uint64, bool])
+def test_integers_do_not_wrap(dtype):
+    high = 1 if dtype is bool else min(np.iinfo(dtype).max, 30000)
+    expected = np.full(500, high, dtype)
+    counts = poisson(expected, seed=1)
+    assert counts.dtype == np.int64
+    assert counts.mean() == pytest.approx(high, abs=5 * np.sqrt(high / 500))
+    many = poisson(expected, seed=1, total=1e9)
+    assert many.min() > 1.9e6
+    assert many.sum() == pytest.approx(1e9, abs=2e5)
+
+
+def test_half_precision_and_torch_integers():
+    assert poisson(np.full(9, 60000, np.float16), seed=1).dtype == np.float32
+    assert np.isfinite(poisson(np.full(99, 65500, np.float16), seed=1)).all()
+    counts = poisson(torch.full((9,), 250, dtype=torch.uint8), seed=1)
+    assert counts.dtype == torch.int64
+    np.testing.assert_array_equal(counts.numpy(), poisson(np.full(9, 250, np.uint8), seed=1))
+    assert poisson(torch.full((9,), 3e4, dtype=torch.bfloat16), seed=1).dtype == torch.float32
+
+
+def test_more_than_an_integer_holds_is_refused():
+    with pytest.raises(ValueError, match="no integer holds"):
+        poisson(np.full(3, 1e19), seed=1)
+    with pytest.raises(ValueError, match="more than an integer holds"):
+        thin(np.full(3, 1e19), 0.5, seed=1)
+
+
+def test_parts_of_independent_scans_are_independent_though_they_share_a_seed():
+    first, second = (poisson(np.full(N, 20.0), seed) for seed in (11, 12))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(N)
+    for probability in (0.1, 0.5, 0.9):
+        kept = np.corrcoef(thin(first, probability, seed=3), thin(second, probability, seed=3))
+        assert abs(kept[0, 1]) < 5 / np.sqrt(N)
+
+
+def test_the_same_counts_are_divided_alike_in_every_precision():
+    counts = poisson(np.full((5, 4), 20.0), seed=11)
+    parts = [thin(counts.astype(dtype), 0.4, seed=3) for dtype in (np.float32, np.float64, np.uint8, np.int64)]
+    for part in parts[1:]:
+        np.testing.assert_array_equal(part, parts[0])
+    assert np.any(thin(counts, 0.4, seed=4) != parts[0])
+    assert np.any(thin(counts.reshape(4, 5), 0.4, seed=3).ravel() != parts[0].ravel())

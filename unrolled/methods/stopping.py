@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from emrecon.projectors.core.arrays import Array, array_namespace, like, to_numpy
+from emrecon.projectors.core.content import counts_key
 from emrecon.recon import Iterate, PoissonLikelihood
 from emrecon.recon.likelihoods import Likelihood
 
@@ -114,7 +115,8 @@ def hold_out(
     counts = to_numpy(data)
     if not np.array_equal(counts, np.rint(counts)):
         raise ValueError("hold_out divides whole counts, and some are not; are they corrected, or means?")
-    drawn = np.random.Generator(np.random.Philox(seed)).binomial(counts.astype(np.int64), fraction)
+    sequence = np.random.SeedSequence(seed, spawn_key=counts_key(counts))  # other scans are divided in other ways
+    drawn = np.random.Generator(np.random.Philox(sequence)).binomial(counts.astype(np.int64), fraction)
     held = like(drawn, data)
     return _share(likelihood, data - held, 1 - fraction), _share(likelihood, held, fraction)
 
