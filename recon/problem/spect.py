@@ -62,7 +62,8 @@ def spect_problem(
     likelihood = PoissonLikelihood(scan, scan.model(system))
     parts = tuple(likelihood.subset(k, subsets) for k in range(subsets))
     start = start_like(seen_start(parts), scan.counts, len(camera.shape))
-    summary = f"{system}\n  mu           {map_}\n  emission     {emission(scan, _line(scan))}"
+    about = "" if map_.mu is None else f"\n  mu           {map_}"
+    summary = f"{system}{about}\n  emission     {emission(scan, _line(scan))}"
     notes = (*_of_response(scan, response), *_of_camera(camera), *map_.notes)
     return Problem(parts, grid, start, "SPECT", summary, _signature(scan, system, subsets), notes)
 
