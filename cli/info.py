@@ -55,7 +55,9 @@ def _of_samples(folder: Path) -> dict[str, Any]:
     """What a data set holds."""
     found = Dataset(folder)
     fields = {f"field {name}": f"{_shape(field.shape)} {field.dtype}" for name, field in found.fields.items()}
-    recipe = {name: found.recipe[name] for name in ("name", "seed", "description") if name in found.recipe}
+    recipe: dict[str, Any] = {
+        name: found.recipe[name] for name in ("name", "seed", "description") if name in found.recipe
+    }
     return {"format": "emrecon data set", "holds": "samples", "samples": len(found), **recipe, **fields}
 
 

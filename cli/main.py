@@ -125,7 +125,7 @@ def _surroundings() -> Iterator[list[int]]:
         before = signal.signal(signal.SIGTERM, end)  # files are left complete, or not at all
     try:
         with warnings.catch_warnings(), log_shown():
-            warnings.showwarning = _logged  # type: ignore[assignment]
+            warnings.showwarning = _logged
             yield ended
     finally:
         if before is not None:

@@ -109,7 +109,7 @@ def _finite_on(path: Path, grid: ImageGrid, beside: Beside) -> np.ndarray:
     on_grid = resample(np.asarray(image, np.float32), own_grid, grid)
     if not np.isfinite(on_grid).all():
         raise ValueError(f"{path}: a guide must be finite, and this image holds NaN or infinite values")
-    return on_grid
+    return np.asarray(on_grid)
 
 
 Scalar = int | float | str

@@ -78,8 +78,10 @@ def describe_dicom(path: FilePath) -> dict[str, object]:
         modality = modality_of(group[0])
         if modality not in ("PT", "CT"):
             shown = {name: text_of(group[0], name) for name in _OTHER}
-            facts = {"format": "DICOM", "holds": f"{modality}, {len(group)} images, which are not read as PT or CT are"}
-            return facts | {name: value for name, value in shown.items() if value is not None}
+            what = f"{modality}, {len(group)} images, which are not read as PT or CT are"
+            return {"format": "DICOM", "holds": what} | {
+                name: value for name, value in shown.items() if value is not None
+            }
         if modality == "CT":
             return {"format": "DICOM CT", "units": "HU", **image_summary(*read_dicom_ct(path))}
         image, grid, facts = read_dicom_pet(path, frame=1)

@@ -121,7 +121,7 @@ def read_interfile_image(
         image, grid = axes.turn(image, grid)
         given = header.get("origin", [], numbers, None)
         if given is not None:
-            grid = ImageGrid(shape, grid.voxel_size, tuple(given.tolist()))  # type: ignore[arg-type]
+            grid = ImageGrid(shape, grid.voxel_size, tuple(given.tolist()))
         return np.array(_in_units(header, image), order="C"), grid
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -102,7 +102,7 @@ def tracked(items: Iterable[T], what: str, total: float | None = None) -> Iterat
         what : the work is, as a noun: "subsets", "events of scan.l".
         total : how many items there are, where `len` does not say.
     """
-    n = total if total is not None else len(items) if hasattr(items, "__len__") else None
+    n = total if total is not None else len(items) if isinstance(items, Sized) else None
     with stage(what, n) as own:
         for item in items:
             yield item

@@ -263,7 +263,8 @@ def _make_rows(grid: ImageGrid, geometry: SPECTGeometry, reach: float) -> _Rows:
     n, axial, n_rows, pixel = grid.shape[2], grid.voxel_size[2], geometry.n_bins[1], geometry.pixel_size[1]
     offset, outermost = geometry.axial_shift - grid.centre[2], (n_rows - 1) / 2 * pixel - n / 2 * axial
     # Where a row's centre lies beyond an end of the image, the camera says what is there, and the image holds it all.
-    ends = tuple(bool(outermost + side * offset <= 1e-6 * axial) for side in (-1, 1))
+    first, last = (bool(outermost + side * offset <= 1e-6 * axial) for side in (-1, 1))
+    ends = first, last
     low, high = (0 if end else math.ceil(reach / axial) for end in ends)
     n_slices = n + low + high
     more = math.ceil(resampling_reach(axial, pixel) / axial) + 1
@@ -278,7 +279,7 @@ def _make_rows(grid: ImageGrid, geometry: SPECTGeometry, reach: float) -> _Rows:
 
 def _base_taps(moments: np.ndarray) -> np.ndarray:
     variance, cumulant = moments
-    return gaussian_taps(variance, cumulant if variance > 2 / 3 else possible_cumulant(variance, cumulant))
+    return gaussian_taps(variance, float(cumulant if variance > 2 / 3 else possible_cumulant(variance, cumulant)))
 
 
 def _base_matrix(resample: np.ndarray | None, taps: np.ndarray, n_columns: int, n_bins: int) -> np.ndarray:

@@ -197,7 +197,7 @@ class SPECTProjector(BatchProjector):
         """Return 1 - exp(-mu h / 2) for a group of items; empty without attenuation."""
         if self.attenuation is None:
             return read_only(np.empty((0, 0, 0), x.dtype))
-        absorbed = self._absorbed.get(x, lambda: self._make_absorbed(x))
+        absorbed = np.asarray(self._absorbed.get(x, lambda: self._make_absorbed(x)))
         n = items.stop - items.start
         if absorbed.ndim == 4:
             return fold(absorbed[items])

@@ -168,7 +168,7 @@ def _first_image(parts: Sequence[Likelihood]) -> Array:
 def _seen_start(x: Array, parts: Sequence[Likelihood]) -> Array:
     """The start with 0 where nothing is seen; raises ValueError where nothing else is left."""
     seen = only_seen(x, parts)
-    if not bool((seen > 0).any()):
+    if not bool(array_namespace(seen).any(seen > 0)):
         raise ValueError("no voxel of the start is seen: do the data and the image belong together?")
     return seen
 

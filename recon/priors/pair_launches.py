@@ -58,7 +58,7 @@ def gather_with(plan: CudaPlan, wanted: type, x: Array, v: Array, keep: bool, en
     steps, weights, *anatomy = plan.tables.get(x, lambda: _on_device(plan, np.dtype(dtype_name(x)), xp))
     potential = plan.potential(x.dtype.type)
     numbers = (_KINDS.index(type(potential)), _WANTED.index(wanted), len(steps), int(plan.once))
-    flags = tuple(int(values.size > 1) for values in anatomy)
+    flags = tuple(int(math.prod(values.shape) > 1) for values in anatomy)
     sizes = tuple(np.int32(n) for n in (*numbers, *flags, nx, ny, nz))
     parameters = tuple(x.dtype.type(p) for p in potential[:2])
     arrays = (steps, weights, *anatomy)
