@@ -369,6 +369,9 @@ def _too_long(header: Header, available: int, size: int, what: str) -> str:
         )
     several = [f"{name} := {header.keys[name]}" for name in _MULTIPLES if header.keys.get(name, "1") != "1"]
     found = f"{blocks} sets of {what}" + (f" ({', '.join(several)})" if several else "")
+    types = [header.plain(f"scan data type description [{i}]") for i in range(1, blocks + 1)]
+    if all(types):
+        return f"{found}; choose one: {', '.join(f'window={i} ({name})' for i, name in enumerate(types, 1))}"
     windows = "number of energy windows" if what == "projections" else "number of time frames"
     if header.keys.get(windows, "1") != "1":
         return f"{found}; choose one with window=1 to {blocks}"

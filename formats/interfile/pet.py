@@ -247,7 +247,9 @@ def _before(header: Header, layout: _Layout) -> int | None:
         return None
     window = header.get("window", [], count, None)
     if window is None or window > n:
-        raise FormatError(f"{header.path} holds {n} types of data; choose one with window=1 to {n}")
+        names = (header.plain(f"scan data type description [{i}]") or "?" for i in range(1, min(n, 9) + 1))
+        choices = ", ".join(f"window={i} ({name})" for i, name in enumerate(names, 1))
+        raise FormatError(f"{header.path} holds {n} types of data; choose one: {choices}")
     plain = layout.size // layout.sizes.get("tof", 1)
     types = [header.plain(f"scan data type description [{i}]") for i in range(1, window)]
     return sum(plain if "random" in name else n_tof * plain for name in types)

@@ -605,7 +605,9 @@ def test_siemens_sinograms(tmp_path):
     prompts = np.broadcast_to(planes[:, None, None], (190, 252, 344))
     with (tmp_path / "a.s").open("wb") as stream:
         np.concatenate([prompts, prompts + 1000]).astype("<i2").tofile(stream)
-    with pytest.raises(FormatError, match="window=1 to 2"):
+    with pytest.raises(
+        FormatError, match=r"2 sets of sinograms; choose one: window=1 \(prompts\), window=2 \(randoms\)"
+    ):
         read_interfile_pet(tmp_path / "a.s.hdr")
     counts, sinogram, facts = read_interfile_pet(tmp_path / "a.s.hdr", window=1)
     assert sinogram == PETSinogram(PETScanner.named("mmr"), max_ring_difference=1)
@@ -660,7 +662,7 @@ def test_siemens_tof_sinograms(tmp_path):
     values = np.arange(13)[:, None, None, None] * 200 + np.arange(163)[:, None, None] + np.zeros((24, 5))
     randoms = 3000 + np.zeros((163, 24, 5))
     (tmp_path / "a.s").write_bytes(np.concatenate([values.ravel(), randoms.ravel()]).astype("<i2").tobytes())
-    with pytest.raises(FormatError, match="holds 2 types of data; choose one with window=1 to 2"):
+    with pytest.raises(FormatError, match=r"2 types of data; choose one: window=1 \(prompts\), window=2 \(randoms\)"):
         read_interfile_pet(tmp_path / "a.s.hdr")
     scan = formats.read_scan(tmp_path / "a.s.hdr", window=1)  # not taken as SPECT
     sinogram = scan.geometry
