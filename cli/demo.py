@@ -13,6 +13,7 @@ from rich.table import Table
 from emrecon import formats
 from emrecon.projectors import AcquisitionModel, ImageGrid, Scan, SPECTGeometry, SPECTProjector, collimator
 from emrecon.projectors.core.arrays import to_numpy
+from emrecon.projectors.core.progress import stage
 from emrecon.recon import PoissonLikelihood, ProgressBar, nrmse, osem, run
 from emrecon.sims import Phantom, poisson, scale_to_counts, spect_cylinder
 
@@ -61,7 +62,8 @@ def _demo_spect(out: Path, counts: float, iterations: int, seed: int) -> None:
         out.mkdir(parents=True, exist_ok=True)
     phantom = spect_cylinder()
     truth = phantom.activity(_GRID)
-    scan = simulate(phantom, counts, seed)
+    with stage("simulation"):
+        scan = simulate(phantom, counts, seed)
     console.print(f"simulated {scan.geometry}, {scan.counts.sum():.3g} counts, in {time.perf_counter() - begun:.1f} s")
     mu, response = phantom.attenuation(_GRID, _ENERGY), collimator("siemens-lehr").response(_ENERGY)
     systems = {

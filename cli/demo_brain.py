@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from emrecon import formats
 from emrecon.projectors import ImageGrid, Scan
 from emrecon.projectors.core.arrays import Array, to_numpy
+from emrecon.projectors.core.progress import stage
 from emrecon.recon import PoissonLikelihood, RelativeDifference, nrmse, osem, run, ssim, svrg
 from emrecon.sims import RecipeSource, SimulatedDataset, load_recipe
 
@@ -59,7 +60,8 @@ def demo_brain(out: Path, seed: int) -> None:
     console.width = max(console.width, 110)
     with writing():
         out.mkdir(parents=True, exist_ok=True)
-    brain = simulate(seed)
+    with stage("simulation"):
+        brain = simulate(seed)
     console.print(f"simulated a brain, {brain.scan.counts.sum():.3g} counts in a slice, with its MR image")
     results = reconstructed(brain, console)
     console.print(_table(brain, results))

@@ -23,6 +23,7 @@ from emrecon.projectors import (
 )
 from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.core.files import atomic_stream
+from emrecon.projectors.core.progress import stage
 from emrecon.recon import ImageQualityLayout, ListmodeLikelihood, ProgressBar, nema_image_quality, osem, run
 from emrecon.sims import generator, nema_iec_body, nema_layout
 
@@ -44,7 +45,8 @@ def demo_pet(out: Path, counts: float, iterations: int, seed: int) -> None:
         out.mkdir(parents=True, exist_ok=True)
     phantom = nema_iec_body(hot_ratio=4)
     sinogram = _scanner_bins()
-    events, factors, randoms = simulate(sinogram, phantom, min(counts, 40e6) / 16, seed)
+    with stage("simulation"):
+        events, factors, randoms = simulate(sinogram, phantom, min(counts, 40e6) / 16, seed)
     console.print(f"simulated {len(events):.3g} events of {sinogram}, in {time.perf_counter() - begun:.1f} s")
     mu = phantom.attenuation(_GRID, 511)
     layout = replace(ImageQualityLayout(**nema_layout(4)), slices=np.array((-10.0, 0.0, 10.0)))

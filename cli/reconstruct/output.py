@@ -7,6 +7,7 @@ from rich.console import Console
 
 from emrecon import formats
 from emrecon.projectors import ImageGrid
+from emrecon.projectors.core.progress import stage
 from emrecon.recon import Checkpoint, Log, ProgressBar, RelativeChange
 from emrecon.recon.running import Callback
 
@@ -34,7 +35,7 @@ def write_results(settings: Settings, image: np.ndarray, grid: ImageGrid, consol
     """Write the image, and the picture where one is wanted."""
     table, title = settings.output, settings.data.path.name
     axes = beside(settings.data)(table.out)
-    with writing():
+    with writing(), stage(f"writing {table.out.name}"):
         formats.write_image(table.out, image, grid, beside=axes)
         if table.picture is not None:
             save_orthoviews(table.picture, image, grid, title=title)

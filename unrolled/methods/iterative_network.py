@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import torch
 
 from emrecon.projectors.core.arrays import Array
+from emrecon.projectors.core.progress import tracked
 from emrecon.recon import Iterate, Parameterisation, ParameterisedIterate, mlem, parameterised_em, sequential
 from emrecon.recon.engines.loop import State, begin, detached
 from emrecon.recon.engines.schedules import Order
@@ -146,7 +147,7 @@ def descend(
         step = torch.as_tensor(step, dtype=alpha.dtype, device=alpha.device) * t
         with torch.no_grad():
             value = loss(alpha)
-    for _ in range(steps):
+    for _ in tracked(range(steps), "fit of the network's input"):
         ahead = (1 + torch.sqrt(1 + 4 * t * t)) / 2
         y = (alpha + (t - 1) / ahead * (alpha - before)).clamp(min=0)
         at_y, slope = _value_and_gradient(loss, y)

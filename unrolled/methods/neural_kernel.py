@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from emrecon.projectors import AcquisitionModel, ImageGrid, LinearOperator, Projector
 from emrecon.projectors.core.arrays import Array
+from emrecon.projectors.core.progress import tracked
 from emrecon.recon import Iterate, KernelOperator, ListmodeLikelihood, PoissonLikelihood, kernel_matrix
 from emrecon.recon import run as run_iterates
 from emrecon.recon.engines.loop import State
@@ -71,7 +72,7 @@ class NeuralKEM(DeepImagePrior):
         latent, iteration = replace(latent, fitting=self.fit, memory=fresh), at.iteration
         through = self._of_latent(parts)
         while True:
-            for part in through:
+            for part in tracked(through, f"iteration {iteration + 1}"):
                 alpha = latent.image()
                 latent = latent.fit(plain_em(alpha, part), sensitivity_like(part, alpha), self.fit.steps)
             alpha = latent.image()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from emrecon.projectors.core.arrays import Array, array_namespace, like
+from emrecon.projectors.core.progress import tracked
 from emrecon.recon import Iterate, ProximablePrior, em_fuse, em_step, sequential
 from emrecon.recon.engines.loop import State
 from emrecon.recon.engines.schedules import Order
@@ -212,6 +213,6 @@ def em_towards(
     One part: each lowers f(x) + rho / 2 ``|x - target|^2``, or leaves it.
     """
     for _ in range(em_steps):
-        for k in order:
+        for k in tracked(order, "subsets", len(order)):
             x = em_fuse(em_step(x, parts[k]), target, sensitivity_like(parts[k], x), rho / len(parts))
     return only_seen(x, parts)
