@@ -85,7 +85,7 @@ def _try_reader(name, seed, folder: Path, cases: int, first: int, keep: Path | N
     read = seed(folder)
     read()  # the file is good
     good = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    paths = list(good)
+    paths, before = list(good), {path: _stamp(path) for path in good}
     for case in range(first, cases):
         random = np.random.default_rng([case, *name.encode()])
         path = paths[case % len(paths)]
@@ -98,9 +98,19 @@ def _try_reader(name, seed, folder: Path, cases: int, first: int, keep: Path | N
             _say(found=problem)
             if keep:
                 shutil.copytree(folder, keep / f"{name}-{case}", dirs_exist_ok=True)
-        for other in paths:
-            other.parent.mkdir(parents=True, exist_ok=True)
-            other.write_bytes(good[other])
+        for other in paths:  # runs that go on write their files again
+            if _stamp(other) != before[other]:
+                other.write_bytes(good[other])
+                before[other] = _stamp(other)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file does."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return None
+    return about.st_mtime_ns, about.st_size
 
 
 def _problem(read, paths: list[Path], folder: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -67,6 +68,8 @@ def opened(path: str | os.PathLike[str], kind: str | None) -> Iterator[h5py.File
             _check_schema(file, path, kind)
             yield file
     except (OSError, RuntimeError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OSError(error.errno, "too many files are open in this process", str(path)) from error
         raise FormatError(f"{path}: HDF5 cannot read it ({_first_line(error)}); truncated or damaged?") from error
 
 

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from .shards import (
+    TOO_MANY_FILES,
     Field,
     Plan,
     Shard,
@@ -209,12 +210,22 @@ class _Files:
 
     def _file(self, files: OrderedDict[int, _Open], shard: Shard) -> _Open:
         if shard.number not in files:
-            file = open_shard(self.plan, self.folder, shard)
+            file = self._opened(files, shard)
             files[shard.number] = file, {name: file[name].id for name in self.plan.fields}
             if len(files) > _OPEN_FILES:
                 files.popitem(last=False)[1][0].close()
         files.move_to_end(shard.number)
         return files[shard.number]
+
+    def _opened(self, files: OrderedDict[int, _Open], shard: Shard) -> h5py.File:
+        """Open a shard; where a process may open no more files, those that were used longest ago are closed."""
+        while True:
+            try:
+                return open_shard(self.plan, self.folder, shard)
+            except OSError as error:
+                if error.errno not in TOO_MANY_FILES or not files:
+                    raise
+                files.popitem(last=False)[1][0].close()
 
 
 def _fill(values: np.ndarray, dataset: h5py.h5d.DatasetID, first: int) -> None:

@@ -5,6 +5,7 @@ docs/datasets.md lists the schema.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -38,6 +39,7 @@ _SMALL_CHUNK = 2**14
 _LARGEST_SHARD = 2**28
 _N_SHARDS = 100
 _MOST_SHARDS, _LARGEST_NUMBER = 10**6, 2**53  # of a manifest that is not damaged or hostile
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _FIELD_KEYS = ("shape", "dtype", "unit", "description")
 _SHARD_VERSION = 2  # since which a shard ends with its digest
 _FOOTER = b"\nsha256 of what comes before: "
@@ -387,14 +389,14 @@ def _create(file: h5py.File, name: str, field: Field, plan: Plan, shard: Shard) 
 
 
 def open_shard(plan: Plan, folder: Path, shard: Shard) -> h5py.File:
-    """Return the open file of a shard; raises FileNotFoundError or FormatError that say what is wrong with it."""
+    """Return the open file of a shard; raises FileNotFoundError, FormatError or OSError that say what is wrong."""
     path = folder / shard.name
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; run the simulation again to complete the set")
     try:
         file = h5py.File(require_file(path), "r", rdcc_nbytes=0)  # chunks are read once: a cache costs a copy
     except OSError as error:
-        raise damaged(path, error) from error
+        raise _unreadable(path, error) from error
     try:
         _check(file, plan, shard, path)
     except FormatError:
@@ -402,8 +404,15 @@ def open_shard(plan: Plan, folder: Path, shard: Shard) -> h5py.File:
         raise
     except (OSError, RuntimeError, LookupError, TypeError, ValueError) as error:
         file.close()
-        raise damaged(path, error) from error
+        raise _unreadable(path, error) from error
     return file
+
+
+def _unreadable(path: Path, error: Exception) -> Exception:
+    if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+        advice = "too many files are open in this process; close some, or raise the limit (ulimit -n)"
+        return OSError(error.errno, advice, str(path))
+    return damaged(path, error)
 
 
 def damaged(path: Path, error: BaseException) -> FormatError:
