@@ -123,19 +123,24 @@ def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
 
 
 def read_image(
-    path: str | os.PathLike[str], *, beside: str | os.PathLike[str] | ImageAxes | None = None
+    path: str | os.PathLike[str], *, beside: str | os.PathLike[str] | ImageAxes | None = None, **overrides: object
 ) -> tuple[np.ndarray, ImageGrid]:
     """Return (image, grid) from an emrecon HDF5 file, a NIfTI file or an Interfile header.
 
     Args:
         beside : the file of projections, sinograms or events that an Interfile image belongs to, or its `axes_beside`:
             the image lands where they say. Without it the image's own header decides. Other formats say their own axes.
+        overrides : values that replace those of an Interfile header, such as window=2 for the second time frame, see
+            `read_interfile_image`.
 
-    Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files.
+    Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files; TypeError for overrides that the
+    format does not take.
     """
     kind = _kind_of(path)
     if kind == "interfile":
-        return read_interfile_image(path, axes=_axes_of(beside))
+        return read_interfile_image(path, axes=_axes_of(beside), **overrides)
+    if overrides:
+        raise TypeError(f"{path} has no header whose values can be replaced, got {', '.join(overrides)}")
     return native.read_image(path) if kind == "hdf5" else read_nifti(path)
 
 

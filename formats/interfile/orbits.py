@@ -37,6 +37,8 @@ _OF_THE_SCAN = (
 )
 _ORIENTATIONS = {"head in": 1, "headin": 1, "head first": 1, "feet in": -1, "feetin": -1, "feet first": -1}
 _ROTATIONS = {"supine": 0.0, "prone": 180.0, "right": -90.0, "left": 90.0}
+_ABOUT_HOLES = ("collimat", "focal", "focus", "hole", "aperture", "beam", "acquisition type", "acquisition geometry")
+_ORBITS = ("", "circular", "non-circular", "noncircular")
 _NOT_PARALLEL = re.compile(r"fan|cone|pin-?\s?hole|converging|diverging|slant|focus")
 
 
@@ -150,7 +152,7 @@ def check_collimation(header: Header) -> None:
         return
     for key, value in header.keys.items():
         said = " ".join(value if isinstance(value, tuple) else (value,)).lower()
-        about = any(word in key for word in ("collimat", "focal", "focus", "pinhole", "aperture"))
+        about = any(word in key for word in _ABOUT_HOLES)
         if not about or said.strip() in ("", "0", "none", "no", "n/a", "unknown", "infinity", "inf", "parallel"):
             continue
         if _NOT_PARALLEL.search(said) or (("foc" in key or "pinhole" in key) and _is_a_length(value)):
@@ -267,20 +269,18 @@ def _radius(header: Header, n_views: int) -> np.ndarray:
     if "radius" not in header.overrides and not any(header.keys.get(key) for key in live):
         return _commented_radius(header)
     radius = header.get("radius", live, numbers)
-    if (
-        radius.size == 1
-        and orbit in ("non-circular", "noncircular")
-        and n_views > 1
-        and "radius" not in header.overrides
-    ):
-        raise FormatError(f"{header.path}: the orbit is non-circular, but there is one radius; pass radius=[...] in mm")
+    if radius.size == 1 and orbit not in ("", "circular") and n_views > 1 and "radius" not in header.overrides:
+        known = "non-circular" if orbit in _ORBITS else short(orbit)
+        raise FormatError(f"{header.path}: the orbit is {known}, but there is one radius; pass radius=[...] in mm")
     return radius
 
 
 def _commented_radius(header: Header) -> np.ndarray:
     # SIMIND before version 7 writes `;#Radius := 15.000`, in cm
-    if header.plain("orbit").replace("-", "") == "noncircular":
-        raise FormatError(f"{header.path}: the orbit is non-circular but no radii are given; pass radius=[...] in mm")
+    if header.plain("orbit") not in ("", "circular"):
+        raise FormatError(
+            f"{header.path}: the orbit is {header.plain('orbit')} but no radii are given; pass radius=[...] in mm"
+        )
     radius = header.get("radius", ["radius", "#radius"], numbers)
     if radius.max() > _LARGEST_CENTIMETRES:
         raise FormatError(

@@ -236,6 +236,8 @@ def test_planar_images_are_refused(tmp_path, kind):
         {"collimator": "PINHOLE"},
         {";#Collimator type": "converging"},
         {"pinhole aperture (mm)": "2"},
+        {"beam geometry": "cone beam"},
+        {"acquisition type": "Fan-beam"},
     ],
 )
 def test_converging_holes_are_refused(tmp_path, keys):
@@ -253,6 +255,14 @@ def test_converging_holes_are_refused(tmp_path, keys):
 )
 def test_parallel_holes_are_read(tmp_path, keys):
     np.testing.assert_array_equal(read_scan(save(tmp_path, **keys)).counts, COUNTS)
+
+
+@pytest.mark.parametrize("orbit", ["Elliptical", "Non-circular", "body contour"])
+def test_an_orbit_that_is_no_circle_needs_radii(tmp_path, orbit):
+    path = save(tmp_path, orbit=orbit)
+    with pytest.raises(FormatError, match=r"the orbit is .*, but there is one radius; pass radius="):
+        read_scan(path)
+    assert read_scan(path, radius=[150] * VIEWS).geometry.radius[0] == 150
 
 
 def test_beds_are_refused(tmp_path):

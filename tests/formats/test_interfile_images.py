@@ -150,6 +150,20 @@ def test_attenuation_maps_of_siemens(tmp_path, old, new, factor, offset):
     assert formats.describe(tmp_path / "umap.v.hdr")["holds"] == "image"
 
 
+def test_time_frames_of_images(tmp_path):
+    """STIR's dynamic images: the advice of the message reads one frame, with its own factor."""
+    _, mu_path = stir_pair(tmp_path)
+    frames = "number of time frames := 2\nimage scaling factor[1] := 1\nimage scaling factor[2] := 10\n"
+    mu_path.write_text(mu_path.read_text().replace("!END", frames + "!END"))
+    (tmp_path / "mu.v").write_bytes(np.stack([ABSORBER, ABSORBER / 10]).astype("<f4").tobytes())
+    with pytest.raises(FormatError, match=r"2 sets of images \(number of time frames := 2\); .* window=1 to 2"):
+        formats.read_image(mu_path)
+    first, second = (formats.read_image(mu_path, window=i)[0] for i in (1, 2))
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+    with pytest.raises(TypeError, match="has no header whose values can be replaced, got window"):
+        formats.read_image(tmp_path / "mu.nii", window=2)
+
+
 def test_planar_images_and_sinograms_are_no_volumes(tmp_path):
     prompts, mu_path = stir_pair(tmp_path, kind="!type of data := Static")
     with pytest.raises(FormatError, match="the type of data is 'static': planar"):
