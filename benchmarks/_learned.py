@@ -16,8 +16,9 @@ from emrecon import recon, sims, unrolled
 from emrecon.projectors import AcquisitionModel
 from emrecon.sims.phantoms.brain import UPTAKES
 from emrecon.sims.recipes.recipe import simulator_of
-from emrecon.unrolled.training.loop import Settings, Validation, train, warmup_cosine
+from emrecon.unrolled.training.loop import Settings, Validation, train
 from emrecon.unrolled.training.records import best_weights
+from emrecon.unrolled.training.schedules import warmup_cosine
 
 INITIAL = (2, 6)  # passes and subsets of the OSEM that every unrolled network starts from
 FIRST_STEPS = {"pet": 1000, "spect": 400}  # of a shared denoiser alone

@@ -128,10 +128,8 @@ def _network() -> tuple[Any, int]:
 def _applied(network: Any, brain: Brain) -> np.ndarray:
     import torch
 
-    from emrecon.unrolled import normalised_guide
-
     (likelihood,) = learned.moved([brain.likelihood], torch.device("cpu"))
-    guide = normalised_guide(torch.from_numpy(np.asarray(brain.mr, np.float32)))
+    guide = torch.from_numpy(np.asarray(brain.mr, np.float32))
     with torch.no_grad():
         return to_numpy(network(likelihood, guide=guide))
 

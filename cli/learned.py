@@ -101,9 +101,7 @@ class Engine:
     def _applied(self, network: Module) -> Array:
         import torch
 
-        from emrecon.unrolled import normalised_guide
-
-        guide = {} if self.guide is None else {"guide": normalised_guide(self.guide)}
+        guide = {} if self.guide is None else {"guide": self.guide}
         given = self.parts if len(self.parts) > 1 else self.parts[0]
         with stage("network"), torch.no_grad():
             return network(given, **guide)

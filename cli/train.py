@@ -37,7 +37,7 @@ _RECIPE = "recipe.json"
 _METRICS = ("nrmse", "psnr", "ssim")
 SCALE_RULE = (
     "images are divided by count_scale(likelihood), the activity of the uniform image that explains the counts best, "
-    "and multiplied by it afterwards; guides are normalised_guide(guide), 5 guide / max |guide|"
+    "and multiplied by it afterwards; guides may have any unit: the network makes them 5 guide / max |guide|"
 )
 
 
@@ -179,7 +179,7 @@ def _loss(table: LossTable) -> Objective[Pair]:
 
 
 def _schedule(optimiser: torch.optim.Optimizer, table: TrainingTable) -> torch.optim.lr_scheduler.LambdaLR:
-    from emrecon.unrolled.training.loop import warmup_cosine, warmup_steps
+    from emrecon.unrolled.training.schedules import warmup_cosine, warmup_steps
 
     if table.schedule == "cosine":
         return warmup_cosine(optimiser, table.steps, table.warmup)

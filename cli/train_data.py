@@ -33,12 +33,10 @@ class Preparation:
         """Return ({"likelihood": ...} with its guides, target (B, nx, ny, nz))."""
         import torch
 
-        from emrecon.unrolled import normalised_guide
-
         data, simulation = self.plan.recipe.data, self.plan.simulation
         arguments: dict[str, Any] = {"likelihood": self.likelihood(batch)}
         if data.guides:
-            guides = [normalised_guide(self._images(batch[name])) for name in data.guides]
+            guides = [self._images(batch[name]) for name in data.guides]
             arguments["guide"] = torch.stack(guides, -4) if len(guides) > 1 else guides[0]
         target = batch[data.target]
         if data.target == "reconstruction" and len(simulation.counts.levels) > 1:

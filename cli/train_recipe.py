@@ -66,6 +66,9 @@ class NetworkTable(Table):
     em_steps: Count | None = None
     subsets: Count | None = None
     width: Count | None = None
+    depth: Count | None = None
+    heads: Count | None = None
+    dropout: Fraction | None = None
     channels: Count | None = None
     alpha: float | tuple[float, float] | None = None
     norm: Literal["batch", "instance", "group", "none"] | None = None

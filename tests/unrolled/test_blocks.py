@@ -168,8 +168,8 @@ def test_the_folding_puts_axes_where_they_belong():
             return x[:, 2:]
 
     x, guide = images(), guide_for(2)
-    assert torch.equal(NetworkDenoiser(Index(), 2, 2)(x, guide=guide), guide[:, 1])
-    assert torch.equal(NetworkDenoiser(Index(), 3, 2)(x, guide=guide), guide[:, 1])
+    assert torch.equal(NetworkDenoiser(Index(), 2, 2, "none")(x, guide=guide), guide[:, 1])
+    assert torch.equal(NetworkDenoiser(Index(), 3, 2, "none")(x, guide=guide), guide[:, 1])
     seen = []
 
     class Look(nn.Module):

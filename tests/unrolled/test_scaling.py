@@ -19,7 +19,8 @@ from emrecon.projectors import (
 )
 from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_step, mlem
 from emrecon.unrolled.networks.blocks import DnCNN, NetworkDenoiser, ResidualUnit, SmallCNN, seeded
-from emrecon.unrolled.networks.scaling import ScaleEquivariant, count_scale, mean_scale, normalised_guide
+from emrecon.unrolled.networks.guides import mean_scale, normalised_guide
+from emrecon.unrolled.networks.scaling import ScaleEquivariant, count_scale
 
 GRID = ImageGrid(SHAPE, 4.0)
 A = SPECTProjector(GRID, SPECTGeometry.circular(n_views=6, radius=40, n_bins=(11, SHAPE[2]), pixel_size=4.0))

@@ -24,11 +24,10 @@ from emrecon.unrolled.training.loop import (
     random_step,
     train,
     update_average,
-    warmup_cosine,
-    warmup_steps,
 )
 from emrecon.unrolled.training.losses import Supervised, mse
 from emrecon.unrolled.training.records import best_weights, plot_log
+from emrecon.unrolled.training.schedules import warmup_cosine, warmup_steps
 
 # What several processes share, as text: a network with all that makes resuming hard, and data that follow the epoch.
 COMMON = '''
@@ -36,7 +35,8 @@ import os, sys
 import numpy as np, torch
 from torch import nn
 from emrecon.unrolled.training.losses import Supervised
-from emrecon.unrolled.training.loop import Settings, Validation, train, warmup_cosine
+from emrecon.unrolled.training.loop import Settings, Validation, train
+from emrecon.unrolled.training.schedules import warmup_cosine
 
 class Network(nn.Module):
     """A slice denoiser with dropout and batch normalisation."""

@@ -366,10 +366,13 @@ def test_list_mode_events():
         (lambda: UnrolledEM(identity, 2, dual=True, per_subset=True), "dual"),
         (lambda: UnrolledEM(identity, 2, initial_beta=float("inf")), "learn"),
         (lambda: UnrolledEM(identity, 2.0), "whole numbers"),
-        (lambda: learned_primal_dual(2, guide_channels=2)(spect(), guide=torch.ones(3, N, N, 1)), "is not 2 x"),
+        (
+            lambda: learned_primal_dual(2, guide_channels=2)(spect(), guide=torch.ones(3, N, N, 1)),
+            "must be .*2, x, y, z",
+        ),
         (lambda: UnrolledEM(identity, 2, beta=-1.0), "not negative"),
         (lambda: UnrolledEM(identity, 2, beta="learned"), "learn"),
-        (lambda: learned_primal_dual(2)(spect(), guide=spect().ones_image()), "guide channels"),
+        (lambda: learned_primal_dual(2)(spect(), guide=spect().ones_image()), "guide_channels"),
     ],
 )
 def test_errors(make, message):

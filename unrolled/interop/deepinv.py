@@ -17,8 +17,9 @@ from emrecon.projectors.core.operator import BatchOperator, Shape, broadcasts_to
 from emrecon.recon import PoissonLikelihood
 
 from ..networks.blocks import Denoiser
+from ..networks.guides import IMAGE_AXES
 from ..networks.optional import optional_module
-from ..networks.scaling import IMAGE_AXES, ScaleEquivariant
+from ..networks.scaling import ScaleEquivariant
 from ..networks.unet import pad_to_multiple
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import numpy as np
 from emrecon.projectors.core.arrays import Array, array_namespace, divide_where, is_torch, like, to_numpy
 from emrecon.recon.likelihoods import Likelihood, sensitivity_like, start_image
 
-from ..networks.scaling import IMAGE_AXES, of_counts
+from ..networks.guides import IMAGE_AXES
+from ..networks.scaling import of_counts
 
 Coupling = float | Array | Callable[[int], float | Array]
 """A coupling: a number, an array that broadcasts to images, or a function of the iterations done."""

@@ -10,7 +10,7 @@ import torch
 from emrecon.projectors.core.arrays import Array, array_namespace, is_torch
 from emrecon.recon import SmoothPrior
 
-from ..networks.scaling import IMAGE_AXES
+from ..networks.guides import IMAGE_AXES
 from .denoising import ImageMap, denoised, name_of, transposed_jacobian
 from .iterations import require_weights
 

@@ -16,7 +16,7 @@ from emrecon.recon.engines.loop import State, begin, detached
 from emrecon.recon.engines.schedules import Order
 from emrecon.recon.likelihoods import Likelihood, only_seen, start_image
 
-from ..networks.scaling import IMAGE_AXES
+from ..networks.guides import IMAGE_AXES
 from .couplings import activity_scale, coupling_unit
 from .denoising import ImageMap, denoised
 from .iterations import Start, image_after, require_at_least_one

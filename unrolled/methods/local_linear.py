@@ -15,7 +15,8 @@ from emrecon.recon.engines.loop import State, repeat
 from emrecon.recon.engines.schedules import Order
 from emrecon.recon.likelihoods import Likelihood, seen_like
 
-from ..networks.scaling import IMAGE_AXES, of_bins
+from ..networks.guides import IMAGE_AXES
+from ..networks.scaling import of_bins
 from .denoising import ImageMap, denoised, transposed_jacobian
 from .iterations import Start, begin_at_activity, image_after, require_at_least_one, require_weights, resumed
 

@@ -19,15 +19,15 @@ def mapem_net(
     *,
     tied: bool = True,
     width: int = 16,
-    norm: str = "batch",
+    norm: str = "instance",
     **options: Unpack[UnrolledOptions],
 ) -> UnrolledEM:
     """Return MAPEM-Net: U-Nets as the prior of ADMM with two EM steps in a module and a dual variable.
 
     Args:
         tied : one network for all modules.
-        width, norm : of the U-Net; "instance" is the same in training and use, while the running means of "batch" mix
-            those of all modules that share the network.
+        width, norm : of the U-Net. "instance" is the same in training and use; with "batch", as published, the running
+            means that are used after training mix those of all modules that share the network.
         options : of `UnrolledEM`.
 
     The number of modules is not published; 6 is ours.
@@ -45,18 +45,25 @@ def fbsem_net(
     guide_channels: int = 0,
     *,
     subsets: int | None = 6,
-    norm: str = "batch",
+    width: int = 32,
+    depth: int = 5,
+    norm: str = "instance",
     **options: Unpack[ModuleOptions],
 ) -> UnrolledEM:
     """Return FBSEM-Net: one residual unit before every subset's EM step, its strength learned.
 
-    28,612 parameters in 2-D, 28,900 with a guide. n_modules : passes over the data.  norm : as in `mapem_net`, where
-    the source has "batch".  options : of `UnrolledEM`.
-    grad="detach" is how the released code trains it: nothing passes through the projector.
+    Args:
+        n_modules : passes over the data.
+        width, depth, norm : of the residual unit; norm="batch" as published, see `mapem_net`.
+        options : of `UnrolledEM`; grad="detach" is how the released code trains it: nothing passes through the
+            projector.
+
+    28,612 parameters in 2-D, 28,900 with a guide.
 
     Source: Mehranian & Reader 2021, IEEE Trans Radiat Plasma Med Sci 5:54.
     """
-    network = NetworkDenoiser(ResidualUnit(dimensions, 1 + guide_channels, norm=norm), dimensions, guide_channels)
+    body = ResidualUnit(dimensions, 1 + guide_channels, width=width, depth=depth, norm=norm)
+    network = NetworkDenoiser(body, dimensions, guide_channels)
     return UnrolledEM(network, n_modules, subsets=subsets, per_subset=True, **options)
 
 
@@ -95,13 +102,13 @@ def em_net(
     *,
     subsets: int | None = None,
     width: int = 16,
-    norm: str = "batch",
+    norm: str = "instance",
     **options: Unpack[ModuleOptions],
 ) -> UnrolledEM:
     """Return EMnet: the network takes the place of the prior's gradient in an EM-preconditioned step.
 
     Args:
-        width, norm : as in `mapem_net`.
+        width, norm : of the U-Net, as in `mapem_net`.
         options : of `UnrolledEM`.
 
     Source: Gong et al. 2019, Proc. SPIE 10948; the exact form is our reading.
@@ -116,14 +123,19 @@ def osem_varnet(
     guide_channels: int = 0,
     *,
     subsets: int | None = 6,
+    width: int = 16,
+    norm: str = "none",
     **options: Unpack[ModuleOptions],
 ) -> UnrolledEM:
     """Return OSEM-VarNet: a pass of OSEM and a small shared network that is added with a weight of each module's own.
 
     Args:
-        options : of `UnrolledEM`.  Source: SIRF-Exercises (Schramm).
+        width, norm : of its three layers, which have no normalisation in the source.
+        options : of `UnrolledEM`.
+
+    Source: SIRF-Exercises (Schramm).
     """
-    body = SmallCNN(dimensions, 1 + guide_channels, widths=(16, 16, 16))
+    body = SmallCNN(dimensions, 1 + guide_channels, widths=(width,) * 3, norm=norm)
     network = NetworkDenoiser(body, dimensions, guide_channels)
     return UnrolledEM(network, n_modules, subsets=subsets, form="residual", beta_of_each=True, **options)
 
@@ -134,14 +146,34 @@ def transem(
     guide_channels: int = 0,
     *,
     subsets: int | None = 6,
+    width: int = 96,
+    heads: int = 12,
+    depth: int = 1,
+    dropout: float = 0.0,
+    norm: str = "instance",
     **options: Unpack[ModuleOptions],
 ) -> UnrolledEM:
     """Return TransEM: FBSEM-Net with a Swin transformer block instead of the residual unit (extra `monai`).
 
     Args:
-        options : of `UnrolledEM`.  Source: Hu & Liu 2022, MICCAI.
+        width, heads, depth, dropout, norm : of `SwinRegulariser`; as published, dropout is 0.1 and norm "batch", see
+            `mapem_net`.
+        options : of `UnrolledEM`.
+
+    Raises ImportError that names the extra where MONAI is missing.
+
+    Source: Hu & Liu 2022, MICCAI.
     """
-    body = SwinRegulariser(dimensions, 1 + guide_channels, non_negative=True)
+    body = SwinRegulariser(
+        dimensions,
+        1 + guide_channels,
+        width=width,
+        heads=heads,
+        depth=depth,
+        dropout=dropout,
+        norm=norm,
+        non_negative=True,
+    )
     network = NetworkDenoiser(body, dimensions, guide_channels)
     return UnrolledEM(network, n_modules, subsets=subsets, per_subset=True, **options)
 

@@ -8,6 +8,7 @@ from torch import nn
 from emrecon.recon.likelihoods import Likelihood, only_seen, start_image
 
 from ..networks.blocks import convolution
+from ..networks.guides import guide_channels
 from ..networks.scaling import count_scale, of_bins
 
 
@@ -22,9 +23,10 @@ class PrimalDualNetwork(nn.Module):
     Args:
         dimensions : 2 for images of one slice and data (views, bins, 1); 3 for volumes. TOF bins are items of a batch.
         n_iterations, n_primal, n_dual, width : of the networks, each of four convolutions with PReLU between them.
-        guide_channels : images beside f, as for `NetworkDenoiser`.
+        guide_channels : images beside f, in any unit, as for `NetworkDenoiser`.
 
-    Raises TypeError for list-mode data, which have no grid to convolve on, and ValueError for guides that are missing.
+    Raises TypeError for list-mode data, which have no grid to convolve on, and ValueError for guides that do not
+    fit or are missing.
 
     Source: Adler & Oktem 2018, IEEE Trans Med Imaging 37:1322; PET: Guazzo & Colarieti-Tosti 2021.
     """
@@ -52,8 +54,6 @@ class PrimalDualNetwork(nn.Module):
     ) -> torch.Tensor:
         """Return the image of each item, (..., x, y, z); start fills the first primal images (default: the scale)."""
         counted = of_bins(likelihood, "PrimalDualNetwork", "histogram the events of a list first")
-        if (guide is None) != (self.guide_channels == 0):
-            raise ValueError(f"PrimalDualNetwork was built for {self.guide_channels} guide channels")
         model, ones = counted.model, start_image(counted)
         c = count_scale(counted)
         s = torch.mean(counted.sensitivity_like(ones), (-3, -2, -1), keepdim=True)
@@ -66,24 +66,15 @@ class PrimalDualNetwork(nn.Module):
             torch.stack([image] * self.n_primal, -4),
             torch.stack([torch.zeros_like(measured)] * self.n_dual, -n_axes - 1),
         )
-        guides = [] if guide is None else [self._channels(guide, image)]
+        beside = guide_channels(guide, image, self.guide_channels, "PrimalDualNetwork")
+        guides = [] if beside is None else [beside]
         for dual, primal in zip(self.duals, self.primals):
             seen = model.linear(c * f.select(-4, 1)) / d
-            beside = torch.stack([seen, measured], -n_axes - 1)
-            h = h + self._convolved(dual, torch.cat([h, beside], -n_axes - 1), n_axes)
+            data = torch.stack([seen, measured], -n_axes - 1)
+            h = h + self._convolved(dual, torch.cat([h, data], -n_axes - 1), n_axes)
             back = model.adjoint(h.select(-n_axes - 1, 0)) / s
             f = f + self._convolved(primal, torch.cat([f, back.unsqueeze(-4), *guides], -4), 3)
         return only_seen(c * torch.relu(f.select(-4, 0)), [counted])
-
-    def _channels(self, guide: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        several = self.guide_channels > 1 or guide.ndim == image.ndim + 1
-        guide = guide if several else guide.unsqueeze(-4)
-        if guide.ndim < 4 or tuple(guide.shape[-4:]) != (self.guide_channels, *image.shape[-3:]):
-            raise ValueError(
-                f"PrimalDualNetwork: a guide of {tuple(guide.shape)} is not {self.guide_channels} x "
-                f"{tuple(image.shape[-3:])}"
-            )
-        return guide.to(image).expand(*image.shape[:-3], self.guide_channels, *image.shape[-3:])
 
     def _convolved(self, network: nn.Module, values: torch.Tensor, n_axes: int) -> torch.Tensor:
         """Apply a network to (..., channels, ``*axes``), folding all but the convolved axes into items."""

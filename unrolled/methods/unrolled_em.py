@@ -23,7 +23,7 @@ from emrecon.recon.likelihoods import (
     start_image,
 )
 
-from ..networks.blocks import Denoiser
+from ..networks.blocks import Denoiser, called, require_denoiser
 from ..networks.scaling import count_scale
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -150,6 +150,8 @@ class UnrolledEM(nn.Module):
             )
         if dual and (form != "fuse" or per_subset):
             raise ValueError("a dual variable needs form='fuse' and one denoiser for a whole module")
+        for denoiser in given:
+            require_denoiser(denoiser, "UnrolledEM")
         self.denoisers = nn.ModuleList(d if isinstance(d, nn.Module) else _Function(d) for d in given)
         self.em_steps, self.dual, self.subsets, self.grad = em_steps, dual, subsets, grad
         self.per_subset, self.form, self.scale, self.initial = per_subset, form, scale, tuple(initial)
@@ -185,7 +187,7 @@ class UnrolledEM(nn.Module):
         Args:
             likelihood : batched or not; with a list, each is a subset and `subsets` is not used.
             start : (..., x, y, z), positive (default: `scale` where something is seen, after the passes of `initial`).
-            guide : as the denoisers want it.
+            guide : as the denoisers take it; of `NetworkDenoiser`, in any unit.
 
         Raises TypeError for NumPy data or starts, ValueError for a start of another shape.
         """
@@ -225,7 +227,7 @@ class UnrolledEM(nn.Module):
         def network(image: torch.Tensor) -> torch.Tensor:
             if self.grad == "checkpoint" and torch.is_grad_enabled():
                 return _made_again(denoiser, image / unit, guide)
-            return denoiser(image / unit, guide=guide)
+            return called(denoiser, image / unit, guide=guide)
 
         if self.form != "fuse":
             return only_seen(self._without_fusion(x, network, parts, unit, weight), parts), mu
@@ -336,7 +338,7 @@ def fixed_point(
 def _made_again(denoiser: nn.Module, image: torch.Tensor, guide: torch.Tensor | None) -> torch.Tensor:
     """Apply a denoiser and keep nothing but its input; its running statistics count once."""
     return checkpoint(
-        lambda x: denoiser(x, guide=guide),
+        lambda x: called(denoiser, x, guide=guide),
         image,
         use_reentrant=False,
         context_fn=lambda: (nullcontext(), _unchanged_buffers(denoiser)),
@@ -363,7 +365,7 @@ class _Function(nn.Module):
     def forward(
         self, x: torch.Tensor, sigma: float | torch.Tensor | None = None, *, guide: torch.Tensor | None = None
     ) -> torch.Tensor:
-        return self.function(x, sigma, guide=guide)
+        return called(self.function, x, sigma, guide)
 
 
 def ones_of(parts: Sequence[Likelihood]) -> torch.Tensor:

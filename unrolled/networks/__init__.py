@@ -11,7 +11,8 @@ from .blocks import (
     initial_thresholds,
     seeded,
 )
-from .scaling import ScaleEquivariant, count_scale, mean_scale, normalised_guide
+from .guides import mean_scale, normalised_guide
+from .scaling import ScaleEquivariant, count_scale
 from .transformer import SwinRegulariser
 from .unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from emrecon.projectors.core.arrays import dtype_name
+from emrecon.projectors.core.arrays import Array, dtype_name
+
+from .guides import GuideScale, check_scale, guide_channels
 
 _CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORMS = {
@@ -30,6 +32,36 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, sigma: float | Tensor | None = None, *, guide: Tensor | None = None) -> Tensor: ...
 
 
+def require_denoiser(denoiser: object, who: str) -> None:
+    """Raise TypeError for what cannot be called, and for torch's own layers, which take images with a channel axis."""
+    if not callable(denoiser):
+        raise TypeError(f"{who} takes denoisers, got {type(denoiser).__name__}")
+    layer = isinstance(denoiser, nn.Module) and type(denoiser).__module__.startswith("torch.nn.modules")
+    if layer and next(denoiser.parameters(), None) is not None:
+        name = type(denoiser).__name__
+        raise TypeError(
+            f"{who}: {name} takes (items, channels, ...), and a denoiser takes images (..., x, y, z); wrap it: "
+            f"NetworkDenoiser({name}(...), dimensions=2), or dimensions=3 for volumes"
+        )
+
+
+def called(
+    denoiser: Callable[..., Tensor], x: Tensor, sigma: float | Tensor | None = None, guide: Array | None = None
+) -> Tensor:
+    """Return the result of a denoiser, which gets sigma and guide only where they are given.
+
+    Raises ValueError for a result of another shape than the image.
+    """
+    given: tuple[object, ...] = () if sigma is None else (sigma,)
+    image = denoiser(x, *given) if guide is None else denoiser(x, *given, guide=guide)
+    if image.shape != x.shape:
+        raise ValueError(
+            f"the denoiser {type(denoiser).__name__} returned {tuple(image.shape)} for images of {tuple(x.shape)}; a "
+            "network with a channel axis must be wrapped: NetworkDenoiser(network, dimensions)"
+        )
+    return image
+
+
 class NetworkDenoiser(nn.Module):
     """A denoiser made of a channels-first network, `denoiser(x, sigma=None, guide=None)`: images in, images out.
 
@@ -38,18 +70,25 @@ class NetworkDenoiser(nn.Module):
         dimensions : 2, slices z are items of a batch, (..., x, y, z) -> (N, channels, x, y); or 3, (N, channels, x, y,
             z).
         guide_channels : how many images (MR, CT, mu) go in beside the image: guide is (..., x, y, z) for one channel,
-            or (..., guide_channels, x, y, z). A guide without the batch axes of the image serves all items.
+            or (..., guide_channels, x, y, z), a tensor or a NumPy array. A guide without the batch axes of the image
+            serves all items.
+        guide_scale : guides may have any unit: each is made 5 guide / max ``|guide|`` ("max"), or guide over its mean
+            in the object ("mean"), see `normalised_guide`; "none" for bodies that know the unit.
 
     sigma is taken and not used: such a network knows the noise it was trained with.
 
     Raises ValueError for a body of other channels or dimensions, images and guides that do not fit, and a guide that is
-    missing or not expected; TypeError for an image of another precision than the weights.
+    missing, not expected or not finite; TypeError for an image of another precision than the weights.
     """
 
-    def __init__(self, body: nn.Module, dimensions: int, guide_channels: int = 0) -> None:
+    def __init__(
+        self, body: nn.Module, dimensions: int, guide_channels: int = 0, guide_scale: GuideScale = "max"
+    ) -> None:
         super().__init__()
         _require_dimensions(dimensions, "NetworkDenoiser")
         self.body, self.dimensions, self.guide_channels = body, dimensions, guide_channels
+        self.guide_scale = guide_scale
+        check_scale(guide_scale, self._name)
         channels = getattr(body, "in_channels", 1 + guide_channels)
         if channels != 1 + guide_channels:
             raise ValueError(
@@ -59,11 +98,11 @@ class NetworkDenoiser(nn.Module):
         if getattr(body, "dimensions", dimensions) != dimensions:
             raise ValueError(f"{self._name}: the body is {body.dimensions}-D, not {dimensions}-D")
 
-    def forward(self, x: Tensor, sigma: float | Tensor | None = None, *, guide: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor | None = None, *, guide: Array | None = None) -> Tensor:
         """Return the denoised image, of the shape of x, (..., x, y, z)."""
         self._check(x)
         channels = x.unsqueeze(-4)
-        guides = self._guides(x, guide)
+        guides = guide_channels(guide, x, self.guide_channels, self._name, self.guide_scale)
         if guides is not None:
             channels = torch.cat([channels, guides], -4)
         folded = self._fold(channels)
@@ -80,6 +119,8 @@ class NetworkDenoiser(nn.Module):
         return f"NetworkDenoiser({type(self.body).__name__})"
 
     def _check(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{self._name} takes torch tensors, got {type(x).__name__}; use torch.as_tensor(image)?")
         if x.ndim < 3:
             raise ValueError(
                 f"{self._name} expects images (..., x, y, z), got {tuple(x.shape)}; a slice has z = 1: x[..., None]?"
@@ -90,25 +131,6 @@ class NetworkDenoiser(nn.Module):
                 f"{self._name} holds {dtype_name(weight)} weights, got a {dtype_name(x)} image; "
                 "convert one of them, such as network.to(image.dtype)"
             )
-
-    def _guides(self, x: Tensor, guide: Tensor | None) -> Tensor | None:
-        """The guides as (..., channels, x, y, z), with the batch axes of x."""
-        if guide is None and not self.guide_channels:
-            return None
-        if guide is None:
-            raise ValueError(f"{self._name} was built for {self.guide_channels} guide channels; pass guide=...")
-        if not self.guide_channels:
-            raise ValueError(f"{self._name} takes no guide; build it (and the body) with guide_channels")
-        channels = guide if self.guide_channels > 1 or guide.ndim == x.ndim + 1 else guide.unsqueeze(-4)
-        wanted = (*x.shape[:-3], self.guide_channels, *x.shape[-3:])
-        fits = channels.shape[-4:] == wanted[-4:] and channels.ndim <= len(wanted)
-        if not fits or any(n not in (1, m) for n, m in zip(channels.shape[:-4][::-1], wanted[:-4][::-1])):
-            axes = "(..., x, y, z)" if self.guide_channels == 1 else f"(..., {self.guide_channels}, x, y, z)"
-            raise ValueError(
-                f"{self._name}: a guide of {tuple(guide.shape)} does not fit an image of {tuple(x.shape)}; "
-                f"it must be {axes}, on the grid of the image"
-            )
-        return channels.to(device=x.device, dtype=x.dtype).expand(wanted)
 
     def _fold(self, channels: Tensor) -> Tensor:
         if self.dimensions == 2:

@@ -11,13 +11,10 @@ from torch import Tensor, nn
 from emrecon.projectors.core.arrays import Array, array_namespace, divide_where, like
 from emrecon.recon.likelihoods import CountsLikelihood, Likelihood, start_image
 
-from .blocks import Denoiser
-
-IMAGE_AXES = (-3, -2, -1)
-"""The axes x, y, z of an image; those before them are items."""
+from .blocks import Denoiser, called, require_denoiser
+from .guides import mean_scale
 
 _OF_COUNTS = ("model", "ratio", "counts_like", "total_counts", "sensitivity_like", "sensitivity_has_factors")
-_OBJECT = 0.1  # voxels below this fraction of the mean are air
 
 
 class ScaleEquivariant(nn.Module):
@@ -29,12 +26,13 @@ class ScaleEquivariant(nn.Module):
             `mean_scale`.
 
     A call may bring its own c, such as the `count_scale` of the data. sigma has the units of the image and is divided,
-    too; guides are not, see `normalised_guide`. Where c is 0 the result is 0: an image of zeros stays one.
-    Gradients pass through c.
+    too; guides are not: `NetworkDenoiser` takes their unit away by itself. Where c is 0 the result is 0: an image of
+    zeros stays one. Gradients pass through c.
     """
 
     def __init__(self, denoiser: Denoiser, scale: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
+        require_denoiser(denoiser, "ScaleEquivariant")
         self.denoiser, self.scale = denoiser, mean_scale if scale is None else scale
 
     def forward(
@@ -60,32 +58,7 @@ class ScaleEquivariant(nn.Module):
                 f"it must be {_one_each(x)}"
             )
         safe = torch.where(c > 0, c, torch.ones_like(c))
-        return c * self.denoiser(x / safe, _divided(sigma, safe), guide=guide)
-
-
-def mean_scale(x: Tensor) -> Tensor:
-    """Return the mean of ``|x|`` over the object: over voxels where it is above a tenth of the mean of all voxels.
-
-    Args:
-        x : (..., x, y, z) -> (..., 1, 1, 1). 0 for an image of zeros. The air around the object hardly changes it.
-    """
-    size = x.abs()
-    seen = size > _OBJECT * size.mean(IMAGE_AXES, keepdim=True)
-    return (size * seen).sum(IMAGE_AXES, keepdim=True) / seen.sum(IMAGE_AXES, keepdim=True).clamp(min=1)
-
-
-def normalised_guide(guide: Tensor, by: str = "max") -> Tensor:
-    """Return a guide (..., x, y, z) without units, each image by itself.
-
-    Args:
-        by : "max", 5 * guide / max ``|guide|``, as FBSEM-Net has it; "mean", guide / `mean_scale`. Zeros stay zeros.
-
-    Raises ValueError for another choice.
-    """
-    if by not in ("max", "mean"):
-        raise ValueError(f'normalised_guide: by must be "max" or "mean", got {by!r}')
-    scale = guide.abs().amax(IMAGE_AXES, keepdim=True) / 5 if by == "max" else mean_scale(guide)
-    return divide_where(guide, scale)
+        return c * called(self.denoiser, x / safe, _divided(sigma, safe), guide)
 
 
 def count_scale(

@@ -1,8 +1,9 @@
 """How networks are trained: the loop, losses, weights, several processes, module by module."""
 
 from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
+from .fit import data_fit, fit_note
 from .layerwise import LayerRecord, first_thresholds, train_layers
-from .loop import Record, Settings, Validation, by_epoch, train, warmup_cosine, warmup_steps
+from .loop import Record, Settings, Validation, by_epoch, train
 from .losses import (
     Noise2Void,
     Supervised,
@@ -18,7 +19,9 @@ from .losses import (
     ssim_loss,
     thinned,
 )
+from .names import load_plain
 from .records import best_weights, plot_log
+from .schedules import warmup_cosine, warmup_steps
 from .shipped import pretrained, pretrained_names, pretrained_path
 from .weights import Card, count_parameters, load_network, load_weights, read_card, save_weights
 
@@ -36,11 +39,14 @@ __all__ = [
     "best_weights",
     "by_epoch",
     "count_parameters",
+    "data_fit",
     "equivariant",
     "first_thresholds",
+    "fit_note",
     "l1",
     "lesion_weight",
     "load_network",
+    "load_plain",
     "load_weights",
     "measurement_splitting",
     "mse",

@@ -22,6 +22,7 @@ from ..networks.blocks import SoftThreshold, initial_thresholds
 from .distributed import rank_and_size
 from .loop import Objective, Record, Settings, Validation, train
 from .losses import Case, applied
+from .names import load_plain
 from .records import Weights, best_weights, read_checkpoint
 
 Cases = Sequence[Case] | Callable[[], Iterable[Case]]
@@ -115,7 +116,7 @@ def train_layers(
     for n, denoiser in enumerate(model.denoisers):
         started = time.perf_counter()
         if warm and n > 0:
-            denoiser.load_state_dict(model.denoisers[n - 1].state_dict())
+            load_plain(denoiser, model.denoisers[n - 1].state_dict())
         items = [item for batch in known for item in batch.items()]
         if prepare is not None:
             prepare(denoiser, [item.image / item.unit for item in items])
@@ -198,7 +199,7 @@ def _trained(run: Iterator[Record], denoiser: nn.Module, folder: Path | None, ke
         state = read_checkpoint(folder / "checkpoint.pt")
         last = state["rows"][-1]["loss"]
         weights = best_weights(folder) if keep == "best" else state["average"] or state["model"]
-    _Layer(denoiser).load_state_dict(weights)
+    load_plain(_Layer(denoiser), weights)
     return last
 
 

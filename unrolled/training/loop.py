@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from emrecon import recon
 from emrecon.projectors.core.errors import FormatError
@@ -23,6 +23,7 @@ from emrecon.projectors.core.progress import Stage, finish, step
 
 from .distributed import average_gradients, broadcast_weights, of_first_rank, rank_and_size
 from .losses import Case, applied
+from .names import load_plain, plain_names, unwrapped
 from .records import (
     BEST,
     CHECKPOINT,
@@ -136,17 +137,17 @@ def train(
     recorded; it writes the files, in a folder that all ranks see.
 
     Raises FloatingPointError for a loss or gradient that is not finite, and ValueError for an epoch without batches, a
-    metric to watch that is not there, and a checkpoint that is damaged or of another run.
+    metric to watch that is not there, a checkpoint that is damaged or of another run, an optimiser that holds none of
+    the model's parameters, a schedule of another optimiser, and `networks` that are not in the model.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError(f"train: {type(model).__name__} has no parameters that require gradients")
+    _check_parts(model, parameters, optimiser, schedule, networks)
     buffers = [w for w in model.state_dict(keep_vars=True).values() if not isinstance(w, nn.Parameter)]
     device = parameters[0].device
     rank, n_ranks = rank_and_size()
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == torch.float16)
     inner = _networks(model, networks) if settings.precision else []
-    run = _Run(model, optimiser, schedule, scaler, settings, n_ranks)
+    run = _Run(unwrapped(model), optimiser, schedule, scaler, settings, n_ranks)
     run.resume()
     work = Stage("training", settings.steps, done=run.step, before=run.step)
     broadcast_weights(model.state_dict().values())
@@ -177,7 +178,7 @@ def train(
 
                 if run.step % settings.validate_every == 0 or run.step == settings.steps:
                     metrics = {}
-                    with weights_in(model, run.average), torch.no_grad():
+                    with weights_in(run.model, run.average), torch.no_grad():
                         if validate is not None:
                             model.eval()
                             metrics = of_first_rank({name: float(m) for name, m in validate(model).items()})
@@ -204,7 +205,7 @@ def train(
 class _Run:
     """All that changes during a training, and how it goes to the checkpoint and back."""
 
-    model: nn.Module
+    model: nn.Module  # as it is inside torch.compile and the like
     optimiser: torch.optim.Optimizer
     schedule: LRScheduler | None
     scaler: torch.amp.GradScaler
@@ -278,7 +279,7 @@ class _Run:
         improved = last is None or math.isnan(last) or sign * seen[watch] < sign * last
         self.best, self.waited = (seen[watch], 0) if improved else (self.best, self.waited + 1)
         self.sums = [0.0, 0.0, 0.0]
-        weights = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
+        weights = plain_names({name: w.detach().clone() for name, w in self.model.state_dict().items()})
         rate = float(self.optimiser.param_groups[0]["lr"])
         record = Record(self.step, self.epoch, loss, rate, norms / n, self.seconds, metrics, improved, weights)
         row = {name: getattr(record, name) for name in Record._fields[:6]}
@@ -293,9 +294,11 @@ class _Run:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         parts = {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.scaler}
-        state = {name: part.state_dict() for name, part in parts.items() if part is not None}
+        state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items() if part is not None}
+        state["model"] = plain_names(state["model"])
+        average = None if self.average is None else plain_names(self.average)
         counted = {name: getattr(self, name) for name in self._COUNTED}
-        kept = {"average": self.average, "best_weights": self.best_weights, "signature": self._signature()}
+        kept = {"average": average, "best_weights": self.best_weights, "signature": self._signature()}
         write_checkpoint(self.folder / CHECKPOINT, state | counted | kept)
         self._write_results()
 
@@ -327,13 +330,15 @@ class _Run:
     def _restore(self, state: Mapping[str, Any]) -> None:
         counted = {name: state[name] for name in self._COUNTED}
         check_progress(counted)
-        self.model.load_state_dict(state["model"])
+        load_plain(self.model, state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
         if self.average is not None:
-            self.average = {name: state["average"][name].to(old.device) for name, old in self.average.items()}
+            kept = plain_names(state["average"])
+            names = dict(zip(self.average, plain_names(self.average)))
+            self.average = {name: kept[names[name]].to(old.device) for name, old in self.average.items()}
         self.best_weights = state.get("best_weights")  # which checkpoints of 0.2.0 do not have
         for name, value in counted.items():
             setattr(self, name, value)
@@ -344,7 +349,8 @@ class _Run:
 
     def _signature(self) -> dict[str, str]:
         settings = self.settings
-        shapes = {name: (str(w.dtype), tuple(w.shape)) for name, w in self.model.state_dict().items()}
+        weights = plain_names(self.model.state_dict())
+        shapes = {name: (str(w.dtype), tuple(w.shape)) for name, w in weights.items()}
         same = ("validate_every", "clip", "ema", "precision", "watch", "maximise", "seed", "signature")
         return {name: repr(getattr(settings, name)) for name in same} | {
             "model": repr(shapes),
@@ -352,42 +358,6 @@ class _Run:
             "schedule": type(self.schedule).__name__,
             "ranks": str(self.n_ranks),
         }
-
-
-# ---- schedules -------------------------------------------------------------------------------------------------------
-
-
-def warmup_cosine(optimiser: torch.optim.Optimizer, steps: int, warmup: int = 0, floor: float = 0.0) -> LambdaLR:
-    """Return the schedule that rises over `warmup` steps and falls to `floor` times the learning rate like a cosine::
-
-        (t + 1) / warmup                                for t < warmup
-        floor + (1 - floor) (1 + cos(pi u)) / 2         from there on, u = (t - warmup) / (steps - warmup)
-
-    Source: Loshchilov & Hutter 2017, without restarts.
-    """
-    if not 0 <= warmup < steps or not 0 <= floor <= 1:
-        raise ValueError(
-            f"warmup_cosine needs 0 <= warmup < steps and a floor from 0 to 1, got {warmup}, {steps}, {floor}"
-        )
-
-    def factor(t: int) -> float:
-        if t < warmup:
-            return (t + 1) / warmup
-        turn = math.pi * min(1.0, (t - warmup) / (steps - warmup))
-        return floor + (1 - floor) * (1 + math.cos(turn)) / 2
-
-    return LambdaLR(optimiser, factor)
-
-
-def warmup_steps(
-    optimiser: torch.optim.Optimizer, milestones: Sequence[int], factor: float = 0.1, warmup: int = 0
-) -> LambdaLR:
-    """Return the schedule that rises over `warmup` steps and multiplies the learning rate by `factor` at milestones."""
-    if warmup < 0 or not factor > 0 or list(milestones) != sorted(milestones):
-        raise ValueError("warmup_steps needs warmup >= 0, a positive factor and rising milestones")
-    return LambdaLR(
-        optimiser, lambda t: (t + 1) / warmup if t < warmup else factor ** sum(t >= step for step in milestones)
-    )
 
 
 # ---- data and validation ---------------------------------------------------------------------------------------------
@@ -488,6 +458,30 @@ def _under_autocast(forward: Callable[..., torch.Tensor], precision: torch.dtype
         return image.to(x.dtype)
 
     return run
+
+
+def _check_parts(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    schedule: LRScheduler | None,
+    networks: Sequence[nn.Module] | None,
+) -> None:
+    """Refuse what would train nothing, or have no effect, for all steps."""
+    who = type(unwrapped(model)).__name__
+    if not parameters:
+        raise ValueError(f"train: {who} has no parameters that require gradients")
+    held = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in parameters):
+        raise ValueError(
+            f"train: the optimiser holds none of the parameters of {who} that require gradients, so that nothing would "
+            "be learned; make it of this model: Adam(model.parameters(), rate), after moving or loading the model"
+        )
+    if schedule is not None and schedule.optimizer is not optimiser:
+        raise ValueError("train: the schedule belongs to another optimiser, whose learning rate it would change")
+    strangers = [n for n in networks or () if not any(n is part or n is unwrapped(part) for part in model.modules())]
+    if strangers:
+        raise ValueError(f"train: networks holds {type(strangers[0]).__name__}, which is not a part of {who}")
 
 
 def _networks(model: nn.Module, networks: Sequence[nn.Module] | None) -> list[nn.Module]:

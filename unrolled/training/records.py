@@ -19,6 +19,8 @@ from emrecon.projectors.core.errors import FormatError, require_file
 from emrecon.projectors.core.files import atomic_path, atomic_stream
 from emrecon.projectors.core.texts import read_json
 
+from .names import plain_names
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -30,13 +32,15 @@ Row = dict[str, float]
 
 
 def best_weights(folder: str | os.PathLike[str]) -> Weights:
-    """Return the weights of the best validation of a run, for `model.load_state_dict`.
+    """Return the weights of the best validation of a run, for `model.load_state_dict` or `load_plain(model, ...)`.
+
+    Names are those of a model that is not compiled; `load_plain` loads them into compiled ones as well.
 
     Raises FileNotFoundError where there is none yet, FormatError (a ValueError) for a damaged file. Nothing is
     unpickled.
     """
     path = Path(folder) / BEST
-    weights = read_checkpoint(path)
+    weights = plain_names(read_checkpoint(path))
     if not all(isinstance(w, torch.Tensor) for w in weights.values()):
         raise FormatError(f"{path} holds more than weights; is it another file of a training?")
     return weights

@@ -36,7 +36,8 @@ def pretrained(name: str) -> tuple[nn.Module, Card]:
     """Return a trained network in eval mode on the CPU, and its card, which says how and on what it was trained::
 
         network, card = pretrained("mapem-net-brain-pet")
-        image = network(likelihood, guide=normalised_guide(mr))
+        image = network(likelihood, guide=mr)
+        print(fit_note(card, image, likelihood))    # None, or what is unusual
 
     These networks work on slices with voxels of 3.6 mm, at low counts, with an MR image as a guide; they were not
     trained for other scans.

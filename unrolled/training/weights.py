@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import threading
@@ -22,6 +23,7 @@ from emrecon.projectors.core.files import atomic_path
 from emrecon.projectors.core.texts import read_json
 
 from ..networks.optional import optional_module
+from .names import plain_names, unwrapped
 
 _SCHEMA, _SCHEMA_VERSION = "emrecon-weights", 1
 _LARGEST_CARD = 1 << 20
@@ -71,8 +73,9 @@ def save_weights(path: str | os.PathLike[str], module: nn.Module, card: Card, *,
     """Write parameters and buffers of a module to NAME.safetensors and the card to NAME.json.
 
     Returns the card as written, with number of parameters, checksum and version. Tensors that the module uses under
-    several names are written once. Both files are written beside their targets first and then moved into place; weights
-    whose card was lost in between are refused by the checksum when loading.
+    several names are written once. Weights of a compiled module, or of compiled parts, have the names of one that is
+    not compiled, and can be loaded into either. Both files are written beside their targets first and then moved into
+    place; weights whose card was lost in between are refused by the checksum when loading.
 
     Raises ValueError for weights that are not finite and cards that are not JSON, FileExistsError and OSError as every
     writer here does, ImportError that names the extra where safetensors is missing.
@@ -162,6 +165,7 @@ def load_network(path: str | os.PathLike[str], registry: Registry) -> tuple[nn.M
         )
     found = _read_tensors(Path(path), card)
     build = registry[card.architecture]
+    card = _with_norm(card, build, found)
     with no_larger_than(path, found):
         sketch = _sketched(build, card)
         if sketch is not None:
@@ -227,6 +231,18 @@ def no_larger_than(path: str | os.PathLike[str], found: Mapping[str, torch.Tenso
             handle.remove()
 
 
+def _with_norm(card: Card, build: Callable[..., nn.Module], found: Mapping[str, torch.Tensor]) -> Card:
+    """The card as it is, or with norm="batch" where the weights have running means and it does not say so.
+
+    It was the presets' default up to version 0.2.0.
+    """
+    if "norm" in card.arguments or not any(name.endswith("running_mean") for name in found):
+        return card
+    if "norm" not in inspect.signature(build).parameters:
+        return card
+    return replace(card, arguments={**card.arguments, "norm": "batch"})
+
+
 def _built(path: str | os.PathLike[str], build: Callable[..., nn.Module], card: Card) -> nn.Module:
     try:
         return build(**card.arguments)
@@ -239,10 +255,10 @@ def _built(path: str | os.PathLike[str], build: Callable[..., nn.Module], card: 
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and persistent buffers by name; what has several names has its first one."""
+    """Parameters and persistent buffers by plain name; what has several names has its first one."""
     seen: dict[int, str] = {}
-    state = module.state_dict(keep_vars=True)
-    return {name: w for name, w in state.items() if seen.setdefault(id(w), name) == name}
+    state = unwrapped(module).state_dict(keep_vars=True)
+    return plain_names({name: w for name, w in state.items() if seen.setdefault(id(w), name) == name})
 
 
 def _read_tensors(path: Path, card: Card) -> dict[str, torch.Tensor]:
@@ -263,7 +279,7 @@ def _read_tensors(path: Path, card: Card) -> dict[str, torch.Tensor]:
         raise FormatError(f"{path} is not a safetensors file, or is damaged: {error}") from error
     for name, w in tensors.items():
         _require_finite(path, name, w)
-    return tensors
+    return plain_names(tensors)
 
 
 def _require_same(
