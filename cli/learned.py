@@ -200,6 +200,19 @@ def notes(trained: Trained | None, grid: ImageGrid, kind: str) -> list[str]:
     return found
 
 
+def fit_notes(engine: object, image: np.ndarray) -> list[str]:
+    """Return a warning where a trained network's image explains the counts worse than its card lets expect."""
+    if not isinstance(engine, Engine) or engine.trained is None:
+        return []
+    import torch
+
+    from emrecon.unrolled.training.fit import fit_note
+
+    shown = torch.as_tensor(image, dtype=torch.float32, device=engine.at.image.device)
+    found = fit_note(engine.trained.card, shown, engine.parts)
+    return [] if found is None else [found]
+
+
 def torch_device(device: str) -> torch.device:
     """Return torch's device; raises ImportError where torch is missing, or sees no GPU."""
     require("torch")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from emrecon.unrolled.training.loop import Objective
 
-Pair = tuple[dict[str, "torch.Tensor"], "torch.Tensor"]
+Pair = tuple[dict[str, Any], "torch.Tensor"]
 
 _RECIPE = "recipe.json"
 _METRICS = ("nrmse", "psnr", "ssim")
@@ -147,9 +147,22 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
         with quietly(False), stage("test"), torch.no_grad():
             test = Validation(held_out(plan, prepare, "test", table.n_validation))
             metrics |= {f"test {name}": value for name, value in test(model.eval()).items()}
+    metrics |= _fit(model, held_out(plan, prepare, "validation", table.n_validation)())
     _write_weights(plan, out, model, metrics)
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "nrmse" in name)
     console.print(f"wrote {out / 'weights.safetensors'}, from step {row['step']}: {said}")
+
+
+def _fit(model: torch.nn.Module, cases: Iterable[Pair]) -> dict[str, float]:
+    """How well the images of validation scans explain their counts, which the card states."""
+    import torch
+
+    from emrecon.unrolled.training.fit import data_fit, fit_metrics
+
+    model.eval()
+    with torch.no_grad():
+        fits = [data_fit(model(**arguments), arguments["likelihood"]) for arguments, _ in cases]
+    return fit_metrics(torch.cat(fits).tolist())
 
 
 def _write_weights(plan: Plan, out: Path, model: torch.nn.Module, metrics: Mapping[str, float]) -> None:

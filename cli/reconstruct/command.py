@@ -326,6 +326,8 @@ def _image(problem: Problem, choice: engine.Choice, settings: Settings, console:
     unexplained = problem.unexplained(last.image)
     if unexplained:
         note(f"{unexplained}; --background gives one", console)
+    for warning in learned.fit_notes(made, last.image):
+        note(warning, console)
     return last.image
 
 

@@ -34,6 +34,7 @@ from ..simulators.simulator import Body, Expectation, Simulation, Simulator, ite
 from ..simulators.spect import SPECTSimulator
 from .random_bodies import Drawn
 from .recipe_file import complain, decode
+from .scanners import named_scanner, own_scanner
 from .tables import OUTPUTS, PETTable, Recipe, ReconstructionTable, RingTable, SPECTTable
 
 Reconstruct = Callable[[Sequence[Simulation], "ReconstructionTable"], np.ndarray]
@@ -235,7 +236,7 @@ def _response(table: SPECTTable) -> Response | None:
 def _pet(table: PETTable, recipe: Recipe, mismatch: Mismatch) -> PETSimulator:
     scanner = _scanner(table)
     if table.tof and scanner.time_of_flight is None:
-        raise ValueError(f"tof: {scanner} has no time of flight")
+        raise ValueError(f"tof: {scanner} has no time of flight; {_TOF_ADVICE[table.ring is None]}")
     tof = scanner.time_of_flight.mashed(table.tof_mashing) if table.tof and scanner.time_of_flight else None
     sinogram = PETSinogram(
         scanner,
@@ -277,19 +278,20 @@ def _pet(table: PETTable, recipe: Recipe, mismatch: Mismatch) -> PETSimulator:
     )
 
 
+_TOF_ADVICE = (
+    "give [pet.ring] a key tof = [bins, ps of a bin, FWHM in ps]",
+    "choose a scanner that has it, or a table [pet.ring] with a key tof",
+)
+
+
 def _scanner(table: PETTable) -> PETScanner:
     if (table.scanner is None) == (table.ring is None):
         raise ValueError("give either a scanner by name or a table [pet.ring]")
     if table.ring is not None:
-        given = {name: value for name, value in dict(table.ring).items() if value is not None}
-        return PETScanner.polygon(**given)
-    scanner = PETScanner.named(table.scanner)  # type: ignore[arg-type]
-    if table.rings is None:
-        return scanner
-    if table.rings > scanner.n_rings:
-        raise ValueError(f"rings must be at most {scanner.n_rings}, those of {scanner}, got {table.rings}")
-    some = slice((scanner.n_rings - table.rings) // 2, (scanner.n_rings + table.rings) // 2)
-    return replace(scanner, crystals=scanner.crystals[some], virtual=scanner.virtual[some])
+        if table.rings is not None:
+            raise ValueError("rings is for a scanner by name; a table [pet.ring] has rings of its own")
+        return own_scanner(dict(table.ring))
+    return named_scanner(str(table.scanner), table.rings)
 
 
 def _highest(value: float | tuple[float, float]) -> float:

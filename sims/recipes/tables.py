@@ -61,7 +61,7 @@ class SPECTTable(Table):
 
 
 class RingTable(Table):
-    """A scanner of one's own; see `PETScanner.polygon`."""
+    """A scanner of one's own; see `PETScanner.polygon`.  tof : number of bins, ps of a bin, FWHM in ps."""
 
     sides: Count
     crystals_per_side: Count
@@ -70,6 +70,7 @@ class RingTable(Table):
     ring_pitch: Positive
     crystal_pitch: Positive | None = None
     energy_resolution: Fraction | None = None
+    tof: tuple[Count, Positive, Positive] | None = None
 
 
 class PETTable(Table):

@@ -333,3 +333,37 @@ def test_pipes_and_devices_are_not_read(tmp_path):
     for path in (tmp_path / "pipe.toml", "/dev/zero"):
         with pytest.raises(FormatError, match="folder or a device"):
             recipes.load_recipe(path)
+
+
+def text_of_pet(pet):
+    """The small PET recipe with another table [pet]."""
+    table = SMALL_PET[SMALL_PET.index("[pet]") : SMALL_PET.index("[counts]")]
+    return SMALL_PET.replace(table, pet + "\n\n")
+
+
+@pytest.mark.parametrize(("rings", "real"), [(1, 1), (2, 2), (13, 13), (14, 13)])
+def test_some_rings_are_real_ones(rings, real):
+    source = recipes.RecipeSource(
+        recipes.parse_recipe(text_of_pet(f'[pet]\nscanner = "mct"\nrings = {rings}\nmashing = 8\nn_radial = 101'))
+    )
+    scanner = source.simulator.sinogram.scanner
+    assert scanner.n_rings == rings
+    assert (~scanner.virtual.all(axis=1)).sum() == real
+
+
+def test_one_ring_of_a_scanner_with_gap_rings_makes_samples():
+    text = text_of_pet('[pet]\nscanner = "mct"\nrings = 1\nmashing = 8\nn_radial = 101')
+    assert recipes.RecipeSource(recipes.parse_recipe(text)).samples([0])["counts"].sum() > 1e4
+
+
+def test_a_ring_of_ones_own_may_have_time_of_flight():
+    text = SMALL_PET.replace("ring_pitch = 8.0\n", "ring_pitch = 8.0\ntof = [9, 300.0, 400.0]\n")
+    text = text.replace("[pet]\n", "[pet]\ntof = true\ntof_mashing = 3\n")
+    tof = recipes.RecipeSource(recipes.parse_recipe(text)).simulator.sinogram.tof
+    assert (tof.n_bins, tof.bin_width) == (3, pytest.approx(900 * 0.299792458 / 2))  # ps to mm along the line
+    with pytest.raises(RecipeError, match=r"has no time of flight; give \[pet.ring\] a key tof"):
+        recipes.parse_recipe(SMALL_PET.replace("[pet]\n", "[pet]\ntof = true\n"))
+    with pytest.raises(RecipeError, match="choose a scanner that has it"):
+        recipes.parse_recipe(text_of_pet('[pet]\nscanner = "mmr"\nrings = 1\ntof = true'))
+    with pytest.raises(RecipeError, match="has rings of its own"):
+        recipes.parse_recipe(SMALL_PET.replace("[pet]\n", "[pet]\nrings = 1\n"))

@@ -26,6 +26,7 @@ from emrecon.unrolled.training.loop import (
     update_average,
 )
 from emrecon.unrolled.training.losses import Supervised, mse
+from emrecon.unrolled.training.names import load_plain
 from emrecon.unrolled.training.records import best_weights, plot_log
 from emrecon.unrolled.training.schedules import warmup_cosine, warmup_steps
 
@@ -640,3 +641,47 @@ def test_a_sharded_projector_alone_is_the_projector():
     assert np.array_equal(sharded.T(A(x)), A.T(A(x)))
     assert np.array_equal(sharded.subset(1, 2)(x), A.subset(1, 2)(x))
     assert sharded.n_items is None
+
+
+# ---- compiled models, and what would train nothing -------------------------------------------------------------------
+
+
+def test_a_compiled_model_trains_into_plain_files_and_resumes(tmp_path):
+    def run(model, steps):
+        optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+        settings = Settings(steps, 2, ema=0.5, folder=tmp_path)
+        return list(train(model, pairs, Supervised(mse), optimiser, settings, validate=Validation(pairs(9)[:1])))
+
+    network = Network()
+    run(torch.compile(network, backend="eager"), 4)
+    plain = Network(seed=1)
+    plain.load_state_dict(best_weights(tmp_path))
+    inside = Network(seed=2)
+    inside.layers = torch.compile(inside.layers, backend="eager")
+    inside.denoisers = nn.ModuleList([inside.layers])
+    load_plain(inside, best_weights(tmp_path))
+    x = torch.rand(1, 12, 12, 1)
+    assert torch.equal(plain.eval()(x), inside.eval()(x))
+    again = Network()  # the checkpoint of the compiled one serves it
+    assert run(again, 6)[-1].step == 6
+    assert not any("_orig_mod" in name for name in best_weights(tmp_path))
+
+
+def test_what_would_train_nothing_is_refused():
+    model, other = Network(), Network()
+    settings = Settings(2)
+
+    def begin(optimiser, **more):
+        next(train(model, pairs, Supervised(mse), optimiser, settings, **more))
+
+    with pytest.raises(ValueError, match="holds none of the parameters of Network"):
+        begin(torch.optim.Adam(other.parameters(), 1e-2))
+    frozen = torch.optim.Adam([p.requires_grad_(False) for p in model.layers[0].parameters()], 1e-2)
+    with pytest.raises(ValueError, match="holds none of the parameters"):
+        begin(frozen)
+    mine = torch.optim.Adam(model.layers[4].parameters(), 1e-2)  # a part is fine: the rest is kept as it is
+    with pytest.raises(ValueError, match="schedule belongs to another optimiser"):
+        begin(mine, schedule=warmup_cosine(torch.optim.Adam(other.parameters(), 1e-2), 5))
+    with pytest.raises(ValueError, match="networks holds Network, which is not a part of Network"):
+        begin(mine, networks=[other])
+    begin(mine)

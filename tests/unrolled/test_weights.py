@@ -300,3 +300,40 @@ def test_a_missing_safetensors_names_the_extra(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(ImportError, match=r"emrecon\[learned\]"):
         load_weights(path, network())
+
+
+# ---- compiled modules, and cards of older versions -------------------------------------------------------------------
+
+
+def compiled(module):
+    """Under the names that torch.compile gives, without a compiler."""
+    return torch.compile(module, backend="eager")
+
+
+@pytest.mark.parametrize("what", ["whole", "a part", "parallel"])
+def test_weights_of_compiled_modules_have_plain_names(path, what):
+    network, other = (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 1, 3)) for _ in range(2))
+    wrapped = {
+        "whole": lambda: compiled(network),
+        "a part": lambda: nn.Sequential(network[0], compiled(network[1])),
+        "parallel": lambda: nn.DataParallel(network),
+    }[what]()
+    card = save_weights(path, wrapped, Card("chain"))
+    assert card.parameters == count_parameters(network)
+    loaded, _ = load_network(path, {"chain": lambda: other})
+    for a, b in zip(network.parameters(), loaded.parameters()):
+        assert torch.equal(a, b)
+    with torch.no_grad():
+        network[0].weight.zero_()
+    load_weights(path, wrapped)  # and back into the compiled one
+    assert torch.equal(network[0].weight, loaded[0].weight)
+
+
+def test_a_card_without_norm_means_what_it_meant(path):
+    from emrecon.unrolled import mapem_net
+
+    former = mapem_net(2, 2, width=4, norm="batch")
+    save_weights(path, former, Card("mapem-net", {"dimensions": 2, "n_modules": 2, "width": 4}))
+    loaded, card = load_network(path, {"mapem-net": mapem_net})
+    assert card.arguments["norm"] == "batch"
+    assert loaded.state_dict().keys() == former.state_dict().keys()

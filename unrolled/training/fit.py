@@ -18,6 +18,7 @@ FIT, SPREAD = "data fit", "data fit spread"
 """The metrics of a card that `fit_note` reads: mean and standard deviation of `data_fit` on validation scans."""
 
 _SPREADS = 3.0  # standard deviations beyond which a fit is worth a note
+_LEAST_SPREAD = 0.01  # of few validation scans chance may leave less
 _UNKNOWN = (1.0, 0.05)  # mean and standard deviation for cards that do not say
 
 
@@ -72,7 +73,7 @@ def fit_note(card: Card, image: torch.Tensor, likelihood: Likelihood | Sequence[
         return None
     worst = float(data_fit(image, parts).max())
     mean, spread = (float(card.metrics.get(name, usual)) for name, usual in zip((FIT, SPREAD), _UNKNOWN))
-    if worst <= mean + _SPREADS * spread:
+    if worst <= mean + _SPREADS * max(spread, _LEAST_SPREAD):
         return None
     return (
         f"the image explains the counts worse than expected: deviance {worst:.3f} times that of Poisson counts, and "

@@ -224,7 +224,7 @@ class ThinnedNoise2Noise:
     def __post_init__(self) -> None:
         _check_share(self.p)
 
-    def __call__(self, model: nn.Module, batch: object, generator: torch.Generator) -> torch.Tensor:
+    def __call__(self, model: nn.Module, batch: object, generator: torch.Generator | None = None) -> torch.Tensor:
         likelihood, with_part = _likelihood_of(batch)
         seen, held_out = thinned(likelihood, self.p, generator)
         image = applied(model, with_part(seen))
@@ -252,11 +252,13 @@ class Noise2Void:
     box: tuple[int, int, int] = (8, 8, 1)
     reach: int = 2
 
-    def __call__(self, model: nn.Module, batch: object, generator: torch.Generator) -> torch.Tensor:
-        arguments = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-        image = arguments[0]
+    def __call__(self, model: nn.Module, batch: object, generator: torch.Generator | None = None) -> torch.Tensor:
+        given = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+        image = given[0] if given else None
+        if not isinstance(image, torch.Tensor):
+            raise TypeError(f"Noise2Void takes noisy images, tensors (..., x, y, z), got {type(image).__name__}")
         hidden, spots = blind_spots(image, generator, self.box, self.reach)
-        return ((model(hidden, *arguments[1:]) - image) ** 2)[spots].mean()
+        return ((model(hidden, *given[1:]) - image) ** 2)[spots].mean()
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,7 @@ class DeepinvLoss:
     loss: deepinv.loss.Loss
     physics: deepinv.physics.Physics
 
-    def __call__(self, model: nn.Module, batch: object, generator: torch.Generator) -> torch.Tensor:
+    def __call__(self, model: nn.Module, batch: object, generator: torch.Generator | None = None) -> torch.Tensor:
         y, x = batch if isinstance(batch, (tuple, list)) else (batch, None)
         adapted = self.loss.adapt_model(model)
         # a loss that splits or adds noise to the data remembers how, when asked to
@@ -332,17 +334,19 @@ def applied(model: Callable[..., Result], arguments: object) -> Result:
 # ---- parts of scans and of images ------------------------------------------------------------------------------------
 
 
-def thin(counts: torch.Tensor, p: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def thin(counts: torch.Tensor, p: float, generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return counts split at random into two independent parts, y1 ~ Binomial(y, p) and y2 = y - y1.
 
     Args:
         counts : integers >= 0 of any dtype and shape.  Both parts have its dtype and device.
-        generator : the draw is done on its device; one on the CPU gives the same parts everywhere.
+        generator : the draw is done on its device; one on the CPU gives the same parts everywhere (default: torch's
+            global one on the CPU).
 
     Raises ValueError for counts that are not non-negative integers (usual cause: corrected or expected counts), and
     for p outside 0 to 1.
     """
     _check_share(p)
+    generator = torch.default_generator if generator is None else generator
     values = counts.detach().to(device=generator.device, dtype=torch.float64)
     if not bool((torch.isfinite(values) & (values >= 0) & (values == values.floor())).all()):
         raise ValueError("thin needs counts, integers >= 0; are these expected or corrected counts?")
@@ -352,7 +356,7 @@ def thin(counts: torch.Tensor, p: float, generator: torch.Generator) -> tuple[to
 
 
 def thinned(
-    likelihood: recon.PoissonLikelihood, p: float, generator: torch.Generator
+    likelihood: recon.PoissonLikelihood, p: float, generator: torch.Generator | None = None
 ) -> tuple[recon.PoissonLikelihood, recon.PoissonLikelihood]:
     """Return the likelihoods of two random parts of the counts, with models p and 1 - p times that of the whole::
 
@@ -382,12 +386,16 @@ def _part(likelihood: recon.PoissonLikelihood, counts: torch.Tensor, share: floa
 
 
 def blind_spots(
-    image: torch.Tensor, generator: torch.Generator, box: tuple[int, int, int] = (8, 8, 1), reach: int = 2
+    image: torch.Tensor,
+    generator: torch.Generator | None = None,
+    box: tuple[int, int, int] = (8, 8, 1),
+    reach: int = 2,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images with some voxels replaced by a neighbour, and booleans that say which.
 
     Args:
         image : (..., x, y, z).
+        generator : of the random numbers (default: torch's global one on the CPU).
         box : one voxel in every box of this size is replaced, at a random place (the last boxes may reach beyond the
             image, and their voxel may be lost): (8, 8, 1) for slices, (4, 4, 4) for volumes; both hide 1 of 64.
         reach : the new value is that of a voxel at most so far along each axis on which the box is longer than one
@@ -396,6 +404,7 @@ def blind_spots(
     Raises ValueError for a box or reach below 1, and images without a neighbour to take.
     """
     shape = tuple(image.shape[-3:])
+    generator = torch.default_generator if generator is None else generator
     if len(box) != 3 or min(box) < 1 or reach < 1 or image.ndim < 3:
         raise ValueError(f"blind_spots takes images (..., x, y, z), box and reach of at least 1, got {box} and {reach}")
     active = [axis for axis in range(3) if box[axis] > 1]

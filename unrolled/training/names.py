@@ -24,7 +24,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def plain_names(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return weights under the names that they have in modules that are not compiled: without `_orig_mod.`."""
-    return {name.replace(_COMPILED, ""): w for name, w in weights.items()}
+    return {str(name).replace(_COMPILED, ""): w for name, w in weights.items()}
 
 
 def load_plain(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
