@@ -7,8 +7,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -23,15 +24,13 @@ from . import learned, train_recipe
 from .errors import interruptible
 from .outputs import OutputError, writing
 from .printing import plain_console, quietly
-from .train_data import Preparation, held_out, training_batches
+from .train_data import Pair, held_out, preparation, training_batches
 from .train_recipe import LossTable, Plan, TrainingTable
 
 if TYPE_CHECKING:
     import torch
 
     from emrecon.unrolled.training.loop import Objective
-
-Pair = tuple[dict[str, Any], "torch.Tensor"]
 
 _RECIPE = "recipe.json"
 _METRICS = ("nrmse", "psnr", "ssim")
@@ -58,6 +57,13 @@ def train(
     workers: Annotated[
         int, typer.Option(min=0, max=1024, help="Processes that read or simulate samples; 0 uses this one.")
     ] = 0,
+    cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Keep simulated samples in `samples` of --out, so that each is made once (default: volumes).",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
     show: Annotated[bool, typer.Option("--show", help="Check and print the recipe, then stop.")] = False,
 ) -> None:
@@ -83,6 +89,8 @@ def train(
     learned.torch_device(device or "cpu")
     from emrecon.unrolled.training.distributed import process_group
 
+    if plan.folder is None and (cache or (cache is None and not plan.source.is_flat)):
+        plan = replace(plan, kept=out / "samples")
     _check_folder(plan, out)
     advice = f"the same command goes on from the checkpoint in {out}"
     with interruptible(lambda: advice), process_group(device) as here:
@@ -104,7 +112,7 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
     with seeded(table.seed):
         model = learned.registry()[network](**plan.arguments)
     model.to(device)
-    prepare = Preparation(plan, device)
+    prepare = preparation(plan, device)
     optimiser = torch.optim.Adam(model.parameters(), table.learning_rate)
     schedule = _schedule(optimiser, table)
     settings = Settings(
@@ -147,7 +155,8 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
         with quietly(False), stage("test"), torch.no_grad():
             test = Validation(held_out(plan, prepare, "test", table.n_validation))
             metrics |= {f"test {name}": value for name, value in test(model.eval()).items()}
-    metrics |= _fit(model, held_out(plan, prepare, "validation", table.n_validation)())
+    with quietly(False), stage("data fit"):
+        metrics |= _fit(model, held_out(plan, prepare, "validation", table.n_validation)())
     _write_weights(plan, out, model, metrics)
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "nrmse" in name)
     console.print(f"wrote {out / 'weights.safetensors'}, from step {row['step']}: {said}")

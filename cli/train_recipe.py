@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from emrecon.projectors.core.texts import read_text
 from emrecon.sims import recipes
-from emrecon.sims.datasets import Dataset, SimulatedDataset
+from emrecon.sims.datasets import CachedDataset, Dataset, SimulatedDataset
 from emrecon.sims.recipes import RecipeError, Table, complain, decode
 
 from . import learned
@@ -129,11 +129,15 @@ class TrainingRecipe(Table):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A training that can begin: its recipe, and the simulation that its data come from."""
+    """A training that can begin: its recipe, and the simulation that its data come from.
+
+    kept : the folder where simulated samples are kept for the next epochs; None simulates them again.
+    """
 
     recipe: TrainingRecipe
     simulation: recipes.Recipe
     folder: Path | None = None
+    kept: Path | None = None
 
     @cached_property
     def source(self) -> recipes.RecipeSource:
@@ -150,11 +154,12 @@ class Plan:
         target = ("reconstruction",) if data.target == "reconstruction" else ()
         return ("counts", "background", "factors", "truth", *mu, *guide, *target)
 
-    def dataset(self, split: str) -> Any:
+    def dataset(self, split: str) -> Dataset | SimulatedDataset | CachedDataset:
         """Return a part of the samples."""
-        if self.folder is None:
-            return SimulatedDataset(self.source, split, self.fields)
-        return Dataset(self.folder, split, self.fields)
+        if self.folder is not None:
+            return Dataset(self.folder, split, self.fields)
+        simulated = SimulatedDataset(self.source, split, self.fields)
+        return simulated if self.kept is None else CachedDataset(simulated, self.kept)
 
     @property
     def level(self) -> float:

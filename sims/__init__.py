@@ -9,7 +9,18 @@ model of the reconstruction by a `Mismatch`; and training sets: `load_recipe`, `
 if __name__ != "emrecon.sims":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.sims`")
 
-from .datasets import Batches, Dataset, Field, SimulatedDataset, Source, Written, loader, rank_and_size, write_dataset
+from .datasets import (
+    Batches,
+    CachedDataset,
+    Dataset,
+    Field,
+    SimulatedDataset,
+    Source,
+    Written,
+    loader,
+    rank_and_size,
+    write_dataset,
+)
 from .noise import generator, poisson, scale_to_counts, thin
 from .phantoms import (
     JASZCZAK_MODELS,
@@ -162,6 +173,7 @@ __all__ = [
     "Field",
     "Recipe",
     "RecipeError",
+    "CachedDataset",
     "SimulatedDataset",
     "Source",
     "Written",

@@ -80,7 +80,9 @@ from .networks import (
 from .training import (
     Card,
     LayerRecord,
+    MeasuredScanner,
     Noise2Void,
+    Preparation,
     Record,
     Settings,
     ShardedProjector,
@@ -215,7 +217,9 @@ __all__ = [
     "WeightedSum",
     "ThinnedNoise2Noise",
     "thinned",
+    "MeasuredScanner",
     "Noise2Void",
+    "Preparation",
     "equivariant",
     "measurement_splitting",
     # several processes

@@ -1,5 +1,6 @@
 """Training sets: written in shards, read in batches."""
 
+from .caching import CachedDataset
 from .ranks import rank_and_size
 from .reading import Batches, Dataset, Field, SimulatedDataset, Source, loader
 from .shards import MANIFEST
@@ -8,6 +9,7 @@ from .writing import Written, write_dataset
 __all__ = [
     "MANIFEST",
     "Batches",
+    "CachedDataset",
     "Dataset",
     "Field",
     "SimulatedDataset",

@@ -247,6 +247,7 @@ class Batches:
         drop_last : leave out what does not fill a batch of every rank; otherwise ranks that would have a sample less
             take one from the front of the order again.
         epoch : of the next pass, one more after each.
+        skip : batches that the next pass leaves out at its beginning, 0 after it: a run that is resumed has used them.
     """
 
     n: int
@@ -258,6 +259,7 @@ class Batches:
     rank: int = 0
     n_ranks: int = 1
     epoch: int = 0
+    skip: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.block < 1:
@@ -272,8 +274,9 @@ class Batches:
 
     def __iter__(self) -> Iterator[list[int]]:
         order, self.epoch = self.order(), self.epoch + 1
+        begin, self.skip = self.skip, 0
         mine = order[self.rank :: self.n_ranks] if self.block == 1 else self._by_blocks(order)
-        for k in range(len(self)):
+        for k in range(begin, len(self)):
             yield mine[k * self.batch_size : (k + 1) * self.batch_size].tolist()
 
     def set_epoch(self, epoch: int) -> None:

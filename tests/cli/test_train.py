@@ -14,10 +14,9 @@ from recipe_cases import SMALL_PET, SMALL_SPECT
 
 from emrecon.cli import train_recipe
 from emrecon.cli.errors import InterruptionError
-from emrecon.cli.train_data import Preparation, held_out, stacked, training_batches
+from emrecon.cli.train_data import held_out, preparation, stacked, training_batches
 from emrecon.sims import RecipeError, recipes
 from emrecon.sims.datasets import write_dataset
-from emrecon.unrolled import normalised_guide
 from emrecon.unrolled.training import losses
 from emrecon.unrolled.training.loop import Validation
 from emrecon.unrolled.training.weights import load_network, read_card
@@ -156,7 +155,7 @@ def test_a_batch_is_the_likelihood_of_each_scan(recipe, kind):
     text = TRAINING.replace("batch_size = 2", "batch_size = 2\nfloor = 0.0") if kind == "spect" else GUIDED
     plan = plan_of(recipe, text)
     samples = plan.dataset("train").__getitems__([1, 3])
-    arguments, target = Preparation(plan, torch.device("cpu"))(stacked(samples))
+    arguments, target = preparation(plan, torch.device("cpu"))(stacked(samples))
     likelihood, n = arguments["likelihood"], len(plan.simulation.counts.levels)
     assert ("guide" in arguments) == (kind == "pet")
     for item, number in enumerate((1, 3)):
@@ -172,9 +171,9 @@ def test_several_guides_are_channels_in_their_order(recipe):
     plan = plan_of(recipe, GUIDED.replace('guide = "guide"', 'guide = ["mu", "guide"]'))
     assert plan.arguments["guide_channels"] == 2
     samples = stacked(plan.dataset("train").__getitems__([1, 3]))
-    arguments, _ = Preparation(plan, torch.device("cpu"))(samples)
+    arguments, _ = preparation(plan, torch.device("cpu"))(samples)
     for channel, name in enumerate(("mu", "guide")):
-        alone = normalised_guide(samples[name].reshape(arguments["guide"][:, 0].shape))
+        alone = samples[name].reshape(arguments["guide"][:, 0].shape)
         assert torch.equal(arguments["guide"][:, channel], alone)
     network = train_recipe.learned.registry()["mapem-net"](**plan.arguments)
     with torch.no_grad():
@@ -182,8 +181,8 @@ def test_several_guides_are_channels_in_their_order(recipe):
 
 
 def test_no_count_is_inexplicable(recipe):
-    prepare = Preparation(plan_of(recipe), torch.device("cpu"))
-    likelihood = prepare.likelihood(stacked(prepare.plan.dataset("train").__getitems__([0, 1])))
+    plan = plan_of(recipe)
+    likelihood = preparation(plan, "cpu").likelihood(stacked(plan.dataset("train").__getitems__([0, 1])))
     least = 1e-3 * likelihood.data.mean((1, 2, 3), keepdim=True)
     assert torch.equal(likelihood.model.background, least.expand_as(likelihood.data))
     assert torch.isfinite(torch.as_tensor(likelihood.value(torch.zeros(2, 16, 16, 1)))).all()
@@ -192,7 +191,7 @@ def test_no_count_is_inexplicable(recipe):
 @pytest.mark.slow
 def test_batches_are_those_of_the_epoch_with_any_number_of_workers(recipe):
     plan = plan_of(recipe)
-    prepare = Preparation(plan, torch.device("cpu"))
+    prepare = preparation(plan, torch.device("cpu"))
     alone, helped = (list(training_batches(plan, prepare, workers, 3)(2)) for workers in (0, 1))
     assert len(alone) == len(helped) == 4
     for (a, x), (b, y) in zip(alone, helped):
@@ -204,7 +203,7 @@ def test_high_count_images_as_targets(recipe):
     text = (recipe.parent / "pet.toml").read_text() + "levels = [0.1, 1.0]\n\n[reconstruction]\niterations = 2\n"
     (recipe.parent / "pet.toml").write_text(text, encoding="utf-8")
     plan = plan_of(recipe, GUIDED.replace('guide = "guide"', 'target = "reconstruction"'))
-    ((_, target),) = held_out(plan, Preparation(plan, torch.device("cpu")), "validation", 1)()
+    ((_, target),) = held_out(plan, preparation(plan, torch.device("cpu")), "validation", 1)()
     first = plan.source.split["train"]
     np.testing.assert_array_equal(target[0].numpy(), plan.source.samples([first])["reconstruction"][0, 1][..., None])
 
@@ -249,7 +248,7 @@ def test_weights_come_with_a_card(recipe, tmp_path):
     rows = json.loads((tmp_path / "run" / "log.json").read_text())
     assert card.metrics["validation nrmse"] == rows[-1]["nrmse"]
     plan = train_recipe.load_plan(str(recipe))
-    pairs = held_out(plan, Preparation(plan, torch.device("cpu")), "validation", 1)
+    pairs = held_out(plan, preparation(plan, torch.device("cpu")), "validation", 1)
     with torch.no_grad():
         again = Validation(pairs)(network)["nrmse"]
     assert again == pytest.approx(card.metrics["validation nrmse"], rel=1e-4)

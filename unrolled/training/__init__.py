@@ -20,6 +20,7 @@ from .losses import (
     thinned,
 )
 from .names import load_plain
+from .preparation import MeasuredScanner, Preparation
 from .records import best_weights, plot_log
 from .schedules import warmup_cosine, warmup_steps
 from .shipped import pretrained, pretrained_names, pretrained_path
@@ -28,7 +29,9 @@ from .weights import Card, count_parameters, load_network, load_weights, read_ca
 __all__ = [
     "Card",
     "LayerRecord",
+    "MeasuredScanner",
     "Noise2Void",
+    "Preparation",
     "Record",
     "Settings",
     "ShardedProjector",

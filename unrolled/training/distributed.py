@@ -103,6 +103,20 @@ def broadcast_weights(weights: Iterable[torch.Tensor], group: Group = None) -> N
             values.copy_(whole)
 
 
+def mean_over_ranks(value: float, device: torch.device, group: Group = None) -> float:
+    """Return the mean of a number over all ranks, on all of them.
+
+    Args:
+        device : one that the ranks talk by, such as that of the weights.
+    """
+    n_ranks = rank_and_size(group)[1]
+    if n_ranks == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total, group=group)
+    return float(total) / n_ranks
+
+
 def of_first_rank(value: Value, group: Group = None) -> Value:
     """Return the first rank's value on all ranks: numbers, texts and the like, not large arrays."""
     if rank_and_size(group)[1] == 1:

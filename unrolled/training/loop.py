@@ -21,7 +21,7 @@ from emrecon import recon
 from emrecon.projectors.core.errors import FormatError
 from emrecon.projectors.core.progress import Stage, finish, step
 
-from .distributed import average_gradients, broadcast_weights, of_first_rank, rank_and_size
+from .distributed import average_gradients, broadcast_weights, mean_over_ranks, of_first_rank, rank_and_size
 from .losses import Case, applied
 from .names import load_plain, plain_names, unwrapped
 from .records import (
@@ -133,8 +133,8 @@ def train(
     (seed, step, rank), and the rest is in the checkpoint. torch's global random state is left as it was outside of the
     steps. Leaving the loop, or Ctrl-C, leaves the last checkpoint valid.
     Under torch.distributed every rank calls this with its own batches: gradients are averaged, buffers (the running
-    means of batch normalisation) are those of the first rank, all ranks validate, and the first rank's metrics are
-    recorded; it writes the files, in a folder that all ranks see.
+    means of batch normalisation) are those of the first rank, all ranks validate; recorded are the mean loss of all
+    ranks and the first one's metrics, and it writes the files, in a folder that all ranks see.
 
     Raises FloatingPointError for a loss or gradient that is not finite, and ValueError for an epoch without batches, a
     metric to watch that is not there, a checkpoint that is damaged or of another run, an optimiser that holds none of
@@ -153,7 +153,7 @@ def train(
     broadcast_weights(model.state_dict().values())
     try:
         while not run.finished:
-            for batch in islice(batches(run.epoch), run.batch, None):
+            for batch in _unused(batches, run.epoch, run.batch):
                 started = time.perf_counter()
                 model.train()
                 optimiser.zero_grad(set_to_none=True)
@@ -236,6 +236,10 @@ class _Run:
         return self.step >= self.settings.steps or (patience is not None and self.waited >= patience)
 
     @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
     def is_due(self) -> bool:
         return time.perf_counter() - self.saved >= self.settings.save_seconds
 
@@ -269,7 +273,7 @@ class _Run:
     def record(self, metrics: Mapping[str, float]) -> Record:
         settings = self.settings
         losses, norms, n = self.sums
-        loss = of_first_rank(losses / n)
+        loss = mean_over_ranks(losses / n, self.device)
         seen = {"loss": loss, **metrics}
         watch = settings.watch if metrics else "loss"
         if watch not in seen:
@@ -376,15 +380,36 @@ def by_epoch(loader: Iterable[object], prepare: Callable[..., object] = lambda b
     Raises TypeError for a loader whose order is not a function of the epoch: its runs could not be resumed exactly.
     """
     samplers: list[object] = [getattr(loader, name, None) for name in ("batch_sampler", "sampler")]
-    set_epoch = next((sampler.set_epoch for sampler in samplers if hasattr(sampler, "set_epoch")), None)
-    if set_epoch is None:
+    sampler = next((sampler for sampler in samplers if hasattr(sampler, "set_epoch")), None)
+    if sampler is None:
         raise TypeError(f"by_epoch needs a sampler with set_epoch(epoch), which {type(loader).__name__} does not have")
+    return _Epochs(loader, prepare, sampler)
 
-    def batches(epoch: int) -> Iterator[object]:
-        set_epoch(epoch)
-        return map(prepare, loader)
 
-    return batches
+@dataclass(frozen=True)
+class _Epochs:
+    """The batches of a loader by epoch, all of them or those after some that have been used."""
+
+    loader: Iterable[object]
+    prepare: Callable[..., object]
+    sampler: Any
+
+    def __call__(self, epoch: int) -> Iterator[object]:
+        return self.after(epoch, 0)
+
+    def after(self, epoch: int, used: int) -> Iterator[object]:
+        """Return the batches of an epoch without the first ones, which are not even read where the sampler can skip."""
+        self.sampler.set_epoch(epoch)
+        if hasattr(self.sampler, "skip"):
+            self.sampler.skip, used = used, 0
+        return map(self.prepare, islice(self.loader, used, None))
+
+
+def _unused(batches: Batches[Batch], epoch: int, used: int) -> Iterable[Batch]:
+    """The batches of an epoch after the first ones."""
+    if isinstance(batches, _Epochs):
+        return batches.after(epoch, used)  # type: ignore[return-value]
+    return islice(batches(epoch), used, None)
 
 
 @dataclass(frozen=True)
