@@ -60,7 +60,7 @@ class CachedDataset:
 
     def _read(self, index: int) -> dict[str, np.ndarray] | None:
         try:
-            with np.load(self._path(index), allow_pickle=False) as file:
+            with self._path(index).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 sample = {name: file[name] for name in self.fields}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None  # not there yet, or damaged

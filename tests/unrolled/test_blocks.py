@@ -10,6 +10,7 @@ import torch
 from network_cases import BODIES, SHAPE, build, guide_for, images, skip_without_monai
 from torch import nn
 
+from emrecon.unrolled.methods.unrolled_em import UnrolledEM
 from emrecon.unrolled.networks.blocks import (
     ConvolutionalAutoencoder,
     DnCNN,
@@ -21,6 +22,8 @@ from emrecon.unrolled.networks.blocks import (
     normalisation,
     seeded,
 )
+from emrecon.unrolled.networks.guides import normalised_guide
+from emrecon.unrolled.networks.scaling import ScaleEquivariant
 from emrecon.unrolled.networks.transformer import SwinRegulariser
 from emrecon.unrolled.networks.unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm, pad_to_multiple
 
@@ -405,3 +408,50 @@ def test_both_residuals_of_the_transformer():
     for p in body.last.parameters():
         nn.init.zeros_(p)
     assert torch.equal(body(x), x)
+
+
+# ---- guides of any unit, and what is no denoiser ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_guides_may_have_any_unit(dimensions):
+    network, x, guide = build("residual unit", dimensions, 1), images(), guide_for(1)
+    expected = network(x, guide=guide)
+    factors = torch.tensor([1e-3, 400.0]).reshape(2, 1, 1, 1, 1)
+    torch.testing.assert_close(network(x, guide=factors * guide), expected)
+    torch.testing.assert_close(network(x, guide=normalised_guide(guide)), expected)
+    torch.testing.assert_close(network(x, guide=guide.numpy()), expected)
+    torch.testing.assert_close(network(x, guide=guide.numpy()[..., ::-1]), network(x, guide=guide.flip(-1)))
+    plain = NetworkDenoiser(network.body, dimensions, 1, "none")
+    assert not torch.allclose(plain(x, guide=2 * guide), plain(x, guide=guide))
+    by_mean = NetworkDenoiser(network.body, dimensions, 1, "mean")
+    torch.testing.assert_close(by_mean(x, guide=7 * guide), by_mean(x, guide=guide))
+
+
+def test_guides_that_are_none():
+    network, x, guide = build("residual unit", 2, 1), images(), guide_for(1)
+    with pytest.raises(ValueError, match="guide_scale must be one of max, mean, none"):
+        NetworkDenoiser(network.body, 2, 1, "std")
+    with pytest.raises(TypeError, match="a guide must be an array or a tensor, got list"):
+        network(x, guide=guide.tolist())
+    guide[0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="the guide holds NaN"):
+        network(x, guide=guide)
+    with pytest.raises(TypeError, match="takes torch tensors, got ndarray"):
+        network(x.numpy())
+
+
+@pytest.mark.parametrize("who", [ScaleEquivariant, UnrolledEM])
+def test_layers_of_torch_must_be_wrapped(who):
+    for layer in (nn.Conv2d(1, 1, 3, padding=1), nn.Sequential(nn.Conv3d(1, 1, 3, padding=1))):
+        with pytest.raises(TypeError, match=r"wrap it: NetworkDenoiser\("):
+            who(layer)
+    with pytest.raises(TypeError, match="takes denoisers, got int"):
+        who(3)
+    who(nn.Identity())
+    who(lambda x: x)
+
+
+def test_a_result_with_another_shape_says_what_to_do():
+    with pytest.raises(ValueError, match="network with a channel axis must be wrapped"):
+        ScaleEquivariant(lambda x: x[:, None])(images())

@@ -391,3 +391,15 @@ def test_a_missing_deepinv_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "deepinv", None)
     with pytest.raises(ImportError, match=r"emrecon\[deepinv\]"):
         equivariant(None, None)
+
+
+def test_objectives_draw_by_themselves_without_a_generator():
+    x = torch.rand(2, 16, 16, 1)
+    torch.manual_seed(0)
+    first = Noise2Void()(nn.Identity(), x, None)
+    torch.manual_seed(0)
+    assert torch.equal(first, Noise2Void()(nn.Identity(), x))
+    with pytest.raises(TypeError, match="Noise2Void takes noisy images, tensors"):
+        Noise2Void()(nn.Identity(), x.numpy(), None)
+    one, two = thin(torch.full((4, 5), 10.0), 0.5)
+    assert torch.equal(one + two, torch.full((4, 5), 10.0))

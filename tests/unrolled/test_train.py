@@ -1,6 +1,7 @@
 """The training loop: killed and resumed bit for bit, averaged, stopped, logged, and shared by two processes."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -13,8 +14,10 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
+from emrecon.sims.datasets.reading import loader
 from emrecon.unrolled.training.distributed import ShardedProjector, process_group, rank_and_size, sum_over_ranks
 from emrecon.unrolled.training.loop import (
     Settings,
@@ -391,6 +394,44 @@ def test_data_orders_follow_the_epoch():
     assert list(by_epoch(Loader(), lambda number: -number)(1)) == [-1, -101]
     with pytest.raises(TypeError, match="set_epoch"):
         by_epoch([1, 2])
+    assert list(by_epoch(Loader()).after(3, 1)) == [103]
+
+
+def test_batches_that_were_used_are_not_even_made(tmp_path):
+    made = []
+
+    class Samples:
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, index):
+            made.append(index)
+            return {"x": np.full((12, 12, 1), index, np.float32)}
+
+    def run(steps):
+        model = Network()
+        optimiser = torch.optim.SGD(model.parameters(), 1e-3)
+        batches = by_epoch(loader(Samples(), 2, seed=1), lambda batch: (batch["x"], batch["x"]))
+        settings = Settings(steps, 3, folder=tmp_path)
+        list(train(model, batches, Supervised(mse), optimiser, settings))
+
+    run(3)
+    before = list(made)
+    run(5)
+    assert len(before) == 6
+    assert sorted(made) == list(range(10))
+
+
+def test_the_bar_says_how_far_it_is():
+    out = io.StringIO()
+    model = Network()
+    optimiser = torch.optim.SGD(model.parameters(), 1e-3)
+    console = Console(file=out, force_terminal=True, width=150)
+    validate = Validation(pairs(9)[:1])
+    list(train(model, pairs, Supervised(mse), optimiser, Settings(4, 2), validate=validate, progress=console))
+    assert "4 of 4" in out.getvalue()
+    assert "NRMSE" in out.getvalue()
+    assert "loss" in out.getvalue()
 
 
 # ---- mixed precision -------------------------------------------------------------------------------------------------
@@ -591,7 +632,7 @@ def two_ranks(tmp_path_factory):
     space: dict = {}
     exec(COMMON + TWO, space)
     f = space["scan"]()
-    alone = space["results"](f, lambda value: value) | {"net": space["train_net"](0, 1, None)}
+    alone = space["results"](f, lambda value: value) | {"net": space["train_net"](0, 1, str(folder / "alone"))}
     alone["unrolled"] = space["unrolled"](f, space["count_scale"])
     torch.testing.assert_close(space["shared_count_scale"](f), space["count_scale"](f))
     alone["subsets"] = f.gradient(alone["mlem"])
@@ -623,7 +664,9 @@ def test_two_ranks_train_as_one_with_the_doubled_batch(two_ranks):
     (found, _), alone, folder = two_ranks
     for name, w in alone["net"].items():
         torch.testing.assert_close(found["net"][name], w, rtol=1e-9, atol=1e-11)
-    assert [row["step"] for row in json.loads((folder / "log.json").read_text())] == [4, 8, 10]
+    shared, own = (json.loads((where / "log.json").read_text()) for where in (folder, folder / "alone"))
+    assert [row["step"] for row in shared] == [4, 8, 10]
+    assert [row["loss"] for row in shared] == pytest.approx([row["loss"] for row in own], rel=1e-9)  # of both ranks
     assert (folder / "best.pt").exists()
 
 
