@@ -321,3 +321,15 @@ def test_deep_priors_of_a_chain(folder, tmp_path, capsys):
     same = unrolled.dip_ot(unrolled.dip_chain(2), fit=unrolled.Fit("adam", 10, 5e-3))
     expected = recon.run(same.iterates(parts, guide=guide_on(guide[1:], FLAT, lambda path: None)), 2)
     np.testing.assert_allclose(image, expected.numpy(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("fit", [1.0, 1e6])
+def test_an_image_that_does_not_explain_its_counts_gets_a_note(folder, tmp_path, capsys, fit):
+    path = tmp_path / "own.safetensors"
+    with unrolled.seeded(0):
+        network = unrolled.mapem_net(2, **SMALL["mapem-net"])
+    metrics = {"data fit": fit, "data fit spread": 0.0}
+    save_weights(path, network, Card("mapem-net", {"dimensions": 2, **SMALL["mapem-net"]}, metrics=metrics))
+    reconstructed(folder, tmp_path, "mapem-net", "--weights", path)
+    said = capsys.readouterr()
+    assert ("explains the counts worse than expected" in " ".join((said.out + said.err).split())) == (fit == 1.0)

@@ -247,6 +247,8 @@ def test_weights_come_with_a_card(recipe, tmp_path):
     assert card.notes == "for tests"
     rows = json.loads((tmp_path / "run" / "log.json").read_text())
     assert card.metrics["validation nrmse"] == rows[-1]["nrmse"]
+    assert card.metrics["data fit"] > 0.5
+    assert card.metrics["data fit spread"] >= 0
     plan = train_recipe.load_plan(str(recipe))
     pairs = held_out(plan, preparation(plan, torch.device("cpu")), "validation", 1)
     with torch.no_grad():
@@ -357,3 +359,11 @@ def test_a_batch_that_no_split_fills_says_what_would_fit(recipe):
     recipe.write_text(TRAINING.replace("batch_size = 2", "batch_size = 900"), encoding="utf-8")
     with pytest.raises(RecipeError, match=r"batch_size is 900, but split 'train' has \d+ samples; use at most \d+"):
         train_recipe.load_plan(str(recipe))
+
+
+def test_samples_are_kept_where_that_is_asked_for(recipe, tmp_path):
+    emrecon("train", recipe, "--out", tmp_path / "a", "--steps", 2, "--cache")
+    emrecon("train", recipe, "--out", tmp_path / "b", "--steps", 2)
+    assert len(list((tmp_path / "a" / "samples").rglob("*.npz"))) >= 4
+    assert not (tmp_path / "b" / "samples").exists()  # slices are simulated again
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")

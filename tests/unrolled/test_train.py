@@ -1,7 +1,6 @@
 """The training loop: killed and resumed bit for bit, averaged, stopped, logged, and shared by two processes."""
 
 import csv
-import io
 import json
 import math
 import os
@@ -14,7 +13,6 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 
 from emrecon.sims.datasets.reading import loader
@@ -420,18 +418,6 @@ def test_batches_that_were_used_are_not_even_made(tmp_path):
     run(5)
     assert len(before) == 6
     assert sorted(made) == list(range(10))
-
-
-def test_the_bar_says_how_far_it_is():
-    out = io.StringIO()
-    model = Network()
-    optimiser = torch.optim.SGD(model.parameters(), 1e-3)
-    console = Console(file=out, force_terminal=True, width=150)
-    validate = Validation(pairs(9)[:1])
-    list(train(model, pairs, Supervised(mse), optimiser, Settings(4, 2), validate=validate, progress=console))
-    assert "4 of 4" in out.getvalue()
-    assert "NRMSE" in out.getvalue()
-    assert "loss" in out.getvalue()
 
 
 # ---- mixed precision -------------------------------------------------------------------------------------------------
