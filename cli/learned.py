@@ -180,7 +180,7 @@ def check(method: str, trained: Trained | None, grid: ImageGrid) -> None:
 
 
 def notes(trained: Trained | None, grid: ImageGrid, kind: str) -> list[str]:
-    """Return warnings where a network was trained on voxels of another size or the other kind of scan.
+    """Return warnings where a network was trained on other voxels, another field of view or other scans.
 
     kind : "PET" or "SPECT".  As far as the card tells.
     """
@@ -197,6 +197,16 @@ def notes(trained: Trained | None, grid: ImageGrid, kind: str) -> list[str]:
     if isinstance(size, list) and not np.allclose(size[:2], grid.voxel_size[:2], rtol=0.05):
         there, here = (" x ".join(f"{edge:.3g}" for edge in sizes) for sizes in (size, grid.voxel_size))
         found.append(f"{trained.name} was trained on voxels of {there} mm, and these have {here} mm")
+    shape = simulation["grid"].get("shape") if isinstance(simulation.get("grid"), dict) else None
+    if isinstance(size, list) and isinstance(shape, list):
+        field = [n * edge for n, edge in zip(shape[:2], size[:2])]
+        own = [n * edge for n, edge in zip(grid.shape[:2], grid.voxel_size[:2])]
+        if not np.allclose(field, own, rtol=0.15):
+            there, here = (" x ".join(f"{edge:.0f}" for edge in edges) for edges in (field, own))
+            found.append(
+                f"{trained.name} was trained on images of {there} mm, and these have {here} mm; the scale that it "
+                "gives an image depends on the field of view"
+            )
     return found
 
 

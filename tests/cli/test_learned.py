@@ -140,6 +140,16 @@ def test_other_voxels_are_told(folder, tmp_path, capsys):
     assert "trained on voxels" not in capsys.readouterr().out
 
 
+def test_another_field_of_view_is_told(folder, tmp_path, capsys):
+    path = tmp_path / "wide.safetensors"
+    grid = {"grid": {"voxel_size": [5.0, 5.0, 5.0], "shape": [64, 64, 1]}}
+    save(path, "mapem-net", taught=grid, **SMALL["mapem-net"])
+    reconstructed(folder, tmp_path, "mapem-net", "--weights", path)
+    assert "was trained on images of 320 x 320 mm, and these have 80 x 80 mm" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_the_other_kind_of_scan_is_told(folder, tmp_path, capsys):
     path = tmp_path / "pet.safetensors"
     save(path, "mapem-net", taught={"pet": {"rings": 1}, "spect": None}, **SMALL["mapem-net"])

@@ -78,7 +78,7 @@ def fit_note(card: Card, image: torch.Tensor, likelihood: Likelihood | Sequence[
     return (
         f"the image explains the counts worse than expected: deviance {worst:.3f} times that of Poisson counts, and "
         f"{mean:.3f} +- {spread:.3f} in validation; is the guide aligned with the scan, and the scan like those of "
-        "the training (voxels, resolution, counts)?"
+        "the training (voxels, field of view, resolution, counts)?"
     )
 
 
