@@ -104,6 +104,14 @@ def require_array(x: object, who: str) -> ModuleType:
         raise TypeError(f"{who} expects an array (NumPy, CuPy or torch), got {type(x).__name__}") from error
 
 
+def require_constant(values: object, who: str) -> None:
+    """Raise ValueError for a tensor that asks for a gradient where none is worked out."""
+    if is_torch(values) and values.requires_grad:
+        raise ValueError(
+            f"{who} would get no gradient, but the tensor has requires_grad; give it as a constant, values.detach()"
+        )
+
+
 def as_real(x: Array) -> Array:
     """Return `x` as float64 where it is float64, and as float32 otherwise; complex input is refused."""
     xp = array_namespace(x)

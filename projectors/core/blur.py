@@ -20,6 +20,7 @@ from .arrays import (
     dtype_name,
     is_numpy,
     like,
+    require_constant,
     to_numpy,
     without_rounding_below_zero,
 )
@@ -64,6 +65,7 @@ class GaussianBlur(BatchOperator):
     """
 
     def __init__(self, grid: ImageGrid, fwhm: ArrayLike, *, ends: str = "mirrored") -> None:
+        require_constant(fwhm, "GaussianBlur fwhm")
         widths = np.asarray(fwhm, float).ravel()
         if widths.size not in (1, 3) or not (np.isfinite(widths).all() and (widths >= 0).all()):
             raise ValueError(f"GaussianBlur fwhm must be one number or three, in mm and not negative, got {fwhm!r}")
@@ -142,10 +144,13 @@ class MeasuredBlur(LinearOperator):
         self, grid: ImageGrid, kernel: Array | Sequence[tuple[Array, Array]], *, ends: str = "mirrored"
     ) -> None:
         self.grid, self.in_shape, self.out_shape, self.ends = grid, grid.shape, grid.shape, _checked_ends(ends)
+        require_constant(kernel, "MeasuredBlur kernel")
         varying = isinstance(kernel, Iterable) and not hasattr(kernel, "shape")
         pairs: list[Any] = list(kernel) if varying else [(None, kernel)]
         if not pairs or any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in pairs):
             raise ValueError("MeasuredBlur needs an array (kx, ky, kz) or a list of pairs (weight image, kernel)")
+        for value in (part for pair in pairs for part in pair):
+            require_constant(value, "MeasuredBlur kernels and weights")
         self.kernels = [_checked_kernel(values) for _, values in pairs]
         self.weights = [None if weight is None else self._checked_weight(weight) for weight, _ in pairs]
         shapes = np.array([values.shape for values in self.kernels])

@@ -9,7 +9,18 @@ from typing import Self
 
 import numpy as np
 
-from .arrays import Array, PlanCache, array_namespace, as_real, dtype_name, is_cuda, is_torch, like, require_array
+from .arrays import (
+    Array,
+    PlanCache,
+    array_namespace,
+    as_real,
+    dtype_name,
+    is_cuda,
+    is_torch,
+    like,
+    require_array,
+    require_constant,
+)
 from .memory import require_memory
 
 Shape = tuple[int, ...]
@@ -57,11 +68,7 @@ class LinearOperator(ABC):
         self._check_shape(tuple(x.shape))
         x = as_real(x)
         self._require_room(x)
-        if is_torch(x):
-            from .autograd import apply_linear
-
-            return apply_linear(x, self)
-        return self._apply(x)
+        return self._differentiable(x) if is_torch(x) else self._apply(x)
 
     @cached_property
     def T(self) -> LinearOperator:
@@ -72,6 +79,23 @@ class LinearOperator(ABC):
     def n_items(self) -> int | None:
         """How many items a batch must have, where each has physics of its own; None where any number will do."""
         return None
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether something besides x gets a gradient, such as the attenuation map of a `SPECTProjector`."""
+        return False
+
+    def _differentiable(self, x: Array) -> Array:
+        """Apply the map to a tensor so that torch can differentiate it."""
+        from .autograd import apply_linear
+
+        return apply_linear(x, self)
+
+    def _differentiable_transpose(self, y: Array) -> Array:
+        """Apply the transpose to a tensor so that torch can differentiate it."""
+        from .autograd import apply_linear
+
+        return apply_linear(y, self.T)
 
     def _apply(self, x: Array) -> Array:
         """Apply the map over any leading axes, without autograd."""
@@ -182,6 +206,7 @@ class Diagonal(LinearOperator):
     """
 
     def __init__(self, weights: Array, shape: Shape | None = None) -> None:
+        require_constant(weights, "Diagonal weights")
         self.weights = weights
         self.in_shape = self.out_shape = tuple(weights.shape) if shape is None else tuple(shape)
         if not broadcasts_to(tuple(weights.shape), self.in_shape):
@@ -205,6 +230,7 @@ class DenseOperator(LinearOperator):
     """The map given by a matrix of shape (prod(out_shape), prod(in_shape)); for small problems and references."""
 
     def __init__(self, matrix: Array, in_shape: Shape, out_shape: Shape) -> None:
+        require_constant(matrix, "DenseOperator matrix")
         self.matrix, self.in_shape, self.out_shape = matrix, tuple(in_shape), tuple(out_shape)
         expected = (math.prod(self.out_shape), math.prod(self.in_shape))
         if tuple(matrix.shape) != expected:
@@ -243,6 +269,16 @@ class _Transposed(LinearOperator):
     def T(self) -> LinearOperator:
         return self.operator
 
+    @property
+    def has_parameters(self) -> bool:
+        return self.operator.has_parameters
+
+    def _differentiable(self, x: Array) -> Array:
+        return self.operator._differentiable_transpose(x)
+
+    def _differentiable_transpose(self, y: Array) -> Array:
+        return self.operator._differentiable(y)
+
     def __repr__(self) -> str:
         return f"<{type(self.operator).__name__}.T {compact(self.in_shape)} -> {compact(self.out_shape)}>"
 
@@ -265,6 +301,16 @@ class _Composed(LinearOperator):
 
     def _adjoint_batch(self, y: Array) -> Array:
         return self.inner._adjoint_batch(self.outer._adjoint_batch(y))
+
+    @property
+    def has_parameters(self) -> bool:
+        return self.outer.has_parameters or self.inner.has_parameters
+
+    def _differentiable(self, x: Array) -> Array:
+        return self.outer(self.inner(x)) if self.has_parameters else super()._differentiable(x)
+
+    def _differentiable_transpose(self, y: Array) -> Array:
+        return self.inner.T(self.outer.T(y)) if self.has_parameters else super()._differentiable_transpose(y)
 
     def __repr__(self) -> str:
         return f"<{self.outer!r} @ {self.inner!r}>"
@@ -301,6 +347,18 @@ class _Sum(LinearOperator):
 
     def _adjoint_batch(self, y: Array) -> Array:
         return self.first._adjoint_batch(y) + self.second._adjoint_batch(y)
+
+    @property
+    def has_parameters(self) -> bool:
+        return self.first.has_parameters or self.second.has_parameters
+
+    def _differentiable(self, x: Array) -> Array:
+        return self.first(x) + self.second(x) if self.has_parameters else super()._differentiable(x)
+
+    def _differentiable_transpose(self, y: Array) -> Array:
+        if self.has_parameters:
+            return self.first.T(y) + self.second.T(y)
+        return super()._differentiable_transpose(y)
 
     def __repr__(self) -> str:
         return f"<{self.first!r} + {self.second!r}>"
@@ -343,6 +401,16 @@ class _Scaled(LinearOperator):
 
     def _adjoint_batch(self, y: Array) -> Array:
         return self.scale * self.operator._adjoint_batch(y)
+
+    @property
+    def has_parameters(self) -> bool:
+        return self.operator.has_parameters
+
+    def _differentiable(self, x: Array) -> Array:
+        return self.scale * self.operator(x) if self.has_parameters else super()._differentiable(x)
+
+    def _differentiable_transpose(self, y: Array) -> Array:
+        return self.scale * self.operator.T(y) if self.has_parameters else super()._differentiable_transpose(y)
 
     def __repr__(self) -> str:
         return f"<{self.scale:g} * {self.operator!r}>"

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from ..core.arrays import Array, to_numpy
+from ..core.arrays import Array, is_torch, to_numpy
 from .attenuation import linear_attenuation
 
 _LOG = logging.getLogger("emrecon")
@@ -17,6 +17,12 @@ _POWER_OF_TEN = 0.15  # of a decade
 _PER_MM = (0.06, 0.16)  # times water
 
 
+def extremes(mu: Array) -> tuple[float, float]:
+    """Return the lowest and the highest value of a map; a tensor may ask for a gradient."""
+    values = mu.detach() if is_torch(mu) else mu
+    return float(values.min()), float(values.max())
+
+
 def check_attenuation(mu: Array, who: str) -> None:
     """Raise ValueError unless attenuation is finite, not negative and at most 10 /cm; say the likely cause.
 
@@ -25,7 +31,7 @@ def check_attenuation(mu: Array, who: str) -> None:
     Args:
         who : what the attenuation belongs to, for the message.
     """
-    low, high = float(mu.min()), float(mu.max())
+    low, high = extremes(mu)
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{who}: attenuation holds NaN or infinite values")
     if low < -_HIGHEST:

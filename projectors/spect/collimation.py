@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..core.arrays import require_constant
 from ..core.tables import read_table
 from ..physics.attenuation import linear_attenuation
 
@@ -93,6 +94,7 @@ class MeasuredResponse:
     pixel_size: tuple[float, float]
 
     def __post_init__(self) -> None:
+        require_constant(self.kernels, "MeasuredResponse kernels")
         distances, kernels = np.atleast_1d(np.array(self.distances, float)), np.array(self.kernels, float)
         pixel = np.ravel(np.asarray(self.pixel_size, float))
         pixel = np.full(2, pixel[0]) if pixel.size == 1 else pixel

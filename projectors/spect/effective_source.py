@@ -230,6 +230,8 @@ class SPECTScatterProjector(Projector):
             raise TypeError(f"SPECTScatterProjector needs an EffectiveSource(energy_window), got {source!r}")
         if not (math.isfinite(spacing) and spacing > 0):
             raise ValueError(f"SPECTScatterProjector spacing must be positive mm, got {spacing}")
+        if projector.has_parameters:
+            raise ValueError(f"{projector!r}: scatter gives its attenuation map no gradient; give a constant map")
         mu = projector.attenuation
         if mu is None or mu.ndim != 3 or not mu.any():
             found = "none" if mu is None else "all zero" if mu.ndim == 3 else f"one per item, {mu.shape}"

@@ -182,6 +182,29 @@ def rotate_adjoint(frame, absorbed, plan, scratch, v, out):
 
 
 @_compile
+def attenuation_adjoint(frame, cotangent, absorbed, plan, scratch, v, out):
+    """out += the derivative of the sum of cotangent * frame by `absorbed`, for view v.
+
+    Args:
+        frame : of `rotate`, attenuated; cotangent : before attenuation, of `collapse_adjoint`.
+    """
+    # A plane that absorbs a passes (1 - a)^2 of all behind it and 1 - a of its own: what it lets through is lost by
+    # 1 / (1 - a), once for itself and twice for the planes behind.
+    to_image, rows = plan.to_image[v], plan.rows[v]
+    behind, row, pair = scratch.remaining, scratch.row, scratch.pair
+    one, lanes = out.dtype.type(1), out.shape[2]
+    _fill(behind, 0)
+    for d in range(frame.shape[0] - 1, -1, -1):
+        for u in range(rows[d, 0], rows[d, 1]):
+            _bilinear(absorbed, to_image, 1.0, d, u, row)
+            for k in range(lanes):
+                own = frame[d, u, k] * cotangent[d, u, k]
+                pair[d % 2, u, k] = -(own + behind[u, k] + behind[u, k]) / (one - row[k])
+                behind[u, k] += own
+        _spread(pair, to_image, 1.0, d, rows[d, 0], rows[d, 1], out)
+
+
+@_compile
 def collapse(frame, plan, scratch, v, stride, out):
     """out[v] = the blurred sum over the planes of `frame`, as the detector sees it."""
     low, high, spare = scratch.low, scratch.high, scratch.spare

@@ -14,6 +14,7 @@ from ..core.arrays import (
     dtype_name,
     from_host,
     is_cuda,
+    is_torch,
     like,
     read_only,
     require_array,
@@ -44,7 +45,7 @@ class SPECTProjector(BatchProjector):
         geometry : the camera; projections are (views, bins, rows).
         attenuation : linear attenuation coefficients in 1/cm at the emission energy, (nx, ny, nz), or (B, nx, ny, nz)
             for a batch in which each item has its own.  Rays run straight to the detector; half of the own voxel is
-            counted.
+            counted. A torch tensor with `requires_grad` gets gradients, on the CPU; `with_attenuation` takes the next.
         response : `LinearResponse`, `CollimatorResponse` (from `collimator(name).response(keV)`), anything with
             `sigma(distance_mm) -> mm`, or a `MeasuredResponse`; None for perfect resolution.
         sampling : "splat" gives every voxel's activity to the detector's lattice with weights that sum to one: nothing
@@ -96,6 +97,7 @@ class SPECTProjector(BatchProjector):
         self.blur = "direct" if isinstance(response, MeasuredResponse) else blur
         self.aperture = bool(aperture)
         self.attenuation = None if attenuation is None else _checked_attenuation(attenuation, grid, repr(self))
+        self._map = _differentiated(attenuation)
         self._whole, self._views = geometry, np.arange(geometry.n_views)
         self._absorbed = PlanCache()
         self._casts = PlanCache()
@@ -105,7 +107,12 @@ class SPECTProjector(BatchProjector):
         """Return the projector of views k, k + n, ...; the attenuation and the response's tables are shared."""
         part: Self = object.__new__(type(self))
         geometry = self.geometry.subset(k, n)
-        own = {"_views": self._views[k::n], "_casts": PlanCache(), "_device_plans": PlanCache()}
+        own = {
+            "_views": self._views[k::n],
+            "_casts": PlanCache(),
+            "_device_plans": PlanCache(),
+            "_map": self._map,
+        }
         shared = {"_made": self._made, "_direct": self._direct}
         part.__dict__.update(self.__getstate__(), geometry=geometry, out_shape=geometry.shape, **own, **shared)
         return part
@@ -118,7 +125,12 @@ class SPECTProjector(BatchProjector):
         """
         other: Self = object.__new__(type(self))
         checked = None if attenuation is None else _checked_attenuation(attenuation, self.grid, repr(self))
-        own = {"attenuation": checked, "_absorbed": PlanCache(), "_device_plans": PlanCache()}
+        own = {
+            "attenuation": checked,
+            "_absorbed": PlanCache(),
+            "_device_plans": PlanCache(),
+            "_map": _differentiated(attenuation),
+        }
         shared = {"_made": self._made, "_direct": self._direct, "_plan": self._plan, "_casts": self._casts}
         other.__dict__.update(self.__getstate__(), **own, **shared)
         return other
@@ -165,6 +177,63 @@ class SPECTProjector(BatchProjector):
         if is_cuda(y):
             return launches.adjoint(self._cuda_plan, y)
         return from_host(self._adjoint_host(to_host(y, self)), y)
+
+    # ---- gradients by the attenuation -------------------------------------------------------------------------------
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether the attenuation map is a tensor that gets gradients."""
+        return self._map is not None
+
+    def _differentiable(self, x: Array) -> Array:
+        return self._attenuated(x, False) if self.has_parameters else super()._differentiable(x)
+
+    def _differentiable_transpose(self, y: Array) -> Array:
+        return self._attenuated(y, True) if self.has_parameters else super()._differentiable_transpose(y)
+
+    def _attenuated(self, x: Array, transposed: bool) -> Array:
+        from .autograd import apply_attenuated
+
+        mu, version = self._map
+        if mu._version != version:
+            raise RuntimeError(
+                f"the attenuation map of {self!r} was changed after the projector was made, which has a copy of it; "
+                "make another, A.with_attenuation(mu)"
+            )
+        return apply_attenuated(x, mu, self, transposed)
+
+    def _attenuation_gradient(self, image: Array, views: Array) -> Array:
+        """Return the gradient of <views, A image> by mu, of the map's shape, for images and views with batch axes."""
+        if is_cuda(image):
+            raise NotImplementedError(
+                f"{self!r}: gradients by the attenuation map are worked out on the CPU; move image and map there"
+            )
+        images = to_host(image, self).reshape(-1, *self.in_shape)
+        projections = to_host(views, self).reshape(-1, *self.out_shape)
+        absorbed = self._absorbed.get(images, lambda: self._make_absorbed(images))
+        per_item = absorbed.ndim == 4
+        total = np.zeros(absorbed.shape, absorbed.dtype)
+        for i, (x, y) in enumerate(zip(images, projections)):
+            own, out = (absorbed[i], total[i]) if per_item else (absorbed, total)
+            out += self._absorption_gradient(x, y, read_only(own))
+        half = min(self.grid.voxel_size[:2]) / 20  # cm
+        return from_host(total * (half * np.exp(-half * np.asarray(self.attenuation, absorbed.dtype))), image)
+
+    def _absorption_gradient(self, image: np.ndarray, views: np.ndarray, absorbed: np.ndarray) -> np.ndarray:
+        plan, direct = self._cast(image), self._direct
+        image, views = read_only(np.ascontiguousarray(image)), read_only(np.ascontiguousarray(views))
+
+        def work(first: int, n: int) -> np.ndarray:
+            out, scratch = np.zeros(image.shape, image.dtype), kernels.make_scratch(plan, image.shape, 1, absorbed)
+            frame = np.zeros((plan.n_planes, plan.n_columns, image.shape[2]), image.dtype)
+            cotangent = np.zeros_like(frame)
+            for v in range(first, views.shape[0], n):
+                kernels.rotate(image, absorbed, plan, scratch, v, frame)
+                cotangent = self._unblurred(views, plan, scratch, v, 1, cotangent, direct)
+                kernels.attenuation_adjoint(frame, cotangent, absorbed, plan, scratch, v, out)
+            return out
+
+        return _added(share(work, views.shape[0], _at_most(image.shape, image.dtype)))
 
     @property
     def n_items(self) -> int | None:
@@ -245,21 +314,29 @@ class SPECTProjector(BatchProjector):
             image, scratch = np.zeros(shape, absorbed.dtype), kernels.make_scratch(plan, shape, stride, absorbed)
             frame = np.zeros((plan.n_planes, plan.n_columns, shape[2]), absorbed.dtype)
             for v in range(first, n_views, n):
-                if direct is None:
-                    kernels.collapse_adjoint(projections, plan, scratch, v, stride, frame)
-                else:
-                    blur_kernels.detect_adjoint(projections, plan, v, 0, stride, scratch, scratch.low)
-                    plane = np.ascontiguousarray(scratch.low[2:-2, : plan.n_slices])
-                    frame = np.ascontiguousarray(direct.expand(plane, plan.view_class[v]))
+                frame = self._unblurred(projections, plan, scratch, v, stride, frame, direct)
                 kernels.rotate_adjoint(frame, absorbed, plan, scratch, v, image)
             return image
 
-        # Every thread has an image of its own: on a machine of many cores, memory decides how many work.
-        at_most = _IMAGES_BYTES // (math.prod(shape) * absorbed.dtype.itemsize)
-        total, *others = share(fused if self._fused else staged, n_views, at_most)
-        for other in others:
-            total += other
-        return total
+        return _added(share(fused if self._fused else staged, n_views, _at_most(shape, absorbed.dtype)))
+
+    def _unblurred(
+        self,
+        projections: np.ndarray,
+        plan: SPECTPlan,
+        scratch: kernels.Scratch,
+        v: int,
+        stride: int,
+        frame: np.ndarray,
+        direct: DirectBlur | None,
+    ) -> np.ndarray:
+        """Return the transpose of blur and detection for view v, (planes, columns, lanes), in `frame` or anew."""
+        if direct is None:
+            kernels.collapse_adjoint(projections, plan, scratch, v, stride, frame)
+            return frame
+        blur_kernels.detect_adjoint(projections, plan, v, 0, stride, scratch, scratch.low)
+        plane = np.ascontiguousarray(scratch.low[2:-2, : plan.n_slices])
+        return np.ascontiguousarray(direct.expand(plane, plan.view_class[v]))
 
     @property
     def _fused(self) -> bool:
@@ -286,7 +363,8 @@ class SPECTProjector(BatchProjector):
 
     def __getstate__(self) -> dict[str, object]:
         derived = ("_made", "_plan", "_direct")
-        return {name: value for name, value in super().__getstate__().items() if name not in derived}
+        kept = {name: value for name, value in super().__getstate__().items() if name not in derived}
+        return kept | {"_map": None}  # copies have the values, not the tensor that gets a gradient
 
 
 def _checked_attenuation(attenuation: Array, grid: ImageGrid, who: str) -> np.ndarray:
@@ -298,3 +376,20 @@ def _checked_attenuation(attenuation: Array, grid: ImageGrid, who: str) -> np.nd
     check_attenuation(values, who)
     values.flags.writeable = False
     return values
+
+
+def _differentiated(attenuation: Array | None) -> tuple[Array, int] | None:
+    """Return the map and its version, where it is a tensor that gets gradients."""
+    return (attenuation, attenuation._version) if is_torch(attenuation) and attenuation.requires_grad else None
+
+
+def _at_most(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """How many threads may have an image of their own: on a machine of many cores, memory decides how many work."""
+    return max(1, _IMAGES_BYTES // (math.prod(shape) * np.dtype(dtype).itemsize))
+
+
+def _added(images: list[np.ndarray]) -> np.ndarray:
+    total, *others = images
+    for other in others:
+        total += other
+    return total

@@ -166,8 +166,7 @@ def em_update(x: torch.Tensor, likelihood: CountsLikelihood, keep: bool = True) 
         keep : hold one array of the size of the data until then; False makes it again.
     """
     model = likelihood.model
-    if getattr(model.scale, "requires_grad", False) or getattr(
-        getattr(likelihood, "data", None), "requires_grad", False
-    ):
+    others = (model.scale, getattr(likelihood, "data", None))
+    if model.projector.has_parameters or any(getattr(values, "requires_grad", False) for values in others):
         return plain_step(x, likelihood)
     return _EMStep.apply(x, model.factors, model.background, likelihood, keep)[0]

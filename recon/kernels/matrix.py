@@ -26,6 +26,7 @@ from emrecon.projectors.core.arrays import (
     like,
     read_only,
     require_array,
+    require_constant,
     to_host,
     to_numpy,
 )
@@ -157,6 +158,7 @@ class SpatioTemporalKernel(BatchOperator):
 
     def __init__(self, temporal: Array, spatial: LinearOperator) -> None:
         require_array(temporal, "SpatioTemporalKernel temporal")
+        require_constant(temporal, "SpatioTemporalKernel temporal")
         matrix = np.asarray(to_numpy(temporal), float)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"SpatioTemporalKernel temporal must be (frames, frames), got {matrix.shape}")
@@ -312,6 +314,7 @@ def temporal_kernel(features: Array | Sequence[Array], sigma: float, n_neighbour
 
     Source: Wang 2019, IEEE Trans Med Imaging 38:664.
     """
+    require_constant(features, "temporal_kernel features")
     t = np.asarray(to_numpy(features), float)
     if t.ndim not in (1, 2) or t.size == 0 or not np.isfinite(t).all():
         raise ValueError(f"temporal_kernel features must be finite, (frames,) or (frames, n), got shape {t.shape}")
@@ -333,6 +336,7 @@ def _guides(features: Array | Sequence[Array]) -> np.ndarray:
     listed = features if isinstance(features, (list, tuple)) else [features]
     for feature in listed:
         require_array(feature, "kernel features")
+        require_constant(feature, "kernel features")
     values = np.stack([np.asarray(to_numpy(feature), np.float64) for feature in listed])
     values = values[0] if values.ndim == 5 and not isinstance(features, (list, tuple)) else values
     if values.ndim != 4 or values.size == 0:

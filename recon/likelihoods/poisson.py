@@ -118,7 +118,8 @@ class PoissonLikelihood:
 
     def sensitivity_like(self, x: Array) -> Array:
         """Return A'1 in the library, device and precision of x; made once for each; (``*image``) or (B, ``*image``)."""
-        if any(getattr(values, "requires_grad", False) for values in (self.model.factors, self.model.scale)):
+        learned = any(getattr(values, "requires_grad", False) for values in (self.model.factors, self.model.scale))
+        if learned or self.model.projector.has_parameters:
             return self._make_sensitivity(x)  # it is a part of this graph and of no other
         return self._plans["sensitivity"].get(x, lambda: self._make_sensitivity(x))
 

@@ -18,6 +18,7 @@ from emrecon.projectors.core.arrays import (
     is_cuda,
     read_only,
     require_array,
+    require_constant,
     to_host,
     to_numpy,
 )
@@ -393,6 +394,7 @@ def _on_host(
 
 def _check_guide(guide: Array, who: str) -> None:
     require_array(guide, who)
+    require_constant(guide, who)
     if guide.ndim != 3:
         raise ValueError(f"{who} expects an image (x, y, z), got shape {tuple(guide.shape)}")
     if not np.isfinite(to_numpy(guide)).all():

@@ -21,6 +21,7 @@ from emrecon.projectors.core.arrays import (
     like,
     read_only,
     require_array,
+    require_constant,
     to_host,
     to_numpy,
 )
@@ -497,6 +498,7 @@ def _compact(size: int | tuple[int, ...]) -> str:
 
 def _check_image(image: Array, who: str) -> None:
     require_array(image, who)
+    require_constant(image, who)
     if image.ndim != 3:
         raise ValueError(f"{who} must be an image (x, y, z), got shape {tuple(image.shape)}")
     if not np.isfinite(to_numpy(as_real(image))).all():

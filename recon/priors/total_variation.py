@@ -22,6 +22,7 @@ from emrecon.projectors.core.arrays import (
     like,
     read_only,
     require_array,
+    require_constant,
     to_host,
     to_numpy,
 )
@@ -518,6 +519,7 @@ def _check_guide(prior: Any) -> None:
     who = type(prior).__name__
     object.__setattr__(prior, "voxel_size", _three_sizes(prior.voxel_size, who))
     require_array(prior.guide, f"{who} guide")
+    require_constant(prior.guide, f"{who} guide")
     if prior.guide.ndim != 3 or not np.isfinite(to_numpy(prior.guide)).all():
         raise ValueError(f"{who} guide must be a finite image (x, y, z), got the shape {tuple(prior.guide.shape)}")
     if prior.eta is not None and not 0 < prior.eta < math.inf:

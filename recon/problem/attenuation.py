@@ -13,6 +13,7 @@ from emrecon.projectors.physics.attenuation_maps import (
     check_attenuation,
     check_unit,
     commonest_attenuation,
+    extremes,
     note_on_energy,
 )
 
@@ -33,7 +34,7 @@ class Attenuation:
         found = None if self.mu is None else commonest_attenuation(self.mu)
         if self.mu is None or found is None:
             return "none"
-        return f"most of the body {found:.3g} /cm, up to {float(self.mu.max()):.3g} /cm"
+        return f"most of the body {found:.3g} /cm, up to {extremes(self.mu)[1]:.3g} /cm"
 
 
 def attenuation_of(
@@ -66,7 +67,7 @@ def attenuation_of(
         mu = _resampled(mu, own_grid, grid)
         notes.append(_outside(own_grid, grid))
     mu = on_grid("mu", mu, grid, batch=batch)
-    low, high = float(mu.min()), float(mu.max())
+    low, high = extremes(mu)
     if -_SLIGHT * high <= low < 0:
         xp = array_namespace(mu)
         notes.append(

@@ -155,6 +155,8 @@ class ShardedProjector(Projector):
         self._hold(projector if n_ranks == 1 else projector.subset(rank, n_ranks), group)
 
     def _hold(self, local: Projector, group: Group) -> None:
+        if local.has_parameters:
+            raise ValueError(f"{local!r}: ranks do not share the gradient of its attenuation map; give a constant map")
         self.local, self.group = local, group
         self.in_shape, self.out_shape = local.in_shape, local.out_shape
 
