@@ -27,6 +27,14 @@ def names_the_pages_use():
     Path("simind.h00").write_text(Path("study.hs").read_text())
     ring = projectors.PETScanner.polygon(sides=8, crystals_per_side=3, radius=80, rings=3, ring_pitch=6)
     sinogram = projectors.PETSinogram(ring)
+    two = (
+        Path("study.hs")
+        .read_text()
+        .replace("study.s", "two_heads.s")
+        .replace("orbit", "number of detector heads := 2\norbit")
+    )
+    Path("two_heads.hs").write_text(two)
+    Path("two_heads.s").write_bytes(2 * Path("study.s").read_bytes())
     formats.write_interfile_pet("prompts.hs", np.ones(sinogram.shape, np.float32), sinogram, approximate=True)
     return {"scan": scan, "mu": mu, "grid": grid}
 
