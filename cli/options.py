@@ -58,11 +58,23 @@ def response(name: str | None, law: str | None, energy: float, intrinsic: float 
         raise typer.BadParameter("give --collimator or --response, not both", param_hint="--response")
     if law:
         slope, intercept = numbers(law, ",", "--response", "SLOPE,INTERCEPT (mm per mm, mm)")
-        return LinearResponse(slope, intercept)
+        with _named("--response"):
+            return LinearResponse(slope, intercept)
     if not name:
         return None
     shown = "the names of emrecon.projectors.collimators(), such as siemens-lehr, ge-megp or SIMIND's sy-lehr"
-    return collimator(matching(name, collimators(), "collimator", shown=shown)).response(energy, intrinsic)
+    found = collimator(matching(name, collimators(), "collimator", shown=shown))
+    with _named("--energy"):  # the table of options has looked at the others
+        return found.response(energy, intrinsic)
+
+
+@contextmanager
+def _named(option: str) -> Iterator[None]:
+    """Turn a ValueError of the body into a typer.BadParameter that names the option."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def attenuation(
@@ -80,7 +92,7 @@ def attenuation(
     if not cylinder:
         return None, None
     radius, mu = numbers(cylinder, ":", "--mu-cylinder", "RADIUS:MU (mm, 1/cm)")
-    if not (radius > 0 and mu >= 0):
+    if not (0 < radius < math.inf and 0 <= mu < math.inf):
         raise typer.BadParameter("the radius must be positive and MU not negative", param_hint="--mu-cylinder")
     wide = min(n * size for n, size in zip(grid.shape[:2], grid.voxel_size))
     if radius < wide / 20:
@@ -120,7 +132,7 @@ def header_values(pairs: Sequence[str]) -> dict[str, Scalar | tuple[Scalar, ...]
     values: dict[str, Scalar | tuple[Scalar, ...]] = {}
     for pair in pairs:
         name, found, text = pair.partition("=")
-        if not found:
+        if not (found and name.strip() and text.strip(" []{}()")):
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--header")
         key = name.strip().replace("-", "_")
         if key in values:

@@ -173,6 +173,7 @@ def reconstruct(
         int | None,
         typer.Option(
             min=1,
+            max=10**9,
             rich_help_panel=METHOD,
             help="Ordered subsets; 1 is MLEM (default: 8; dip-recon, dip-ot 1; networks their own).",
         ),
@@ -180,7 +181,10 @@ def reconstruct(
     iterations: Annotated[
         int | None,
         typer.Option(
-            min=1, rich_help_panel=METHOD, help="Passes over the data (default: 4; dip-recon 100, dip-ot 60)."
+            min=1,
+            max=10**9,
+            rich_help_panel=METHOD,
+            help="Passes over the data (default: 4; dip-recon 100, dip-ot 60).",
         ),
     ] = None,
     tolerance: Annotated[

@@ -54,7 +54,7 @@ def make_problem(source: Source, data: DataTable, physics: PhysicsTable, subsets
 
 
 def _of_spect(scan: Scan, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
-    grid = _grid(scan.default_grid(), physics.voxel, subsets)
+    grid = _grid(scan.default_grid(), physics.voxel, min(subsets, scan.geometry.n_views))
     mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid, beside(data))
     return spect_problem(
         _with_terms(scan, physics),
@@ -79,14 +79,14 @@ def _energy(scan: Scan, physics: PhysicsTable) -> float:
 
 def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
     difference, background = data.max_ring_difference, physics.background
-    grid = _grid(pet_grid(source, difference), physics.voxel, subsets)
-    scanner = (source.geometry if isinstance(source, Scan) else source.sinogram).scanner  # type: ignore[union-attr]
+    sinogram: PETSinogram = source.geometry if isinstance(source, Scan) else source.sinogram  # type: ignore[assignment]
+    grid = _grid(pet_grid(source, difference), physics.voxel, min(subsets, sinogram.n_views))
     mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid, beside(data))
     return pet_problem(
         _with_terms(source, physics) if isinstance(source, Scan) else source,
         mu=mu,
         mu_grid=mu_grid,
-        norm=None if physics.norm is None else formats.read_siemens_norm(physics.norm, scanner),
+        norm=None if physics.norm is None else formats.read_siemens_norm(physics.norm, sinogram.scanner),
         scatter=None if isinstance(source, Scan) else background,
         psf=physics.psf,
         grid=grid,

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, FiniteFloat
 
 from emrecon.sims.recipes import Table
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 NotNegative = Annotated[FiniteFloat, Field(ge=0)]
 

@@ -346,7 +346,10 @@ def _blur(psf: GaussianBlur | float | tuple[float, float, float] | None, grid: I
         return psf
     if psf is None:
         return None
+    extent = max(n * size for n, size in zip(grid.shape, grid.voxel_size))
     try:
+        if np.max(psf) > extent:
+            raise ValueError(f"{np.max(psf):.4g} mm is wider than the image, {extent:.4g} mm")
         return GaussianBlur(grid, psf)
     except (ValueError, TypeError) as error:
         raise ArgumentError("psf", f"psf must be the FWHM in mm, or a GaussianBlur: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,17 @@ from emrecon.projectors.spect.collimation import Response
 from ..likelihoods.poisson import PoissonLikelihood
 from .attenuation import attenuation_of, counts_by_slice
 from .grids import checked_grid
-from .problem import Problem, added, check_subsets, digest, emission, expected_counts, seen_start, start_like
+from .problem import (
+    ArgumentError,
+    Problem,
+    added,
+    check_subsets,
+    digest,
+    emission,
+    expected_counts,
+    seen_start,
+    start_like,
+)
 
 _SAME_LINE = 0.02  # of the energy; lines this near have the same response
 _LEAST_ROOM = 0.15  # radius over the width of the detector; a body would have to be thinner than a third of it
@@ -54,6 +65,7 @@ def spect_problem(
     camera = _camera_of(scan)
     check_subsets(subsets, camera.n_views)
     grid = checked_grid(grid, scan.default_grid(), subsets)
+    _check_width(response, camera)
     if scatter is not None:
         scatter = expected_counts("scatter", scatter, tuple(scan.counts.shape))
         scan = replace(scan, background=added(scan.background, scatter))
@@ -101,6 +113,20 @@ def _of_response(scan: Scan, response: Response | None) -> tuple[str, ...]:
             f"photons of {energy:.4g} keV through; this is not modelled, and a measured response would hold it"
         )
     return tuple(notes)
+
+
+def _check_width(response: Any, camera: SPECTGeometry) -> None:
+    """Refuse a response that spreads a point on the axis over more than the detector: it is in other units."""
+    if not hasattr(response, "sigma"):  # none, a measured one, or what the projector refuses
+        return
+    radius, width = float(camera.radius.max()), camera.n_bins[0] * camera.pixel_size[0]
+    sigma = float(np.max(response.sigma(radius)))
+    if sigma > width:
+        raise ArgumentError(
+            "response",
+            f"a point {radius:.4g} mm from the collimator would be {sigma:.3g} mm wide (sigma), and the detector is "
+            f"{width:.4g} mm wide; are the response and the radius in mm?",
+        )
 
 
 def _of_camera(camera: SPECTGeometry) -> tuple[str, ...]:

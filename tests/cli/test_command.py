@@ -188,7 +188,9 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_partial_image(scan, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert error == f"emrecon: interrupted; the same command goes on from the checkpoint {state}\n"
+    said = error.splitlines()[-1]  # lines on a slow run's progress may come before
+    assert said == f"emrecon: interrupted; the same command goes on from the checkpoint {state}"
+    assert "Traceback" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
 
 

@@ -9,15 +9,15 @@ import sys
 
 import numpy as np
 import pytest
-from cli_cases import emrecon
+from cli_cases import RING, emrecon
 
 from emrecon import formats
 from emrecon.cli import info as info_command
 from emrecon.cli import printing
 from emrecon.cli.main import main
 from emrecon.cli.outputs import OutputError, check_outputs
-from emrecon.projectors import ImageGrid, Scan, SPECTGeometry
-from emrecon.recon import ProgressBar, RelativeChange
+from emrecon.projectors import ImageGrid, PETSinogram, Scan, SPECTGeometry
+from emrecon.recon import ArgumentError, ProgressBar, RelativeChange, pet_problem
 
 GRID = ImageGrid((8, 8, 4), 8.0)
 CAMERA = SPECTGeometry.circular(8, 60, (8, 4), 8.0)
@@ -136,8 +136,8 @@ def test_whoever_stops_a_run_hears_where_it_can_go_on(scan, tmp_path, monkeypatc
     assert "with --checkpoint FILE" in emrecon(*common, check=code).stderr
     state = tmp_path / "state.npz"
     monkeypatch.setattr(ProgressBar, "__call__", lambda self, iterate: iterate.iteration == 2 and action())
-    said = emrecon(*common, "--checkpoint", state, check=code).stderr
-    assert said == f"emrecon: interrupted; the same command goes on from the checkpoint {state}\n"
+    said = emrecon(*common, "--checkpoint", state, check=code).stderr.splitlines()[-1]
+    assert said == f"emrecon: interrupted; the same command goes on from the checkpoint {state}"
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
     assert signal.getsignal(signal.SIGTERM) == before
     monkeypatch.undo()
@@ -155,7 +155,7 @@ def test_whoever_stops_other_commands_hears_it_too(tmp_path, monkeypatch, comman
     else:
         monkeypatch.setattr("emrecon.cli.demo._demo_spect", lambda *arguments: stopped())
     name = {"simulate": ["spectnet"], "train": ["fbsem-pet"], "demo": []}[command]
-    said = emrecon(command, *name, "--out", out, check=130).stderr
+    said = emrecon(command, *name, "--out", out, check=130).stderr.splitlines()[-1]
     assert said.startswith("emrecon: interrupted; ")
     assert str(out) in said
 
@@ -306,3 +306,37 @@ def test_training_writes_no_weights_among_its_samples(tmp_path, monkeypatch):
     plan = SimpleNamespace(folder=tmp_path)
     with pytest.raises(OutputError, match="holds the samples"):
         train._check_folder(plan, tmp_path / "." / "x" / "..")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--response", "1e300,1"), "--response: a point 60 mm from the collimator would be 6e+301 mm wide"),
+        (("--response", "0,200"), "the detector is 64 mm wide"),
+        (("--response", "nan,1"), "--response"),
+        (("--response", "-1,1"), "--response"),
+        (("--collimator", "ge-lehr", "--intrinsic", "1e300"), "the detector is 64 mm wide"),
+        (("--collimator", "ge-lehr", "--energy", "1e300"), "--energy: energy must be 1 to 20000 keV"),
+        (("--mu-cylinder", "inf:0.1"), "--mu-cylinder"),
+        (("--mu-cylinder", "30:inf"), "--mu-cylinder"),
+        (("--subsets", 10**30), "--subsets"),
+        (
+            ("--subsets", 10**6, "--voxel", 4),
+            "--subsets: subsets is 1000000, but the scan has only 8 views; use at most 8",
+        ),
+        (("--iterations", 10**30), "--iterations"),
+        (("--header", "radius=[]"), "NAME=VALUE"),
+        (("--header", "=3"), "NAME=VALUE"),
+    ],
+)
+def test_values_beyond_sense_are_wrong_usage(scan, tmp_path, options, words):
+    done = emrecon("reconstruct", scan / "scan.hs", *options, "--out", tmp_path / "i.nii", check=2)
+    assert words in done.stderr
+    assert "unexpected" not in done.stderr
+
+
+def test_a_resolution_wider_than_the_image_is_refused():
+    sinogram = PETSinogram(RING)
+    with pytest.raises(ArgumentError, match="is wider than the image") as caught:
+        pet_problem(Scan(np.ones(sinogram.shape, np.float32), sinogram), psf=1e300)
+    assert caught.value.argument == "psf"
