@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from emrecon.projectors.core.arrays import Array, to_numpy
-from emrecon.recon import METHODS, Checkpoint, Iterate, Problem, run
+from emrecon.recon import METHODS, Checkpoint, Iterate, MethodEngine, Problem, run
 from emrecon.recon.methods import Method, choose, matching, prepare
 from emrecon.recon.problem import digest
 from emrecon.recon.running import Callback
@@ -83,7 +83,8 @@ class Choice:
             return [f"going on after iteration {engine.at.iteration}"]
         if self.is_learned or not METHODS[self.name].first_pass:
             return []
-        return [f"starting from one pass of OSEM with {self.subsets} subsets"]
+        n = engine.problem.n_subsets if isinstance(engine, MethodEngine) else self.subsets
+        return [f"starting from one pass of OSEM with {n} subset{'s' * (n > 1)}"]
 
     def prepare(self, problem: Problem, guide: np.ndarray | None, device: str, keeper: Checkpoint | None) -> Engine:
         """Return the engine on a problem, to go on from the checkpoint where there is one."""

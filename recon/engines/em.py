@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from emrecon.projectors.core.arrays import Array, is_torch
 
 from ..likelihoods.protocol import Likelihood, knows_counts
-from .loop import Iterate, begin, repeat
+from .loop import Iterate, begin, living, repeat
 from .plain_steps import plain_step
 from .schedules import Order, sequential
 
@@ -70,9 +70,13 @@ def osem(
     The loop has no memory but the image: passing the last image as `start` (and its number as `iteration`), or the last
     iterate, goes on exactly.
 
-    Raises ValueError for a start with negative, NaN or infinite values, or more subsets than views.
+    A subset with few counts sets voxels with activity to 0, and they stay so: the log warns where one holds less than
+    a count for each line of voxels along y.
+
+    Raises ValueError for a start with negative, NaN or infinite values, more subsets than views, subsets without
+    counts, and where the image has become 0 for that reason.
 
     Source: Hudson & Larkin 1994.
     """
     at, parts = begin(likelihood, start, n_subsets, iteration)
-    return repeat((at.iteration, at.image), parts, order, em_step)
+    return living(repeat((at.iteration, at.image), parts, order, em_step), parts, at.image)

@@ -20,7 +20,7 @@ from emrecon.projectors.core.arrays import (
 
 from ..kernels.matrix import SpatioTemporalKernel
 from ..likelihoods.protocol import CountsLikelihood, image_shape, only_seen, require_counts
-from .loop import Iterate, State, begin, repeat
+from .loop import Iterate, State, begin, living, repeat
 from .schedules import Order, sequential
 
 
@@ -95,7 +95,9 @@ def kem(
     def show(n: int, at: _Point) -> Iterate:
         return Iterate(n, only_seen(at.image, parts), Coefficients(at.alpha))
 
-    return repeat((at.iteration, first), prepared, order, partial(_step, kernel=kernel), show)
+    return living(
+        repeat((at.iteration, first), prepared, order, partial(_step, kernel=kernel), show), parts, first.image
+    )
 
 
 class _Part(NamedTuple):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple, Self, TypeVar
+
+import numpy as np
 
 from emrecon.projectors.core.arrays import Array, array_namespace, as_real, is_torch, to_numpy
 from emrecon.projectors.core.progress import tracked
@@ -12,6 +15,8 @@ from emrecon.projectors.core.progress import tracked
 from ..likelihoods.protocol import Likelihood, image_shape, only_seen, require_likelihood, start_image
 from ..priors.prior import Objective, SmoothPrior
 from .schedules import Order
+
+_LOG = logging.getLogger("emrecon")
 
 Part = TypeVar("Part")
 Carried = TypeVar("Carried")
@@ -154,6 +159,78 @@ def require_smooth(prior: object) -> None:
             f"this engine needs a prior with a gradient (a SmoothPrior), got {type(prior).__name__}; "
             "for priors with a proximal map use pdhg or spdhg"
         )
+
+
+def counts_needed(shape: Sequence[int]) -> float:
+    """Return how many counts a subset needs for EM to keep the activity of images (x, y, z): one for each line along y.
+
+    With fewer a voxel with activity meets no count in some subset, becomes 0, and stays so.
+    """
+    return float(shape[0] * shape[-1])
+
+
+def living(iterates: Iterator[Iterate], parts: Sequence[Any], x: Array) -> Iterator[Iterate]:
+    """Return the iterates of a loop over subsets that multiplies images, as long as it does not lose all activity.
+
+    Args:
+        x : where it starts.
+
+    Raises ValueError as `require_filled`, and where the image of an item with counts has become 0 everywhere.
+    """
+    if len(parts) == 1 or not all(hasattr(part, "total_counts") for part in parts):
+        return iterates
+    require_filled(parts, x)
+    return _living(iterates, parts, _counts_of_parts(parts, x))
+
+
+def _living(iterates: Iterator[Iterate], parts: Sequence[Any], counts: np.ndarray) -> Iterator[Iterate]:
+    for iterate in iterates:
+        largest = array_namespace(iterate.image).max(iterate.image, axis=(-3, -2, -1), keepdims=True)
+        dead = to_numpy(largest) <= 0
+        total = np.sum(counts, 0)
+        if np.any(dead & (total > 0)):
+            raise ValueError(
+                f"the image has become 0 everywhere: {len(parts)} subsets are too many for {total[total > 0].min():g} "
+                "counts; use fewer, or one"
+            )
+        yield iterate
+
+
+def require_filled(parts: Sequence[Any], x: Array) -> None:
+    """Raise ValueError for subsets that hold no counts of an item with counts; warn in the log of those with few.
+
+    Args:
+        x : an image, whose library and shape count.
+    """
+    if not all(hasattr(part, "total_counts") for part in parts):
+        return
+    counts = _counts_of_parts(parts, x)
+    counts = counts.reshape(len(parts), -1)
+    counts = counts[:, counts.sum(0) > 0]
+    if not counts.size:
+        return
+    empty = int((counts == 0).any(1).sum())
+    if empty:
+        raise ValueError(
+            f"{empty} of {len(parts)} subsets hold no counts, and would erase the image; use fewer subsets"
+        )
+    needed = counts_needed(tuple(x.shape[-3:]))
+    mean = counts.sum(0).min() / len(parts)
+    if mean < needed:
+        most = max(1, int(counts.sum(0).min() / needed))
+        _LOG.warning(
+            "a subset holds %.3g counts, and EM may lose activity with fewer than %g; use at most %d subset%s",
+            mean,
+            needed,
+            most,
+            "s" * (most > 1),
+        )
+
+
+def _counts_of_parts(parts: Sequence[Any], x: Array) -> np.ndarray:
+    """The counts of every part and item, (parts, ..., 1, 1, 1) on the host."""
+    counts = [np.asarray(to_numpy(part.total_counts(x)), float) for part in parts]
+    return np.stack([np.reshape(values, (1, 1, 1)) if values.ndim == 0 else values for values in counts])
 
 
 def _first_image(parts: Sequence[Likelihood]) -> Array:

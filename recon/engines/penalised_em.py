@@ -10,7 +10,7 @@ from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, req
 from ..likelihoods.protocol import Likelihood, seen_like, sensitivity_like
 from ..priors.prior import Objective, SmoothPrior
 from .em import em_step
-from .loop import Iterate, begin, repeat, taken_apart
+from .loop import Iterate, begin, living, repeat, taken_apart
 from .plain_steps import positive_root
 from .schedules import Order, sequential
 
@@ -150,4 +150,4 @@ def _penalised(
         xp = array_namespace(x)
         return xp.where(seen, step(x, part, prior, share), xp.zeros_like(x))
 
-    return repeat((at.iteration, at.image), parts, order, update)
+    return living(repeat((at.iteration, at.image), parts, order, update), parts, at.image)

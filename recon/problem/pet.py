@@ -43,6 +43,7 @@ from .problem import (
     seen_start,
     start_like,
 )
+from .subsets import filled_subsets
 
 
 class EventLists(Protocol):
@@ -163,11 +164,12 @@ def pet_problem(
         psf : resolution in the image, FWHM in mm (one number or (x, y, z)) or a `GaussianBlur` (default: none). A body
             goes on beyond the first and the last slice, unless it is `GaussianBlur(grid, fwhm, ends="empty")`.
         grid : of the image (default: `pet_grid(scan_or_events)`).
-        subsets : how many ordered subsets the views are divided into, k, k + n, ...; events go with their views.
+        subsets : how many ordered subsets the views are divided into, k, k + n, ...; events go with their views. Where
+            the counts are too few for so many, fewer are made, and a note says so.
         max_ring_difference : events only: leave out those of more oblique planes (default: none are left out).
 
     Raises TypeError for data that are not of PET and corrections of another type, ArgumentError (a ValueError; its
-    `argument` is the name) for corrections that do not fit, subsets without views or prompts, and a norm for a scan
+    `argument` is the name) for corrections that do not fit, more subsets than views, and a norm for a scan
     whose factors hold one, ValueError for implausible attenuation and files without prompts.
     """
     data = scan_or_events
@@ -196,6 +198,9 @@ def pet_grid(scan_or_events: Scan | Listmode, max_ring_difference: int | None = 
 def _of_sinogram(scan: Scan, sinogram: PETSinogram, corrections: _Corrections, subsets: int) -> Problem:
     """One likelihood for each subset of views."""
     _require_factors(sinogram)
+    counts = to_numpy(scan.counts)
+    by_view = counts.sum(tuple(range(1 - len(sinogram.shape), 0)), dtype=float)
+    subsets, few = filled_subsets(subsets, by_view, corrections.grid)
     known = np.ndim(to_numpy(scan.factors)) > 0  # factors of the scan hold crystal pairs and normalisation already
     if known and corrections.norm is not None:
         raise ArgumentError("norm", "norm is given, and the scan has factors of its own, which hold the normalisation")
@@ -209,7 +214,7 @@ def _of_sinogram(scan: Scan, sinogram: PETSinogram, corrections: _Corrections, s
     summary = f"{projector}\n{corrections}\n  emission {emission(scan, ELECTRON_MASS)}"
     above = np.asarray(to_numpy(scan.counts) - to_numpy(scan.background))
     profile = _profile(sinogram, above.reshape(-1, above.shape[-1]).sum(0), corrections.grid)
-    return Problem(parts, corrections.grid, start, "PET", summary, signature, corrections.notes(profile))
+    return Problem(parts, corrections.grid, start, "PET", summary, signature, (*corrections.notes(profile), *few))
 
 
 def _of_views(scan: Scan, corrections: _Corrections, known: bool) -> PoissonLikelihood:
@@ -242,9 +247,7 @@ def _of_events(
             f"{getattr(data, 'path', 'the list-mode data')}: no prompts within ring differences up to "
             f"{sinogram.max_ring_difference}; is the file cut off, or max_ring_difference too small?"
         )
-    empty = subsets - np.unique(view % subsets).size
-    if empty:
-        raise ArgumentError("subsets", f"{empty} of {subsets} subsets of views hold no prompts; use fewer subsets")
+    subsets, few = filled_subsets(subsets, np.bincount(view, minlength=sinogram.n_views), grid)
     randoms, scatter = (None if v is None else _of_prompts(n, v, inside) for n, v in zip(("randoms", "scatter"), given))
     if randoms is None:
         with stage("randoms of delays"):
@@ -265,7 +268,7 @@ def _of_events(
     summary = f"{lines}\n  delays   {len(found.delays)}\n{corrections}"
     signature = f"{sinogram}, {subsets} subsets, contents {content}"
     by_plane = np.bincount(sinogram.bins_of(prompts)[:, -1], minlength=sinogram.n_planes)
-    notes = corrections.notes(_profile(sinogram, by_plane, grid))
+    notes = (*corrections.notes(_profile(sinogram, by_plane, grid)), *few)
     return Problem(parts, grid, seen_start(parts), "PET", summary, signature, notes)
 
 

@@ -25,6 +25,7 @@ from .problem import (
     seen_start,
     start_like,
 )
+from .subsets import filled_subsets
 
 _SAME_LINE = 0.02  # of the energy; lines this near have the same response
 _LEAST_ROOM = 0.15  # radius over the width of the detector; a body would have to be thinner than a third of it
@@ -57,7 +58,8 @@ def spect_problem(
         scatter : counts expected in every bin besides the scan's own background, a number or an array that broadcasts
             to the counts, such as an estimate of `triple_energy_window` (default: none).
         grid : of the image (default: `scan.default_grid()`, voxels of the size of the bins).
-        subsets : how many ordered subsets the views are divided into, k, k + n, ...; 1 for MLEM.
+        subsets : how many ordered subsets the views are divided into, k, k + n, ...; 1 for MLEM. Where the counts are
+            too few for so many, fewer are made, and a note says so.
 
     Raises TypeError for a scan that is not of SPECT, ArgumentError (a ValueError; its `argument` is the name) for a map
     or scatter that does not fit and more subsets than views, ValueError for implausible attenuation.
@@ -71,12 +73,14 @@ def spect_problem(
         scan = replace(scan, background=added(scan.background, scatter))
     map_ = attenuation_of(mu, mu_grid, grid, _energy(scan, response), _profile(scan, camera, grid), batch=True)
     system = SPECTProjector(grid, camera, map_.mu, response)
+    by_view = to_numpy(scan.counts).sum((-2, -1), dtype=float)
+    subsets, few = filled_subsets(subsets, by_view, grid)
     likelihood = PoissonLikelihood(scan, scan.model(system))
     parts = tuple(likelihood.subset(k, subsets) for k in range(subsets))
     start = start_like(seen_start(parts), scan.counts, len(camera.shape))
     about = "" if map_.mu is None else f"\n  mu           {map_}"
     summary = f"{system}{about}\n  emission     {emission(scan, _line(scan))}"
-    notes = (*_of_response(scan, response), *_of_camera(camera), *map_.notes)
+    notes = (*_of_response(scan, response), *_of_camera(camera), *map_.notes, *few)
     return Problem(parts, grid, start, "SPECT", summary, _signature(scan, system, subsets), notes)
 
 

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from emrecon.projectors.core.arrays import divide_where
 from emrecon.recon import em_fuse, em_step, osem, run
 from emrecon.recon.engines.autograd import em_update as differentiable_em
+from emrecon.recon.engines.loop import require_filled
 from emrecon.recon.likelihoods import (
     Likelihood,
     image_shape,
@@ -209,6 +210,8 @@ class UnrolledEM(nn.Module):
         if start is not None:
             _check_start(start, image_shape(parts[0]))
         unit = self._unit(likelihood, start)
+        if len(parts) > 1 and not self.training:
+            require_filled(parts, ones_of(parts))
         first = self._start(likelihood, unit * ones_of(parts)) if start is None else only_seen(start, parts)
         return parts, unit, first
 
