@@ -55,6 +55,10 @@ def simulate(
         return
     if out is None:
         raise typer.BadParameter("name the folder to write the data set to", param_hint="--out")
+    if shard_size is not None and shard_size % source.batch:
+        fits = source.batch * -(-shard_size // source.batch)
+        message = f"files hold whole batches of {source.batch} samples; use {fits}, not {shard_size}"
+        raise typer.BadParameter(message, param_hint="--shard-size")
     rank, n_ranks = rank_and_size()
     advice = f"files in {out} that are complete are kept, and the same command goes on with the others"
     with interruptible(lambda: advice), _progress(console, rank) as progress, writing():

@@ -76,6 +76,8 @@ def describe_dicom(path: FilePath) -> dict[str, object]:
             return {"format": "DICOM", "holds": f"{len(groups)} series", **numbered}
         (group,) = groups.values()
         modality = modality_of(group[0])
+        if text_of(group[0], "Modality") is None and text_of(group[0], "SOPClassUID") is None:
+            raise FormatError(f"{path} does not say what it is (Modality, SOPClassUID); truncated or damaged?")
         if modality not in ("PT", "CT"):
             shown = {name: text_of(group[0], name) for name in _OTHER}
             what = f"{modality}, {len(group)} images, which are not read as PT or CT are"

@@ -340,3 +340,11 @@ def test_a_resolution_wider_than_the_image_is_refused():
     with pytest.raises(ArgumentError, match="is wider than the image") as caught:
         pet_problem(Scan(np.ones(sinogram.shape, np.float32), sinogram), psf=1e300)
     assert caught.value.argument == "psf"
+
+
+def test_a_size_of_files_that_does_not_fit_says_one_that_does(tmp_path):
+    done = emrecon("simulate", "spectnet", "--shard-size", 3, "--out", tmp_path / "set", check=2)
+    size = int(done.stderr.split("use ")[1].split(",")[0])
+    assert "--shard-size" in done.stderr
+    assert size >= 3
+    assert not (tmp_path / "set").exists()

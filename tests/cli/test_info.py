@@ -62,6 +62,8 @@ def test_other_modalities_are_named(tmp_path, modality):
 
 def test_folders_without_images_and_files_that_are_none(tmp_path):
     assert "holds no DICOM images" in emrecon("info", tmp_path, check=3).stderr
+    (tmp_path / "b.dcm").write_bytes(bytes(128) + b"DICM" + b"\xff" * 1000)
+    assert "does not say what it is" in emrecon("info", tmp_path / "b.dcm", check=3).stderr
     (tmp_path / "a.dcm").write_text("nothing")
     assert "not a DICOM file" in emrecon("info", tmp_path / "a.dcm", check=3).stderr
 
