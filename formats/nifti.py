@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
+import struct
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+_LARGEST_HEADER, _LARGEST_OFFSET = 540, 2**27
 # the axes of a quaternion in single precision are off by up to about 3e-4 near 180 degrees
 _OBLIQUE = 1e-3
 
@@ -67,6 +70,7 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
     of colours or complex numbers, or of absurd size.
     """
     path = require_file(path)
+    _check_start(path)
     volume = _load(path)
     check_size(path, volume.shape, "the voxels")
     require_affordable(path, math.prod(volume.shape) * max(4, volume.get_data_dtype().itemsize), "the voxels")
@@ -76,6 +80,21 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
     affine = _clean(volume.affine) * _unit(volume)
     _check_affine(path, affine)
     return _to_lps(path, _values(path, volume).reshape(shape), affine)
+
+
+def _check_start(path: Path) -> None:
+    """Raise FormatError where the voxels begin absurdly far behind the header: all between would be unpacked."""
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+            start = stream.read(_LARGEST_HEADER)
+    except (OSError, EOFError, zlib.error) as error:
+        raise FormatError(f"{path}: the NIfTI header cannot be read ({error}); truncated or damaged?") from error
+    for order in "<>":
+        for size, kind, place in ((348, "f", 108), (540, "q", 168)):
+            if len(start) >= size and struct.unpack(f"{order}i", start[:4])[0] == size:
+                (offset,) = struct.unpack_from(f"{order}{kind}", start, place)
+                if not offset <= _LARGEST_OFFSET:
+                    raise FormatError(f"{path}: the voxels begin at byte {offset:g}; damaged header?")
 
 
 def _load(path: Path) -> Nifti1Image:

@@ -8,7 +8,7 @@ import numpy as np
 from emrecon.projectors import EquallySpacedLines, PETScanner, PETSinogram, SPECTGeometry, TimeOfFlight
 from emrecon.projectors.core.errors import FormatError
 
-from .storage import load, number_of, optional_number, optional_put, put, text_of
+from .storage import dataset_of, load, number_of, optional_number, optional_put, put, text_of
 
 _CAMERA_UNITS = {
     "angles": "degree",
@@ -20,6 +20,7 @@ _CAMERA_UNITS = {
     "axial_shift": "mm",
 }
 _SCANNER_UNITS = {"n_radial": "1", "bin_size": "mm", "energy_resolution": "1"}
+_MOST_RINGS = 2**11
 _SINOGRAM_NUMBERS = ("max_ring_difference", "span", "n_radial", "mashing", "views")
 
 
@@ -70,10 +71,12 @@ def _load_sinogram(file: h5py.File) -> PETSinogram:
         time_of_flight=_load_tof(file, "geometry/scanner/tof"),
         energy_resolution=optional_number(file, "geometry/scanner/energy_resolution"),
     )
+    difference, span = _whole(file, "geometry/max_ring_difference"), _whole(file, "geometry/span")
+    _check_planes(file, scanner.n_rings, difference, span)
     return PETSinogram(
         scanner,
-        _whole(file, "geometry/max_ring_difference"),
-        _whole(file, "geometry/span"),
+        difference,
+        span,
         n_radial=_whole(file, "geometry/n_radial"),
         mashing=_whole(file, "geometry/mashing"),
         tof=_load_tof(file, "geometry/tof"),
@@ -89,6 +92,16 @@ def _load_lines(file: h5py.File) -> EquallySpacedLines | None:
     if values.shape != (2,):
         raise FormatError(f"{file.filename}: geometry/lines has shape {values.shape}, expected 2 numbers")
     return EquallySpacedLines(*map(float, values))  # type: ignore[arg-type]  # which refuses fractions of views
+
+
+def _check_planes(file: h5py.File, rings: int, difference: int, span: int) -> None:
+    """Raise FormatError where the ring pairs are too many for the planes of the counts; listing them takes long."""
+    name = "counts" if "counts" in file else "counts_0000"
+    planes = dataset_of(file, name).shape[-1:]
+    inside = min(max(difference, 0), rings)
+    pairs = rings + inside * (2 * rings - inside - 1)
+    if rings > _MOST_RINGS or not planes or pairs > planes[0] * max(span, 1):
+        raise FormatError(f"{file.filename}: {rings} rings do not fit {name} of {planes} planes; edited by hand?")
 
 
 def _whole(file: h5py.File, name: str) -> int:

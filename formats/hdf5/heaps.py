@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +25,14 @@ def check_heaps(path: Path) -> None:
 
     Source: HDF5 File Format Specification 3.0, III.E.
     """
-    size, walked = path.stat().st_size, 0
+    about = path.stat()
+    _walk(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _walk(path: Path, size: int, modified: int) -> None:
+    """Walk all heaps; a file that was sound is not walked again until it is another one."""
+    walked = 0
     with path.open("rb") as stream:
         for place in _found(stream):
             stream.seek(place)

@@ -62,7 +62,6 @@ def opened(path: str | os.PathLike[str], kind: str | None) -> Iterator[h5py.File
     path = require_file(path)
     if not h5py.is_hdf5(path):
         raise FormatError(f"{path} is not an HDF5 file; another format with the wrong suffix?")
-    check_heaps(path)
     try:
         with naming(path), h5py.File(path, "r") as file:
             _check_schema(file, path, kind)
@@ -264,6 +263,8 @@ def text_of(file: h5py.File, name: str) -> str:
     dataset = dataset_of(file, name)
     if h5py.check_string_dtype(dataset.dtype) is None or dataset.shape != ():
         raise FormatError(f"{file.filename}: {name} is not text; edited by hand?")
+    if h5py.check_string_dtype(dataset.dtype).length is None:
+        check_heaps(Path(file.filename))
     return str(dataset.asstr()[()])
 
 
@@ -284,6 +285,8 @@ def plain_attribute(item: h5py.Group | h5py.Dataset, name: str) -> object:
         or stored.get_space().get_simple_extent_npoints() > _LONGEST_LIST
     ):
         return None
+    if has_variable_text(item, name):
+        check_heaps(Path(item.file.filename))
     value = item.attrs[name]
     if isinstance(value, np.ndarray) and value.dtype.kind == "S":
         value = np.char.decode(value, "utf-8", "replace")

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from emrecon import __version__
-from emrecon.formats.hdf5.heaps import check_heaps
-from emrecon.formats.hdf5.storage import dataset_of, has_variable_text, plain_attribute, put_attributes
+from emrecon.formats.hdf5.storage import dataset_of, plain_attribute, put_attributes
 from emrecon.projectors.core.errors import FormatError, require_file
 from emrecon.projectors.core.files import atomic_path
 from emrecon.projectors.core.texts import read_json
@@ -424,10 +423,6 @@ def damaged(path: Path, error: BaseException) -> FormatError:
 
 
 def _check(file: h5py.File, plan: Plan, shard: Shard, path: Path) -> None:
-    if has_variable_text(file, "fingerprint"):  # of 0.2.0 and before
-        check_heaps(path)
-    elif any(has_variable_text(file, name) for name in file.attrs):
-        raise FormatError(f"{path} has texts of variable length, as emrecon does not write them; refused")
     if plain_attribute(file, "schema_version") != 1 and not _ends_whole(path):
         raise FormatError(f"{path} does not end with its digest; truncated or damaged? Run the simulation again")
     fingerprint, first, n = (plain_attribute(file, name) for name in ("fingerprint", "first_sample", "n_samples"))

@@ -156,3 +156,21 @@ def test_an_old_file_survives_a_full_disk(tmp_path):
     with limited("FSIZE", 3000), pytest.raises(OSError, match=r"scan\.h5"):
         hdf5.write_scan(path, camera_scan())
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("rings", "crystals"), [(3000, 4), (1500, 4), (2, 10**6)])
+def test_scanners_of_very_many_crystals(tmp_path, rings, crystals):
+    """Nine million ring pairs took minutes before the counts were found not to fit."""
+    read = SEEDS["hdf5-pet"](tmp_path)
+    angle = np.linspace(0, 2 * np.pi, crystals, endpoint=False)
+    places = np.zeros((rings, crystals, 3))
+    places[..., 0], places[..., 1], places[..., 2] = np.cos(angle), np.sin(angle), np.arange(rings)[:, None]
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        for name in ("crystals", "virtual"):
+            del file[f"geometry/scanner/{name}"]
+        file["geometry/scanner/crystals"] = places
+        file["geometry/scanner/virtual"] = np.zeros((rings, crystals), bool)
+        file["geometry/max_ring_difference"][()] = rings - 1
+        file["geometry/n_radial"][()] = 3
+    with pytest.raises(FormatError, match=r"scan\.h5"):
+        read()

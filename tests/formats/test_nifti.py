@@ -186,3 +186,14 @@ def test_an_old_file_survives_an_interruption(tmp_path, monkeypatch):
         write_nifti(tmp_path / "a.nii", 2 * IMAGE, GRID)
     np.testing.assert_array_equal(read_nifti(tmp_path / "a.nii")[0], IMAGE)
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii"]
+
+
+@pytest.mark.parametrize("offset", [1e9, 1e38, np.nan, np.inf])
+def test_voxels_that_begin_far_away_are_not_looked_for(tmp_path, offset):
+    """All bytes up to them would be unpacked: ten of a small archive are ten thousand in memory."""
+    write_nifti(tmp_path / "a.nii.gz", np.ones((3, 2, 2)), ImageGrid((3, 2, 2), 1.0))
+    data = bytearray(gzip.decompress((tmp_path / "a.nii.gz").read_bytes()))
+    data[108:112] = np.float32(offset).tobytes()
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(data))
+    with pytest.raises(FormatError, match=r"a\.nii\.gz: the voxels begin at byte"):
+        read_nifti(tmp_path / "a.nii.gz")
