@@ -18,7 +18,7 @@ import numpy as np
 from emrecon import __version__
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array, to_numpy
-from emrecon.projectors.core.files import cannot_write
+from emrecon.projectors.core.files import cannot_write, temporary_beside
 
 from .attributes import PET_STORAGE, FilePath
 from .facts import PETFacts, radionuclide_code
@@ -255,7 +255,7 @@ def new_folder(folder: FilePath, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; on success it takes its place, on any exception it is removed."""
     target = Path(os.path.realpath(folder))
     _check_folder(target, overwrite)
-    temporary = target.with_name(f".{secrets.token_hex(6)}-{target.name[-48:]}")
+    temporary = temporary_beside(target)
     try:
         temporary.mkdir()
     except OSError as error:

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -54,8 +55,7 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
     """
     target = Path(os.path.realpath(path))
     check_target(target, overwrite)
-    remove_leftovers(target.parent)
-    temporary = target.with_name(f".{_here()}-{os.getpid()}-{secrets.token_hex(6)}-{target.name[-48:]}")
+    temporary = temporary_beside(target)
     try:
         _create(temporary, target)
         yield temporary
@@ -72,9 +72,18 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
     _flush_folder(target.parent)
 
 
+def temporary_beside(target: Path) -> Path:
+    """Return a name in the same folder that nobody has, for a file or folder that is to be moved into place.
+
+    What processes that were killed have left in the folder under such names is removed.
+    """
+    remove_leftovers(target.parent)
+    return target.with_name(f".{_here()}-{os.getpid()}-{secrets.token_hex(6)}-{target.name[-48:]}")
+
+
 @cache
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that no longer run; once for a folder and a process.
+    """Remove the temporary files and folders of processes that no longer run; once for a folder and a process.
 
     Of other machines and containers, whose processes cannot be seen from here, those that nobody wrote to for a week.
     """
@@ -86,7 +95,14 @@ def remove_leftovers(folder: Path) -> None:
             with suppress(OSError):
                 week_old = time.time() - entry.stat().st_mtime > 7 * 24 * 3600
                 if week_old or (found["here"] == _here() and not _is_running(int(found["process"]))):
-                    os.unlink(entry.path)
+                    _remove(entry)
+
+
+def _remove(entry: os.DirEntry[str]) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        shutil.rmtree(entry.path, ignore_errors=True)
+    else:
+        os.unlink(entry.path)
 
 
 @cache

@@ -148,6 +148,9 @@ def test_what_killed_processes_leave_is_removed_by_the_next_one(tmp_path):
     mine = tmp_path / ".0123456789ab-notes.txt"
     for path in (other, old, running, mine):
         path.write_text("")
+    series = left.with_name(f"{left.name}-series")
+    series.mkdir()
+    (series / "0001.dcm").write_text("half")
     os.utime(old, (0, 0))
     files.remove_leftovers.cache_clear()
     with atomic_path(tmp_path / "b.nii") as temporary:
