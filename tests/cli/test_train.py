@@ -295,6 +295,12 @@ def test_a_folder_of_samples_is_as_good(recipe, tmp_path):
 def test_a_folder_of_another_training_is_refused(recipe, tmp_path):
     emrecon("train", recipe, "--out", tmp_path / "run", "--steps", 2)
     emrecon("train", recipe, "--out", tmp_path / "run", "--steps", 3)  # longer is the same one
+    trained, card = weights(tmp_path / "run"), read_card(tmp_path / "run" / "weights.safetensors")
+    for name in ("log.json", "best.pt", "weights.safetensors"):  # as after a kill when only the checkpoint was written
+        (tmp_path / "run" / name).unlink()
+    emrecon("train", recipe, "--out", tmp_path / "run", "--steps", 3)
+    assert weights(tmp_path / "run") == trained
+    assert read_card(tmp_path / "run" / "weights.safetensors") == card
     recipe.write_text(TRAINING.replace("width = 2", "width = 3"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"belongs to another training \(network.width is 2 there and 3 here\)"):
         emrecon("train", recipe, "--out", tmp_path / "run")
