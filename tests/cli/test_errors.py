@@ -348,3 +348,22 @@ def test_a_size_of_files_that_does_not_fit_says_one_that_does(tmp_path):
     assert "--shard-size" in done.stderr
     assert size >= 3
     assert not (tmp_path / "set").exists()
+
+
+def test_every_option_that_names_a_file_to_read_is_an_input():
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    from emrecon.cli.reconstruct import command
+    from emrecon.cli.reconstruct.settings import DataTable, MethodTable, PhysicsTable, Settings
+
+    tables, paths = {}, set()
+    for name, kind in (("data", DataTable), ("physics", PhysicsTable), ("method", MethodTable)):
+        own = {key: Path(key) for key, field in kind.model_fields.items() if "Path" in str(field.annotation)}
+        own |= {"guide": (own["guide"],)} if "guide" in own else {}
+        tables[name] = kind(**own)
+        paths |= {Path(key) for key in own}
+    choice = SimpleNamespace(trained=SimpleNamespace(path=Path("weights")))
+    source = Scan(np.ones(CAMERA.shape, np.float32), CAMERA)
+    assert {"norm", "mu", "guide", "weights", "projections"} <= {path.name for path in paths}
+    assert set(command._inputs(Settings(**tables), choice, source)) >= paths
