@@ -10,6 +10,7 @@ import torch
 from network_cases import BODIES, SHAPE, build, guide_for, images, skip_without_monai
 from torch import nn
 
+from emrecon.unrolled.methods.denoising import denoised
 from emrecon.unrolled.methods.unrolled_em import UnrolledEM
 from emrecon.unrolled.networks.blocks import (
     ConvolutionalAutoencoder,
@@ -26,6 +27,7 @@ from emrecon.unrolled.networks.guides import normalised_guide
 from emrecon.unrolled.networks.scaling import ScaleEquivariant
 from emrecon.unrolled.networks.transformer import SwinRegulariser
 from emrecon.unrolled.networks.unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm, pad_to_multiple
+from emrecon.unrolled.training.losses import Noise2Void
 
 EVERY = pytest.mark.parametrize("kind", BODIES)
 DIMENSIONS = pytest.mark.parametrize("dimensions", [2, 3])
@@ -421,6 +423,11 @@ def test_guides_may_have_any_unit(dimensions):
     torch.testing.assert_close(network(x, guide=factors * guide), expected)
     torch.testing.assert_close(network(x, guide=normalised_guide(guide)), expected)
     torch.testing.assert_close(network(x, guide=guide.numpy()), expected)
+    torch.testing.assert_close(network(x, guide=guide.numpy().astype(">f8")), expected)
+    whole = (1e4 * guide).round()
+    torch.testing.assert_close(
+        network(x, guide=whole.numpy().astype(np.int16)), network(x, guide=whole), rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(network(x, guide=guide.numpy()[..., ::-1]), network(x, guide=guide.flip(-1)))
     plain = NetworkDenoiser(network.body, dimensions, 1, "none")
     assert not torch.allclose(plain(x, guide=2 * guide), plain(x, guide=guide))
@@ -448,6 +455,10 @@ def test_layers_of_torch_must_be_wrapped(who):
             who(layer)
     with pytest.raises(TypeError, match="takes denoisers, got int"):
         who(3)
+    with pytest.raises(TypeError, match=r"wrap it: NetworkDenoiser\("):
+        denoised(nn.Conv2d(1, 1, 3, padding=1), images())
+    with pytest.raises(TypeError, match="Noise2Void: Conv2d takes"):
+        Noise2Void()(nn.Conv2d(1, 1, 3, padding=1), images(), None)
     who(nn.Identity())
     who(lambda x: x)
 

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, like, to_numpy
+from emrecon.projectors.core.arrays import Array, array_namespace, as_real, is_torch, like, to_numpy
+
+from ..networks.blocks import require_denoiser
 
 ImageMap = Callable[..., Array]
 """Any map of images (..., x, y, z), called as D(x), D(x, sigma) or D(x, sigma, guide=...): a network or a function."""
@@ -23,8 +25,10 @@ def denoised(denoiser: ImageMap, x: Array, sigma: float | Array | None = None, g
     sigma and guide are passed on where they are given. A torch module runs in evaluation mode and in its own precision,
     on host arrays too; tensors carry gradients.
 
-    Raises TypeError for a result that is not an array, and ValueError for one of another shape or with NaN or infinity.
+    Raises TypeError for a layer of torch, which wants an axis of channels, and for a result that is not an array;
+    ValueError for one of another shape or with NaN or infinity.
     """
+    require_denoiser(denoiser, "the denoiser")
     guides: dict[str, object] = {} if guide is None else {"guide": guide}
     given: tuple[object, ...] = (x,) if sigma is None else (x, sigma)
     if isinstance(denoiser, nn.Module):
@@ -92,5 +96,5 @@ def _entering(network: nn.Module, value: object) -> object:
         return value if known is None or not value.is_floating_point() else value.to(known.dtype)
     if not hasattr(value, "shape") or not value.shape:
         return value
-    tensor = torch.as_tensor(np.ascontiguousarray(to_numpy(cast(Array, value))))
+    tensor = torch.as_tensor(np.ascontiguousarray(as_real(to_numpy(cast(Array, value)))))
     return tensor if known is None else tensor.to(known)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emrecon.projectors.core.arrays import Array, divide_where, is_torch, to_numpy
+from emrecon.projectors.core.arrays import Array, as_real, divide_where, is_torch, to_numpy
 
 IMAGE_AXES = (-3, -2, -1)
 """The axes x, y, z of an image; those before them are items."""
@@ -68,7 +68,7 @@ def guide_channels(guide: Array | None, x: Tensor, n: int, who: str, scale: Guid
         raise ValueError(f"{who} takes no guide; build it (and the body) with guide_channels")
     if not hasattr(guide, "shape") or not hasattr(guide, "dtype"):
         raise TypeError(f"{who}: a guide must be an array or a tensor, got {type(guide).__name__}")
-    given = guide if is_torch(guide) else torch.from_numpy(np.array(to_numpy(guide)))
+    given = guide if is_torch(guide) else torch.from_numpy(np.array(as_real(to_numpy(guide))))
     channels = given if n > 1 or given.ndim == x.ndim + 1 else given.unsqueeze(-4)
     wanted = (*x.shape[:-3], n, *x.shape[-3:])
     if not _fits(channels.shape, wanted):

@@ -16,6 +16,7 @@ from emrecon import recon
 from emrecon.projectors import AcquisitionModel
 from emrecon.recon.likelihoods import Likelihood, knows_counts
 
+from ..networks.blocks import require_denoiser
 from ..networks.optional import optional_module
 from ..networks.scaling import counts_of, of_bins
 
@@ -257,6 +258,7 @@ class Noise2Void:
         image = given[0] if given else None
         if not isinstance(image, torch.Tensor):
             raise TypeError(f"Noise2Void takes noisy images, tensors (..., x, y, z), got {type(image).__name__}")
+        require_denoiser(model, "Noise2Void")
         hidden, spots = blind_spots(image, generator, self.box, self.reach)
         return ((model(hidden, *given[1:]) - image) ** 2)[spots].mean()
 
