@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from emrecon.projectors import PETScanner, pet_scanners
+from emrecon.projectors.core.archives import open_array, read_arrays
 from emrecon.projectors.core.errors import FormatError, require_file
 
 from .dicom.summary import describe_dicom, is_dicom
@@ -60,13 +60,9 @@ def is_norm(path: str | os.PathLike[str]) -> Header | None:
 
 def _arrays(path: Path) -> dict[str, object]:
     """An array of events, or the arrays of a checkpoint or another archive."""
-    try:
-        if path.suffix.lower() == ".npy":
-            return _events(np.lib.format.open_memmap(path, mode="r"))
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {"format": "NumPy archive", **{name: _in_archive(archive[name]) for name in archive.files}}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise FormatError(f"{path} is not an array of NumPy, or is damaged: {error}") from error
+    if path.suffix.lower() != ".npy":
+        return {"format": "NumPy archive", **{name: _in_archive(values) for name, values in read_arrays(path).items()}}
+    return _events(open_array(path))
 
 
 def _events(values: np.ndarray) -> dict[str, object]:

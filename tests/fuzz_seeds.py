@@ -281,6 +281,27 @@ def petsird(folder):
     return lambda: formats.read_petsird(folder / "a.petsird")
 
 
+@seed("arrays")
+def arrays(folder):
+    np.save(folder / "events.npy", np.arange(30).reshape(10, 3))
+    np.savez(folder / "archive.npz", image=np.ones((2, 3)), name="text")
+    return lambda: (formats.describe(folder / "events.npy"), formats.describe(folder / "archive.npz"))
+
+
+@seed("interfile-map")
+def interfile_map(folder):
+    formats.write_scan(folder / "scan.hs", Scan(counts(SINOGRAM.shape), SINOGRAM))
+    lines = [
+        f"{r},{c},{x},{y},{z}" for r, ring in enumerate(RING.crystals) for c, (x, y, z) in enumerate(ring.tolist())
+    ]
+    (folder / "map.txt").write_text("\n".join(lines))
+    text = (folder / "scan.hs").read_text()
+    start, end = text.index("Scanner type"), text.index("Number of rings")
+    geometry = "Scanner geometry := Generic\nName of crystal map := map.txt\n"
+    (folder / "scan.hs").write_text(f"{text[:start]}Scanner type := own\n{geometry}{text[end:]}")
+    return lambda: formats.read_scan(folder / "scan.hs")
+
+
 # ---- sets, recipes and tables ---------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -57,21 +58,43 @@ def check_archive(path: Path, archive: zipfile.ZipFile) -> None:
     require_affordable(path, sum(entry.file_size for entry in entries), "its arrays")
 
 
+def open_array(path: str | os.PathLike[str]) -> np.ndarray:
+    """Return the array of an `.npy` file, read when it is looked at (a memory map); raises as `read_arrays` does."""
+    path = require_file(path)
+    try:
+        with path.open("rb") as stream:
+            shape, dtype, start, order = _layout(path, path.name, stream.read(_LONGEST_HEADER), path.stat().st_size)
+        if dtype.itemsize == 0 or not math.prod(shape):
+            return np.zeros(shape, dtype)
+        return np.memmap(path, dtype, "r", start, shape, order)
+    except FormatError:
+        raise
+    except _DAMAGES as error:
+        raise FormatError(f"{path} is not an array, or is damaged ({error})") from error
+
+
 def _array(path: Path, name: str, data: bytes) -> np.ndarray:
-    """The array of the bytes of an `.npy` file, whose size must be what its header says."""
-    if data[:6] != b"\x93NUMPY" or data[6] not in (1, 2, 3):
+    """The array of the bytes of an `.npy` file."""
+    shape, dtype, start, order = _layout(path, name, data, len(data))
+    if dtype.itemsize == 0:  # the empty text
+        return np.zeros(shape, dtype)
+    return np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape, order=order).copy()
+
+
+def _layout(path: Path, name: str, data: bytes, size: int) -> tuple[tuple[int, ...], np.dtype, int, Literal["C", "F"]]:
+    """Shape, dtype, first byte and order of an array that fills the `size` bytes whose first ones are `data`."""
+    if data[:6] != b"\x93NUMPY" or data[6:7] not in (b"\1", b"\2", b"\3"):
         raise FormatError(f"{path}: {name} is not an array; damaged?")
     width = 2 if data[6] == 1 else 4
     start = 8 + width
     end = start + int.from_bytes(data[8:start], "little")
-    header = ast.literal_eval(data[start:end].decode("latin-1")) if end - start <= _LONGEST_HEADER else None
+    header = ast.literal_eval(data[start:end].decode("latin-1")) if end <= _LONGEST_HEADER else None
     if not isinstance(header, dict) or header.keys() != {"descr", "fortran_order", "shape"}:
         raise FormatError(f"{path}: {name} has no header of an array; damaged?")
     shape, dtype = header["shape"], np.dtype(str(header["descr"]))
-    whole = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
-    if dtype.hasobject or not whole or math.prod(shape) * dtype.itemsize != len(data) - end:
-        raise FormatError(f"{path}: {name} announces {dtype} of shape {shape}, which its {len(data)} bytes are not")
-    if dtype.itemsize == 0 and shape == ():  # the empty text
-        return np.zeros((), dtype)
-    values = np.frombuffer(data, dtype, math.prod(shape), end)
-    return values.reshape(shape, order="F" if header["fortran_order"] is True else "C").copy()
+    whole = isinstance(shape, tuple) and all(type(length) is int and length >= 0 for length in shape)
+    if dtype.hasobject or not whole or math.prod(shape) * dtype.itemsize != size - end:
+        raise FormatError(f"{path}: {name} announces {dtype} of shape {shape}, which its {size} bytes are not")
+    if dtype.itemsize == 0 and shape != ():
+        raise FormatError(f"{path}: {name} announces {shape} values of no bytes; damaged?")
+    return shape, dtype, end, "F" if header["fortran_order"] is True else "C"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from bombs import zip_bomb
 
-from emrecon.projectors.core.archives import read_arrays
+from emrecon.projectors.core.archives import open_array, read_arrays
 from emrecon.projectors.core.errors import FormatError
 
 ARRAYS = {
@@ -62,6 +62,19 @@ def test_headers_that_mean_harm(tmp_path, header, message):
     with pytest.raises(FormatError, match=message) as caught:
         read_arrays(stored(tmp_path / "x.npz", header))
     assert "x.npz" in str(caught.value)
+
+
+def test_arrays_by_themselves(tmp_path):
+    path = tmp_path / "x.npy"
+    for name, values in ARRAYS.items():
+        np.save(path, values)
+        found = open_array(path)
+        assert (found.shape, found.dtype) == (values.shape, values.dtype) or name == "nothing"
+        np.testing.assert_array_equal(found, values)
+    for content in (b"\x93NUMPY\x01\0\x40\0{'descr': (", b"\x93NUMPY", b"\x93NUMPY\x01\0\xff\xff" + b"(" * 70000, b"x"):
+        path.write_bytes(content)
+        with pytest.raises(FormatError, match=r"x\.npy"):
+            open_array(path)
 
 
 def test_archives_that_are_none(tmp_path):
