@@ -228,9 +228,15 @@ def require_filled(parts: Sequence[Any], x: Array) -> None:
 
 
 def _counts_of_parts(parts: Sequence[Any], x: Array) -> np.ndarray:
-    """The counts of every part and item, (parts, ..., 1, 1, 1) on the host."""
-    counts = [np.asarray(to_numpy(part.total_counts(x)), float) for part in parts]
-    return np.stack([np.reshape(values, (1, 1, 1)) if values.ndim == 0 else values for values in counts])
+    """The counts of every part and item, (parts, ..., 1, 1, 1) or, if more, its bins with counts; on the host."""
+    found = [np.atleast_3d(np.asarray(to_numpy(part.total_counts(x)), float)) for part in parts]
+    for k, part in enumerate(parts):
+        data = getattr(part, "data", None)
+        if data is not None:
+            host = to_numpy(data)
+            filled = (host > 0).sum(tuple(range(-len(part.model.projector.out_shape), 0)))
+            found[k] = np.maximum(found[k], np.reshape(filled, (*filled.shape, 1, 1, 1)))
+    return np.stack(found)
 
 
 def _first_image(parts: Sequence[Likelihood]) -> Array:

@@ -43,7 +43,7 @@ from .problem import (
     seen_start,
     start_like,
 )
-from .subsets import filled_subsets
+from .subsets import counts_by_view, filled_subsets
 
 
 class EventLists(Protocol):
@@ -198,8 +198,7 @@ def pet_grid(scan_or_events: Scan | Listmode, max_ring_difference: int | None = 
 def _of_sinogram(scan: Scan, sinogram: PETSinogram, corrections: _Corrections, subsets: int) -> Problem:
     """One likelihood for each subset of views."""
     _require_factors(sinogram)
-    counts = to_numpy(scan.counts)
-    by_view = counts.sum(tuple(range(1 - len(sinogram.shape), 0)), dtype=float)
+    by_view = counts_by_view(to_numpy(scan.counts), len(sinogram.shape))
     subsets, few = filled_subsets(subsets, by_view, corrections.grid)
     known = np.ndim(to_numpy(scan.factors)) > 0  # factors of the scan hold crystal pairs and normalisation already
     if known and corrections.norm is not None:

@@ -25,7 +25,7 @@ from .problem import (
     seen_start,
     start_like,
 )
-from .subsets import filled_subsets
+from .subsets import counts_by_view, filled_subsets
 
 _SAME_LINE = 0.02  # of the energy; lines this near have the same response
 _LEAST_ROOM = 0.15  # radius over the width of the detector; a body would have to be thinner than a third of it
@@ -73,8 +73,7 @@ def spect_problem(
         scan = replace(scan, background=added(scan.background, scatter))
     map_ = attenuation_of(mu, mu_grid, grid, _energy(scan, response), _profile(scan, camera, grid), batch=True)
     system = SPECTProjector(grid, camera, map_.mu, response)
-    by_view = to_numpy(scan.counts).sum((-2, -1), dtype=float)
-    subsets, few = filled_subsets(subsets, by_view, grid)
+    subsets, few = filled_subsets(subsets, counts_by_view(to_numpy(scan.counts), len(camera.shape)), grid)
     likelihood = PoissonLikelihood(scan, scan.model(system))
     parts = tuple(likelihood.subset(k, subsets) for k in range(subsets))
     start = start_like(seen_start(parts), scan.counts, len(camera.shape))

@@ -9,6 +9,19 @@ from emrecon.projectors import ImageGrid
 from ..engines.loop import counts_needed
 
 
+def counts_by_view(counts: np.ndarray, n_axes: int) -> np.ndarray:
+    """Return what fills subsets in each view, (..., views): counts, or bins with counts if there are more of them.
+
+    Data in another unit than counts may have small sums, and yet leave no bin empty.
+
+    Args:
+        n_axes : of the data, the first of which are the views.
+    """
+    axes = tuple(range(1 - n_axes, 0))
+    total, filled = counts.sum(axes, dtype=float), (counts > 0).sum(axes).astype(float)
+    return np.where(total.sum(-1, keepdims=True) >= filled.sum(-1, keepdims=True), total, filled)
+
+
 def filled_subsets(subsets: int, by_view: np.ndarray, grid: ImageGrid) -> tuple[int, tuple[str, ...]]:
     """Return how many subsets are used, as many as were asked for or fewer, and a note where these are fewer.
 
@@ -16,7 +29,8 @@ def filled_subsets(subsets: int, by_view: np.ndarray, grid: ImageGrid) -> tuple[
     at least one count for each line of voxels along y, and none is empty.
 
     Args:
-        by_view : counts of each view, (..., views), leading axes a batch; items without any counts do not count.
+        by_view : counts of each view, (..., views), such as those of `counts_by_view`; leading axes are a batch, whose
+            items without any counts do not count.
     """
     totals = by_view.sum(-1)
     items, found = by_view[totals > 0].reshape(-1, by_view.shape[-1]), subsets

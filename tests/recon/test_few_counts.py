@@ -40,6 +40,18 @@ def test_no_more_subsets_than_the_counts_can_fill(counts, used):
         assert retained(problem, run(osem(problem.parts, problem.start), 4)) > 0.85
 
 
+def test_small_numbers_are_not_few_counts(caplog):
+    scaled = Scan((1e-6 * (A(DISC) + 1)).astype(np.float32), CAMERA, 1e-6)
+    with caplog.at_level(logging.WARNING, "emrecon"):
+        problem = spect_problem(scaled, subsets=8, grid=GRID)
+        run(osem(problem.parts, problem.start), 1)
+    assert problem.n_subsets == 8
+    assert not caplog.records
+    point = np.zeros(CAMERA.shape, np.float32)
+    point[:, 6, 1] = 1000.0
+    assert spect_problem(Scan(point, CAMERA, 0.1), subsets=8, grid=GRID).n_subsets == 8
+
+
 def test_views_without_counts_leave_no_empty_subset():
     counts = np.zeros(CAMERA.shape, np.float32)
     counts[:4] = 50.0
