@@ -26,7 +26,7 @@ from .arrays import (
 )
 from .grid import ImageGrid
 from .mirror import folded, mirrored
-from .operator import BatchOperator, LinearOperator
+from .operator import BatchOperator, LinearOperator, Projector, Shape
 from .threads import thread_count
 
 N_SIGMAS = 4.0
@@ -55,7 +55,8 @@ class GaussianBlur(BatchOperator):
     variance is sigma^2 + d^2 / 12: that of the Gaussian and that of a voxel of size d.
     A body that is longer than the image brings as much activity into the end slices as leaves them. Mirrored ends say
     so: what leaves along z comes back, and an even image stays even up to its last slice; with empty ends such data
-    give end slices up to twice as high as they are. Along x and y there are zeros outside. K is a symmetric band
+    give end slices up to twice as high as they are. Along x and y there are zeros outside, and what leaves there is
+    lost, but not before a projector: `PETProjector @ blur` projects what has left the image, too. K is a symmetric band
     matrix, and the operator is its own transpose. An axis of one voxel is not blurred: such an image is flat.
 
     A resolution model before any projector: `PETProjector(grid, sinogram) @ GaussianBlur(grid, 4.5)`.
@@ -107,8 +108,48 @@ class GaussianBlur(BatchOperator):
 
         return self._plans.get(x, make)
 
+    def on_grid(self, grid: ImageGrid) -> GaussianBlur:
+        """Return the same blur of another image."""
+        return GaussianBlur(grid, self.fwhm, ends=self.ends)
+
+    def before(self, projector: Projector) -> tuple[Projector, LinearOperator]:
+        """Return a projector and a blur in which what leaves the image sideways is not lost."""
+        x, y, _ = (kernel.size // 2 for kernel in self.kernels)
+        return _with_room(projector, self, (x, y))
+
     def __str__(self) -> str:
         return f"{self!r}\n  image     {self.grid}\n  FWHM      {' x '.join(f'{width:g}' for width in self.fwhm)} mm"
+
+
+class _Room(BatchOperator):
+    """An image with `margin` voxels of nothing around it along x and y."""
+
+    def __init__(self, shape: Shape, margin: tuple[int, int]) -> None:
+        (nx, ny, nz), (x, y) = shape, margin
+        self.in_shape, self.out_shape = shape, (nx + 2 * x, ny + 2 * y, nz)
+        self._place = (slice(None), slice(x, x + nx), slice(y, y + ny))
+
+    def _forward_batch(self, x: Array) -> Array:
+        out: Array = array_namespace(x).zeros((x.shape[0], *self.out_shape), dtype=x.dtype, device=device(x))
+        out[self._place] = x
+        return out
+
+    def _adjoint_batch(self, y: Array) -> Array:
+        image: Array = array_namespace(y).asarray(y[self._place], copy=True)
+        return image
+
+
+def _with_room(
+    projector: Projector, blur: GaussianBlur | MeasuredBlur, margin: tuple[int, int]
+) -> tuple[Projector, LinearOperator]:
+    """Return the projector of a larger image and a blur into it, where the projector can be had for one."""
+    on_grid, grid = getattr(projector, "on_grid", None), blur.grid
+    if on_grid is None or getattr(projector, "grid", None) != grid or not any(margin):
+        return projector, blur
+    (nx, ny, nz), (x, y), (dx, dy, _) = grid.shape, margin, grid.voxel_size
+    origin = (grid.origin[0] - x * dx, grid.origin[1] - y * dy, grid.origin[2])
+    wide = ImageGrid((nx + 2 * x, ny + 2 * y, nz), grid.voxel_size, origin)
+    return on_grid(wide), blur.on_grid(wide) @ _Room(grid.shape, margin)
 
 
 class _Transfers(NamedTuple):
@@ -131,8 +172,8 @@ class MeasuredBlur(LinearOperator):
         ends : as in `GaussianBlur`: beyond the first and the last slice the weighted image goes on, mirrored, or is
             empty.
 
-    Along x and y what leaves is lost (zeros outside; nothing wraps around). The transpose correlates with the
-    kernels and then weights, exactly.
+    Along x and y what leaves is lost (zeros outside; nothing wraps around), but not before a projector. The transpose
+    correlates with the kernels and then weights, exactly.
     Where kernels and weights are nowhere negative, nor is what becomes of an image that is not: rounding of the
     transforms is cut at zero, and voxels out of a kernel's reach are exactly zero.
     Runs on NumPy (SciPy's transforms), CuPy and torch.
@@ -183,6 +224,17 @@ class MeasuredBlur(LinearOperator):
             return image if weight is None else weight * image
 
         return self._clean(add_up(part(weight, transfer) for weight, transfer in made.pairs), y)
+
+    def on_grid(self, grid: ImageGrid) -> MeasuredBlur:
+        """Return the same blur of a larger image around the same middle; weights are 0 in what is new."""
+        room = [((n - m) // 2,) * 2 for n, m in zip(grid.shape, self.in_shape)]
+        weights = [None if weight is None else np.pad(weight, room) for weight in self.weights]
+        pairs: list[Any] = list(zip(weights, self.kernels))
+        return MeasuredBlur(grid, pairs, ends=self.ends)
+
+    def before(self, projector: Projector) -> tuple[Projector, LinearOperator]:
+        """Return a projector and a blur in which what leaves the image sideways is not lost."""
+        return _with_room(projector, self, (self._reach[0], self._reach[1]))
 
     def _clean(self, values: Array, x: Array) -> Array:
         """Return values without what is there by the transforms' rounding alone, where no entry is negative."""

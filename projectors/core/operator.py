@@ -75,6 +75,10 @@ class LinearOperator(ABC):
         """The transpose A'."""
         return _Transposed(self)
 
+    def before(self, projector: Projector) -> tuple[Projector, LinearOperator]:
+        """Return what `projector @ self` is made of: these two, or for a blur, ones with room around the image."""
+        return projector, self
+
     @property
     def n_items(self) -> int | None:
         """How many items a batch must have, where each has physics of its own; None where any number will do."""
@@ -132,7 +136,9 @@ class LinearOperator(ABC):
     def __matmul__(self, other: LinearOperator) -> LinearOperator:
         if not isinstance(other, LinearOperator):
             return NotImplemented
-        return (_ComposedProjector if isinstance(self, Projector) else _Composed)(self, other)
+        if isinstance(self, Projector):
+            return _ComposedProjector(*other.before(self))
+        return _Composed(self, other)
 
     def __add__(self, other: LinearOperator) -> LinearOperator:
         if not isinstance(other, LinearOperator):

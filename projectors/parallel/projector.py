@@ -54,6 +54,10 @@ class ParallelBeamProjector(BatchProjector):
         self._whole, self._views = geometry, np.arange(geometry.n_views)
         self._device_plans = PlanCache()
 
+    def on_grid(self, grid: ImageGrid) -> Self:
+        """Return the same projector of another image."""
+        return type(self)(grid, self.geometry, sampling=self.sampling)
+
     def subset(self, k: int, n: int) -> Self:
         """Return the projector of views k, k + n, ..."""
         part: Self = object.__new__(type(self))

@@ -60,6 +60,10 @@ class ListmodeProjector(BatchProjector):
         self.in_shape, self.out_shape = grid.shape, (events.shape[0],)
         self._plans = PlanCache()
 
+    def on_grid(self, grid: ImageGrid) -> Self:
+        """Return the same projector of another image."""
+        return type(self)(grid, self.scanner, self.events, self.tof)
+
     def subset(self, k: int, n: int) -> Self:
         """Return the projector of events k, k + n, ..."""
         check_subset(k, n, self.events.shape[0])

@@ -53,6 +53,10 @@ class PETProjector(BatchProjector):
         self.in_shape, self.out_shape = grid.shape, sinogram.shape
         self._plans, self._device_plans = PlanCache(), PlanCache()
 
+    def on_grid(self, grid: ImageGrid) -> Self:
+        """Return the same projector of another image."""
+        return type(self)(grid, self.sinogram)
+
     def subset(self, k: int, n: int) -> Self:
         """Return the projector of views k, k + n, ..."""
         return type(self)(self.grid, self.sinogram.subset(k, n))

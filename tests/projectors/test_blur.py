@@ -9,7 +9,15 @@ from battery import check_operator, relative_error
 from pet_cases import GRID, SINOGRAMS
 from scipy.ndimage import convolve, convolve1d, correlate
 
-from emrecon.projectors import AcquisitionModel, ImageGrid, PETProjector, PETScanner, PETSinogram, TimeOfFlight
+from emrecon.projectors import (
+    AcquisitionModel,
+    ImageGrid,
+    ListmodeProjector,
+    PETProjector,
+    PETScanner,
+    PETSinogram,
+    TimeOfFlight,
+)
 from emrecon.projectors.core.blur import GaussianBlur, MeasuredBlur, gaussian_kernel
 from emrecon.recon import PoissonLikelihood, nrmse, osem, run
 
@@ -120,6 +128,38 @@ def test_matched_data_of_a_long_body_are_even_in_every_slice(kind, tof):
         kernel = lines[0][:, None, None] * lines[1][:, None] * lines[2]
         blur = lambda grid: MeasuredBlur(grid, kernel)  # noqa: E731
     np.testing.assert_allclose(matched_pet(None, blur, tof), 1, atol=0.02)
+
+
+def test_what_leaves_the_image_sideways_is_projected():
+    """An object that ends with the image: counts of its blurred rim beside the image are its own."""
+    scanner = PETScanner.polygon(sides=12, crystals_per_side=4, radius=80, rings=2, ring_pitch=5)
+    sinogram = PETSinogram(scanner, span=1, max_ring_difference=1, n_radial=33)
+    wide = sinogram.default_grid()
+    nx, ny, nz = wide.shape
+    cut = 8
+    origin = np.array(wide.origin) + np.array([cut, cut, 0]) * wide.voxel_size
+    small = ImageGrid((nx - 2 * cut, ny - 2 * cut, nz), wide.voxel_size, origin)
+    x = RNG.uniform(0.5, 1.5, small.shape)
+    inside = np.pad(x, ((cut, cut), (cut, cut), (0, 0)))
+    first = RNG.integers(0, scanner.n_crystals // 2, 50)
+    lines = np.stack([first, first + scanner.n_crystals // 2], 1)
+    kernel = RNG.uniform(0, 1, (5, 3, 3))
+    weight = RNG.uniform(0, 1, small.shape)
+    blurs = [
+        (GaussianBlur(small, 12.0), GaussianBlur(wide, 12.0)),
+        (MeasuredBlur(small, kernel), MeasuredBlur(wide, kernel)),
+        (
+            MeasuredBlur(small, [(weight, kernel)]),
+            MeasuredBlur(wide, [(np.pad(weight, ((cut, cut), (cut, cut), (0, 0))), kernel)]),
+        ),
+    ]
+    for blur, same in blurs:
+        for make in (lambda g: PETProjector(g, sinogram), lambda g: ListmodeProjector(g, scanner, lines)):
+            A = make(small) @ blur
+            assert A.in_shape == small.shape
+            np.testing.assert_allclose(A(x), make(wide)(same(inside)), rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(A.subset(1, 3)(x), A(x)[1::3], rtol=1e-12)
+    check_operator(PETProjector(small, sinogram) @ blurs[0][0], positive=True, gradients=False)
 
 
 @pytest.mark.parametrize("fwhm", [-1, (1, 2), np.nan, (1, np.inf, 1)])
