@@ -45,7 +45,8 @@ def contents(package):
         for name in sorted(public_names(module), key=str.lower):
             value = getattr(module, name)
             kind = "classes" if inspect.isclass(value) else "functions" if inspect.isroutine(value) else None
-            page.get(kind, []).append(name if name in whole.__all__ else f"{inner}.{name}")
+            exported = name in whole.__all__ and getattr(whole, name) is value  # and not another one of that name
+            page.get(kind, []).append(name if exported else f"{inner}.{name}")
     return pages
 
 
