@@ -71,8 +71,10 @@ def run(names: list[str], cases: int, first: int, keep: Path | None) -> None:
     from fuzz_seeds import SEEDS
 
     warnings.simplefilter("ignore")
-    base = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (base + MEMORY, resource.RLIM_INFINITY))
+    usage = Path("/proc/self/statm")
+    if usage.exists():
+        base = int(usage.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (base + MEMORY, resource.RLIM_INFINITY))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process also inside of a library
     for name in names:
         with tempfile.TemporaryDirectory(prefix="emrecon_fuzz_") as folder:

@@ -129,7 +129,10 @@ def put(file: h5py.File, name: str, value: ArrayLike, units: str) -> None:
 
 
 def put_attributes(item: h5py.Group | h5py.Dataset, **attributes: ArrayLike) -> None:
-    """Give a group or a dataset attributes: numbers, texts and short lists."""
+    """Give a group or a dataset attributes: numbers, texts and short lists; raises ValueError for long ones."""
+    for name, value in attributes.items():
+        if np.size(value) > _LONGEST_LIST:
+            raise ValueError(f"the attribute {name} has {np.size(value)} values, more than {_LONGEST_LIST}")
     item.attrs.update({name: fixed_texts(value) for name, value in attributes.items()})
 
 

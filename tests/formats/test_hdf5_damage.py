@@ -82,6 +82,8 @@ def test_heaps_that_mean_harm(tmp_path):
 def test_texts_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="it has a NUL"):
         hdf5.write_image(tmp_path / "a.h5", np.ones(GRID.shape), GRID, note="a\0b")
+    with pytest.raises(ValueError, match="the attribute note has 100000 values"):
+        hdf5.write_image(tmp_path / "a.h5", np.ones(GRID.shape), GRID, note=np.zeros(10**5))
     notes = {"one": "Ω", "empty": "", "several": ["a", "bcd"], "number": 3, "list": [1.5, 2]}
     hdf5.write_image(tmp_path / "a.h5", np.ones(GRID.shape), GRID, units="1/cm", **notes)
     facts = hdf5.describe(tmp_path / "a.h5")
