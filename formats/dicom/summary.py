@@ -81,9 +81,8 @@ def describe_dicom(path: FilePath) -> dict[str, object]:
         if modality not in ("PT", "CT"):
             shown = {name: text_of(group[0], name) for name in _OTHER}
             what = f"{modality}, {len(group)} images, which are not read as PT or CT are"
-            return {"format": "DICOM", "holds": what} | {
-                name: value for name, value in shown.items() if value is not None
-            }
+            said: dict[str, object] = {name: value for name, value in shown.items() if value is not None}
+            return {"format": "DICOM", "holds": what, **said}
         if modality == "CT":
             return {"format": "DICOM CT", "units": "HU", **image_summary(*read_dicom_ct(path))}
         image, grid, facts = read_dicom_pet(path, frame=1)

@@ -194,8 +194,9 @@ class SPECTProjector(BatchProjector):
     def _attenuated(self, x: Array, transposed: bool) -> Array:
         from .autograd import apply_attenuated
 
+        assert self._map is not None, "it has_parameters"
         mu, version = self._map
-        if mu._version != version:
+        if getattr(mu, "_version", version) != version:
             raise RuntimeError(
                 f"the attenuation map of {self!r} was changed after the projector was made, which has a copy of it; "
                 "make another, A.with_attenuation(mu)"
@@ -210,7 +211,7 @@ class SPECTProjector(BatchProjector):
             )
         images = to_host(image, self).reshape(-1, *self.in_shape)
         projections = to_host(views, self).reshape(-1, *self.out_shape)
-        absorbed = self._absorbed.get(images, lambda: self._make_absorbed(images))
+        absorbed = np.asarray(self._absorbed.get(images, lambda: self._make_absorbed(images)))
         per_item = absorbed.ndim == 4
         total = np.zeros(absorbed.shape, absorbed.dtype)
         for i, (x, y) in enumerate(zip(images, projections)):

@@ -50,9 +50,9 @@ class CachedDataset:
         """Return several samples, of which those without a file are made together."""
         found = {int(index): self._read(int(index)) for index in indices}
         missing = [index for index, sample in found.items() if sample is None]
-        for index, sample in zip(missing, self.dataset.__getitems__(missing) if missing else ()):
-            self._write(index, sample)
-            found[index] = sample
+        for index, made in zip(missing, self.dataset.__getitems__(missing) if missing else ()):
+            self._write(index, made)
+            found[index] = made
         return [sample for index in indices if (sample := found[int(index)]) is not None]
 
     def _path(self, index: int) -> Path:

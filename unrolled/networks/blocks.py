@@ -36,8 +36,8 @@ def require_denoiser(denoiser: object, who: str) -> None:
     """Raise TypeError for what cannot be called, and for torch's own layers, which take images with a channel axis."""
     if not callable(denoiser):
         raise TypeError(f"{who} takes denoisers, got {type(denoiser).__name__}")
-    layer = isinstance(denoiser, nn.Module) and type(denoiser).__module__.startswith("torch.nn.modules")
-    if layer and next(denoiser.parameters(), None) is not None:
+    layer = denoiser if type(denoiser).__module__.startswith("torch.nn.modules") else None
+    if isinstance(layer, nn.Module) and next(layer.parameters(), None) is not None:
         name = type(denoiser).__name__
         raise TypeError(
             f"{who}: {name} takes (items, channels, ...), and a denoiser takes images (..., x, y, z); wrap it: "
