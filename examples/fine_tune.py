@@ -42,7 +42,7 @@ def read_case(folder, i):
 def main():
     """Read the scans, train on all but the last, and look at the last."""
     choice = options(__doc__)
-    n, steps = (2, 2) if choice.quick else (6, 60)
+    n, steps = (2, 1) if choice.quick else (6, 60)
     folder = choice.out / "fine_tune"
     truths = write_scans(folder, n)
     cases = [read_case(folder, i) for i in range(n)]

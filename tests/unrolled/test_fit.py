@@ -55,7 +55,7 @@ def test_a_note_says_what_may_be_wrong():
     assert "worse than expected" in fit_note(Card("any"), truth.roll(3, 1), likelihood)
 
 
-@pytest.mark.parametrize("name", ["fbsem-net-brain-pet", "mapem-net-brain-spect"])
+@pytest.mark.parametrize("name", ["fbsem-net-brain-pet"])
 def test_guides_of_any_unit_and_guides_of_somebody_else(name):
     network, card = pretrained(name)
     kind = name.rpartition("-")[2]
