@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from .schedules import (
 )
 from .watch import Watch, is_worse
 
-_LONGER = 1.05  # by so much shortened steps grow after a good pass
+_LONGER = 1.02  # by so much shortened steps grow after a good pass
 _TRIES = 8  # how often a step down the whole slope is halved
 _SHORTEST = 1e-3  # of the steps: where even shorter ones explain nothing, they are not to blame
 
@@ -125,10 +126,9 @@ def _bsrem(at: Iterate, problem: _Problem, step: StepSize, order: Order) -> Iter
     state = Relaxed.of(at) or Relaxed(iteration)
     begun, length = int(state.begun), xp.ones_like(x[..., :1, :1, :1])
     length = length if state.length is None else like(state.length, x)
-    try:
+    watch: Watch | None = None
+    with suppress(NotImplementedError):  # of a prior without a value
         watch = Watch.resumed(problem.value(x), state.first, state.lowest)
-    except NotImplementedError:  # the prior has no value
-        watch = None
     while True:
         before = x
         for i, k in enumerate(tracked(order(iteration, n), f"iteration {iteration + 1}", n)):
@@ -139,7 +139,7 @@ def _bsrem(at: Iterate, problem: _Problem, step: StepSize, order: Order) -> Iter
             worse, watch = watch.look(problem.value, x, before, problem.sensitivity(x))
             x, length = xp.where(worse, before, x), xp.where(worse, length / 2, length)
         iteration += 1
-        yield Iterate(iteration, x, Relaxed(begun, length, *(watch or ())))
+        yield Iterate(iteration, x, Relaxed(begun, length) if watch is None else Relaxed(begun, length, *watch))
 
 
 def svrg(
@@ -166,7 +166,7 @@ def svrg(
 
     No iterate lies above the lowest objective met by more than 1 % of the fall since the start: a pass that does is
     taken back, and steps are halved; a step down the whole slope is halved until it goes down. Good passes let them
-    grow again by 5 %. This look at the objective costs half a pass (a projection of all data) after each pass that
+    grow again by 2 %. This look at the objective costs half a pass (a projection of all data) after each pass that
     changes the expected counts by more than 0.1 %; smaller changes wait for the next anchor, which tells it at no cost.
 
     Args:
