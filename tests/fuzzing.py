@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-SECONDS = 5.0  # for one case
+BUSY, WAITING = 5.0, 60.0  # seconds of the processor, and in all, for one case: others may be at work here
 MEMORY = 3 * 2**30  # above what the process has at its start
 _SECTOR = 512
 _NUMBERS = (b"0", b"-1", b"1e999", b"nan", b"99999999999999999999", b"2147483648", b"{", b"1.5", b"", b"{3,2}")
@@ -75,7 +75,8 @@ def run(names: list[str], cases: int, first: int, keep: Path | None) -> None:
     if usage.exists():
         base = int(usage.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (base + MEMORY, resource.RLIM_INFINITY))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process also inside of a library
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, signal.SIG_DFL)  # which ends the process also inside of a library
     for name in names:
         with tempfile.TemporaryDirectory(prefix="emrecon_fuzz_") as folder:
             _try_reader(name, SEEDS[name], Path(folder), cases, first, keep)
@@ -93,9 +94,9 @@ def _try_reader(name, seed, folder: Path, cases: int, first: int, keep: Path | N
         path = paths[case % len(paths)]
         path.write_bytes(mutated(good[path], random))
         _say(at=name, case=case, file=path.name)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        _set_timers(BUSY, WAITING)
         problem = _problem(read, paths, folder)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _set_timers(0, 0)
         if problem:
             _say(found=problem)
             if keep:
@@ -104,6 +105,11 @@ def _try_reader(name, seed, folder: Path, cases: int, first: int, keep: Path | N
             if _stamp(other) != before[other]:
                 other.write_bytes(good[other])
                 before[other] = _stamp(other)
+
+
+def _set_timers(busy: float, waiting: float) -> None:
+    signal.setitimer(signal.ITIMER_PROF, busy)
+    signal.setitimer(signal.ITIMER_REAL, waiting)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
