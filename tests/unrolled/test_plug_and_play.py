@@ -119,7 +119,7 @@ def tv_solution():
 @pytest.mark.parametrize(("rho", "em_steps"), [(20.0, 1), (8.0, 3)])
 def test_with_a_proximal_map_it_is_maximum_a_posteriori(rho, em_steps, tv_solution):
     D = ProximalDenoiser(1.5 * TotalVariation(tolerance=1e-3))
-    it = last(pnp_em(F, D, rho=rho, sigma=matched_sigma, em_steps=em_steps), 100)
+    it = last(pnp_em(F, D, rho=rho, sigma=matched_sigma, em_steps=em_steps), 200)
     assert relative_error(it.image, tv_solution) < 1e-2
     assert relative_error(it.state["z"], tv_solution) < 1e-2
 
