@@ -112,7 +112,7 @@ def tracked(items: Iterable[T], what: str, total: float | None = None) -> Iterat
 @contextmanager
 def stage(what: str, total: float | None = None) -> Iterator[Stage]:
     """Say that the body is a piece of work; `step(stage)` says that it has done a step of `total`."""
-    own = Stage(what, total, outer := _CURRENT.get())
+    own = Stage(what, total, outer := _live(_CURRENT.get()))
     if outer is not None:
         outer.inner = own
     _CURRENT.set(own)
@@ -120,8 +120,16 @@ def stage(what: str, total: float | None = None) -> Iterator[Stage]:
         _tell(own)
         yield own
     finally:
-        _CURRENT.set(outer)
         finish(own)
+        # a generator that was left may end here after pieces that began later; those stay current
+        _CURRENT.set(_live(_CURRENT.get()))
+
+
+def _live(own: Stage | None) -> Stage | None:
+    """The innermost piece of work around that is not over."""
+    while own is not None and own.over:
+        own = own.outer
+    return own
 
 
 def step(own: Stage, n: float = 1.0) -> None:
@@ -138,7 +146,7 @@ def finish(own: Stage) -> None:
 
 def note(text: str) -> None:
     """Say something about the piece of work around the caller, such as an objective; outside of any nobody hears it."""
-    own = _CURRENT.get()
+    own = _live(_CURRENT.get())
     if own is not None:
         own.note = text
 

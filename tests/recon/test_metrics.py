@@ -432,7 +432,7 @@ def fine_ball(voxel_size, reach=8, n=25):
 @pytest.mark.parametrize("voxel_size", [(2.1, 1.9, 3.0), (4.0, 4.0, 5.0)])
 def test_suv_peak_by_brute_force(voxel_size):
     shape = (16, 15, 13)
-    image, ball = RNG.random(shape) ** 4, fine_ball(voxel_size, reach=5, n=20)
+    image, ball = np.random.default_rng(0).random(shape) ** 4, fine_ball(voxel_size, reach=5, n=20)
     mean = scipy.ndimage.correlate(image, ball, mode="constant")
     mean /= scipy.ndimage.correlate(np.ones(shape), ball, mode="constant")
     grid, region = ImageGrid(shape, voxel_size, (-3, 2, 50)), np.zeros(shape, bool)
