@@ -7,7 +7,22 @@ import pytest
 
 from emrecon import sims
 from emrecon.projectors import AcquisitionModel, ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
-from emrecon.recon import PoissonLikelihood, RelativeDifference, bsrem, lbfgsb, osem, run, saga, svrg
+from emrecon.recon import (
+    PoissonLikelihood,
+    RelativeDifference,
+    TotalVariation,
+    bsrem,
+    lbfgsb,
+    map_em,
+    mlem,
+    osem,
+    osl,
+    pdhg,
+    run,
+    saga,
+    spdhg,
+    svrg,
+)
 from emrecon.recon.engines.watch import Watch
 
 ENGINES = {"svrg": svrg, "saga": saga, "bsrem": bsrem}
@@ -47,6 +62,37 @@ def test_no_image_is_much_worse_than_the_best_before_it(engine):
             assert value <= lowest + 0.011 * (first - lowest) + 3e-7 * abs(lowest), f"seed {seed}, {iterate.iteration}"
             lowest = min(lowest, value)
         assert lowest < first, f"seed {seed}"
+
+
+OTHERS = {  # engines that nobody watches: how they begin, and the share of the fall by which they may rise
+    "mlem": (lambda f, prior, start, n: mlem(f, start), 0.0),
+    "osem": (lambda f, prior, start, n: osem(f, start, n), 0.1),
+    "map_em": (lambda f, prior, start, n: map_em(f, prior, start), 0.0),
+    "map_em of subsets": (lambda f, prior, start, n: map_em(f, prior, start, n), 0.1),
+    "osl": (lambda f, prior, start, n: osl(f, prior, start, n), 0.1),
+    "lbfgsb": (lambda f, prior, start, n: lbfgsb(f, prior, start), 0.0),
+    "pdhg": (lambda f, prior, start, n: pdhg(f, prior, start=start), 0.25),
+    "spdhg": (lambda f, prior, start, n: spdhg(f, prior, start=start, n_subsets=n), 0.25),
+}
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_engines_that_nobody_watches_rise_no_further_than_is_said(engine):
+    make, share = OTHERS[engine]
+    for seed in range(10):
+        f, prior, n_subsets, start = random_problem(seed)
+        prior = 3e-3 * TotalVariation() if engine.endswith("pdhg") else None if engine in ("mlem", "osem") else prior
+        if prior is None and engine in ("map_em", "map_em of subsets", "osl"):
+            continue
+
+        def objective(x, f=f, prior=prior):
+            return float(f.value(x) + (0.0 if prior is None else prior.value(x)))
+
+        first = lowest = objective(start)
+        for iterate in islice(make(f, prior, start, n_subsets), 12):
+            value = objective(iterate.image)
+            assert value <= lowest + (share + 1e-3) * (first - lowest) + 3e-7 * abs(lowest), f"seed {seed}"
+            lowest = min(lowest, value)
 
 
 @pytest.mark.parametrize("engine", [svrg, saga])
