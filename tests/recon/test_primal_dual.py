@@ -121,12 +121,12 @@ def test_any_gamma_converges(tv_solution, gamma):
 
 
 def test_a_guide():
-    prior = 8 * DirectionalTotalVariation(TRUTH, eta=0.1)
+    prior = DirectionalTotalVariation(TRUTH, eta=0.1)
     exact = last(pdhg(F, prior), 1000).image
-    image = last(spdhg(F, prior, n_subsets=3), 300).image
-    assert relative_error(image, exact) < 1e-2
-    assert total(F, prior, image) == pytest.approx(total(F, prior, exact), abs=0.5)  # both still fall
-    plain = last(pdhg(F, 8 * TotalVariation()), 1000).image
+    image = last(spdhg(F, prior, n_subsets=3), 400).image
+    assert relative_error(image, exact) < 5e-3
+    assert total(F, prior, image) == pytest.approx(total(F, prior, exact), abs=0.05)
+    plain = last(pdhg(F, TotalVariation()), 1000).image
     assert relative_error(exact, TRUTH) < relative_error(plain, TRUTH)
 
 
