@@ -59,6 +59,7 @@ from .physics import (
 )
 from .scan import (
     AcquisitionModel,
+    BedScan,
     DeadTime,
     DynamicScan,
     EnergyWindow,
@@ -68,6 +69,7 @@ from .scan import (
     RecoveryTable,
     Scan,
     ScanSeries,
+    Study,
     WindowedScan,
     all_views_at_once,
     decay_factors,
@@ -163,6 +165,8 @@ __all__ = [
     "DynamicScan",
     "GatedScan",
     "ScanSeries",
+    "Study",
+    "BedScan",
     "Frames",
     "Gates",
     "all_views_at_once",

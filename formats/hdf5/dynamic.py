@@ -13,7 +13,7 @@ from typing import TypedDict
 import h5py
 import numpy as np
 
-from emrecon.projectors import PETSinogram, SPECTGeometry
+from emrecon.projectors import PETSinogram, SPECTGeometry, Study
 from emrecon.projectors.core.errors import FormatError
 from emrecon.projectors.scan.dynamic import DynamicScan, Frames, GatedScan, ScanSeries
 
@@ -36,9 +36,10 @@ from .storage import (
     store,
     text_of,
 )
+from .studies import load_study, put_study
 
-SCHEMA_VERSION = 2
-"""The latest version of the schemas "dynamic" and "gated": arc-corrected sinograms need 2, all others 1."""
+SCHEMA_VERSION = 3
+"""The latest version of the schemas "dynamic" and "gated": with a study 3, arc-corrected sinograms 2, all others 1."""
 
 _MOST = 10_000  # frames
 
@@ -66,7 +67,9 @@ def write_dynamic(path: str | os.PathLike[str], scan: DynamicScan | GatedScan) -
 
 def _version(scan: DynamicScan | GatedScan) -> int:
     """The version that holds a scan."""
-    return SCHEMA_VERSION if isinstance(scan.geometry, PETSinogram) and scan.geometry.lines is not None else 1
+    if scan.study is not None:
+        return SCHEMA_VERSION
+    return 2 if isinstance(scan.geometry, PETSinogram) and scan.geometry.lines is not None else 1
 
 
 def read_dynamic(path: str | os.PathLike[str]) -> DynamicScan:
@@ -113,6 +116,7 @@ def _put_series(file: h5py.File, scan: ScanSeries) -> None:
     optional_put(file, "radionuclide", scan.radionuclide, "")
     put(file, "description", scan.description, "")
     put_geometry(file, scan.geometry)
+    put_study(file, scan.study)
 
 
 class _Fields(TypedDict):
@@ -125,6 +129,7 @@ class _Fields(TypedDict):
     radionuclide: str | None
     energy_window: tuple[float, float] | None
     description: str
+    study: Study | None
 
 
 def _load_series(file: h5py.File, n: int) -> _Fields:
@@ -139,6 +144,7 @@ def _load_series(file: h5py.File, n: int) -> _Fields:
         "radionuclide": optional_text(file, "radionuclide"),
         "energy_window": energy_window_of(file),
         "description": text_of(file, "description"),
+        "study": load_study(file),
     }
 
 

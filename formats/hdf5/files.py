@@ -17,6 +17,7 @@ from emrecon.projectors.core.errors import FormatError
 from ..summary import image_summary, scan_summary
 from .geometry import load_geometry, put_geometry
 from .storage import (
+    SCHEMA_VERSION,
     attribute_of,
     creating,
     dataset_of,
@@ -35,6 +36,7 @@ from .storage import (
     store,
     text_of,
 )
+from .studies import load_study, put_study
 
 
 def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
@@ -55,10 +57,13 @@ def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
         optional_put(file, "radionuclide", scan.radionuclide, "")
         put(file, "description", scan.description, "")
         put_geometry(file, scan.geometry)
+        put_study(file, scan.study)
 
 
 def _version(scan: Scan) -> int:
     """The schema that holds a scan."""
+    if scan.study is not None:
+        return SCHEMA_VERSION
     if not isinstance(scan.geometry, PETSinogram):
         return 1
     return 2 if scan.geometry.lines is None else 3
@@ -83,6 +88,7 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
             optional_text(file, "radionuclide"),
             energy_window_of(file),
             text_of(file, "description"),
+            load_study(file),
         )
 
 

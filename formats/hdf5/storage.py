@@ -21,7 +21,7 @@ from emrecon.projectors.core.files import atomic_stream
 
 from .heaps import check_heaps
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The latest schema this version knows; files of a later one are refused.
 
 Scans of PET sinograms need 2, arc-corrected ones 3, all others 1.
@@ -32,9 +32,9 @@ _DTYPES = {"bool", "float16", "float32", "float64", *(f"{sign}int{8 * n}" for si
 _KINDS = {
     "scan": ("read_scan", SCHEMA_VERSION),
     "image": ("read_image", SCHEMA_VERSION),
-    "dynamic": ("read_dynamic", 2),
-    "gated": ("read_gated", 2),
-    "windowed-scan": ("read_windowed_scan", 1),
+    "dynamic": ("read_dynamic", 3),
+    "gated": ("read_gated", 3),
+    "windowed-scan": ("read_windowed_scan", 2),
 }
 # the first format of HDF5 that has checksums for all that is not data
 _FORMAT = ("v110", "v110")

@@ -26,9 +26,10 @@ from .storage import (
     store,
     text_of,
 )
+from .studies import load_study, put_study
 
 _KIND = "windowed-scan"
-_VERSION = 1
+_VERSION = 2  # 1 where there is no study
 _MOST_WINDOWS = 1000
 
 
@@ -43,7 +44,7 @@ def write_windowed_scan(path: str | os.PathLike[str], scan: WindowedScan) -> Non
         raise TypeError(f"write_windowed_scan expects a WindowedScan, got {type(scan).__name__}; write_scan?")
     if len(scan.windows) > _MOST_WINDOWS:
         raise ValueError(f"write_windowed_scan writes up to {_MOST_WINDOWS} windows, got {len(scan.windows)}")
-    with creating(path, _KIND, _VERSION) as file:
+    with creating(path, _KIND, 1 if scan.study is None else _VERSION) as file:
         put(file, "n_windows", len(scan.windows), "1")
         for i, (window, counts) in enumerate(zip(scan.windows, scan.counts)):
             store(file, f"counts_{i}", counts, "counts")
@@ -54,6 +55,7 @@ def write_windowed_scan(path: str | os.PathLike[str], scan: WindowedScan) -> Non
         optional_put(file, "radionuclide", scan.radionuclide, "")
         put(file, "description", scan.description, "")
         put_geometry(file, scan.geometry)
+        put_study(file, scan.study)
 
 
 def read_windowed_scan(path: str | os.PathLike[str]) -> WindowedScan:
@@ -76,6 +78,7 @@ def read_windowed_scan(path: str | os.PathLike[str]) -> WindowedScan:
             duration=optional_number(file, "duration"),
             radionuclide=optional_text(file, "radionuclide"),
             description=text_of(file, "description"),
+            study=load_study(file),
         )
 
 

@@ -1,14 +1,17 @@
 """What a scan is: counts with their geometry and conditions, frames, gates and energy windows, and their model."""
 
 from .acquisition import AcquisitionModel
+from .beds import BedScan
 from .counting import DeadTime, RecoveryTable, planar_sensitivity, scan_seconds, spect_calibration, view_decay
 from .dynamic import DynamicScan, GatedScan, ScanSeries, all_views_at_once
 from .energy_windows import EnergyWindow, WindowedScan, dual_energy_window, smooth_projections, triple_energy_window
 from .frames import Frames, Gates, decay_factors, histogram_events, split_events
 from .scan import Scan
+from .study import Study
 
 __all__ = [
     "AcquisitionModel",
+    "BedScan",
     "DeadTime",
     "DynamicScan",
     "EnergyWindow",
@@ -18,6 +21,7 @@ __all__ = [
     "RecoveryTable",
     "Scan",
     "ScanSeries",
+    "Study",
     "WindowedScan",
     "all_views_at_once",
     "decay_factors",

@@ -17,6 +17,7 @@ from ..spect.camera import SPECTGeometry
 from .acquisition import AcquisitionModel, take_views
 from .frames import Frames, Gates, _mean_decay, histogram_events
 from .scan import Scan
+from .study import Study
 
 _ARRAYS = ("counts", "background", "factors")
 
@@ -29,6 +30,7 @@ class _Circumstances(TypedDict, total=False):
     radionuclide: str | None
     energy_window: tuple[float, float] | None
     description: str
+    study: Study | None
 
 
 class _FrameCircumstances(_Circumstances, total=False):
@@ -53,6 +55,7 @@ class ScanSeries(ABC):
     radionuclide: str | None = None
     energy_window: tuple[float, float] | None = None
     description: str = ""
+    study: Study | None = None
 
     def __post_init__(self) -> None:
         who = type(self).__name__
@@ -62,7 +65,7 @@ class ScanSeries(ABC):
             raise ValueError(
                 f"{who} counts must have shape {expected} (frames or gates first), got {tuple(self.counts.shape)}"
             )
-        about = (None, self.radionuclide, self.energy_window, self.description)
+        about = (None, self.radionuclide, self.energy_window, self.description, self.study)
         checked = Scan(self.counts, self.geometry, self.background, self.factors, *about)
         for name in ("radionuclide", "energy_window"):
             object.__setattr__(self, name, getattr(checked, name))
@@ -148,7 +151,7 @@ class ScanSeries(ABC):
 
     def _scan(self, counts: Array, background: Array | float, factors: Array | float, seconds: np.ndarray) -> Scan:
         duration = float(seconds[0]) if np.allclose(seconds, seconds[0], rtol=1e-9) else None
-        about = (duration, self.radionuclide, self.energy_window, self.description)
+        about = (duration, self.radionuclide, self.energy_window, self.description, self.study)
         return Scan(counts, self.geometry, background, factors, *about)
 
     def _take(self, values: Any, part: int | slice) -> Any:
@@ -193,7 +196,7 @@ class DynamicScan(ScanSeries):
         schedule : (views, 2) or (F, views, 2), when each view begins and ends as fractions of the frame. Default: PET
             measures all views all the time; a SPECT camera turns once in every frame, and each head takes its views one
             after another in the order of the geometry. `all_views_at_once(geometry)` is for cameras that stand still.
-        energy_window : (lower, upper) keV.  description : free text.
+        energy_window : (lower, upper) keV.  description : free text.  study : as in `Scan`.
 
     ::
 
@@ -289,7 +292,7 @@ class GatedScan(ScanSeries):
         geometry : the camera or the sinogram, the same in all gates.
         durations : (G,) s that were spent in each gate (per view for SPECT), or (G, views); `Gates.durations`.
         cyclic : whether gate 0 follows the last one.
-        background, factors, radionuclide, energy_window, description : as for `DynamicScan`.
+        background, factors, radionuclide, energy_window, description, study : as for `DynamicScan`.
 
     All gates are spread over the same time and decay alike: a decay correction is one number, for the factors::
 

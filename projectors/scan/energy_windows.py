@@ -11,6 +11,7 @@ from ..core.arrays import Array, array_namespace, as_real, like, require_array
 from ..core.blur import gaussian_kernel
 from ..spect.camera import SPECTGeometry
 from .scan import Scan
+from .study import Study
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class WindowedScan:
     Args:
         windows : `EnergyWindow` objects with different names.
         counts : as many arrays (..., views, bins, rows), in the same order.
-        geometry, factors, duration, radionuclide, description : of all windows, as in `Scan`.
+        geometry, factors, duration, radionuclide, description, study : of all windows, as in `Scan`.
 
     Raises ValueError where names are missing or used twice, numbers of windows and arrays or shapes differ, and as
     `Scan` does.
@@ -73,6 +74,7 @@ class WindowedScan:
     duration: float | None = None
     radionuclide: str | None = None
     description: str = ""
+    study: Study | None = None
 
     def __post_init__(self) -> None:
         windows = tuple(self.windows)
@@ -103,7 +105,7 @@ class WindowedScan:
         """Return the scan of one window, without background."""
         i = self._index(name)
         window = self.windows[i]
-        more = self.duration, self.radionuclide, window.limits, self.description
+        more = self.duration, self.radionuclide, window.limits, self.description, self.study
         return Scan(self.counts[i], self.geometry, 0.0, self.factors, *more)
 
     def scatter_corrected(

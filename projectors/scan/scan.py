@@ -13,6 +13,7 @@ from ..pet.sinogram import PETSinogram
 from ..physics.nuclides import isotope
 from ..spect.camera import SPECTGeometry
 from .acquisition import AcquisitionModel, take_views
+from .study import Study
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class Scan:
         radionuclide : a name `isotope` knows, or None.
         energy_window : (lower, upper) keV, or None.
         description : free text.
+        study : what the file says of patient, tracer, times and place, or None.
 
     Raises ValueError where counts are negative or not finite, or shapes do not fit the geometry.
     """
@@ -41,6 +43,7 @@ class Scan:
     radionuclide: str | None = None
     energy_window: tuple[float, float] | None = None
     description: str = ""
+    study: Study | None = None
 
     def __post_init__(self) -> None:
         require_array(self.counts, "Scan counts")
@@ -59,6 +62,8 @@ class Scan:
                 raise ValueError(f"Scan {name} must be finite and not negative")
         if self.duration is not None and not (np.isfinite(self.duration) and self.duration > 0):
             raise ValueError(f"Scan duration must be positive seconds, got {self.duration}")
+        if self.study is not None and not isinstance(self.study, Study):
+            raise TypeError(f"Scan study must be a Study, got {type(self.study).__name__}")
         if self.radionuclide is not None:
             object.__setattr__(self, "radionuclide", isotope(self.radionuclide).name)
         if self.energy_window is not None:
@@ -101,6 +106,7 @@ class Scan:
             self.radionuclide,
             self.energy_window,
             self.description,
+            self.study,
         )
 
 

@@ -226,7 +226,7 @@ DAMAGES = {
     "no schema": (lambda file: file.attrs.__delitem__("emrecon_schema"), "not a scan or an image of emrecon"),
     "other schema": (change_attribute("emrecon_schema", "movie"), "not a scan or an image of emrecon"),
     "image schema": (change_attribute("emrecon_schema", "image"), "holds an image, not a scan; use read_image"),
-    "newer": (change_attribute("schema_version", 4), "schema version 4.*upgrade"),
+    "newer": (change_attribute("schema_version", 5), "schema version 5.*upgrade"),
     "version zero": (change_attribute("schema_version", 0), "schema_version is"),
     "version text": (change_attribute("schema_version", "new"), "schema_version is"),
     "no counts": (delete("counts"), "dataset counts is missing"),

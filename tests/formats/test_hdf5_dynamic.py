@@ -139,7 +139,7 @@ DAMAGES = {
         lambda file: file.attrs.__setitem__("emrecon_schema", "gated"),
         "holds a gated, not a dynamic; use read_gated",
     ),
-    "newer": (lambda file: file.attrs.__setitem__("schema_version", 3), "schema version 3.*upgrade"),
+    "newer": (lambda file: file.attrs.__setitem__("schema_version", 4), "schema version 4.*upgrade"),
     "version": (lambda file: file.attrs.__setitem__("schema_version", "new"), "schema_version is"),
     "a frame is missing": (lambda file: file.__delitem__("counts_0001"), "counts_0001 is missing"),
     "a frame too many": (lambda file: file.copy("counts_0002", "counts_0003"), "more counts than its 3"),
