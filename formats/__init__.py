@@ -2,8 +2,9 @@
 
 The core: `read_scan`, `write_scan`, `read_image`, `write_image` and `describe` serve every format, and raise
 `FormatError` for a file that cannot be used. HDF5 is the native format and the only one that keeps everything;
-Interfile (STIR, SIMIND) and NIfTI are for exchange. Frames, gates and energy windows: `read_dynamic`, `write_dynamic`,
-`read_windowed_scan`, `write_windowed_scan`. Scanners' files: `read_petlink`, `read_petsird`, `read_siemens_norm`,
+Interfile (STIR, SIMIND) and NIfTI are for exchange. Frames, gates, energy windows and beds: `read_dynamic`,
+`write_dynamic`, `read_windowed_scan`, `write_windowed_scan`, `read_beds`, `write_beds`; `read_acquisition` returns
+whichever a file holds. Scanners' files: `read_petlink`, `read_petsird`, `read_siemens_norm`,
 `read_dicom_pet`, `write_dicom_pet`. Everything else stands below the core by theme.
 """
 
@@ -13,7 +14,7 @@ if __name__ != "emrecon.formats":
 from emrecon.projectors.core import FormatError, atomic_path
 
 from .dicom import PETFacts, PETImage, decay_reference_time, read_dicom_ct, read_dicom_pet, suv_factor, write_dicom_pet
-from .hdf5 import describe_dynamic, read_windowed_scan, write_dynamic, write_windowed_scan
+from .hdf5 import describe_dynamic, read_beds, read_windowed_scan, write_beds, write_dynamic, write_windowed_scan
 from .interfile import (
     ImageAxes,
     PETSinogramFacts,
@@ -41,15 +42,18 @@ from .registry import (
     axes_beside,
     describe,
     image_kind,
+    read_acquisition,
     read_dynamic,
     read_gated,
     read_image,
     read_scan,
+    read_times,
     write_image,
     write_scan,
 )
 from .siemens import PETLink, histogram_petlink, is_petlink, read_petlink, read_siemens_norm, split_petlink
 from .terms import read_term
+from .times import ImageTimes
 
 __all__ = [
     # the core
@@ -64,6 +68,11 @@ __all__ = [
     "write_dynamic",
     "read_windowed_scan",
     "write_windowed_scan",
+    "read_beds",
+    "write_beds",
+    "read_acquisition",
+    "ImageTimes",
+    "read_times",
     "read_petlink",
     "read_petsird",
     "read_siemens_norm",

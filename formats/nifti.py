@@ -27,11 +27,19 @@ _LARGEST_HEADER, _LARGEST_OFFSET = 540, 2**27
 _OBLIQUE = 1e-3
 
 
-def write_nifti(path: str | os.PathLike[str], image: Array, grid: ImageGrid) -> None:
-    """Write an image (x, y, z) on `grid` as NIfTI-1 float32, `.nii` or `.nii.gz`, atomically.
+def write_nifti(
+    path: str | os.PathLike[str], image: Array, grid: ImageGrid, *, seconds: tuple[float, float] | None = None
+) -> None:
+    """Write an image (x, y, z), or frames or gates (F, x, y, z), on `grid` as NIfTI-1 float32, `.nii` or `.nii.gz`.
 
     The values keep their order; the affine says that x runs to the left and y to the back (NIfTI itself counts to the
-    right and to the front). Values are rounded to float32.
+    right and to the front), and frames become the fourth axis. Values are rounded to float32. The file appears complete
+    or not at all.
+
+    Args:
+        seconds : (start of the first frame, from one frame to the next) in s, for the header (toffset, pixdim[4]) of
+            frames that follow one another evenly; `write_image` knows it of its frames. Without it the header says
+            nothing of times.
 
     Raises ValueError for a wrong suffix or an image that does not fit the grid or float32, OSError naming `path` where
     it cannot be written.
@@ -41,9 +49,10 @@ def write_nifti(path: str | os.PathLike[str], image: Array, grid: ImageGrid) -> 
     values = np.asarray(to_numpy(image))
     if not str(path).lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"write_nifti: {path} must end in .nii or .nii.gz")
-    if values.shape != grid.shape:
+    if values.shape[-3:] != grid.shape or values.ndim > 4:
         raise ValueError(
-            f"write_nifti: an image of shape {values.shape} does not fit a grid of {grid.shape}; a file holds one image"
+            f"write_nifti: an image of shape {values.shape} does not fit a grid of {grid.shape}; a file holds one "
+            "image, or frames (F, x, y, z)"
         )
     if values.dtype.kind not in "buif":
         raise ValueError(f"write_nifti: a NIfTI image holds real numbers, got {values.dtype}")
@@ -51,23 +60,27 @@ def write_nifti(path: str | os.PathLike[str], image: Array, grid: ImageGrid) -> 
         rounded = values.astype(np.float32)
     if np.isinf(rounded).sum() > np.isinf(values).sum():
         raise ValueError(f"write_nifti: values up to {np.abs(values).max():.3g} do not fit float32")
-    volume = nibabel.Nifti1Image(rounded, _LPS_TO_RAS @ grid.affine)
+    volume = nibabel.Nifti1Image(
+        rounded if values.ndim == 3 else np.moveaxis(rounded, 0, -1), _LPS_TO_RAS @ grid.affine
+    )
     volume.set_sform(volume.affine, code="scanner")
     volume.set_qform(volume.affine, code="scanner")
-    volume.header.set_xyzt_units("mm")
+    volume.header.set_xyzt_units("mm", "sec" if seconds else None)
+    if seconds and values.ndim == 4:
+        volume.header["toffset"], volume.header["pixdim"][4] = seconds
     with atomic_path(path) as temporary:
         nibabel.save(volume, temporary)
 
 
 def read_nifti(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
-    """Return (image (x, y, z), grid) of an axis-aligned NIfTI-1 or -2 file.
+    """Return (image, grid) of an axis-aligned NIfTI-1 or -2 file: (x, y, z), or (F, x, y, z) of several volumes.
 
     Axes are permuted and flipped to LPS; values are float64 where the file holds float64, else float32, scaled as the
     header says. Units of the header (m, mm, micrometre) become mm. A file without orientation (sform and qform code 0)
     is taken as nibabel takes it: centred, x to the left.
 
-    Raises FileNotFoundError; FormatError naming the file where it is not NIfTI, damaged, oblique, of several volumes,
-    of colours or complex numbers, or of absurd size.
+    Raises FileNotFoundError; FormatError naming the file where it is not NIfTI, damaged, oblique, of colours
+    or complex numbers, of more than four axes, or of absurd size.
     """
     path = require_file(path)
     _check_start(path)
@@ -116,9 +129,12 @@ def _load(path: Path) -> Nifti1Image:
 def _volume_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) < 2 or min(shape) < 1:
         raise FormatError(f"{path} has shape {shape}; expected (x, y, z)")
-    if any(n != 1 for n in shape[3:]):
-        raise FormatError(f"{path} holds several volumes, shape {shape}; save one of them as its own file")
-    return (*shape[:3], 1)[:3]
+    if any(n != 1 for n in shape[4:]):
+        raise FormatError(
+            f"{path} holds volumes along several axes, shape {shape}; save one row of them as its own file"
+        )
+    frames = shape[3:4] if len(shape) > 3 and shape[3] > 1 else ()
+    return (*(*shape[:3], 1)[:3], *frames)
 
 
 def _values(path: Path, volume: Nifti1Image) -> np.ndarray:
@@ -155,7 +171,9 @@ def _to_lps(path: Path, image: np.ndarray, affine: np.ndarray) -> tuple[np.ndarr
     from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
     turn = ornt_transform(io_orientation(affine), axcodes2ornt("LPS"))
-    turned = np.ascontiguousarray(apply_orientation(image, turn))
-    lps = _LPS_TO_RAS @ affine @ inv_ornt_aff(turn, image.shape)
+    turned = apply_orientation(image, turn)
+    lps = _LPS_TO_RAS @ affine @ inv_ornt_aff(turn, image.shape[:3])
+    frames_first = turned if turned.ndim == 3 else np.moveaxis(turned, -1, 0)
     with naming(path):
-        return turned, ImageGrid(turned.shape, tuple(np.diag(lps)[:3]), tuple(lps[:3, 3]))
+        grid = ImageGrid(frames_first.shape[-3:], tuple(np.diag(lps)[:3]), tuple(lps[:3, 3]))
+        return np.ascontiguousarray(frames_first), grid

@@ -9,15 +9,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from emrecon.projectors import DynamicScan, GatedScan, ImageGrid, PETSinogram, Scan
+from emrecon.projectors import BedScan, DynamicScan, GatedScan, ImageGrid, PETSinogram, Scan, WindowedScan
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.core.errors import FormatError, naming, require_file
 from emrecon.projectors.core.progress import tracked
 
 from .describing import describe_norm, describe_other, is_norm
+from .hdf5 import describe_beds, read_beds
 from .hdf5 import dynamic as native_dynamic
 from .hdf5 import files as native
-from .hdf5.windows import describe_windowed_scan
+from .hdf5.windows import describe_windowed_scan, read_windowed_scan
 from .interfile import (
     PETSinogramFacts,
     read_interfile,
@@ -36,6 +37,7 @@ from .interfile.pet import is_sinogram
 from .nifti import read_nifti, write_nifti
 from .siemens import PETLink, is_petlink, read_petlink
 from .summary import image_summary, scan_summary, series_summary, sinogram_facts
+from .times import ImageTimes, as_attributes, from_attributes, read_sidecar, with_times, write_sidecar
 
 _PATTERNS = {
     "hdf5": r"\.(h5|hdf5)",
@@ -90,6 +92,41 @@ def read_gated(path: str | os.PathLike[str], **overrides: object) -> GatedScan:
     return reader(path, **overrides)
 
 
+def read_acquisition(
+    path: str | os.PathLike[str], **overrides: object
+) -> Scan | WindowedScan | DynamicScan | GatedScan | BedScan:
+    """Return all that a file of projections or sinograms holds: a scan, or its windows, frames, gates or beds.
+
+    Args:
+        overrides : values that replace those of a header; with frame= or gate= one part of an Interfile file is read.
+
+    Raises as the reader of what it holds does: `read_scan`, `read_windowed_scan`, `read_dynamic`, `read_gated` or
+    `read_beds`.
+    """
+    if _is_interfile(path, overrides):
+        found = _series_of(path, overrides)
+        if found is None:
+            return read_scan(path, **overrides)
+        return read_gated(path, **overrides) if found == "gate" else read_dynamic(path, **overrides)
+    if _kind_of(path) == "hdf5":
+        readers = {
+            "dynamic": native_dynamic.read_dynamic,
+            "gated": native_dynamic.read_gated,
+            "windowed-scan": read_windowed_scan,
+            "beds": read_beds,
+        }
+        return readers.get(native.kind_of(path), native.read_scan)(path)
+    return read_scan(path, **overrides)
+
+
+def _series_of(path: str | os.PathLike[str], overrides: dict[str, object]) -> str | None:
+    """Whether an Interfile header holds several frames or gates of which none is chosen: "frame", "gate" or None."""
+    if {"frame", "gate", "window"} & set(overrides):
+        return None
+    parts = parts_of(load_header(path, {}, ()))
+    return parts.kind if parts.n > 1 else None
+
+
 def _is_interfile(path: str | os.PathLike[str], overrides: dict[str, object]) -> bool:
     if _kind_of(path) == "interfile":
         return True
@@ -127,6 +164,8 @@ def read_image(
 ) -> tuple[np.ndarray, ImageGrid]:
     """Return (image, grid) from an emrecon HDF5 file, a NIfTI file or an Interfile header.
 
+    The image is (x, y, z), or (F, x, y, z) where a NIfTI or HDF5 file holds several frames.
+
     Args:
         beside : the file of projections, sinograms or events that an Interfile image belongs to, or its `axes_beside`:
             the image lands where they say. Without it the image's own header decides. Other formats say their own axes.
@@ -150,19 +189,44 @@ def write_image(
     grid: ImageGrid,
     *,
     beside: str | os.PathLike[str] | ImageAxes | None = None,
+    times: ImageTimes | None = None,
 ) -> None:
     """Write an image on its grid as HDF5 (.h5, .hdf5), NIfTI (.nii, .nii.gz) or Interfile (.hv, .h33).
 
     Args:
+        image : (x, y, z), or frames or gates (F, x, y, z), which HDF5 and NIfTI hold.
         beside : as for `read_image`; without it `.hv` is written as an image of PET, `.h33` as one of SPECT.
+        times : of the frames or gates, `ImageTimes.of(scan)`. HDF5 keeps them in the file; beside NIfTI they go into a
+            JSON file of the same name with the keys of BIDS, `FrameTimesStart` and `FrameDuration`.
+
+    Raises ValueError where image, grid and times do not fit together, and for several frames in Interfile.
     """
     kind = image_kind(path)
+    if times is not None and (len(image.shape) != 4 or image.shape[0] != len(times)):
+        raise ValueError(f"write_image: {times} do not fit an image of shape {tuple(image.shape)}")
     if kind == "interfile":
         write_interfile_image(path, image, grid, axes=_axes_of(beside))
     elif kind == "hdf5":
-        native.write_image(path, image, grid)
+        native.write_image(path, image, grid, **as_attributes(times))  # type: ignore[arg-type]
     else:
-        write_nifti(path, image, grid)
+        write_nifti(path, image, grid, seconds=times.even if times else None)
+        if times is not None:
+            write_sidecar(path, times)
+
+
+def read_times(path: str | os.PathLike[str]) -> ImageTimes | None:
+    """Return when the frames or gates of a NIfTI or HDF5 image were, None where nothing says so.
+
+    Raises as `read_image` does, and FormatError where the times do not fit the image.
+    """
+    kind = _kind_of(path)
+    if kind == "hdf5":
+        image, facts = native.read_image(path)[0], native.describe(path)
+        return from_attributes(path, facts, len(image)) if image.ndim == 4 else None
+    if kind != "nifti":
+        return None
+    image, _ = read_nifti(path)
+    return read_sidecar(path, len(image)) if image.ndim == 4 else None
 
 
 def axes_beside(path: str | os.PathLike[str], **overrides: object) -> ImageAxes:
@@ -207,10 +271,14 @@ def describe(path: str | os.PathLike[str], **overrides: object) -> dict[str, obj
             "dynamic": native_dynamic.describe_dynamic,
             "gated": native_dynamic.describe_dynamic,
             "windowed-scan": describe_windowed_scan,
+            "beds": describe_beds,
         }
-        return describers.get(native.kind_of(path), native.describe)(path)
+        facts = describers.get(native.kind_of(path), native.describe)(path)
+        return with_times(path, facts)
     if kind == "nifti":
-        return {"format": "NIfTI"} | image_summary(*read_nifti(path))
+        image, grid = read_nifti(path)
+        times = read_sidecar(path, len(image)) if image.ndim == 4 else None
+        return {"format": "NIfTI"} | image_summary(image, grid) | ({} if times is None else {"times": str(times)})
     return _describe_interfile(path, overrides)
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from emrecon.projectors import DynamicScan, GatedScan, ImageGrid, PETSinogram, Scan, SPECTGeometry
+from emrecon.projectors import (
+    BedScan,
+    DynamicScan,
+    GatedScan,
+    ImageGrid,
+    PETSinogram,
+    Scan,
+    SPECTGeometry,
+    WindowedScan,
+)
 from emrecon.projectors.core.arrays import Array
 
 
@@ -44,6 +53,27 @@ def series_summary(scan: DynamicScan | GatedScan) -> dict[str, object]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
+def beds_summary(scan: BedScan) -> dict[str, object]:
+    """Return the facts about a scan of several beds, ready to print."""
+    first = scan[0]
+    facts: dict[str, object] = {"holds": f"SPECT scan of {len(scan)} beds"}
+    if isinstance(first, WindowedScan):
+        facts["energy windows (keV)"] = ", ".join(f"{w.name} ({w.lower:g} to {w.upper:g})" for w in first.windows)
+    else:
+        facts["energy window (keV)"] = first.energy_window
+    facts["radionuclide"] = scan.radionuclide
+    for i, (bed, camera) in enumerate(zip(scan, scan.geometries), 1):
+        all_counts = bed.counts if isinstance(bed.counts, tuple) else (bed.counts,)
+        total = sum(float(np.asarray(counts).sum(dtype=float)) for counts in all_counts)
+        half = camera.n_bins[1] * camera.pixel_size[1] / 2
+        time = "" if bed.duration is None else f", {bed.duration:g} s per view"
+        start = "" if bed.study is None or bed.study.start is None else f", begun {bed.study.start:%H:%M:%S}"
+        low, high = camera.axial_shift - half, camera.axial_shift + half
+        facts[f"bed {i}"] = f"{camera}; z {low:.4g} to {high:.4g} mm; {total:.6g} counts{time}{start}"
+    facts["description"] = first.description or None
+    return {name: value for name, value in facts.items() if value is not None}
+
+
 def _camera_facts(geometry: SPECTGeometry) -> dict[str, object]:
     return {
         "views": geometry.n_views,
@@ -76,8 +106,10 @@ def sinogram_facts(sinogram: PETSinogram) -> dict[str, object]:
 
 def image_summary(image: np.ndarray, grid: ImageGrid) -> dict[str, object]:
     """Return the facts about an image, ready to print."""
+    several = {"frames": int(np.prod(image.shape[:-3]))} if image.ndim > 3 else {}
     return {
         "holds": "image",
+        **several,
         "values": f"{' x '.join(map(str, image.shape))} {image.dtype}",
         "voxel size (mm)": grid.voxel_size,
         "origin (mm, LPS)": grid.origin,

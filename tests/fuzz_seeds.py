@@ -97,6 +97,18 @@ def hdf5_windows(folder):
     return lambda: read_windowed_scan(folder / "scan.h5")
 
 
+@seed("hdf5-beds")
+def hdf5_beds(folder):
+    from dataclasses import replace
+
+    from emrecon.formats import read_beds, write_beds
+    from emrecon.projectors import BedScan
+
+    beds = tuple(Scan(counts(CAMERA.shape), replace(CAMERA, axial_shift=shift), duration=3.0) for shift in (0.0, 20.0))
+    write_beds(folder / "scan.h5", BedScan(beds))
+    return lambda: read_beds(folder / "scan.h5")
+
+
 def old_style(path: Path) -> None:
     """Make of a file one as 0.2.0 wrote it: the earliest format of HDF5, and texts of variable length."""
     import h5py

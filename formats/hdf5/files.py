@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -47,17 +48,23 @@ def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
     Raises OSError naming `path` where it cannot be written, TypeError for dtypes that HDF5 cannot hold exactly.
     """
     if not isinstance(scan, Scan):
-        raise TypeError(f"write_scan expects a Scan, got {type(scan).__name__}; write_dynamic or write_windowed_scan?")
+        other = "write_dynamic, write_windowed_scan or write_beds"
+        raise TypeError(f"write_scan expects a Scan, got {type(scan).__name__}; {other}?")
     with creating(path, "scan", _version(scan)) as file:
-        store(file, "counts", scan.counts, "counts")
-        store(file, "background", scan.background, "counts")
-        store(file, "factors", scan.factors, "1")
-        optional_put(file, "duration", scan.duration, "s")
-        optional_put(file, "energy_window", scan.energy_window, "keV")
-        optional_put(file, "radionuclide", scan.radionuclide, "")
-        put(file, "description", scan.description, "")
-        put_geometry(file, scan.geometry)
-        put_study(file, scan.study)
+        put_scan(file, scan)
+
+
+def put_scan(file: h5py.Group, scan: Scan) -> None:
+    """Store all of a scan in a file or a group."""
+    store(file, "counts", scan.counts, "counts")
+    store(file, "background", scan.background, "counts")
+    store(file, "factors", scan.factors, "1")
+    optional_put(file, "duration", scan.duration, "s")
+    optional_put(file, "energy_window", scan.energy_window, "keV")
+    optional_put(file, "radionuclide", scan.radionuclide, "")
+    put(file, "description", scan.description, "")
+    put_geometry(file, scan.geometry)
+    put_study(file, scan.study)
 
 
 def _version(scan: Scan) -> int:
@@ -79,17 +86,22 @@ def read_scan(path: str | os.PathLike[str]) -> Scan:
     """
     with opened(path, "scan") as file:
         require_room(file, ["counts", "background", "factors"])
-        return Scan(
-            load(file, "counts"),
-            load_geometry(file),
-            plain(load(file, "background")),
-            plain(load(file, "factors")),
-            optional_number(file, "duration"),
-            optional_text(file, "radionuclide"),
-            energy_window_of(file),
-            text_of(file, "description"),
-            load_study(file),
-        )
+        return load_scan(file)
+
+
+def load_scan(file: h5py.Group) -> Scan:
+    """Return the scan that `put_scan` stored."""
+    return Scan(
+        load(file, "counts"),
+        load_geometry(file),
+        plain(load(file, "background")),
+        plain(load(file, "factors")),
+        optional_number(file, "duration"),
+        optional_text(file, "radionuclide"),
+        energy_window_of(file),
+        text_of(file, "description"),
+        load_study(file),
+    )
 
 
 def write_image(
@@ -125,7 +137,7 @@ def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
-    """Return which kind of file of emrecon this is: "scan", "image", "dynamic", "gated" or "windowed-scan"."""
+    """Return which kind of file of emrecon this is: "scan", "image", "dynamic", "gated", "windowed-scan" or "beds"."""
     with opened(path, None) as file:
         return str(attribute_of(file, "emrecon_schema"))
 

@@ -24,7 +24,7 @@ _MOST_RINGS = 2**11
 _SINOGRAM_NUMBERS = ("max_ring_difference", "span", "n_radial", "mashing", "views")
 
 
-def put_geometry(file: h5py.File, geometry: SPECTGeometry | PETSinogram) -> None:
+def put_geometry(file: h5py.Group, geometry: SPECTGeometry | PETSinogram) -> None:
     """Write the group "geometry" of a scan."""
     if isinstance(geometry, PETSinogram):
         _put_sinogram(file, geometry)
@@ -33,19 +33,19 @@ def put_geometry(file: h5py.File, geometry: SPECTGeometry | PETSinogram) -> None
         put(file, f"geometry/{name}", getattr(geometry, name), units)
 
 
-def load_geometry(file: h5py.File) -> SPECTGeometry | PETSinogram:
+def load_geometry(file: h5py.Group) -> SPECTGeometry | PETSinogram:
     """Return the geometry of a scan; the constructors check everything that the file says."""
     return _load_sinogram(file) if "geometry/scanner" in file else load_camera(file)
 
 
-def load_camera(file: h5py.File) -> SPECTGeometry:
+def load_camera(file: h5py.Group) -> SPECTGeometry:
     """Return the geometry of a scan that must be SPECT."""
     values = {name: load(file, f"geometry/{name}") for name in _CAMERA_UNITS}
     axial_shift = number_of(values.pop("axial_shift"), "geometry/axial_shift")
     return SPECTGeometry(**values, axial_shift=axial_shift)  # type: ignore[arg-type]  # which makes tuples of arrays
 
 
-def _put_sinogram(file: h5py.File, sinogram: PETSinogram) -> None:
+def _put_sinogram(file: h5py.Group, sinogram: PETSinogram) -> None:
     scanner = sinogram.scanner
     put(file, "geometry/scanner/crystals", scanner.crystals, "mm")
     put(file, "geometry/scanner/virtual", scanner.virtual, "1")
@@ -61,7 +61,7 @@ def _put_sinogram(file: h5py.File, sinogram: PETSinogram) -> None:
             put(file, name, (tof.n_bins, tof.bin_width, tof.fwhm), "1, mm, mm")
 
 
-def _load_sinogram(file: h5py.File) -> PETSinogram:
+def _load_sinogram(file: h5py.Group) -> PETSinogram:
     scanner = PETScanner(
         load(file, "geometry/scanner/crystals"),
         load(file, "geometry/scanner/virtual").astype(bool),
@@ -85,40 +85,40 @@ def _load_sinogram(file: h5py.File) -> PETSinogram:
     )
 
 
-def _load_lines(file: h5py.File) -> EquallySpacedLines | None:
+def _load_lines(file: h5py.Group) -> EquallySpacedLines | None:
     if "geometry/lines" not in file:
         return None
     values = load(file, "geometry/lines")
     if values.shape != (2,):
-        raise FormatError(f"{file.filename}: geometry/lines has shape {values.shape}, expected 2 numbers")
+        raise FormatError(f"{file.file.filename}: geometry/lines has shape {values.shape}, expected 2 numbers")
     return EquallySpacedLines(*map(float, values))  # type: ignore[arg-type]  # which refuses fractions of views
 
 
-def _check_planes(file: h5py.File, rings: int, difference: int, span: int) -> None:
+def _check_planes(file: h5py.Group, rings: int, difference: int, span: int) -> None:
     """Raise FormatError where the ring pairs are too many for the planes of the counts; listing them takes long."""
     name = "counts" if "counts" in file else "counts_0000"
     planes = dataset_of(file, name).shape[-1:]
     inside = min(max(difference, 0), rings)
     pairs = rings + inside * (2 * rings - inside - 1)
     if rings > _MOST_RINGS or not planes or pairs > planes[0] * max(span, 1):
-        raise FormatError(f"{file.filename}: {rings} rings do not fit {name} of {planes} planes; edited by hand?")
+        raise FormatError(f"{file.file.filename}: {rings} rings do not fit {name} of {planes} planes; edited by hand?")
 
 
-def _whole(file: h5py.File, name: str) -> int:
+def _whole(file: h5py.Group, name: str) -> int:
     return int(number_of(_whole_numbers(file, name), name))
 
 
-def _whole_numbers(file: h5py.File, name: str) -> np.ndarray:
+def _whole_numbers(file: h5py.Group, name: str) -> np.ndarray:
     values = load(file, name)
     if np.any(values % 1):
-        raise FormatError(f"{file.filename}: {name} holds fractions; edited by hand?")
+        raise FormatError(f"{file.file.filename}: {name} holds fractions; edited by hand?")
     return values
 
 
-def _load_tof(file: h5py.File, name: str) -> TimeOfFlight | None:
+def _load_tof(file: h5py.Group, name: str) -> TimeOfFlight | None:
     if name not in file:
         return None
     values = load(file, name)
     if values.shape != (3,):
-        raise FormatError(f"{file.filename}: {name} has shape {values.shape}, expected 3 numbers; edited by hand?")
+        raise FormatError(f"{file.file.filename}: {name} has shape {values.shape}, expected 3 numbers; edited by hand?")
     return TimeOfFlight(*map(float, values))  # type: ignore[arg-type]  # which refuses fractions of bins

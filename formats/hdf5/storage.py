@@ -35,6 +35,7 @@ _KINDS = {
     "dynamic": ("read_dynamic", 3),
     "gated": ("read_gated", 3),
     "windowed-scan": ("read_windowed_scan", 2),
+    "beds": ("read_beds", 1),
 }
 # the first format of HDF5 that has checksums for all that is not data
 _FORMAT = ("v110", "v110")
@@ -72,7 +73,7 @@ def opened(path: str | os.PathLike[str], kind: str | None) -> Iterator[h5py.File
         raise FormatError(f"{path}: HDF5 cannot read it ({_first_line(error)}); truncated or damaged?") from error
 
 
-def _check_schema(file: h5py.File, path: Path, kind: str | None) -> None:
+def _check_schema(file: h5py.Group, path: Path, kind: str | None) -> None:
     found = attribute_of(file, "emrecon_schema")
     if found not in _KINDS:
         raise FormatError(f"{path} is HDF5, but not a scan or an image of emrecon (emrecon_schema is {found!r})")
@@ -90,7 +91,7 @@ def _check_schema(file: h5py.File, path: Path, kind: str | None) -> None:
         raise FormatError(f"{path} holds a {found}, not a {kind}; use {reader}?".replace("a image", "an image"))
 
 
-def store(file: h5py.File, name: str, values: Array | float, units: str) -> None:
+def store(file: h5py.Group, name: str, values: Array | float, units: str) -> None:
     """Store a number, or an array with its dtype and checksum, compressed by view (or by plane)."""
     array = np.asarray(to_numpy(values))
     if array.dtype.name not in _DTYPES:
@@ -123,7 +124,7 @@ def _compact(array: np.ndarray) -> np.ndarray:
     return array.astype("<u2" if high < 2**16 else "<u4")
 
 
-def put(file: h5py.File, name: str, value: ArrayLike, units: str) -> None:
+def put(file: h5py.Group, name: str, value: ArrayLike, units: str) -> None:
     """Store a number, a text or a short list as it is."""
     put_attributes(file.create_dataset(name, data=fixed_texts(value), track_times=False), units=units)
 
@@ -152,21 +153,21 @@ def fixed_texts(value: ArrayLike) -> ArrayLike:
     return encoded.astype(h5py.string_dtype("utf-8", max(1, encoded.dtype.itemsize)))
 
 
-def load(file: h5py.File, name: str) -> np.ndarray:
+def load(file: h5py.Group, name: str) -> np.ndarray:
     """Return a dataset of numbers in its original dtype, after checking its size and its checksum."""
     dataset = dataset_of(file, name)
     if dataset.dtype.kind not in "buif":
-        raise FormatError(f"{file.filename}: {name} has dtype {dataset.dtype}, expected numbers; edited by hand?")
+        raise FormatError(f"{file.file.filename}: {name} has dtype {dataset.dtype}, expected numbers; edited by hand?")
     if dataset.ndim and "/" not in name:
         return _verified(file, dataset, name)
     check_bytes(file, dataset.nbytes)
     values = np.asarray(dataset[()])
     if not np.isfinite(values).all() and "/" in name:
-        raise FormatError(f"{file.filename}: {name} is not finite; edited by hand?")
+        raise FormatError(f"{file.file.filename}: {name} is not finite; edited by hand?")
     return values
 
 
-def _verified(file: h5py.File, dataset: h5py.Dataset, name: str) -> np.ndarray:
+def _verified(file: h5py.Group, dataset: h5py.Dataset, name: str) -> np.ndarray:
     """The values of a dataset with a checksum, converted part by part so that they are in memory once."""
     values_dtype = original_dtype(file, dataset)
     check_bytes(file, dataset.size * values_dtype.itemsize)
@@ -176,7 +177,9 @@ def _verified(file: h5py.File, dataset: h5py.Dataset, name: str) -> np.ndarray:
         digest.update(_bytes_of(stored))
         values[part] = stored
     if attribute_of(dataset, "sha256") != digest.hexdigest():
-        raise FormatError(f"{file.filename}: the checksum of {name} is wrong; altered or damaged after it was written?")
+        raise FormatError(
+            f"{file.file.filename}: the checksum of {name} is wrong; altered or damaged after it was written?"
+        )
     return values
 
 
@@ -189,85 +192,87 @@ def _parts(dataset: h5py.Dataset) -> Iterator[slice]:
         yield slice(first, first + step)
 
 
-def require_room(file: h5py.File, names: Iterable[str]) -> None:
+def require_room(file: h5py.Group, names: Iterable[str]) -> None:
     """Raise FormatError where these datasets, all of them together, would take absurdly much memory."""
     datasets = [dataset_of(file, name) for name in names]
     sizes = [d.size * original_dtype(file, d).itemsize if d.ndim else d.nbytes for d in datasets]
     check_bytes(file, sum(sizes))
 
 
-def check_bytes(file: h5py.File, n_bytes: int) -> None:
+def check_bytes(file: h5py.Group, n_bytes: int) -> None:
     """Raise FormatError where values would take absurdly more memory than the file takes on the disk."""
-    require_affordable(Path(file.filename), n_bytes, "its values")
+    require_affordable(Path(file.file.filename), n_bytes, "its values")
 
 
-def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
+def dataset_of(file: h5py.Group, name: str) -> h5py.Dataset:
     """Return a dataset whose values lie in this file and have a size that can be allocated."""
     _check_links(file, name)
     if name not in file or not isinstance(file[name], h5py.Dataset):
-        raise FormatError(f"{file.filename}: the dataset {name} is missing; an incomplete or edited file?")
+        raise FormatError(f"{file.file.filename}: the dataset {name} is missing; an incomplete or edited file?")
     dataset = file[name]
     if dataset.shape is None or dataset.is_virtual or dataset.external:
-        raise FormatError(f"{file.filename}: {name} keeps its values elsewhere; emrecon never writes that, refused")
+        raise FormatError(
+            f"{file.file.filename}: {name} keeps its values elsewhere; emrecon never writes that, refused"
+        )
     check_bytes(file, dataset.nbytes)
     check_bytes(file, math.prod(dataset.chunks or ()) * dataset.dtype.itemsize)
     if dataset.chunks and dataset.id.get_storage_size() * _LARGEST_COMPRESSION < dataset.nbytes:
-        raise FormatError(f"{file.filename}: {name} announces {dataset.shape} but most values are not in the file")
+        raise FormatError(f"{file.file.filename}: {name} announces {dataset.shape} but most values are not in the file")
     return dataset
 
 
-def _check_links(file: h5py.File, name: str) -> None:
+def _check_links(file: h5py.Group, name: str) -> None:
     """Refuse soft and external links: a file must not make its reader open another one."""
     parts = name.split("/")
     for end in range(1, len(parts) + 1):
         link = file.get("/".join(parts[:end]), getlink=True)
         if link is not None and not isinstance(link, h5py.HardLink):
             raise FormatError(
-                f"{file.filename}: {name} is a link to somewhere else; emrecon never writes that, refused"
+                f"{file.file.filename}: {name} is a link to somewhere else; emrecon never writes that, refused"
             )
 
 
-def group_of(file: h5py.File, name: str) -> h5py.Group:
+def group_of(file: h5py.Group, name: str) -> h5py.Group:
     """Return a group of this file."""
     _check_links(file, name)
     if not isinstance(file.get(name), h5py.Group):
-        raise FormatError(f"{file.filename}: the group {name} is missing; an incomplete or edited file?")
+        raise FormatError(f"{file.file.filename}: the group {name} is missing; an incomplete or edited file?")
     return file[name]
 
 
-def optional_number(file: h5py.File, name: str) -> float | None:
+def optional_number(file: h5py.Group, name: str) -> float | None:
     """Return one number, None where the file does not have it."""
     return number_of(load(file, name), name) if name in file else None
 
 
-def optional_text(file: h5py.File, name: str) -> str | None:
+def optional_text(file: h5py.Group, name: str) -> str | None:
     """Return a text, None where the file does not have it."""
     return text_of(file, name) if name in file else None
 
 
-def optional_put(file: h5py.File, name: str, value: ArrayLike | None, units: str) -> None:
+def optional_put(file: h5py.Group, name: str, value: ArrayLike | None, units: str) -> None:
     """Store a number, a text or a short list, nothing for None."""
     if value is not None:
         put(file, name, value, units)
 
 
-def energy_window_of(file: h5py.File) -> tuple[float, float] | None:
+def energy_window_of(file: h5py.Group) -> tuple[float, float] | None:
     """Return (lower, upper) keV, None where the file does not have them."""
     if "energy_window" not in file:
         return None
     values = np.asarray(dataset_of(file, "energy_window")[()])
     if values.dtype.kind not in "fiu" or values.shape != (2,):
-        raise FormatError(f"{file.filename}: energy_window is not two numbers in keV; edited by hand?")
+        raise FormatError(f"{file.file.filename}: energy_window is not two numbers in keV; edited by hand?")
     return float(values[0]), float(values[1])
 
 
-def text_of(file: h5py.File, name: str) -> str:
+def text_of(file: h5py.Group, name: str) -> str:
     """Return a text that must be there."""
     dataset = dataset_of(file, name)
     if h5py.check_string_dtype(dataset.dtype) is None or dataset.shape != ():
-        raise FormatError(f"{file.filename}: {name} is not text; edited by hand?")
+        raise FormatError(f"{file.file.filename}: {name} is not text; edited by hand?")
     if h5py.check_string_dtype(dataset.dtype).length is None:
-        check_heaps(Path(file.filename))
+        check_heaps(Path(file.file.filename))
     return str(dataset.asstr()[()])
 
 
@@ -289,7 +294,7 @@ def plain_attribute(item: h5py.Group | h5py.Dataset, name: str) -> object:
     ):
         return None
     if has_variable_text(item, name):
-        check_heaps(Path(item.file.filename))
+        check_heaps(Path(item.file.file.filename))
     value = item.attrs[name]
     if isinstance(value, np.ndarray) and value.dtype.kind == "S":
         value = np.char.decode(value, "utf-8", "replace")
@@ -304,11 +309,11 @@ def has_variable_text(item: h5py.Group | h5py.Dataset, name: str) -> bool:
     return isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()
 
 
-def original_dtype(file: h5py.File, dataset: h5py.Dataset) -> np.dtype:
+def original_dtype(file: h5py.Group, dataset: h5py.Dataset) -> np.dtype:
     """Return the dtype that the values had before they were written."""
     name = attribute_of(dataset, "original_dtype")
     if name not in _DTYPES:
-        raise FormatError(f"{file.filename}: {dataset.name} has the original_dtype {name!r}; edited by hand?")
+        raise FormatError(f"{file.file.filename}: {dataset.name} has the original_dtype {name!r}; edited by hand?")
     return np.dtype(name)
 
 

@@ -16,7 +16,7 @@ from .storage import optional_put, optional_text
 _TIMES = ("injection", "start")
 
 
-def put_study(file: h5py.File, study: Study | None) -> None:
+def put_study(file: h5py.Group, study: Study | None) -> None:
     """Write a study, where there is one."""
     if study is None:
         return
@@ -28,7 +28,7 @@ def put_study(file: h5py.File, study: Study | None) -> None:
     optional_put(file, "study", json.dumps(said, ensure_ascii=True, sort_keys=True), "")
 
 
-def load_study(file: h5py.File) -> Study | None:
+def load_study(file: h5py.Group) -> Study | None:
     """Return the study of a file, None where it holds none; raises FormatError for one that cannot be read."""
     text = optional_text(file, "study")
     if text is None:
@@ -47,4 +47,4 @@ def load_study(file: h5py.File) -> Study | None:
             raise TypeError("attributes must be texts")
         return Study(**values)
     except (ValueError, TypeError, AttributeError) as error:
-        raise FormatError(f"{file.filename}: the study cannot be read ({error}); edited by hand?") from error
+        raise FormatError(f"{file.file.filename}: the study cannot be read ({error}); edited by hand?") from error

@@ -45,17 +45,22 @@ def write_windowed_scan(path: str | os.PathLike[str], scan: WindowedScan) -> Non
     if len(scan.windows) > _MOST_WINDOWS:
         raise ValueError(f"write_windowed_scan writes up to {_MOST_WINDOWS} windows, got {len(scan.windows)}")
     with creating(path, _KIND, 1 if scan.study is None else _VERSION) as file:
-        put(file, "n_windows", len(scan.windows), "1")
-        for i, (window, counts) in enumerate(zip(scan.windows, scan.counts)):
-            store(file, f"counts_{i}", counts, "counts")
-            put(file, f"windows/{i}/name", window.name, "")
-            put(file, f"windows/{i}/limits", window.limits, "keV")
-        store(file, "factors", scan.factors, "1")
-        optional_put(file, "duration", scan.duration, "s")
-        optional_put(file, "radionuclide", scan.radionuclide, "")
-        put(file, "description", scan.description, "")
-        put_geometry(file, scan.geometry)
-        put_study(file, scan.study)
+        put_windows(file, scan)
+
+
+def put_windows(file: h5py.Group, scan: WindowedScan) -> None:
+    """Store all of a scan of several windows in a file or a group."""
+    put(file, "n_windows", len(scan.windows), "1")
+    for i, (window, counts) in enumerate(zip(scan.windows, scan.counts)):
+        store(file, f"counts_{i}", counts, "counts")
+        put(file, f"windows/{i}/name", window.name, "")
+        put(file, f"windows/{i}/limits", window.limits, "keV")
+    store(file, "factors", scan.factors, "1")
+    optional_put(file, "duration", scan.duration, "s")
+    optional_put(file, "radionuclide", scan.radionuclide, "")
+    put(file, "description", scan.description, "")
+    put_geometry(file, scan.geometry)
+    put_study(file, scan.study)
 
 
 def read_windowed_scan(path: str | os.PathLike[str]) -> WindowedScan:
@@ -65,27 +70,34 @@ def read_windowed_scan(path: str | os.PathLike[str]) -> WindowedScan:
     not HDF5, truncated, of another kind, of a newer schema, incomplete, of absurd size, or fails its checksum.
     """
     with opened(path, _KIND) as file:
-        n = number_of(load(file, "n_windows"), "n_windows")
-        if n % 1 or not 1 <= n <= _MOST_WINDOWS:
-            raise FormatError(f"{path}: n_windows is {n:g}, expected 1 to {_MOST_WINDOWS}; edited by hand?")
-        numbers = range(int(n))
-        require_room(file, [*(f"counts_{i}" for i in numbers), "factors"])
-        return WindowedScan(
-            tuple(_load_window(file, i) for i in numbers),
-            tuple(load(file, f"counts_{i}") for i in numbers),
-            load_camera(file),
-            factors=plain(load(file, "factors")),
-            duration=optional_number(file, "duration"),
-            radionuclide=optional_text(file, "radionuclide"),
-            description=text_of(file, "description"),
-            study=load_study(file),
-        )
+        return load_windows(file)
 
 
-def _load_window(file: h5py.File, i: int) -> EnergyWindow:
+def load_windows(file: h5py.Group) -> WindowedScan:
+    """Return the scan that `put_windows` stored."""
+    n = number_of(load(file, "n_windows"), "n_windows")
+    if n % 1 or not 1 <= n <= _MOST_WINDOWS:
+        raise FormatError(f"{file.file.filename}: n_windows is {n:g}, expected 1 to {_MOST_WINDOWS}; edited by hand?")
+    numbers = range(int(n))
+    require_room(file, [*(f"counts_{i}" for i in numbers), "factors"])
+    return WindowedScan(
+        tuple(_load_window(file, i) for i in numbers),
+        tuple(load(file, f"counts_{i}") for i in numbers),
+        load_camera(file),
+        factors=plain(load(file, "factors")),
+        duration=optional_number(file, "duration"),
+        radionuclide=optional_text(file, "radionuclide"),
+        description=text_of(file, "description"),
+        study=load_study(file),
+    )
+
+
+def _load_window(file: h5py.Group, i: int) -> EnergyWindow:
     limits = load(file, f"windows/{i}/limits")
     if limits.shape != (2,):
-        raise FormatError(f"{file.filename}: windows/{i}/limits has shape {limits.shape}, expected 2; edited by hand?")
+        raise FormatError(
+            f"{file.file.filename}: windows/{i}/limits has shape {limits.shape}, expected 2; edited by hand?"
+        )
     return EnergyWindow(float(limits[0]), float(limits[1]), text_of(file, f"windows/{i}/name"))
 
 

@@ -161,6 +161,11 @@ def write_interfile_image(
     Raises ValueError where the image does not fit the grid, OSError naming the file that cannot be written.
     """
     values = np.asarray(to_numpy(image))
+    if values.ndim == 4:
+        raise ValueError(
+            f"write_interfile_image: {len(values)} frames or gates do not go into one file; write each as its own, or "
+            "all as .nii.gz or .h5"
+        )
     if values.shape != grid.shape:
         raise ValueError(f"write_interfile_image: an image of shape {values.shape} does not fit a grid of {grid.shape}")
     if axes is None:

@@ -19,11 +19,14 @@ class BedScan:
     Args:
         beds : scans in order of z (`geometry.axial_shift`), each a `Scan` or all a `WindowedScan`, of one radionuclide,
             with bins of one size; all have one coordinate system (one `study.placement`).
+        timed_factors : whether the beds' `factors` hold the time of a view and the decay of each, as those of
+            simulations do. Otherwise a bed's own `duration` and `study.start` say how much of it there was.
 
     `bed_scan[i]` is one bed.  Raises TypeError and ValueError where the beds do not belong together.
     """
 
     beds: tuple[Scan | WindowedScan, ...]
+    timed_factors: bool = False
 
     def __post_init__(self) -> None:
         beds = tuple(self.beds)

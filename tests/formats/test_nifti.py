@@ -109,7 +109,7 @@ BAD_IMAGES = {
     "oblique": (IMAGE, oblique(0.1), "oblique"),
     "sheared": (IMAGE, RAS + np.eye(4, k=1), "oblique"),
     "flat affine": (IMAGE, np.diag([0.0, 1, 1, 1]), "no voxel sizes"),
-    "several volumes": (np.ones((4, 3, 2, 5), "f4"), RAS, "several volumes"),
+    "five axes": (np.ones((4, 3, 2, 5, 2), "f4"), RAS, "along several axes"),
     "one dimension": (np.ones(5, "f4"), RAS, r"expected \(x, y, z\)"),
     "complex": (np.ones((4, 3, 2), "c8"), RAS, "only real numbers"),
     "colours": (np.zeros((4, 3, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]), RAS, "only real numbers"),
@@ -163,7 +163,7 @@ def test_what_cannot_be_written(tmp_path):
     for image, name, message in [
         (IMAGE, "a.img", "must end in"),
         (IMAGE[1:], "a.nii", "does not fit a grid"),
-        (IMAGE[None], "a.nii", "holds one image"),
+        (IMAGE[None, None], "a.nii", "holds one image"),
         (IMAGE.astype(complex), "a.nii", "real numbers"),
         (np.full(GRID.shape, 1e300), "a.nii", "do not fit float32"),
     ]:
