@@ -42,6 +42,7 @@ from .registry import (
     axes_beside,
     describe,
     image_kind,
+    image_unit,
     read_acquisition,
     read_dynamic,
     read_gated,
@@ -83,6 +84,7 @@ __all__ = [
     "describe_dynamic",
     "axes_beside",
     "image_kind",
+    "image_unit",
     "read_gated",
     # Interfile and NIfTI
     "ImageAxes",

@@ -25,10 +25,16 @@ _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 _LARGEST_HEADER, _LARGEST_OFFSET = 540, 2**27
 # the axes of a quaternion in single precision are off by up to about 3e-4 near 180 degrees
 _OBLIQUE = 1e-3
+_UNIT = "emrecon, unit "
 
 
 def write_nifti(
-    path: str | os.PathLike[str], image: Array, grid: ImageGrid, *, seconds: tuple[float, float] | None = None
+    path: str | os.PathLike[str],
+    image: Array,
+    grid: ImageGrid,
+    *,
+    seconds: tuple[float, float] | None = None,
+    unit: str = "",
 ) -> None:
     """Write an image (x, y, z), or frames or gates (F, x, y, z), on `grid` as NIfTI-1 float32, `.nii` or `.nii.gz`.
 
@@ -40,6 +46,7 @@ def write_nifti(
         seconds : (start of the first frame, from one frame to the next) in s, for the header (toffset, pixdim[4]) of
             frames that follow one another evenly; `write_image` knows it of its frames. Without it the header says
             nothing of times.
+        unit : of the values, such as "Bq/mL": the header's description says it.
 
     Raises ValueError for a wrong suffix or an image that does not fit the grid or float32, OSError naming `path` where
     it cannot be written.
@@ -68,6 +75,8 @@ def write_nifti(
     volume.header.set_xyzt_units("mm", "sec" if seconds else None)
     if seconds and values.ndim == 4:
         volume.header["toffset"], volume.header["pixdim"][4] = seconds
+    if unit:
+        volume.header["descrip"] = f"{_UNIT}{unit}".encode()[:79]
     with atomic_path(path) as temporary:
         nibabel.save(volume, temporary)
 
@@ -135,6 +144,14 @@ def _volume_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
         )
     frames = shape[3:4] if len(shape) > 3 and shape[3] > 1 else ()
     return (*(*shape[:3], 1)[:3], *frames)
+
+
+def nifti_unit(path: str | os.PathLike[str]) -> str | None:
+    """Return the unit of the values that `write_nifti` was given, None where the header says none."""
+    path = require_file(path)
+    _check_start(path)
+    said = bytes(_load(path).header["descrip"].item()).decode("utf-8", "replace").rstrip("\0")
+    return said.removeprefix(_UNIT) or None if said.startswith(_UNIT) else None
 
 
 def _values(path: Path, volume: Nifti1Image) -> np.ndarray:

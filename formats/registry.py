@@ -31,10 +31,10 @@ from .interfile import (
     write_interfile_pet,
 )
 from .interfile.header import load_header
-from .interfile.images import PET_AXES, SPECT_AXES, ImageAxes, interfile_axes
+from .interfile.images import PET_AXES, SPECT_AXES, ImageAxes, interfile_axes, interfile_unit
 from .interfile.parts import Parts, parts_of
 from .interfile.pet import is_sinogram
-from .nifti import read_nifti, write_nifti
+from .nifti import nifti_unit, read_nifti, write_nifti
 from .siemens import PETLink, is_petlink, read_petlink
 from .summary import image_summary, scan_summary, series_summary, sinogram_facts
 from .times import ImageTimes, as_attributes, from_attributes, read_sidecar, with_times, write_sidecar
@@ -190,6 +190,7 @@ def write_image(
     *,
     beside: str | os.PathLike[str] | ImageAxes | None = None,
     times: ImageTimes | None = None,
+    unit: str = "",
 ) -> None:
     """Write an image on its grid as HDF5 (.h5, .hdf5), NIfTI (.nii, .nii.gz) or Interfile (.hv, .h33).
 
@@ -198,6 +199,7 @@ def write_image(
         beside : as for `read_image`; without it `.hv` is written as an image of PET, `.h33` as one of SPECT.
         times : of the frames or gates, `ImageTimes.of(scan)`. HDF5 keeps them in the file; beside NIfTI they go into a
             JSON file of the same name with the keys of BIDS, `FrameTimesStart` and `FrameDuration`.
+        unit : of the values, such as "counts", "Bq/mL" or "SUV", which the file then says; see `image_unit`.
 
     Raises ValueError where image, grid and times do not fit together, and for several frames in Interfile.
     """
@@ -205,11 +207,11 @@ def write_image(
     if times is not None and (len(image.shape) != 4 or image.shape[0] != len(times)):
         raise ValueError(f"write_image: {times} do not fit an image of shape {tuple(image.shape)}")
     if kind == "interfile":
-        write_interfile_image(path, image, grid, axes=_axes_of(beside))
+        write_interfile_image(path, image, grid, axes=_axes_of(beside), unit=unit)
     elif kind == "hdf5":
-        native.write_image(path, image, grid, **as_attributes(times))  # type: ignore[arg-type]
+        native.write_image(path, image, grid, units=unit, **as_attributes(times))  # type: ignore[arg-type]
     else:
-        write_nifti(path, image, grid, seconds=times.even if times else None)
+        write_nifti(path, image, grid, seconds=times.even if times else None, unit=unit)
         if times is not None:
             write_sidecar(path, times)
 
@@ -227,6 +229,14 @@ def read_times(path: str | os.PathLike[str]) -> ImageTimes | None:
         return None
     image, _ = read_nifti(path)
     return read_sidecar(path, len(image)) if image.ndim == 4 else None
+
+
+def image_unit(path: str | os.PathLike[str]) -> str | None:
+    """Return the unit of the values of an image file that says it, such as "Bq/mL", or None; see `write_image`."""
+    kind = _kind_of(path)
+    if kind == "interfile":
+        return interfile_unit(path)
+    return native.image_unit(path) if kind == "hdf5" else nifti_unit(path)
 
 
 def axes_beside(path: str | os.PathLike[str], **overrides: object) -> ImageAxes:
@@ -277,8 +287,10 @@ def describe(path: str | os.PathLike[str], **overrides: object) -> dict[str, obj
         return with_times(path, facts)
     if kind == "nifti":
         image, grid = read_nifti(path)
+        unit = nifti_unit(path)
         times = read_sidecar(path, len(image)) if image.ndim == 4 else None
-        return {"format": "NIfTI"} | image_summary(image, grid) | ({} if times is None else {"times": str(times)})
+        about = {"format": "NIfTI"} | ({"units": unit} if unit else {})
+        return about | image_summary(image, grid) | ({} if times is None else {"times": str(times)})
     return _describe_interfile(path, overrides)
 
 

@@ -119,6 +119,7 @@ from .priors import (
     spatial_weights,
 )
 from .problem import ArgumentError, Problem, pet_grid, pet_problem, spect_problem
+from .quantity import Quantity, quantify, quantify_beds
 from .reconstruction import reconstruct
 from .running import Checkpoint, Log, ProgressBar, RelativeChange, run
 from .stopping import KKT, KKTErrors, KKTRule, PetricErrors, PetricRule, kkt_residual
@@ -129,6 +130,9 @@ __all__ = [
     "pet_problem",
     "Problem",
     "reconstruct",
+    "Quantity",
+    "quantify",
+    "quantify_beds",
     "PoissonLikelihood",
     "ListmodeLikelihood",
     "Likelihood",

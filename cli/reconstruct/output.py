@@ -8,7 +8,7 @@ from rich.console import Console
 from emrecon import formats
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.progress import stage
-from emrecon.recon import Checkpoint, Log, ProgressBar, RelativeChange
+from emrecon.recon import Checkpoint, Log, ProgressBar, Quantity, RelativeChange
 from emrecon.recon.running import Callback
 
 from ..figures import save_orthoviews
@@ -31,14 +31,18 @@ def callbacks_of(settings: Settings, engine: Engine, iterations: int, keeper: Ch
     return found
 
 
-def write_results(settings: Settings, image: np.ndarray, grid: ImageGrid, console: Console) -> None:
-    """Write the image, and the picture where one is wanted."""
+def write_results(
+    settings: Settings, image: np.ndarray, grid: ImageGrid, console: Console, quantity: Quantity | None = None
+) -> None:
+    """Write the image in the unit of a quantity (default: counts), and the picture where one is wanted."""
+    quantity = quantity or Quantity()
+    image = quantity(image)
     table, title = settings.output, settings.data.path.name
     axes = beside(settings.data)(table.out)
     with writing(), stage(f"writing {table.out.name}"):
-        formats.write_image(table.out, image, grid, beside=axes)
+        formats.write_image(table.out, image, grid, beside=axes, unit=quantity.unit)
         if table.picture is not None:
-            save_orthoviews(table.picture, image, grid, title=title)
+            save_orthoviews(table.picture, image, grid, title=f"{title}, {quantity.unit}")
     also = f" and {table.picture}" if table.picture is not None else ""
     console.print(f"wrote {table.out}{also}")
 

@@ -136,6 +136,12 @@ def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
         return image, ImageGrid(image.shape[-3:], voxel_size, origin)
 
 
+def image_unit(path: str | os.PathLike[str]) -> str | None:
+    """Return the unit of an image's values, None where the file says none; values are not read."""
+    with opened(path, "image") as file:
+        return attribute_of(dataset_of(file, "image"), "units") or None
+
+
 def kind_of(path: str | os.PathLike[str]) -> str:
     """Return which kind of file of emrecon this is: "scan", "image", "dynamic", "gated", "windowed-scan" or "beds"."""
     with opened(path, None) as file:

@@ -11,6 +11,7 @@ import numpy as np
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.core.errors import FormatError, naming
+from emrecon.projectors.core.texts import read_text
 
 from .entries import axes_of, axis_lines, first_lines, writable, write_pair
 from .header import DATA_OVERRIDES, Header, count, load_header, number, numbers, positive, read_values, short
@@ -22,6 +23,7 @@ __all__ = ["ImageAxes", "interfile_axes", "read_interfile_image", "write_interfi
 IMAGE_OVERRIDES = ("shape", "voxel_size", "origin", *DATA_OVERRIDES)
 
 _IMAGE_AXES = ("x", "y", "z")
+_UNIT = "; unit of the values:"
 _UNITS_OF_MU = {"1/mm": 10.0, "mm-1": 10.0, "/mm": 10.0, "1/m": 0.01, "m-1": 0.01}
 
 
@@ -151,12 +153,14 @@ def write_interfile_image(
     *,
     axes: ImageAxes | None = None,
     overwrite: bool = True,
+    unit: str = "",
 ) -> None:
     """Write an image (x, y, z) on `grid` as a header `.hv` (data `.v`) or `.h33` (data `.i33`), [z][y][x], atomically.
 
     Args:
         axes : of the projections that the image belongs to, see `interfile_axes`; by default those of PET for `.hv`, as
             STIR names images, and those of SPECT for `.h33`, as SIMIND does.
+        unit : of the values, such as "Bq/mL"; a comment says it, as programs take `quantification units` for a scale.
 
     Raises ValueError where the image does not fit the grid, OSError naming the file that cannot be written.
     """
@@ -176,10 +180,17 @@ def write_interfile_image(
         *first_lines(Path(header_path), "PET" if axes.pet else "Tomographic", values.dtype),
         *(["!PET STUDY (General) :=", "!PET data type := Image"] if axes.pet else _position_lines(axes)),
         "process status := Reconstructed",
+        f"{_UNIT} {unit}" if unit else "",
         *axis_lines(_IMAGE_AXES, grid.shape, grid.voxel_size),
         *(f"first pixel offset (mm) [{i}] := {float(offset)!r}" for i, offset in enumerate(offsets, 1)),
     ]
     write_pair(header_path, lines, [values.transpose(2, 1, 0)], overwrite)
+
+
+def interfile_unit(path: str | os.PathLike[str]) -> str | None:
+    """Return the unit that `write_interfile_image` was given, None where the header says none."""
+    lines = read_text(path).splitlines()
+    return next((line.removeprefix(_UNIT).strip() or None for line in lines if line.startswith(_UNIT)), None)
 
 
 def _position_lines(axes: ImageAxes) -> list[str]:

@@ -11,6 +11,10 @@ from ..core.operator import Projector
 from .attenuation_maps import check_attenuation
 from .nuclides import isotope
 
+COUNTS, CONCENTRATION, SUV = "counts", "Bq/mL", "SUV"
+IMAGE_UNITS = (COUNTS, CONCENTRATION, SUV)
+"""What images are in: counts as a reconstruction gives them, activity concentration, SUV by body weight in g/mL."""
+
 
 def attenuation_factors(projector: Projector, mu: Array) -> Array:
     """Return the fraction of photon pairs that leave the body along every line, exp(-integral of mu).
