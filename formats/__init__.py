@@ -14,6 +14,7 @@ if __name__ != "emrecon.formats":
 from emrecon.projectors.core import FormatError, atomic_path
 
 from .dicom import PETFacts, PETImage, decay_reference_time, read_dicom_ct, read_dicom_pet, suv_factor, write_dicom_pet
+from .dicom.nm import VENDOR_HABITS, NMHabits, write_dicom_nm
 from .hdf5 import describe_dynamic, read_beds, read_windowed_scan, write_beds, write_dynamic, write_windowed_scan
 from .interfile import (
     ImageAxes,
@@ -112,9 +113,12 @@ __all__ = [
     "read_petsird_header",
     "split_petlink",
     # DICOM
+    "NMHabits",
     "PETFacts",
     "PETImage",
     "decay_reference_time",
     "read_dicom_ct",
     "suv_factor",
+    "VENDOR_HABITS",
+    "write_dicom_nm",
 ]

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -114,3 +114,33 @@ def _minutes(offset: str) -> timedelta:
 def positive_or_none(number: float | None, scale: float = 1.0) -> float | None:
     """Return a number times a scale, None where it is missing, zero or negative."""
     return number * scale if number and number > 0 else None
+
+
+def items_of(header: Dataset, keyword: str) -> list[Dataset]:
+    """Return the items of a sequence, none where it is missing."""
+    value = value_of(header, keyword)
+    # a damaged attribute may be of any type, such as numbers
+    return [item for item in value if hasattr(item, "private_block")] if isinstance(value, Iterable) else []
+
+
+def patient_position_of(header: Dataset) -> str | None:
+    """Return how the patient lay, such as "HFS": PatientPosition, or the codes that NM and PET images have for it."""
+    text = text_of(header, "PatientPosition")
+    if text is not None:
+        return text
+    gantry = _meaning(items_of(header, "PatientGantryRelationshipCodeSequence"))
+    lying = [
+        modifier
+        for orientation in items_of(header, "PatientOrientationCodeSequence")
+        for modifier in items_of(orientation, "PatientOrientationModifierCodeSequence")
+    ]
+    first = next((short for word, short in (("head", "HF"), ("feet", "FF")) if word in gantry), None)
+    side = next((short for word, short in _LYING if word in _meaning(lying)), None)
+    return first + side if first and side else None
+
+
+_LYING = (("supine", "S"), ("prone", "P"), ("right", "DR"), ("left", "DL"))
+
+
+def _meaning(items: list[Dataset]) -> str:
+    return " ".join((text_of(item, "CodeMeaning") or "").lower() for item in items)

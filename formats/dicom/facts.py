@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -16,14 +16,15 @@ from emrecon.projectors.physics.nuclides import ELEMENTS
 
 from .attributes import (
     date_time_of,
+    items_of,
     lenient,
     moment_of,
     number_of,
+    patient_position_of,
     positive_or_none,
     private_of,
     text_of,
     texts_of,
-    value_of,
 )
 from .series import modality_of, start_of
 
@@ -145,7 +146,7 @@ def facts_of(frame: list[Dataset], series: list[Dataset]) -> PETFacts:
         weight=positive_or_none(number_of(header, "PatientWeight")),
         height=positive_or_none(number_of(header, "PatientSize")),
         sex=text_of(header, "PatientSex"),
-        patient_position=text_of(header, "PatientPosition"),
+        patient_position=patient_position_of(header),
         series_description=text_of(header, "SeriesDescription"),
         series_number=None if (number := number_of(header, "SeriesNumber")) is None else int(number),
         series_uid=text_of(header, "SeriesInstanceUID"),
@@ -178,12 +179,12 @@ class _Tracer(TypedDict, total=False):
 
 def _tracer(header: Dataset, facts: PETFacts) -> _Tracer:
     """What the file says of the one tracer that was injected."""
-    items = _items(header, "RadiopharmaceuticalInformationSequence")
+    items = items_of(header, "RadiopharmaceuticalInformationSequence")
     if len(items) != 1:
         return {}
     item = items[0]
-    code = next(iter(_items(item, "RadionuclideCodeSequence")), None)
-    drug = next(iter(_items(item, "RadiopharmaceuticalCodeSequence")), None)
+    code = next(iter(items_of(item, "RadionuclideCodeSequence")), None)
+    drug = next(iter(items_of(item, "RadiopharmaceuticalCodeSequence")), None)
     drug_name = text_of(item, "Radiopharmaceutical") or (text_of(drug, "CodeMeaning") if drug else None)
     name = radionuclide_of_text((text_of(code, "CodeMeaning") if code else None) or drug_name)
     half_life = positive_or_none(number_of(item, "RadionuclideHalfLife")) or known_half_life(name)
@@ -195,13 +196,6 @@ def _tracer(header: Dataset, facts: PETFacts) -> _Tracer:
         "injected_dose": dose if dose is None or dose < _SMALLEST_BECQUEREL else dose / 1e6,
         "injection_time": _injection_time(header, item, facts, half_life),
     }
-
-
-def _items(header: Dataset, keyword: str) -> list[Dataset]:
-    """The items of a sequence, none where it is missing."""
-    value = value_of(header, keyword)
-    # a damaged attribute may be of any type, such as numbers
-    return [item for item in value if hasattr(item, "private_block")] if isinstance(value, Iterable) else []
 
 
 def _injection_time(header: Dataset, item: Dataset, facts: PETFacts, half_life: float | None) -> datetime | None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.sr.coding import Code
 
-_EMPTY_WHERE_UNKNOWN = (
+EMPTY_WHERE_UNKNOWN = (
     *("PatientName", "PatientID", "PatientBirthDate", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
     *("ReferringPhysicianName", "PositionReferenceIndicator"),
 )
@@ -70,16 +70,16 @@ def _study_attributes(facts: PETFacts) -> dict[str, object]:
     """The modules Patient, General Study, Patient Study and Frame of Reference."""
     from pydicom.uid import generate_uid
 
-    attributes: dict[str, object] = dict.fromkeys(_EMPTY_WHERE_UNKNOWN, "")
+    attributes: dict[str, object] = dict.fromkeys(EMPTY_WHERE_UNKNOWN, "")
     attributes["StudyInstanceUID"], attributes["FrameOfReferenceUID"] = generate_uid(None), generate_uid(None)
     return {
         **attributes,
         **facts.study,
         "PatientSex": facts.sex or "",
-        "PatientWeight": _decimal(facts.weight),
-        "PatientSize": _decimal(facts.height),
+        "PatientWeight": decimal(facts.weight),
+        "PatientSize": decimal(facts.height),
         "PatientPosition": facts.patient_position or "",
-        **_patient_orientation(facts.patient_position),
+        **patient_orientation(facts.patient_position),
     }
 
 
@@ -95,9 +95,9 @@ def _series_attributes(facts: PETFacts) -> dict[str, object]:
         "SeriesInstanceUID": generate_uid(None),
         "SeriesNumber": (facts.series_number or 0) + 1000,  # beside the series it comes from
         "SeriesDescription": (facts.series_description or "")[:64],
-        **_when("Series", series_time),
-        **_when("Acquisition", facts.frame_start),
-        **_when("Content", datetime.now()),
+        **when("Series", series_time),
+        **when("Acquisition", facts.frame_start),
+        **when("Content", datetime.now()),
         "SeriesType": ["WHOLE BODY" if facts.series_type == "WHOLE BODY" else "STATIC", "IMAGE"],
         "Units": _known_units(facts),
         "SUVType": facts.suv_type,
@@ -105,8 +105,8 @@ def _series_attributes(facts: PETFacts) -> dict[str, object]:
         "CollimatorType": "NONE",
         "CorrectedImage": [*(c for c in facts.corrections if c != "DECY"), *(["DECY"] if corrected else [])],
         "DecayCorrection": facts.decay_correction or "NONE",
-        "DecayFactor": _decimal(_decay_factor(facts)) if corrected else None,
-        "FrameReferenceTime": _decimal(1000 * _frame_reference_time(facts, series_time)),
+        "DecayFactor": decimal(_decay_factor(facts)) if corrected else None,
+        "FrameReferenceTime": decimal(1000 * _frame_reference_time(facts, series_time)),
         "ActualFrameDuration": "" if facts.frame_duration is None else round(1000 * facts.frame_duration),
         "RadiopharmaceuticalInformationSequence": [_tracer_item(facts)],
     }
@@ -133,9 +133,9 @@ def _image_attributes(grid: ImageGrid, signed: bool) -> dict[str, object]:
         "LossyImageCompression": "00",
         "NumberOfSlices": nz,
         "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
-        "PixelSpacing": [_decimal(dy), _decimal(dx)],
-        "SliceThickness": _decimal(dz),
-        "SpacingBetweenSlices": _decimal(dz),
+        "PixelSpacing": [decimal(dy), decimal(dx)],
+        "SliceThickness": decimal(dz),
+        "SpacingBetweenSlices": decimal(dz),
         "SamplesPerPixel": 1,
         "PhotometricInterpretation": "MONOCHROME2",
         "Rows": ny,
@@ -153,7 +153,7 @@ def put_slice(dataset: Dataset, values: np.ndarray, grid: ImageGrid, k: int, sig
     from pydicom.uid import UID, generate_uid
 
     largest = 32767 if signed else 65535
-    slope = _decimal(max(float(np.abs(values).max()) / largest, np.finfo(np.float64).tiny) if values.any() else 1.0)
+    slope = decimal(max(float(np.abs(values).max()) / largest, np.finfo(np.float64).tiny) if values.any() else 1.0)
     # the slope is rounded to 16 characters first, so the values that are read are off by half a step at most
     stored = np.clip(np.rint(values / float(slope or 1)), -largest, largest)
     x, y, z = grid.origin
@@ -161,20 +161,20 @@ def put_slice(dataset: Dataset, values: np.ndarray, grid: ImageGrid, k: int, sig
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(None)
     dataset.file_meta.MediaStorageSOPClassUID = UID(PET_STORAGE)
     dataset.InstanceNumber = dataset.ImageIndex = k + 1
-    dataset.ImagePositionPatient = [_decimal(x), _decimal(y), _decimal(z)]
-    dataset.SliceLocation = _decimal(z)
+    dataset.ImagePositionPatient = [decimal(x), decimal(y), decimal(z)]
+    dataset.SliceLocation = decimal(z)
     dataset.RescaleSlope = slope
     dataset.PixelData = np.ascontiguousarray(stored.T).astype("<i2" if signed else "<u2").tobytes()
     dataset["PixelData"].VR = "OW"
 
 
-def _decimal(number: float | None) -> str | None:
+def decimal(number: float | None) -> str | None:
     from pydicom.valuerep import format_number_as_ds
 
     return None if number is None else format_number_as_ds(float(number))
 
 
-def _when(what: str, moment: datetime | None) -> dict[str, str]:
+def when(what: str, moment: datetime | None) -> dict[str, str]:
     return {
         f"{what}Date": f"{moment:%Y%m%d}" if moment else "",
         f"{what}Time": f"{moment:%H%M%S.%f}" if moment else "",
@@ -207,11 +207,11 @@ def _tracer_item(facts: PETFacts) -> Dataset:
     from pydicom.dataset import Dataset
 
     item, code = Dataset(), radionuclide_code(facts.radionuclide)
-    item.RadionuclideCodeSequence = [_code_item(code)] if code else []
+    item.RadionuclideCodeSequence = [code_item(code)] if code else []
     values = {
         "Radiopharmaceutical": facts.radiopharmaceutical,
-        "RadionuclideTotalDose": _decimal(None if facts.injected_dose is None else 1e6 * facts.injected_dose),
-        "RadionuclideHalfLife": _decimal(facts.half_life),
+        "RadionuclideTotalDose": decimal(None if facts.injected_dose is None else 1e6 * facts.injected_dose),
+        "RadionuclideHalfLife": decimal(facts.half_life),
         "RadiopharmaceuticalStartTime": facts.injection_time and f"{facts.injection_time:%H%M%S.%f}",
         "RadiopharmaceuticalStartDateTime": facts.injection_time and f"{facts.injection_time:%Y%m%d%H%M%S.%f}",
     }
@@ -221,7 +221,7 @@ def _tracer_item(facts: PETFacts) -> Dataset:
     return item
 
 
-def _code_item(code: Code) -> Dataset:
+def code_item(code: Code) -> Dataset:
     from pydicom.dataset import Dataset
 
     item = Dataset()
@@ -229,7 +229,7 @@ def _code_item(code: Code) -> Dataset:
     return item
 
 
-def _patient_orientation(position: str | None) -> dict[str, object]:
+def patient_orientation(position: str | None) -> dict[str, object]:
     """The codes of a patient position such as HFS: recumbent, supine, head first; empty for others."""
     from pydicom.sr.codedict import codes
 
@@ -242,11 +242,11 @@ def _patient_orientation(position: str | None) -> dict[str, object]:
     }.get((position or "")[2:])
     if first is None or lying is None:
         return {"PatientOrientationCodeSequence": [], "PatientGantryRelationshipCodeSequence": []}
-    recumbent = _code_item(codes.cid19.Recumbent)
-    recumbent.PatientOrientationModifierCodeSequence = [_code_item(lying)]
+    recumbent = code_item(codes.cid19.Recumbent)
+    recumbent.PatientOrientationModifierCodeSequence = [code_item(lying)]
     return {
         "PatientOrientationCodeSequence": [recumbent],
-        "PatientGantryRelationshipCodeSequence": [_code_item(first)],
+        "PatientGantryRelationshipCodeSequence": [code_item(first)],
     }
 
 
