@@ -97,7 +97,7 @@ def sinogram_facts(sinogram: PETSinogram) -> dict[str, object]:
         "radial bins": sinogram.n_radial,
         "arc corrected to (mm)": None if sinogram.lines is None else sinogram.lines.bin_size,
         "planes": sinogram.n_planes,
-        "span": sinogram.span,
+        "span": sinogram.span if isinstance(sinogram.span, int) else " and ".join(map(str, sinogram.span)),
         "largest ring difference": sinogram.max_ring_difference,
         "views joined": sinogram.mashing if sinogram.mashing > 1 else None,
         "TOF bins": timing,

@@ -67,7 +67,7 @@ def write_dynamic(path: str | os.PathLike[str], scan: DynamicScan | GatedScan) -
 
 def _version(scan: DynamicScan | GatedScan) -> int:
     """The version that holds a scan."""
-    if scan.study is not None:
+    if scan.study is not None or isinstance(getattr(scan.geometry, "span", 1), tuple):
         return SCHEMA_VERSION
     return 2 if isinstance(scan.geometry, PETSinogram) and scan.geometry.lines is not None else 1
 

@@ -69,7 +69,7 @@ def put_scan(file: h5py.Group, scan: Scan) -> None:
 
 def _version(scan: Scan) -> int:
     """The schema that holds a scan."""
-    if scan.study is not None:
+    if scan.study is not None or isinstance(getattr(scan.geometry, "span", 1), tuple):
         return SCHEMA_VERSION
     if not isinstance(scan.geometry, PETSinogram):
         return 1

@@ -71,12 +71,12 @@ def _load_sinogram(file: h5py.Group) -> PETSinogram:
         time_of_flight=_load_tof(file, "geometry/scanner/tof"),
         energy_resolution=optional_number(file, "geometry/scanner/energy_resolution"),
     )
-    difference, span = _whole(file, "geometry/max_ring_difference"), _whole(file, "geometry/span")
-    _check_planes(file, scanner.n_rings, difference, span)
+    difference, span = _whole(file, "geometry/max_ring_difference"), _span(file)
+    _check_planes(file, scanner.n_rings, difference, max(span))
     return PETSinogram(
         scanner,
         difference,
-        span,
+        span,  # one number for all segments comes out as such
         n_radial=_whole(file, "geometry/n_radial"),
         mashing=_whole(file, "geometry/mashing"),
         tof=_load_tof(file, "geometry/tof"),
@@ -102,6 +102,13 @@ def _check_planes(file: h5py.Group, rings: int, difference: int, span: int) -> N
     pairs = rings + inside * (2 * rings - inside - 1)
     if rings > _MOST_RINGS or not planes or pairs > planes[0] * max(span, 1):
         raise FormatError(f"{file.file.filename}: {rings} rings do not fit {name} of {planes} planes; edited by hand?")
+
+
+def _span(file: h5py.Group) -> tuple[int, ...]:
+    values = np.atleast_1d(_whole_numbers(file, "geometry/span"))
+    if values.ndim != 1 or not 1 <= values.size <= _MOST_RINGS:
+        raise FormatError(f"{file.file.filename}: geometry/span has shape {values.shape}; edited by hand?")
+    return tuple(map(int, values))
 
 
 def _whole(file: h5py.Group, name: str) -> int:

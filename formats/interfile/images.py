@@ -16,7 +16,7 @@ from emrecon.projectors.core.texts import read_text
 from .entries import axes_of, axis_lines, first_lines, writable, write_pair
 from .header import DATA_OVERRIDES, Header, count, load_header, number, numbers, positive, read_values, short
 from .orbits import ORBIT_OVERRIDES, lying_of
-from .pet import is_sinogram, note_position
+from .pet import is_sinogram
 
 __all__ = ["ImageAxes", "interfile_axes", "read_interfile_image", "write_interfile_image"]
 
@@ -32,8 +32,8 @@ class ImageAxes:
     """Which way the axes of Interfile images run, against the patient's (LPS): 1 along them, -1 the other way.
 
     Args:
-        signs : of x, y, z. Beside PET sinograms (1, 1, -1): slice 0 is at ring 0, which is at the head. Beside SPECT
-            projections (1, 1, 1) for a patient who lies head first and supine: slice 0 is at row 0.
+        signs : of x, y, z, for a patient who lies head first and supine: beside PET sinograms (1, 1, -1), where slice 0
+            is at ring 0, which is at the head, and beside SPECT projections (1, 1, 1), where it is at row 0.
         pet : whether they belong to PET, for headers that are written.
     """
 
@@ -60,7 +60,7 @@ def interfile_axes(header_path: str | os.PathLike[str], **overrides: object) -> 
     Args:
         overrides : patient_orientation and patient_rotation, in place of the header's; others do not matter.
 
-    Raises FormatError for a SPECT patient on the side, whose images would need another turn than a reflection.
+    Raises FormatError for a patient on the side, whose images would need another turn than a reflection.
     """
     return _axes(
         load_header(header_path, {k: v for k, v in overrides.items() if k in ORBIT_OVERRIDES}, ORBIT_OVERRIDES)
@@ -68,15 +68,14 @@ def interfile_axes(header_path: str | os.PathLike[str], **overrides: object) -> 
 
 
 def _axes(header: Header) -> ImageAxes:
-    if is_pet(header):
-        return PET_AXES
-    signs = lying_of(header).signs
+    signs, pet = lying_of(header).signs, is_pet(header)
     if signs is None:
         raise FormatError(
             f"{header.path}: an image of a patient who lies on the side cannot be turned to the patient's axes by "
             "reflections; use NIfTI images, which say their own axes"
         )
-    return ImageAxes(signs)
+    x, y, z = signs
+    return ImageAxes((x, y, -z), pet=True) if pet else ImageAxes(signs)
 
 
 def is_pet(header: Header) -> bool:
@@ -115,8 +114,6 @@ def read_interfile_image(
     image = values.transpose([file_axes[::-1].index(axis) for axis in _IMAGE_AXES])
     if axes is None:
         axes = _axes(header)
-        if axes.pet:
-            note_position(header)
     with naming(header.path):
         voxel_size = _voxel_size(header, file_axes)
         grid = ImageGrid(shape, voxel_size, _origin(header, file_axes, shape, voxel_size))  # type: ignore[arg-type]
@@ -178,7 +175,8 @@ def write_interfile_image(
     offsets = (*turned.origin[:2], turned.centre[2])
     lines = [
         *first_lines(Path(header_path), "PET" if axes.pet else "Tomographic", values.dtype),
-        *(["!PET STUDY (General) :=", "!PET data type := Image"] if axes.pet else _position_lines(axes)),
+        *(["!PET STUDY (General) :=", "!PET data type := Image"] if axes.pet else ["!SPECT STUDY (General) :="]),
+        *_position_lines(axes),
         "process status := Reconstructed",
         f"{_UNIT} {unit}" if unit else "",
         *axis_lines(_IMAGE_AXES, grid.shape, grid.voxel_size),
@@ -194,9 +192,8 @@ def interfile_unit(path: str | os.PathLike[str]) -> str | None:
 
 
 def _position_lines(axes: ImageAxes) -> list[str]:
-    way, turned = axes.signs[2], axes.signs[1]
+    way, turned = axes.signs[2] * (-1 if axes.pet else 1), axes.signs[1]
     return [
-        "!SPECT STUDY (General) :=",
         f"patient orientation := {'head_in' if way > 0 else 'feet_in'}",
         f"patient rotation := {'supine' if turned > 0 else 'prone'}",
     ]

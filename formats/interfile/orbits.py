@@ -62,15 +62,57 @@ class Lying:
         way, flip = -1 if self.feet_first else 1, -1 if self.turn else 1
         return (way * flip, flip, way)
 
+    @property
+    def rotation(self) -> np.ndarray:
+        """The matrix (3, 3) that takes places in the gantry's axes to the patient's."""
+        way, turn = -1.0 if self.feet_first else 1.0, np.deg2rad(self.turn)
+        about_z = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+        return np.round(about_z @ np.diag([way, 1.0, way]), 15) + 0.0
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """The values of `patient orientation` and `patient rotation`."""
+        rotation = next(word for word, turn in _ROTATIONS.items() if (turn - self.turn) % 360 == 0)
+        return ("feet_in" if self.feet_first else "head_in"), rotation
+
+
+CODES = {
+    way + turned: Lying(way == "ff", turn)
+    for way in ("hf", "ff")
+    for turned, turn in (("s", 0.0), ("p", 180.0), ("dl", 90.0), ("dr", -90.0))
+}
+"""DICOM's and Siemens' codes of how a patient lies."""
+
+
+def lying_as(orientation: str, rotation: str) -> Lying | None:
+    """Return how a patient lies by the words of a header, or by Siemens' code such as "FFP"; None where both are empty.
+
+    Raises ValueError for other words.
+    """
+    if not (orientation or rotation):
+        return None
+    if orientation.lower() in CODES:
+        return CODES[orientation.lower()]
+    way = _words(_ORIENTATIONS)(orientation) if orientation else 1
+    return Lying(way < 0, _words(_ROTATIONS)(rotation) if rotation else 0.0)
+
 
 def lying_of(header: Header) -> Lying:
     """Return how the patient lies; head first and on the back where the header does not say.
 
     Raises FormatError for other words than the standard's.
     """
-    orientation = header.get("patient_orientation", ["patient orientation"], _words(_ORIENTATIONS), 1)
-    rotation = header.get("patient_rotation", ["patient rotation"], _words(_ROTATIONS), 0.0)
-    return Lying(orientation < 0, rotation)
+    code = header.plain("%patient orientation")  # Siemens' own key holds both
+    if code and code not in CODES and not {"patient_orientation", "patient_rotation"} <= set(header.overrides):
+        raise FormatError(
+            f"{header.path}: %patient orientation is {short(code)}, expected one of {', '.join(CODES).upper()}; "
+            "pass patient_orientation= and patient_rotation="
+        )
+    usual = CODES.get(code, Lying())
+    sense = -1 if usual.feet_first else 1
+    way = header.get("patient_orientation", ["patient orientation"], _words(_ORIENTATIONS), sense)
+    turn = header.get("patient_rotation", ["patient rotation"], _words(_ROTATIONS), usual.turn)
+    return Lying(way < 0, turn)
 
 
 def _words(choices: dict[str, T]) -> Callable[[object], T]:

@@ -28,12 +28,13 @@ from .header import (
     text,
     whole,
 )
+from .orbits import lying_of
 from .scanners import scanner_of, system_name, tof_of
 
 SINOGRAM_OVERRIDES = (
     *("n_views", "n_radial", "n_planes", "n_tof_bins", "min_ring_difference", "max_ring_difference", "span"),
     *("segments", "scanner", "radius", "crystal_map", "tof", "arc_corrected", "bin_size"),
-    *("duration", "radionuclide", "energy_window", "description"),
+    *("duration", "radionuclide", "energy_window", "description", "patient_orientation", "patient_rotation"),
     *DATA_OVERRIDES,
 )
 
@@ -101,6 +102,8 @@ def read_interfile_pet(
     counts : in the order of `PETSinogram` (views, radial, planes) or (views, radial, TOF bins, planes) and in the
     file's own number format, whatever the order of axes and segments in the file; TOF bins are turned round, as STIR
     counts them towards the first end. Values may be negative (randoms subtracted).
+    The sinogram is in the axes of the patient: for one who lies feet first, prone or on the side the scanner is turned
+    around the patient, so that images come out with their left on the left and their head up.
     The scanner is one of the library's table where rings, crystals, radius and ring spacing agree (turned by the view
     offset), else the header's: crystals on a circle, in flat blocks ("BlocksOnCylindrical") or from a crystal map
     ("Generic"). Arc-corrected data have `EquallySpacedLines` instead of crystal pairs; where a header does not say
@@ -110,12 +113,14 @@ def read_interfile_pet(
     min_ring_difference and max_ring_difference (lists in the file's order), span (Siemens), scanner (a `PETScanner`,
     the name of one, or "header" for the circle even where the library knows better), radius (mm, of the crystals'
     circle), crystal_map (a file of ring, crystal, x, y, z), tof (a `TimeOfFlight`), arc_corrected, bin_size (mm, of
-    arc-corrected bins), duration (s), radionuclide, energy_window (keV), description, byte_order, number_format,
+    arc-corrected bins), patient_orientation ("head_in", "feet_in"), patient_rotation ("supine", "prone", "left",
+    "right"), duration (s), radionuclide, energy_window (keV), description, byte_order, number_format,
     bytes_per_pixel, data_offset, data_file, scale; window (1, 2, ...) chooses a time frame, or Siemens' prompts (1) or
     randoms (2). segments : the outermost segment to keep (default: all).
 
     Raises FileNotFoundError for missing files, TypeError for unknown overrides, FormatError (a ValueError) that names
-    the file where keys are missing or contradict each other or the data, and for segments of different span.
+    the file where keys are missing or contradict each other or the data, and for segments that leave out or repeat ring
+    differences. Segments may have different spans, as GE's do.
 
     Source: STIR's keys (Thielemans et al. 2012, Phys Med Biol 57:867).
     """
@@ -127,7 +132,7 @@ def read_interfile_pet(
     values = read_values(header, (layout.size,), "sinograms", _before(header, layout))
     with naming(header.path):
         scanner, source = scanner_of(header)
-        note_position(header)
+        scanner = around_patient(scanner, header)
         sinogram = _sinogram(header, layout, scanner)
         counts = _ordered(values, layout, sinogram, _tof_order(header, layout.sizes.get("tof", 1)))
         return counts, sinogram, _facts(header, source)
@@ -148,7 +153,7 @@ class _Layout:
     sizes: dict[str, int]
     numbers: tuple[int, ...]
     planes: tuple[int, ...]
-    span: int
+    span: tuple[int, ...]
     keep: int
 
     @property
@@ -294,8 +299,8 @@ def _siemens_segments(header: Header, index: dict[str, int]) -> tuple[np.ndarray
     return order * span - span // 2, order * span + span // 2, planes
 
 
-def _segments(header: Header, low: np.ndarray, high: np.ndarray) -> tuple[tuple[int, ...], int, int]:
-    """The number of every segment in the file's order, the span, and the outermost segment to keep."""
+def _segments(header: Header, low: np.ndarray, high: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """The number of every segment in the file's order, the spans of 0, 1, ..., and the outermost segment to keep."""
     rank = np.argsort(np.argsort(low + high, kind="stable"), kind="stable")
     direct = np.flatnonzero(low + high == 0)
     if direct.size != 1 or high[direct[0]] < low[direct[0]]:
@@ -303,21 +308,22 @@ def _segments(header: Header, low: np.ndarray, high: np.ndarray) -> tuple[tuple[
             f"{header.path}: exactly one segment must be segment 0, with ring differences from -d to d; the header has "
             f"{short(list(zip(low.tolist(), high.tolist())))}"
         )
-    segments, span = rank - rank[direct[0]], int(high[direct[0]] - low[direct[0]] + 1)
+    segments = rank - rank[direct[0]]
     outermost = int(min(-segments.min(), segments.max()))
     keep = header.get("segments", [], whole, int(np.abs(segments).max()))
     if keep > outermost:
         raise FormatError(f"{header.path} has segments {segments.min()} to {segments.max()}; pass segments={outermost}")
-    kept = np.abs(segments) <= keep
-    wrong = kept & ((low != segments * span - span // 2) | (high != segments * span + span // 2))
-    if wrong.any():
-        k = np.flatnonzero(wrong)[0]
-        inner = int(np.abs(segments[wrong]).min()) - 1
-        raise FormatError(
-            f"{header.path}: segment {segments[k]} holds ring differences {low[k]} to {high[k]}, which is not span "
-            f"{span} as in segment 0; a PETSinogram has one span, so read the inner ones with segments={inner}"
-        )
-    return tuple(segments.tolist()), span, keep
+    ends = {int(number): (int(first), int(last)) for number, first, last in zip(segments, low, high)}
+    for segment in range(1, keep + 1):
+        first, last = ends[segment]
+        before = ends[segment - 1][1]
+        if first != before + 1 or last < first or ends[-segment] != (-last, -first):
+            raise FormatError(
+                f"{header.path}: segments {segment} and {-segment} hold ring differences {first} to {last} and "
+                f"{ends[-segment][0]} to {ends[-segment][1]}; expected those that follow {before}, and their "
+                f"negatives: read the inner ones with segments={segment - 1}"
+            )
+    return tuple(segments.tolist()), tuple(ends[k][1] - ends[k][0] + 1 for k in range(keep + 1)), keep
 
 
 def _tof_order(header: Header, n: int) -> np.ndarray:
@@ -348,7 +354,7 @@ def _sinogram(header: Header, layout: _Layout, scanner: PETScanner) -> PETSinogr
         )
     sinogram = PETSinogram(
         scanner,
-        layout.keep * layout.span + layout.span // 2,
+        layout.span[0] // 2 + sum(layout.span[1:]),
         layout.span,
         tof=tof_of(header, scanner, layout.sizes.get("tof")),
         n_radial=layout.sizes["radial"],
@@ -407,18 +413,10 @@ def planes_of(sinogram: PETSinogram, segment: int) -> slice:
     return slice(int(planes[0]), int(planes[-1]) + 1)
 
 
-def note_position(header: Header) -> None:
-    """Warn where the patient does not lie head first on the back, whose axes those of the scanner are."""
-    code = header.plain("%patient orientation")
-    feet = code.startswith("ff") or header.plain("patient orientation").replace("_", " ").startswith("feet")
-    turned = header.plain("patient rotation") or {"p": "prone", "l": "left", "r": "right"}.get(code[-1:], "")
-    if feet or turned in ("prone", "left", "right"):
-        position = " and ".join([*(["feet first"] if feet else []), *([turned] if turned else [])])
-        warnings.warn(
-            f"{header.path}: the patient lies {position}, but a PETSinogram is in the axes of the scanner: x, y and z "
-            "of images are those of a patient who lies head first and supine",
-            stacklevel=4,
-        )
+def around_patient(scanner: PETScanner, header: Header) -> PETScanner:
+    """Return the scanner in the axes of the patient, who lies as a header says."""
+    rotation = lying_of(header).rotation
+    return scanner if np.array_equal(rotation, np.eye(3)) else scanner.rotated(rotation)
 
 
 def _facts(header: Header, source: str) -> PETSinogramFacts:

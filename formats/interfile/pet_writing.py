@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.pet.tof import MM_PER_PS
 
 from .entries import data_path_of, format_lines, one_line, stir_name, window_lines, writable, write_pair
+from .orbits import Lying, lying_as
 from .pet import ARC_CORRECTED, PETSinogramFacts, planes_of
 from .scanners import SYSTEMS, Circle, turned
 
@@ -59,7 +61,7 @@ def _checked(counts: Array, sinogram: PETSinogram) -> np.ndarray:
     whole_turn = np.arange(n_views)
     if not np.array_equal(sinogram.views, whole_turn):
         raise ValueError("write_interfile_pet: a file holds all views; write the whole sinogram, not a subset")
-    if (sinogram.max_ring_difference - sinogram.span // 2) % sinogram.span:
+    if not sinogram.is_filled:
         raise ValueError("write_interfile_pet: the outermost segments must be full; see SinogramCompression")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ValueError(f"write_interfile_pet: {int((~np.isfinite(values)).sum())} counts are NaN or infinite")
@@ -82,7 +84,12 @@ def _in_order(sinogram: PETSinogram) -> list[int]:
 def _lines(
     data_name: str, dtype: np.dtype, sinogram: PETSinogram, facts: PETSinogramFacts, approximate: bool
 ) -> Iterator[str]:
-    name, scanner_lines = _scanner_lines(sinogram, approximate)
+    lying = _lying(sinogram.scanner, facts)
+    upright = replace(sinogram, scanner=_upright(sinogram.scanner, lying))
+    orientation, rotation = facts.patient_orientation, facts.patient_rotation
+    if not (orientation or rotation) and lying != Lying():
+        orientation, rotation = lying.words
+    name, scanner_lines = _scanner_lines(upright, approximate)
     corrections = _corrections(sinogram, facts)
     yield "!INTERFILE :="
     yield "!imaging modality := PT"
@@ -91,8 +98,8 @@ def _lines(
     yield "!version of keys := STIR6.0"
     yield "!GENERAL DATA :="
     yield from _said("data description", one_line(facts.description))
-    yield from _said("patient orientation", facts.patient_orientation)
-    yield from _said("patient rotation", facts.patient_rotation)
+    yield from _said("patient orientation", orientation)
+    yield from _said("patient rotation", rotation)
     if facts.radionuclide:
         yield "number of radionuclides := 1"
         yield f"radionuclide name [1] := {stir_name(facts.radionuclide)}"
@@ -131,7 +138,7 @@ def _said(key: str, value: str | float | None) -> Iterator[str]:
 
 
 def _axis_lines(sinogram: PETSinogram) -> Iterator[str]:
-    order, half = _in_order(sinogram), sinogram.span // 2
+    order = _in_order(sinogram)
     planes = [int((sinogram.segments == segment).sum()) for segment in order]
     axes: list[tuple[str, str]] = [
         ("tangential coordinate", str(sinogram.n_radial)),
@@ -147,8 +154,8 @@ def _axis_lines(sinogram: PETSinogram) -> Iterator[str]:
         yield f"!matrix size [{index}] := {size}"
     if sinogram.tof is not None:
         yield f"TOF mashing factor := {_own_timing(sinogram)[1]}"
-    yield f"minimum ring difference per segment := {_listed([s * sinogram.span - half for s in order])}"
-    yield f"maximum ring difference per segment := {_listed([s * sinogram.span + half for s in order])}"
+    yield f"minimum ring difference per segment := {_listed([sinogram.differences(s)[0] for s in order])}"
+    yield f"maximum ring difference per segment := {_listed([sinogram.differences(s)[1] for s in order])}"
 
 
 def _listed(values: Sequence[int]) -> str:
@@ -221,6 +228,33 @@ def _described(scanner: PETScanner, approximate: bool) -> tuple[str, Circle, flo
             f"real crystals on a circle, but {scanner} is neither; approximate=True writes the nearest circle"
         )
     return one_line(scanner.name) or "unknown", circle, 0.0
+
+
+def _lying(scanner: PETScanner, facts: PETSinogramFacts) -> Lying:
+    """How the patient lies in whose axes a scanner is: as the facts say, else the first way that puts it upright."""
+    said = lying_as(facts.patient_orientation, facts.patient_rotation)
+    if said is not None:
+        if not (said.feet_first and scanner.n_rings > 1) or scanner.rings[0] < scanner.rings[-1]:
+            return said
+        raise ValueError(
+            f"write_interfile_pet: the patient lies {' and '.join(said.words)}, but the scanner is not turned around "
+            "the patient: a PETSinogram is in the patient's axes; use scanner.rotated(...)"
+        )
+    ways = [Lying(feet_first, turn) for feet_first in (False, True) for turn in (0.0, 180.0, 90.0, -90.0)]
+    return next((way for way in ways if _is_described(_upright(scanner, way))), Lying())
+
+
+def _upright(scanner: PETScanner, lying: Lying) -> PETScanner:
+    """The scanner in its own axes."""
+    return scanner if lying == Lying() else scanner.rotated(lying.rotation.T)
+
+
+def _is_described(scanner: PETScanner) -> bool:
+    try:
+        _described(scanner, approximate=False)
+    except ValueError:
+        return False
+    return scanner.n_rings == 1 or scanner.rings[0] > scanner.rings[-1]
 
 
 def _same(scanner: PETScanner, other: PETScanner) -> bool:

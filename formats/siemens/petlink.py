@@ -16,7 +16,7 @@ from emrecon.projectors.core.memory import require_memory
 from emrecon.projectors.core.progress import tracked
 
 from ..interfile.header import Header, load_header, numbers, text, whole
-from ..interfile.pet import note_position
+from ..interfile.pet import around_patient
 
 _CHUNK = 1 << 22  # words
 _EVENT = 16  # bytes of an event that is read: two crystals and a time; twice while parts are joined
@@ -34,6 +34,8 @@ _OVERRIDES = (
     "n_projections",
     "n_rings",
     "n_tof_bins",
+    "patient_orientation",
+    "patient_rotation",
 )
 _SCANNERS = {(504, 64): "mmr"}  # by crystals per ring and rings
 
@@ -161,7 +163,8 @@ def read_petlink(path: str | os.PathLike[str], **overrides: object) -> PETLink:
     Args:
         overrides : `data_file`, `data_offset` (bytes), `scanner` (a `PETScanner` or a name such as "mmr"), and for
             numbers of the header `n_rings`, `n_tof_bins`, `n_views`, `n_projections`, `max_ring_difference`, `span`,
-            `word_bits`.
+            `word_bits`, `patient_orientation` ("head_in", "feet_in") and `patient_rotation` ("supine", "prone",
+            "left", "right"), see `read_interfile_pet`.
 
     Words are 32 bits, little endian: bit 31 a tag, bit 30 a prompt (else a delay), the rest the address of the bin in
     a sinogram of span 1, whose planes are in the order of segments 0, -1, +1, -2, ... in the library's numbering.
@@ -184,10 +187,9 @@ def read_petlink(path: str | os.PathLike[str], **overrides: object) -> PETLink:
     scanner = _scanner(header, overrides.get("scanner"), 2 * views)
     _refuse_tof(header, scanner)
     try:
-        sinogram = PETSinogram(scanner, difference, n_radial=radial)
+        sinogram = PETSinogram(around_patient(scanner, header), difference, n_radial=radial)
     except ValueError as error:
         raise FormatError(f"{header.path}: {error}; is {scanner} the right scanner?") from error
-    note_position(header)
     announced = header.get("", ["%total listmode word counts"], whole, None)
     offset = header.get("data_offset", ["data offset in bytes"], whole, 0)
     return PETLink(data_file_of(header), offset, sinogram, announced, _facts(header))

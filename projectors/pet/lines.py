@@ -43,17 +43,24 @@ class EquallySpacedLines:
 
     def ends(self, scanner: PETScanner, views: np.ndarray, radial: np.ndarray) -> np.ndarray:
         """Return both ends (x, y, x, y) in mm on the scanner's circle of lines (views, radial); (views, radial, 4)."""
-        phi = np.deg2rad(self.angles(views, scanner.n_crystals) + turn_of(scanner))[:, None]
-        s = (radial * self.bin_size)[None]
+        sense = sense_of(scanner)
+        phi = np.deg2rad(sense * self.angles(views, scanner.n_crystals) + turn_of(scanner))[:, None]
+        s = (sense * radial * self.bin_size)[None]
         half = np.sqrt(scanner.radius**2 - s**2)
         x, y = s * np.cos(phi), s * np.sin(phi)
         dx, dy = half * np.sin(phi), -half * np.cos(phi)
         return np.stack([x + dx, y + dy, x - dx, y - dy], -1)
 
 
+def sense_of(scanner: PETScanner) -> int:
+    """Return 1 where the crystals of a ring are numbered from the front (-y) towards the left (+x), else -1."""
+    x, y = scanner.crystals[0, :, :2].T
+    return 1 if (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() >= 0 else -1
+
+
 def turn_of(scanner: PETScanner) -> float:
-    """Return by how many degrees the crystals of a scanner are turned from the front (-y) towards the left (+x)."""
+    """Return by how many degrees crystal 0 of a scanner is turned from the front (-y) towards the left (+x)."""
     number = np.flatnonzero(~scanner.virtual.all(0))
     x, y = scanner.crystals[0, number, :2].T
-    ahead = (-y + 1j * x) * np.exp(-2j * np.pi / scanner.n_crystals * number)
+    ahead = (-y + 1j * x) * np.exp(-2j * np.pi / scanner.n_crystals * sense_of(scanner) * number)
     return round(float(np.rad2deg(np.angle(ahead.mean()))), 9) + 0.0

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from ..core.arrays import Array, PlanCache, add_up, array_namespace, like
 from ..core.operator import BatchOperator, Shape
 from ..parallel.geometry import ParallelBeamGeometry
-from .lines import turn_of
+from .lines import sense_of, turn_of
 from .sinogram import PETSinogram
 from .tof import TimeOfFlight
 
@@ -236,7 +236,7 @@ class ArcCorrection(_Rebinning):
 
         Bins of odd number lie between two views: crystals i and N/2 - i, then i + 1 and N/2 - i. Their lines are turned
         by half a step of the unmashed views against those of even bins, so a view's mean angle is `sinogram.angles`
-        less a quarter of a step; a turn of the scanner is added.
+        less a quarter of a step; a turn of the scanner is added, and its crystals may be numbered either way round.
 
         Raises ValueError where planes are oblique or unevenly spaced, as after a gap between blocks of rings.
         """
@@ -255,7 +255,7 @@ class ArcCorrection(_Rebinning):
             )
         sinogram = self.sinogram
         angles = sinogram.angles - (90 / sinogram.scanner.n_crystals if sinogram.lines is None else 0)
-        angles = angles + turn_of(sinogram.scanner)
+        angles = sense_of(sinogram.scanner) * angles + turn_of(sinogram.scanner)
         return ParallelBeamGeometry(
             angles, self.n_bins, self.bin_size, z.size, size or None, axial_shift=float(z[0] + z[-1]) / 2
         )

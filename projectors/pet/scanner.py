@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from math import pi
 from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.grid import FrozenArrays
 from .tof import TimeOfFlight
@@ -131,6 +132,37 @@ class PETScanner(FrozenArrays):
         tof, title, n_radial = row.pop("tof"), row.pop("title"), row.pop("radial_bins")
         timing = None if tof is None else TimeOfFlight.from_ps(*tof)
         return cls.polygon(**row, name=title, n_radial=n_radial, time_of_flight=timing)
+
+    def rotated(self, rotation: ArrayLike) -> Self:
+        """Return the scanner in other axes: crystals at rotation @ position, rings and crystals numbered as before.
+
+        Args:
+            rotation : (3, 3), a rotation that keeps rings perpendicular to z: about z, or one that turns z round, as
+                from the axes of the gantry to those of a patient who lies feet first.
+
+        Raises ValueError for a matrix that is not such a rotation.
+        """
+        matrix = np.array(rotation, float)
+        if matrix.shape != (3, 3) or not np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-9):
+            raise ValueError(f"PETScanner.rotated needs a (3, 3) rotation, got {np.array(rotation).tolist()}")
+        if np.linalg.det(matrix) < 0 or not np.isclose(abs(matrix[2, 2]), 1, atol=1e-9):
+            raise ValueError(
+                f"PETScanner.rotated needs a rotation that keeps the z axis or turns it round, got {matrix.tolist()}"
+            )
+        return replace(self, crystals=self.crystals @ np.round(matrix, 15).T)
+
+    def is_same_as(self, other: PETScanner) -> bool:
+        """Whether crystals have the same numbers and distances from each other, in the same axes or in rotated ones."""
+        if self is other or self == other:
+            return True
+        if self.virtual.shape != other.virtual.shape or not np.array_equal(self.virtual, other.virtual):
+            return False
+        corners = [0, self.n_crystals // 4, self.positions.shape[0] - 1]
+        mine, theirs = (
+            [np.linalg.norm(scanner.positions - scanner.positions[i], axis=1) for i in corners]
+            for scanner in (self, other)
+        )
+        return bool(np.allclose(mine, theirs))
 
     @property
     def n_rings(self) -> int:

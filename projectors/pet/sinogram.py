@@ -34,7 +34,9 @@ class PETSinogram(FrozenArrays):
         scanner : a cylindrical `PETScanner` with an even number of crystals in a ring.
         max_ring_difference : of the ring pairs (default: the largest that fills the segments); where it does not fill
             the segments of the span, the outermost ones hold fewer ring differences.
-        span : how many ring differences share a segment, odd; 1 keeps every ring pair apart.
+        span : how many ring differences share a segment, odd; 1 keeps every ring pair apart. Several numbers are those
+            of segments 0, 1, 2, ..., the last also of all further ones; only the first must be odd: (3, 2) joins
+            differences -1 to 1 in segment 0 and 2 to 3 in segment 1, as GE's scanners do.
         tof : True for the scanner's TOF bins, or a `TimeOfFlight` of your own; None for no time of flight.
         n_radial : radial bins (default: the scanner's); the outermost are left out.
         mashing : how many neighbouring views share one view.
@@ -50,7 +52,7 @@ class PETSinogram(FrozenArrays):
 
     scanner: PETScanner
     max_ring_difference: int = None  # type: ignore[assignment]  # None only as an argument
-    span: int = 1
+    span: int | tuple[int, ...] = 1
     tof: TimeOfFlight | None = None
     n_radial: int = None  # type: ignore[assignment]
     mashing: int = 1
@@ -58,13 +60,11 @@ class PETSinogram(FrozenArrays):
     lines: EquallySpacedLines | None = None
 
     def __post_init__(self) -> None:
-        scanner, span = self.scanner, self.span
+        scanner, span = self.scanner, _spans(self.span)
         if not scanner.is_cylinder or scanner.n_crystals % 2:
             raise ValueError(
                 "PETSinogram needs a scanner of equal rings with an even number of crystals; use ListmodeProjector"
             )
-        if span != int(span) or span < 1 or span % 2 == 0:
-            raise ValueError(f"PETSinogram span must be an odd positive integer, got {span}")
         difference = (
             _filling(scanner.n_rings - 1, span) if self.max_ring_difference is None else self.max_ring_difference
         )
@@ -92,8 +92,8 @@ class PETSinogram(FrozenArrays):
         if np.unique(views).size != views.size:
             raise ValueError("views must not repeat: events of such a view would belong to two bins")
         views.flags.writeable = False
-        numbers = {"max_ring_difference": int(difference), "n_radial": int(radial), "span": int(span)}
-        values = {**numbers, "mashing": int(self.mashing), "tof": tof, "views": views}
+        numbers = {"max_ring_difference": int(difference), "n_radial": int(radial), "mashing": int(self.mashing)}
+        values = {**numbers, "span": span[0] if len(span) == 1 else span, "tof": tof, "views": views}
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -138,10 +138,20 @@ class PETSinogram(FrozenArrays):
         """The segment number of every plane, (planes,)."""
         return np.array([segment for segment, _ in self._planes()])
 
+    def differences(self, segment: int) -> tuple[int, int]:
+        """Return the lowest and highest ring difference of a segment, were it full."""
+        low, high = _differences(abs(segment), _spans(self.span))
+        return (low, high) if segment >= 0 else (-high, -low)
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether the outermost segments hold all the ring differences of their span."""
+        return self.differences(int(self.segments.max()))[1] == self.max_ring_difference
+
     def _planes(self) -> Iterator[tuple[int, np.ndarray]]:
-        n, half = self.scanner.n_rings, self.span // 2
-        for segment in _segment_order(self.max_ring_difference, self.span):
-            low, high = segment * self.span - half, segment * self.span + half
+        n = self.scanner.n_rings
+        for segment in _segment_order(self.max_ring_difference, _spans(self.span)):
+            low, high = self.differences(segment)
             differences = range(max(low, -self.max_ring_difference), min(high, self.max_ring_difference) + 1)
             pairs = np.array([(r, r + d) for d in differences for r in range(max(0, -d), min(n, n - d))])
             total = pairs.sum(1)
@@ -291,7 +301,7 @@ class PETSinogram(FrozenArrays):
         bins = "bins" if self.lines is None else f"bins of {self.lines.bin_size:g} mm (arc corrected)"
         return (
             f"{self.n_views} views of {self.n_radial} {bins}, {self.n_planes} planes{tof} "
-            f"(span {self.span}, ring difference up to {self.max_ring_difference})"
+            f"(span {' and '.join(map(str, _spans(self.span)))}, ring difference up to {self.max_ring_difference})"
         )
 
 
@@ -301,14 +311,42 @@ def _within(radius: float, bin_size: float) -> int:
     return 2 * inside + 1
 
 
-def _filling(difference: int, span: int) -> int:
+def _spans(span: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The span of segments 0, 1, ..., the last for all further ones."""
+    spans = tuple(np.atleast_1d(span).tolist())
+    if not spans or any(width != int(width) or width < 1 for width in spans) or spans[0] % 2 == 0:
+        raise ValueError(
+            f"PETSinogram span must be an odd positive integer, or those of segments 0, 1, ... of which the first is "
+            f"odd, got {span}"
+        )
+    widths = [int(width) for width in spans]
+    while len(widths) > 1 and widths[-1] == widths[-2]:
+        widths.pop()
+    return tuple(widths)
+
+
+def _differences(segment: int, spans: tuple[int, ...]) -> tuple[int, int]:
+    """The lowest and highest ring difference of segment 0, 1, ..., if it is full."""
+    if segment == 0:
+        return -(spans[0] // 2), spans[0] // 2
+    each = spans[1:] or spans
+    before, further = each[: segment - 1], max(0, segment - 1 - len(each))
+    low = spans[0] // 2 + 1 + sum(before) + further * each[-1]
+    return low, low + each[min(segment, len(each)) - 1] - 1
+
+
+def _filling(difference: int, spans: tuple[int, ...]) -> int:
     """The largest ring difference up to `difference` that fills the segments of a span; `difference` if none does."""
-    half = span // 2
-    return half + (difference - half) // span * span if difference >= half else difference
+    filled, segment = difference, 0
+    while (high := _differences(segment, spans)[1]) <= difference:
+        filled, segment = high, segment + 1
+    return filled
 
 
-def _segment_order(max_ring_difference: int, span: int) -> list[int]:
-    outermost = (max_ring_difference + span // 2) // span
+def _segment_order(max_ring_difference: int, spans: tuple[int, ...]) -> list[int]:
+    outermost = 0
+    while _differences(outermost + 1, spans)[0] <= max_ring_difference:
+        outermost += 1
     return [0, *(sign * segment for segment in range(1, outermost + 1) for sign in (1, -1))]
 
 

@@ -336,7 +336,7 @@ def _normalisation(norm: Normalisation | None, sinogram: PETSinogram) -> Normali
             f"norm must be a Normalisation, got {type(norm).__name__}; read its file with formats.read_siemens_norm, "
             "and put factors of bins into the scan's factors"
         )
-    if norm is not None and norm.scanner != sinogram.scanner:
+    if norm is not None and not norm.scanner.is_same_as(sinogram.scanner):
         raise ArgumentError("norm", f"norm belongs to {norm.scanner}, and the data to {sinogram.scanner}")
     return norm
 

@@ -80,7 +80,7 @@ class PETTable(Table):
     ring: RingTable | None = None
     rings: Count | None = None
     n_radial: Count | None = None
-    span: Count = 1
+    span: Count | tuple[Count, ...] = 1
     max_ring_difference: Whole | None = None
     mashing: Count = 1
     tof: bool = False

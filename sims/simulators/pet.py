@@ -146,7 +146,7 @@ class PETSimulator(Simulator):
             raise ValueError(f"PETSimulator resolution must be mm, not negative, got {self.resolution}")
         for name in ("normalisation", "given_normalisation"):
             value = getattr(self, name)
-            if value is not None and value.scanner != self.sinogram.scanner:
+            if value is not None and not value.scanner.is_same_as(self.sinogram.scanner):
                 raise ValueError(f"PETSimulator {name} belongs to another scanner, {value.scanner}")
         if isinstance(self.scatter, SingleScatter) and self.grid.shape[2] == 1:
             raise ValueError("PETSimulator: photons scatter between slices; use ConvolutionScatter in two dimensions")

@@ -11,6 +11,7 @@ from pet_cases import SCANNER, SINOGRAMS
 from emrecon import formats
 from emrecon.formats import FormatError
 from emrecon.formats.interfile.header import load_header, read_values
+from emrecon.formats.interfile.images import interfile_axes, read_interfile_image, write_interfile_image
 from emrecon.formats.interfile.pet import PETSinogramFacts, read_interfile_pet
 from emrecon.formats.interfile.pet_writing import write_interfile_pet
 from emrecon.formats.interfile.scanners import SYSTEMS
@@ -114,13 +115,14 @@ def pair_value(first, second, ring1, ring2, timing=0):
 def stir_file(segments, order, span=1, timings=(0,)):
     """What STIR writes: loops over the axes of `order`, slowest first, with the planes of every segment as they are.
 
-    A bin that holds several ring pairs gets the sum over them.
+    A bin that holds several ring pairs gets the sum over them. span : or the ring differences of every segment.
     """
     values = []
-    half, n = span // 2, CRYSTALS
+    n = CRYSTALS
     planes = {}
     for s in segments:
-        pairs = [(r, r + d) for d in range(s * span - half, s * span + half + 1) for r in range(RINGS)]
+        low, high = span[s] if isinstance(span, dict) else (s * span - span // 2, s * span + span // 2)
+        pairs = [(r, r + d) for d in range(low, high + 1) for r in range(RINGS)]
         pairs = [pair for pair in pairs if 0 <= pair[1] < RINGS]
         planes[s] = [[p for p in pairs if sum(p) == total] for total in sorted({sum(p) for p in pairs})]
     ranges = {"view": range(VIEWS), "tang": range(-(RADIAL // 2), RADIAL - RADIAL // 2), "tof": timings}
@@ -371,6 +373,9 @@ def test_the_table_of_systems_is_that_of_the_library():
         assert np.ptp(scanner.rings) / (scanner.n_rings - 1) == pytest.approx(system.ring_pitch, rel=1e-2)
 
 
+GE = {0: (-1, 1), 1: (2, 3), -1: (-3, -2)}
+
+
 def test_ge_joins_three_ring_differences_in_segment_0_and_two_elsewhere(tmp_path):
     """As STIR's header of the SIGNA PET/MR has it, with fewer rings."""
     changes = {
@@ -379,12 +384,32 @@ def test_ge_joins_three_ring_differences_in_segment_0_and_two_elsewhere(tmp_path
         "minimum ring difference per segment": "{-3,-1,2}",
         "maximum ring difference per segment": "{-2,1,3}",
     }
-    file = stir_file((-1, 0, 1), ("segment", "view", "axial", "tang"), 3)
+    file = stir_file((-1, 0, 1), ("segment", "view", "axial", "tang"), GE)
     path = save(tmp_path, values=file, changes=changes)
-    with pytest.raises(FormatError, match=r"-3 to -2, which is not span 3 .* segments=0"):
-        read_interfile_pet(path)
-    counts, sinogram, _ = read_interfile_pet(path, segments=0)
+    counts, sinogram, _ = read_interfile_pet(path)
+    assert (sinogram.span, sinogram.max_ring_difference, sinogram.n_planes) == ((3, 2), 3, 19)
+    assert "span 3 and 2," in str(sinogram)
     np.testing.assert_array_equal(counts, expected(sinogram))
+    write_interfile_pet(tmp_path / "b.hs", counts, sinogram)
+    again, same, _ = read_interfile_pet(tmp_path / "b.hs")
+    np.testing.assert_array_equal(again, counts)
+    assert (same.span, same.max_ring_difference) == ((3, 2), 3)
+    scan = formats.read_scan(path)
+    formats.write_scan(tmp_path / "a.h5", scan)
+    assert formats.read_scan(tmp_path / "a.h5").geometry == scan.geometry
+    counts, sinogram, _ = read_interfile_pet(path, segments=0)
+    assert sinogram.span == 3
+    np.testing.assert_array_equal(counts, expected(sinogram))
+
+
+@pytest.mark.parametrize("ends", ["{-3,-1,3} {-2,1,4}", "{-3,-1,1} {-2,1,2}", "{-3,-1,2} {-2,1,2}"])
+def test_segments_follow_one_another_and_are_mirrored(tmp_path, ends):
+    low, high = ends.split()
+    changes = {"minimum ring difference per segment": low, "maximum ring difference per segment": high}
+    file = stir_file((-1, 0, 1), ("segment", "view", "axial", "tang"), GE)
+    path = save(tmp_path, values=file, changes=changes | {"matrix size [4]": 3, "matrix size [2]": "{5,9,5}"})
+    with pytest.raises(FormatError, match=r"segments 1 and -1 hold ring differences .*segments=0"):
+        read_interfile_pet(path)
 
 
 def test_arc_corrected_data_have_equally_spaced_lines(tmp_path):
@@ -926,9 +951,64 @@ def test_facts_come_back(tmp_path):
         bed_position=(-1.5, 2.0),
         description="a, b",
     )
-    write_interfile_pet(tmp_path / "a.hs", counts_of(WRITTEN["span 1"]), WRITTEN["span 1"], facts)
-    with pytest.warns(UserWarning, match=r"lies feet first and prone, but a PETSinogram is in the axes of the scanner"):
-        assert read_interfile_pet(tmp_path / "a.hs")[2] == facts
+    with pytest.raises(ValueError, match=r"patient lies feet_in and prone, .* scanner is not turned around"):
+        write_interfile_pet(tmp_path / "a.hs", counts_of(WRITTEN["span 1"]), WRITTEN["span 1"], facts)
+    around = PETSinogram(RING.rotated(LYING["feet_in", "prone"]))
+    write_interfile_pet(tmp_path / "a.hs", counts_of(around), around, facts)
+    assert read_interfile_pet(tmp_path / "a.hs")[2] == facts
+
+
+# the patient's x, y, z in the axes of the gantry, those of a patient who lies head in and supine
+LYING = {
+    ("head_in", "supine"): [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    ("feet_in", "supine"): [[-1, 0, 0], [0, 1, 0], [0, 0, -1]],
+    ("head_in", "prone"): [[-1, 0, 0], [0, -1, 0], [0, 0, 1]],
+    ("feet_in", "prone"): [[1, 0, 0], [0, -1, 0], [0, 0, -1]],
+    ("head_in", "left"): [[0, 1, 0], [-1, 0, 0], [0, 0, 1]],  # the left side down
+    ("head_in", "right"): [[0, -1, 0], [1, 0, 0], [0, 0, 1]],
+}
+
+
+@pytest.mark.parametrize("position", LYING)
+@pytest.mark.parametrize("corrected", [False, True], ids=["crystals", "arc corrected"])
+def test_the_scanner_is_turned_around_the_patient(tmp_path, position, corrected):
+    """Lines are in the patient's axes, whatever way the patient lies; writing and reading keep them there."""
+    lines = EquallySpacedLines(VIEWS, 4.0) if corrected else None
+    upright = PETSinogram(RING, n_radial=9, lines=lines)
+    around = PETSinogram(RING.rotated(LYING[position]), n_radial=9, lines=lines)
+    for mine, there in zip(upright.line_ends(), around.line_ends()):
+        np.testing.assert_allclose(there, mine @ np.array(LYING[position]).T, atol=1e-9)
+    way, turned = position
+    facts = PETSinogramFacts(patient_orientation=way, patient_rotation=turned)
+    write_interfile_pet(tmp_path / "a.hs", counts_of(around), around, facts)
+    counts, again, _ = read_interfile_pet(tmp_path / "a.hs")
+    np.testing.assert_array_equal(counts, counts_of(around))
+    np.testing.assert_allclose(again.scanner.crystals, around.scanner.crystals, atol=1e-8)
+    gantry = read_interfile_pet(tmp_path / "a.hs", patient_orientation="head_in", patient_rotation="supine")[1]
+    np.testing.assert_allclose(gantry.scanner.crystals, RING.crystals, atol=1e-8)
+    if turned in ("supine", "prone"):
+        image = np.random.default_rng(4).random((3, 4, 5)).astype(np.float32)
+        grid = ImageGrid(image.shape, (1.0, 2.0, 3.0), (4.0, -5.0, 6.0))
+        axes = interfile_axes(tmp_path / "a.hs")
+        write_interfile_image(tmp_path / "x.hv", image, grid, axes=axes)
+        for beside in (axes, None):
+            read, there = read_interfile_image(tmp_path / "x.hv", axes=beside)
+            np.testing.assert_array_equal(read, image)
+            np.testing.assert_allclose(there.origin, grid.origin)
+        stored = np.fromfile(tmp_path / "x.v", "<f4").reshape(5, 4, 3).transpose(2, 1, 0)
+        # the file is in the axes of the gantry, whose slice 0 is at the side of the head of a patient head in
+        signs = np.diag(LYING[position]) * (1, 1, -1)
+        np.testing.assert_array_equal(stored, image[tuple(slice(None, None, sign) for sign in signs)])
+
+
+@pytest.mark.parametrize("facts", [None, PETSinogramFacts()])
+def test_a_turned_scanner_is_written_as_a_patient_who_lies_so(tmp_path, facts):
+    around = PETSinogram(PETScanner.named("mmr").rotated(LYING["feet_in", "supine"]), max_ring_difference=0, n_radial=5)
+    write_interfile_pet(tmp_path / "a.hs", counts_of(around), around, facts)
+    read, facts = read_interfile_pet(tmp_path / "a.hs")[1:]
+    assert facts.patient_orientation == "feet_in"
+    np.testing.assert_allclose(read.scanner.crystals, around.scanner.crystals, atol=1e-8)
+    assert read.scanner.is_same_as(PETScanner.named("mmr"))
 
 
 def test_the_file_is_stirs(tmp_path):

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from pet_cases import OF_CRYSTALS, SCANNER, SINOGRAMS, TOF, events_of_every_bin
 
-from emrecon.projectors import PETScanner, PETSinogram, TimeOfFlight, pet_scanners
+from emrecon.projectors import (
+    ArcCorrection,
+    EquallySpacedLines,
+    ImageGrid,
+    PETProjector,
+    PETScanner,
+    PETSinogram,
+    TimeOfFlight,
+    pet_scanners,
+)
+from emrecon.recon import fbp
 
 
 @pytest.mark.parametrize(
@@ -239,3 +249,70 @@ def test_events_of_any_integer_type_and_no_others():
     with pytest.raises(ValueError, match="positive integer"):
         TimeOfFlight(float("inf"), 1.0, 1.0)
     assert PETSinogram(SCANNER, span=3.0).span == 3
+
+
+ROTATIONS = {
+    "feet first": np.diag([-1, 1, -1]),
+    "prone": np.diag([-1, -1, 1]),
+    "feet first and prone": np.diag([1, -1, -1]),
+}
+
+
+@pytest.mark.parametrize("way", ROTATIONS)
+@pytest.mark.parametrize("span", [1, 3, (3, 2)])
+def test_a_rotated_scanner_sees_the_rotated_image(way, span):
+    """Signs that rotate the scanner rotate the image: the counts of every bin stay, with time of flight, too."""
+    scanner = PETScanner.polygon(
+        sides=6, crystals_per_side=4, radius=90, rings=5, ring_pitch=6, phase=7, time_of_flight=TimeOfFlight(5, 40, 60)
+    )
+    grid = ImageGrid((9, 8, 7), (7.0, 8.0, 4.0))
+    image = np.random.default_rng(0).random(grid.shape).astype(np.float32)
+    signs = np.diag(ROTATIONS[way])
+    rotated = image[tuple(slice(None, None, sign) for sign in signs)]
+    for tof in (None, True):
+        expected = PETProjector(grid, PETSinogram(scanner, span=span, tof=tof))(image)
+        sinogram = PETSinogram(scanner.rotated(ROTATIONS[way]), span=span, tof=tof)
+        np.testing.assert_allclose(PETProjector(grid, sinogram)(rotated), expected, rtol=2e-4, atol=1e-3)
+    assert scanner.rotated(ROTATIONS[way]).is_same_as(scanner)
+    assert not PETScanner(scanner.crystals * 1.01).is_same_as(scanner)
+
+
+@pytest.mark.parametrize("lines", [None, EquallySpacedLines(24, 4.0)], ids=["crystals", "arc corrected"])
+@pytest.mark.parametrize("way", ROTATIONS)
+def test_filtered_back_projection_of_a_rotated_scanner(way, lines):
+    scanner = PETScanner.polygon(sides=48, crystals_per_side=1, radius=90, rings=3, ring_pitch=6, phase=5)
+    grid = ImageGrid((25, 25, 3), (4.0, 4.0, 6.0))
+    x, y, z = grid.coordinates()
+    image = (np.hypot(x - 20, y + 12) < 14) * (1.0 + 0.2 * z)
+    found = []
+    for rotation in (np.eye(3), ROTATIONS[way]):
+        sinogram = PETSinogram(scanner.rotated(rotation), max_ring_difference=0, lines=lines)
+        flips = tuple(slice(None, None, int(sign)) for sign in np.diag(rotation))
+        corrected = ArcCorrection(sinogram, 4.0)
+        beams = corrected(PETProjector(grid, sinogram)(image[flips].astype(np.float32)))
+        found.append(fbp(beams, corrected.geometry, grid)[flips])
+    np.testing.assert_allclose(found[1], found[0], atol=2e-3 * found[0].max())
+
+
+@pytest.mark.parametrize(
+    "rotation", [np.eye(2), np.diag([-1, 1, 1]), np.diag([2, 1, 1]), [[1, 0, 0], [0, 0, -1], [0, 1, 0]]]
+)
+def test_only_rotations_that_keep_the_axis(rotation):
+    with pytest.raises(ValueError, match="rotation"):
+        SCANNER.rotated(rotation)
+
+
+@pytest.mark.parametrize("span", [(2, 2), (), (3, 0), (3, 1.5), 2])
+def test_spans_that_do_not_exist(span):
+    with pytest.raises(ValueError, match="span must be an odd positive integer"):
+        PETSinogram(SCANNER, span=span)
+
+
+def test_spans_of_segments():
+    n = 6
+    scanner = PETScanner.polygon(sides=8, crystals_per_side=1, radius=90, rings=n, ring_pitch=6)
+    whole = PETSinogram(scanner, span=(3, 2, 1))
+    assert whole.differences(-2) == (-4, -4)
+    assert sum(len(pairs) for pairs in whole.ring_pairs) == n * n
+    assert PETSinogram(scanner, span=(3, 3)).span == 3
+    assert whole.rebinned().n_planes == 2 * n - 1

@@ -64,6 +64,7 @@ def test_no_image_is_much_worse_than_the_best_before_it(engine):
         assert lowest < first, f"seed {seed}"
 
 
+FEW_VIEWS = 7  # subsets of the 30 views from which on one holds less than five
 OTHERS = {  # engines that nobody watches: how they begin, and the share of the fall by which they may rise
     "mlem": (lambda f, prior, start, n: mlem(f, start), 0.0),
     "osem": (lambda f, prior, start, n: osem(f, start, n), 0.1),
@@ -91,7 +92,8 @@ def test_engines_that_nobody_watches_rise_no_further_than_is_said(engine):
         first = lowest = objective(start)
         for iterate in islice(make(f, prior, start, n_subsets), 12):
             value = objective(iterate.image)
-            assert value <= lowest + (share + 1e-3) * (first - lowest) + 3e-7 * abs(lowest), f"seed {seed}"
+            most = share if n_subsets >= FEW_VIEWS or engine.endswith("pdhg") else min(share, 0.01)
+            assert value <= lowest + (most + 1e-3) * (first - lowest) + 3e-7 * abs(lowest), f"seed {seed}"
             lowest = min(lowest, value)
 
 
