@@ -9,6 +9,7 @@ import numpy as np
 
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.physics.attenuation_maps import commonest_attenuation
 
 
 def save_orthoviews(path: Path, image: np.ndarray, grid: ImageGrid, title: str = "") -> None:
@@ -25,6 +26,38 @@ def save_orthoviews(path: Path, image: np.ndarray, grid: ImageGrid, title: str =
         axis.imshow(slice_, cmap="gray_r", vmin=0, vmax=top, aspect=aspect, origin=origin)
         axis.set_title(name)
     save(figure, path)
+
+
+def save_overlay(path: Path, image: np.ndarray, mu: np.ndarray, grid: ImageGrid) -> None:
+    """Write a PNG of an attenuation map (1/cm) over an image, in slices through where the image is brightest.
+
+    Above, lines of the map at half of what most of the body has (skin and lungs) and at 1.25 times (bone) on the image;
+    below, the map with the line of the image at half of its highest value.
+    """
+    top, body = float(np.percentile(image, 99.8)) or 1.0, commonest_attenuation(mu) or 1.0
+    i, j, k = (int(n) for n in np.unravel_index(int(np.argmax(image)), image.shape))
+    (dx, dy, dz), (x, y, z) = grid.voxel_size, grid.origin
+    views = (
+        (f"axial, z {z + k * dz:.0f} mm", (slice(None), slice(None), k), dy / dx, "upper"),
+        (f"coronal, y {y + j * dy:.0f} mm", (slice(None), j), dz / dx, "lower"),
+        (f"sagittal, x {x + i * dx:.0f} mm", (i,), dz / dy, "lower"),
+    )
+    figure, axes = _figure(2, 3)
+    for column, (name, where, aspect, origin) in zip(axes.T, views):
+        emission, map_ = image[where].T, mu[where].T
+        column[0].imshow(emission, cmap="gray_r", vmin=0, vmax=top, aspect=aspect, origin=origin)
+        _lines(column[0], map_, {0.5 * body: "tab:blue", 1.25 * body: "tab:orange"})
+        column[1].imshow(map_, cmap="gray", vmin=0, vmax=2 * body, aspect=aspect, origin=origin)
+        _lines(column[1], emission, {top / 2: "tab:red"})
+        column[0].set_title(name, fontsize=9)
+    save(figure, path)
+
+
+def _lines(axis: Any, values: np.ndarray, levels: dict[float, str]) -> None:
+    """Draw lines of equal value, each with its colour, where there are any."""
+    for level, colour in levels.items():
+        if min(values.shape) > 1 and values.min() < level < values.max():
+            axis.contour(values, levels=[level], colors=[colour], linewidths=0.8)
 
 
 def compare(

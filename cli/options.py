@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from emrecon import formats
-from emrecon.projectors import ImageGrid, LinearResponse, collimator, collimators
+from emrecon.projectors import AttenuationMap, ImageGrid, LinearResponse, collimator, collimators
 from emrecon.projectors.core.resampling import resample
 from emrecon.projectors.spect.collimation import Response
 from emrecon.recon import ArgumentError
@@ -77,20 +78,49 @@ def _named(option: str) -> Iterator[None]:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
+@dataclass(frozen=True)
+class MuChoice:
+    """How --mu is read: the options that belong to it, each None where it is not given."""
+
+    series: str | None = None
+    unit: str | None = None
+    kvp: float | None = None
+    shift: str | None = None
+    remove_bed: bool = False
+    energy: float | None = None
+
+
 def attenuation(
-    path: Path | None, cylinder: str | None, grid: ImageGrid, beside: Beside
-) -> tuple[np.ndarray | None, ImageGrid | None]:
-    """Return the attenuation map in 1/cm from --mu, on its own grid, or from --mu-cylinder, on the image's (None).
+    path: Path | None,
+    cylinder: str | None,
+    grid: ImageGrid,
+    beside: Beside,
+    scan: formats.Measured,
+    choice: MuChoice = MuChoice(),
+) -> AttenuationMap | np.ndarray | None:
+    """Return the attenuation map in 1/cm from --mu, a CT or a map, or from --mu-cylinder on the image's grid.
 
     Args:
         beside : gives the axes of Interfile images.
+        scan : the data, whose energy and place a CT needs.
     """
     if path and cylinder:
         raise typer.BadParameter("give --mu or --mu-cylinder, not both", param_hint="--mu")
     if path:
-        return formats.read_image(path, beside=beside(path))
+        return formats.read_mu(
+            path,
+            scan,
+            grid,
+            energy=choice.energy,
+            unit=choice.unit,
+            series=choice.series,
+            kvp=choice.kvp,
+            shift=_shift(choice.shift),
+            remove_bed=choice.remove_bed,
+            beside=None if path.is_dir() else beside(path),
+        )
     if not cylinder:
-        return None, None
+        return None
     radius, mu = numbers(cylinder, ":", "--mu-cylinder", "RADIUS:MU (mm, 1/cm)")
     if not (0 < radius < math.inf and 0 <= mu < math.inf):
         raise typer.BadParameter("the radius must be positive and MU not negative", param_hint="--mu-cylinder")
@@ -101,7 +131,18 @@ def attenuation(
             param_hint="--mu-cylinder",
         )
     body = Phantom((Region("cylinder", Cylinder((0, 0, 0), radius, math.inf), mu=mu),))
-    return body.attenuation(grid, 140.5), None
+    return body.attenuation(grid, 140.5)
+
+
+def _shift(text: str | None) -> tuple[float, ...]:
+    """Three mm from --mu-shift."""
+    try:
+        found = tuple(float(part) for part in (text or "0,0,0").split(","))
+    except ValueError:
+        found = ()
+    if len(found) != 3 or not all(map(math.isfinite, found)):
+        raise typer.BadParameter(f"{text!r} is not X,Y,Z (mm to the left, back and head)", param_hint="--mu-shift")
+    return found
 
 
 def guide(paths: Sequence[Path], grid: ImageGrid, beside: Beside) -> np.ndarray | None:

@@ -5,7 +5,8 @@ The core: `read_scan`, `write_scan`, `read_image`, `write_image` and `describe` 
 Interfile (STIR, SIMIND) and NIfTI are for exchange. Frames, gates, energy windows and beds: `read_dynamic`,
 `write_dynamic`, `read_windowed_scan`, `write_windowed_scan`, `read_beds`, `write_beds`; `read_acquisition` returns
 whichever a file holds. Scanners' files: `read_petlink`, `read_petsird`, `read_siemens_norm`,
-`read_dicom_pet`, `write_dicom_pet`. Everything else stands below the core by theme.
+`read_dicom_pet`, `write_dicom_pet`. `read_mu` makes the attenuation map of a scan from its CT. Everything else stands
+below the core by theme.
 """
 
 if __name__ != "emrecon.formats":
@@ -13,6 +14,7 @@ if __name__ != "emrecon.formats":
 
 from emrecon.projectors.core import FormatError, atomic_path
 
+from .attenuation import Measured, read_mu
 from .dicom import PETFacts, PETImage, decay_reference_time, read_dicom_ct, read_dicom_pet, suv_factor, write_dicom_pet
 from .dicom.nm import VENDOR_HABITS, NMHabits, write_dicom_nm
 from .hdf5 import describe_dynamic, read_beds, read_windowed_scan, write_beds, write_dynamic, write_windowed_scan
@@ -78,12 +80,15 @@ __all__ = [
     "read_petlink",
     "read_petsird",
     "read_siemens_norm",
+    "read_mu",
+    "read_dicom_ct",
     "read_dicom_pet",
     "write_dicom_pet",
     # the native file
     "atomic_path",
     "describe_dynamic",
     "axes_beside",
+    "Measured",
     "image_kind",
     "image_unit",
     "read_gated",
@@ -117,7 +122,6 @@ __all__ = [
     "PETFacts",
     "PETImage",
     "decay_reference_time",
-    "read_dicom_ct",
     "suv_factor",
     "VENDOR_HABITS",
     "write_dicom_nm",

@@ -15,6 +15,8 @@ from emrecon.projectors.core.errors import FormatError, naming, require_file
 from emrecon.projectors.core.progress import tracked
 
 from .describing import describe_norm, describe_other, is_norm
+from .dicom.images import read_dicom_image
+from .dicom.summary import is_dicom
 from .hdf5 import describe_beds, read_beds
 from .hdf5 import dynamic as native_dynamic
 from .hdf5 import files as native
@@ -162,25 +164,35 @@ def write_scan(path: str | os.PathLike[str], scan: Scan) -> None:
 def read_image(
     path: str | os.PathLike[str], *, beside: str | os.PathLike[str] | ImageAxes | None = None, **overrides: object
 ) -> tuple[np.ndarray, ImageGrid]:
-    """Return (image, grid) from an emrecon HDF5 file, a NIfTI file or an Interfile header.
+    """Return (image, grid) from an emrecon HDF5 file, a NIfTI file, an Interfile header or a DICOM series.
 
     The image is (x, y, z), or (F, x, y, z) where a NIfTI or HDF5 file holds several frames.
 
     Args:
+        path : of DICOM, a folder or one file of the series: CT in Hounsfield units, PT in the units of the file.
         beside : the file of projections, sinograms or events that an Interfile image belongs to, or its `axes_beside`:
             the image lands where they say. Without it the image's own header decides. Other formats say their own axes.
         overrides : values that replace those of an Interfile header, such as window=2 for the second time frame, see
-            `read_interfile_image`.
+            `read_interfile_image`; of DICOM, series= (number or UID) and frame=.
 
     Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files; TypeError for overrides that the
     format does not take.
     """
+    if Path(path).is_dir() or is_dicom(path):
+        return _read_dicom(path, **overrides)
     kind = _kind_of(path)
     if kind == "interfile":
         return read_interfile_image(path, axes=_axes_of(beside), **overrides)
     if overrides:
         raise TypeError(f"{path} has no header whose values can be replaced, got {', '.join(overrides)}")
     return native.read_image(path) if kind == "hdf5" else read_nifti(path)
+
+
+def _read_dicom(path: str | os.PathLike[str], **choice: object) -> tuple[np.ndarray, ImageGrid]:
+    unknown = set(choice) - {"series", "frame"}
+    if unknown:
+        raise TypeError(f"{path}: a DICOM image is chosen by series= and frame=, got {', '.join(sorted(unknown))}")
+    return read_dicom_image(path, **choice)  # type: ignore[arg-type]  # checked by the reader
 
 
 def write_image(

@@ -5,7 +5,7 @@ The core, by what one does:
 - say where things are: `ImageGrid`, `SPECTGeometry`, `PETScanner` and `PETSinogram`, `TimeOfFlight`;
 - project: `SPECTProjector` with the response of a `collimator`, `PETProjector`, `ListmodeProjector`, `GaussianBlur`;
   each is a `LinearOperator`, those with views a `Projector`: `A(x)`, `A.T(y)`, `A @ B`;
-- attenuate: `hounsfield_to_mu`, `linear_attenuation`;
+- attenuate: `hounsfield_to_mu`, `linear_attenuation`, a whole CT by `attenuation_from_ct`;
 - expect counts: `AcquisitionModel`, factors * A(x) + background; keep measured ones with their geometry in a `Scan`.
 
 The rest are further operators, tables, corrections and containers; every room (`emrecon.projectors.spect`, `.pet`, ...)
@@ -43,10 +43,14 @@ from .pet import (
     tail_mask,
 )
 from .physics import (
+    AttenuationMap,
+    BodyMask,
     Calibration,
     Radionuclide,
     accepted_fraction,
     attenuation_factors,
+    attenuation_from_ct,
+    find_body,
     hounsfield_to_mu,
     isotope,
     isotopes,
@@ -131,6 +135,10 @@ __all__ = [
     "scattered_energy",
     "accepted_fraction",
     "attenuation_factors",
+    "AttenuationMap",
+    "attenuation_from_ct",
+    "find_body",
+    "BodyMask",
     "Calibration",
     "suv",
     # SPECT

@@ -182,7 +182,8 @@ def dicom_ct(folder):
     import pydicom
     from pydicom.uid import RLELossless
 
-    from emrecon.formats.dicom.pet import read_dicom_ct, write_dicom_pet
+    from emrecon.formats.dicom.ct import read_dicom_ct
+    from emrecon.formats.dicom.pet import write_dicom_pet
 
     write_dicom_pet(folder / "series", counts(GRID.shape), GRID)
     for path in (folder / "series").iterdir():

@@ -50,8 +50,48 @@ def reconstruct(
     ] = None,
     mu: Annotated[
         Path | None,
-        typer.Option(rich_help_panel=PHYSICS, help="Attenuation map in 1/cm: NIfTI, HDF5 or Interfile image."),
+        typer.Option(
+            rich_help_panel=PHYSICS,
+            help="Folder of a CT (DICOM), or one of its files: converted at the energy of the photons and put where it "
+            "belongs. Or an attenuation map in 1/cm: NIfTI, HDF5 or Interfile image.",
+        ),
     ] = None,
+    mu_series: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=PHYSICS,
+            metavar="NUMBER|UID",
+            help="CT series, where the folder of --mu holds several.",
+        ),
+    ] = None,
+    mu_unit: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=PHYSICS,
+            metavar="1/cm|1/mm|hu",
+            help="Unit of --mu, such as hu for a CT as NIfTI (default: hu for a CT, else 1/cm).",
+        ),
+    ] = None,
+    mu_kvp: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=PHYSICS, help="Tube voltage of the CT in kV (default: the file's)."),
+    ] = None,
+    mu_shift: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=PHYSICS,
+            metavar="X,Y,Z",
+            help="Move --mu by so many mm to the left, back and head of the patient.",
+        ),
+    ] = None,
+    mu_remove_bed: Annotated[
+        bool,
+        typer.Option(
+            "--mu-remove-bed/--mu-keep-bed",
+            rich_help_panel=PHYSICS,
+            help="Take everything on the CT besides the body for air.",
+        ),
+    ] = False,
     mu_cylinder: Annotated[
         str | None,
         typer.Option(
@@ -213,6 +253,12 @@ def reconstruct(
     picture: Annotated[
         Path | None, typer.Option(rich_help_panel=OUTPUT, help="PNG with three views of the image.")
     ] = None,
+    mu_picture: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=OUTPUT, help="PNG with three views of --mu over the image, to see whether they fit."
+        ),
+    ] = None,
     log: Annotated[
         Path | None,
         typer.Option(rich_help_panel=OUTPUT, help=".csv or .json with iteration, seconds and objective."),
@@ -249,6 +295,11 @@ def reconstruct(
     with options.named_by_option():
         physics = PhysicsTable(
             mu=mu,
+            mu_series=mu_series,
+            mu_unit=mu_unit,  # type: ignore[arg-type]  # checked by the table
+            mu_kvp=mu_kvp,
+            mu_shift=mu_shift,
+            mu_remove_bed=mu_remove_bed,
             mu_cylinder=mu_cylinder,
             collimator=collimator,
             response=response,
@@ -278,7 +329,7 @@ def reconstruct(
             network=network,
         )
         data = DataTable(projections=projections, header=tuple(header or ()), max_ring_difference=max_ring_difference)
-        output = OutputTable(out=out, picture=picture, log=log, checkpoint=checkpoint)
+        output = OutputTable(out=out, picture=picture, mu_picture=mu_picture, log=log, checkpoint=checkpoint)
         settings = Settings(
             data=data, physics=physics, method=how, output=output, run=RunTable(device=device, quiet=quiet)
         )
@@ -307,6 +358,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
             note(said, console)
         image = _image(problem, choice, settings, console, begun)
         output.write_results(settings, image, problem.grid, console)
+        output.write_overlay(settings, image, problem, console)
         if repeat is not None:
             with writing():
                 write_config(repeat, choice.done(settings))

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from emrecon import formats
-from emrecon.projectors import ImageGrid, PETSinogram, Scan
+from emrecon.projectors import AttenuationMap, ImageGrid, PETSinogram, Scan
 from emrecon.recon import Problem, pet_grid, pet_problem, spect_problem
 from emrecon.recon.problem import checked_grid, cubes
 
@@ -55,15 +55,32 @@ def make_problem(source: Source, data: DataTable, physics: PhysicsTable, subsets
 
 def _of_spect(scan: Scan, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
     grid = _grid(scan.default_grid(), physics.voxel, min(subsets, scan.geometry.n_views))
-    mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid, beside(data))
     return spect_problem(
         _with_terms(scan, physics),
-        mu=mu,
-        mu_grid=mu_grid,
+        mu=attenuation(scan, data, physics, grid),
         response=options.response(physics.collimator, physics.response, _energy(scan, physics), physics.intrinsic),
         grid=grid,
         subsets=subsets,
     )
+
+
+def attenuation(
+    source: Source, data: DataTable, physics: PhysicsTable, grid: ImageGrid
+) -> AttenuationMap | np.ndarray | None:
+    """Return the attenuation map of the options, None without one."""
+    choice = options.MuChoice(
+        series=physics.mu_series,
+        unit=physics.mu_unit,
+        kvp=physics.mu_kvp,
+        shift=physics.mu_shift,
+        remove_bed=physics.mu_remove_bed,
+        energy=physics.energy,
+    )
+    found = options.attenuation(physics.mu, physics.mu_cylinder, grid, beside(data), source, choice)
+    is_map = isinstance(found, AttenuationMap) and found.energy is None
+    if is_map and physics.energy is not None and physics.collimator is None:
+        raise typer.BadParameter("it is used for a collimator or a CT, and --mu is a map", param_hint="--energy")
+    return found
 
 
 def _energy(scan: Scan, physics: PhysicsTable) -> float:
@@ -81,11 +98,9 @@ def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int
     difference, background = data.max_ring_difference, physics.background
     sinogram: PETSinogram = source.geometry if isinstance(source, Scan) else source.sinogram  # type: ignore[assignment]
     grid = _grid(pet_grid(source, difference), physics.voxel, min(subsets, sinogram.n_views))
-    mu, mu_grid = options.attenuation(physics.mu, physics.mu_cylinder, grid, beside(data))
     return pet_problem(
         _with_terms(source, physics) if isinstance(source, Scan) else source,
-        mu=mu,
-        mu_grid=mu_grid,
+        mu=attenuation(source, data, physics, grid),
         norm=None if physics.norm is None else formats.read_siemens_norm(physics.norm, sinogram.scanner),
         scatter=None if isinstance(source, Scan) else background,
         psf=physics.psf,

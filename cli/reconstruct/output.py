@@ -7,11 +7,12 @@ from rich.console import Console
 
 from emrecon import formats
 from emrecon.projectors import ImageGrid
+from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.core.progress import stage
-from emrecon.recon import Checkpoint, Log, ProgressBar, Quantity, RelativeChange
+from emrecon.recon import Checkpoint, Log, Problem, ProgressBar, Quantity, RelativeChange
 from emrecon.recon.running import Callback
 
-from ..figures import save_orthoviews
+from ..figures import save_orthoviews, save_overlay
 from ..outputs import writing
 from ..printing import messages
 from .data import beside
@@ -45,6 +46,16 @@ def write_results(
             save_orthoviews(table.picture, image, grid, title=f"{title}, {quantity.unit}")
     also = f" and {table.picture}" if table.picture is not None else ""
     console.print(f"wrote {table.out}{also}")
+
+
+def write_overlay(settings: Settings, image: np.ndarray, problem: Problem, console: Console) -> None:
+    """Write the picture of the attenuation map over the image, where one is wanted."""
+    path = settings.output.mu_picture
+    if path is None or problem.mu is None:
+        return
+    with writing(), stage(f"writing {path.name}"):
+        save_overlay(path, image, to_numpy(problem.mu), problem.grid)
+    console.print(f"wrote {path}")
 
 
 def n_passes(n: int) -> str:

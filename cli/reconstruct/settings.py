@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, FiniteFloat
 
@@ -43,6 +43,11 @@ class PhysicsTable(Panel):
     """What is modelled, and on which grid."""
 
     mu: Path | None = None
+    mu_series: str | None = None
+    mu_unit: Literal["1/cm", "1/mm", "hu"] | None = None
+    mu_kvp: Positive | None = None
+    mu_shift: str | None = None
+    mu_remove_bed: bool = False
     mu_cylinder: str | None = None
     collimator: str | None = None
     response: str | None = None
@@ -80,6 +85,7 @@ class OutputTable(Panel):
 
     out: Path = Path("image.nii.gz")
     picture: Path | None = None
+    mu_picture: Path | None = None
     log: Path | None = None
     checkpoint: Path | None = None
 

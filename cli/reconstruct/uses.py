@@ -24,7 +24,8 @@ class Use:
     """Where an option is used.
 
     Args:
-        data : kinds of data.  methods : families of methods.  needs : another option that must be given along with it.
+        data : kinds of data.  methods : families of methods.  needs : another option that must be given along with it,
+            or "one or another".
     """
 
     data: tuple[str, ...] = _ALL_DATA
@@ -36,10 +37,15 @@ USES = {
     "header": Use(),
     "max_ring_difference": Use((LISTMODE,)),
     "mu": Use(),
+    "mu_series": Use(needs="mu"),
+    "mu_unit": Use(needs="mu"),
+    "mu_kvp": Use(needs="mu"),
+    "mu_shift": Use(needs="mu"),
+    "mu_remove_bed": Use(needs="mu"),
     "mu_cylinder": Use(),
     "collimator": Use((SPECT,)),
     "response": Use((SPECT,)),
-    "energy": Use((SPECT,), needs="collimator"),
+    "energy": Use((SPECT,), needs="collimator or mu"),
     "intrinsic": Use((SPECT,), needs="collimator"),
     "background": Use(),
     "norm": Use(_PET),
@@ -61,6 +67,7 @@ USES = {
     "weights": Use(methods=(TRAINED,)),
     "network": Use(methods=(DEEP,)),
     "picture": Use(),
+    "mu_picture": Use(needs="mu"),
     "log": Use(methods=(PLAIN, DEEP)),
     "checkpoint": Use(methods=(PLAIN, DEEP)),
     "device": Use(),
@@ -99,8 +106,9 @@ def check_data(settings: Settings, kind: str) -> None:
         use = USES[name]
         if kind not in use.data:
             _refuse(name, f"it is for {' and '.join(use.data)}, and this is {kind}")
-        if use.needs is not None and use.needs not in given:
-            _refuse(name, f"it is used along with {options.option_of(use.needs)} only")
+        needs = [] if use.needs is None else use.needs.split(" or ")
+        if needs and not set(needs) & set(given):
+            _refuse(name, f"it is used along with {' or '.join(map(options.option_of, needs))} only")
 
 
 def _given(settings: Settings) -> dict[str, object]:

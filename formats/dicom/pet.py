@@ -1,12 +1,10 @@
-"""DICOM PET series: read as LPS images with their facts, turned into SUV, and written; CT series are read, too."""
+"""DICOM PET series: read as LPS images with their facts, turned into SUV, and written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array
@@ -33,7 +31,6 @@ __all__ = [
     "PETFacts",
     "PETImage",
     "decay_reference_time",
-    "read_dicom_ct",
     "read_dicom_pet",
     "suv_factor",
     "write_dicom_pet",
@@ -70,21 +67,6 @@ def read_dicom_pet(
         check_number_of_slices(frames, number, folder)
         facts = facts_of([item.header for item in chosen], [item.header for item in slices])
         return PETImage(*volume_of(chosen), replace(facts, n_frames=len(frames), frame=number))
-
-
-def read_dicom_ct(
-    path: FilePath | Iterable[FilePath], *, series: str | int | None = None
-) -> tuple[np.ndarray, ImageGrid]:
-    """Return (image (x, y, z) in Hounsfield units, grid) of a CT series; everything else as `read_dicom_pet`.
-
-    `projectors.hounsfield_to_mu` turns the image into attenuation.
-    """
-    with lenient():
-        slices, _ = slices_of_series(path, "CT", series)
-        frames = frames_of(slices)
-        chosen = frames[choose_frame(slices, frames, None) - 1]
-        check_stack(chosen)
-        return volume_of(chosen)
 
 
 def write_dicom_pet(

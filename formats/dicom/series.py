@@ -74,19 +74,27 @@ class _Slice:
 
 
 def slices_of_series(
-    path: FilePath | Iterable[FilePath], modality: str, series: str | int | None
+    path: FilePath | Iterable[FilePath], modality: str, series: str | int | None, chosen_by: str = "series="
 ) -> tuple[list[_Slice], bool]:
-    """Return the slices of a series, and whether `path` is a folder; raises FormatError where there is not just one."""
+    """Return the slices of a series, and whether `path` is a folder; raises FormatError where there is not just one.
+
+    Localizers, the overviews that a CT is planned on, are passed over where there are other images.
+
+    Args:
+        chosen_by : how a user chooses a series, for the message.
+    """
     headers, folder = headers_of(path)
     found = Counter(modality_of(header) for _, header in headers)
     wanted = [(file, header) for file, header in headers if modality_of(header) == modality]
+    if folder:
+        wanted = [item for item in wanted if not is_localizer(item[1])] or wanted
     if not folder and len(wanted) < len(headers):
         file, kind = next((file, kind) for file, header in headers if (kind := modality_of(header)) != modality)
         raise FormatError(f"{file} is {_EXPLAINED.get(kind, kind)}, not {modality}; the wrong file or reader?")
     if not wanted:
         kinds = ", ".join(f"{n} {_EXPLAINED.get(kind, kind)}" for kind, n in found.items()) or "no DICOM images"
         raise FormatError(f"{path} holds {kinds}, not {modality}; the wrong folder?")
-    chosen = _choose_series(path, wanted, series)
+    chosen = _choose_series(path, wanted, series, chosen_by)
     slices = [_slice(file, header) for file, header in chosen]
     _check_identity(slices)
     return slices, folder
@@ -136,7 +144,14 @@ def modality_of(header: Dataset) -> str:
     return text_of(header, "Modality") or _MODALITIES.get(text_of(header, "SOPClassUID") or "", "of unknown modality")
 
 
-def _choose_series(path: FilePath | Iterable[FilePath], images: list[_File], series: str | int | None) -> list[_File]:
+def is_localizer(header: Dataset) -> bool:
+    """Whether an image is an overview that the scan was planned on."""
+    return "LOCALIZER" in texts_of(header, "ImageType")
+
+
+def _choose_series(
+    path: FilePath | Iterable[FilePath], images: list[_File], series: str | int | None, chosen_by: str
+) -> list[_File]:
     groups: dict[str, list[_File]] = {}
     for file, header in images:
         groups.setdefault(text_of(header, "SeriesInstanceUID") or "", []).append((file, header))
@@ -148,7 +163,7 @@ def _choose_series(path: FilePath | Iterable[FilePath], images: list[_File], ser
     problem = "several series" if series is None else f"{'more than one' if matches else 'no'} series {series!r}"
     lines = [_series_line(uid, group) for uid, group in groups.items()]
     where = path if isinstance(path, (str, os.PathLike)) else "the list of files"
-    raise FormatError(f"{where} holds {problem}; choose one by series=:\n" + "\n".join(_shortened(lines)))
+    raise FormatError(f"{where} holds {problem}; choose one by {chosen_by}:\n" + "\n".join(_shortened(lines)))
 
 
 def _series_line(uid: str, group: list[_File]) -> str:
@@ -177,13 +192,14 @@ def _slice(path: Path, header: Dataset) -> _Slice:
         raise FormatError(f"{path}: PixelSpacing is {spacing.tolist()} mm; damaged header?")
     along_rows, along_columns = numbers_of(path, header, "ImageOrientationPatient", 6).reshape(2, 3)
     axes = np.stack([along_rows, along_columns, np.cross(along_rows, along_columns)], 1)
-    _check_axes(path, axes)
+    check_axes(path, axes)
     # PixelSpacing gives the distance of rows first
     position = numbers_of(path, header, "ImagePositionPatient", 3)
     return _Slice(path, header, position, axes, (float(spacing[1]), float(spacing[0])), (columns, rows))
 
 
-def _check_axes(path: Path, axes: np.ndarray) -> None:
+def check_axes(path: Path, axes: np.ndarray) -> None:
+    """Raise FormatError unless axes (columns, rows, normal) are perpendicular and along the patient's."""
     if not np.allclose(axes.T @ axes, np.eye(3), atol=10 * _OBLIQUE):
         raise FormatError(
             f"{path}: ImageOrientationPatient {axes[:, :2].T.ravel().tolist()} is not a pair of perpendicular unit "
@@ -384,17 +400,31 @@ def volume_of(slices: list[_Slice]) -> tuple[np.ndarray, ImageGrid]:
     stack = np.empty((len(slices), *first.shape[::-1]), np.float32)
     for k, item in enumerate(tracked(slices, "DICOM slices")):
         stack[k] = _values(item)
-    patient_axis = np.abs(first.axes).argmax(0)
-    image, origin = stack.transpose(2, 1, 0), first.position.copy()
+    with naming(first.path):
+        image, grid = turned(stack, first.axes, spacing, first.position)
+    return image, _exact(grid, first.header)
+
+
+def turned(
+    stack: np.ndarray, axes: np.ndarray, spacing: tuple[float, float, float], position: np.ndarray
+) -> tuple[np.ndarray, ImageGrid]:
+    """Return a stack of slices as an LPS image on its grid.
+
+    Args:
+        stack : (slices, rows, columns), in order of position along the slice normal that points to left, back or head.
+        axes : (3, 3), its columns the directions of columns, rows and normal, along the patient's axes.
+        spacing : mm of columns, rows and slices.
+        position : of the first pixel of the first slice, LPS mm.
+    """
+    patient_axis = np.abs(axes).argmax(0)
+    image, origin = stack.transpose(2, 1, 0), np.array(position, float)
     for axis in (0, 1):
-        if first.axes[patient_axis[axis], axis] < 0:
+        if axes[patient_axis[axis], axis] < 0:
             image = np.flip(image, axis)
             origin[patient_axis[axis]] -= (image.shape[axis] - 1) * spacing[axis]
     order = np.argsort(patient_axis)
     image = np.ascontiguousarray(image.transpose(order))
-    with naming(first.path):
-        grid = ImageGrid(image.shape, tuple(np.take(spacing, order)), tuple(origin.tolist()))
-    return image, _exact(grid, first.header)
+    return image, ImageGrid(image.shape, tuple(np.take(spacing, order)), tuple(origin.tolist()))
 
 
 def _slice_spacing(slices: list[_Slice]) -> float:

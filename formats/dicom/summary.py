@@ -10,8 +10,9 @@ from emrecon.projectors.core.errors import FormatError
 
 from ..summary import image_summary
 from .attributes import FilePath, lenient, text_of
+from .ct import read_dicom_ct
 from .facts import PETFacts
-from .pet import read_dicom_ct, read_dicom_pet
+from .pet import read_dicom_pet
 from .series import headers_of, modality_of
 from .suv import suv_factor
 

@@ -102,6 +102,16 @@ def hounsfield_to_mu(hu: Array, energy_kev: float, kvp: float = 120, scanner: st
     return xp.where(mu < 0, xp.zeros_like(mu), mu)  # NaN stays NaN, for the projector to refuse
 
 
+def tube_voltages() -> tuple[float, ...]:
+    """Return the tube voltages in kV that `hounsfield_to_mu` has tables for."""
+    return tuple(sorted({float(r["kvp"]) for r in read_table(__package__, "hounsfield.csv")}))
+
+
+def ct_scanners(kvp: float) -> tuple[str, ...]:
+    """Return the models that `hounsfield_to_mu` has a table of, for a tube voltage."""
+    return tuple(sorted({r["scanner"] for r in read_table(__package__, "hounsfield.csv") if float(r["kvp"]) == kvp}))
+
+
 def _hounsfield_rows(kvp: float, scanner: str | None) -> list[dict[str, str]]:
     table = read_table(__package__, "hounsfield.csv")
     rows = [r for r in table if float(r["kvp"]) == float(kvp) and (scanner or r["scanner"]).lower() == r["scanner"]]

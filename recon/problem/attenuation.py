@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emrecon.projectors import ImageGrid
+from emrecon.projectors import AttenuationMap, ImageGrid
 from emrecon.projectors.core.arrays import Array, array_namespace, to_numpy
 from emrecon.projectors.core.resampling import resample
 from emrecon.projectors.physics.attenuation_maps import (
@@ -29,16 +29,18 @@ class Attenuation:
 
     mu: Array | None
     notes: tuple[str, ...] = ()
+    source: str = ""
 
     def __str__(self) -> str:
         found = None if self.mu is None else commonest_attenuation(self.mu)
         if self.mu is None or found is None:
             return "none"
-        return f"most of the body {found:.3g} /cm, up to {extremes(self.mu)[1]:.3g} /cm"
+        said = f"most of the body {found:.3g} /cm, up to {extremes(self.mu)[1]:.3g} /cm"
+        return f"{self.source}: {said}" if self.source else said
 
 
 def attenuation_of(
-    mu: Array | None,
+    mu: Array | AttenuationMap | None,
     own_grid: ImageGrid | None,
     grid: ImageGrid,
     energy: float | None,
@@ -49,7 +51,7 @@ def attenuation_of(
     """Return a map on the grid of the image after judging it.
 
     Args:
-        mu : 1/cm, (x, y, z) on `own_grid`, or on the image's grid where that is None.
+        mu : 1/cm, (x, y, z) on `own_grid`, or on the image's grid where that is None; or a map with a grid of its own.
         energy : of the photons in keV, None where unknown.
         counts : (z,) counts whose lines lie in each slice of the image, to tell what the map leaves out.
         batch : allow a leading axis.
@@ -62,7 +64,12 @@ def attenuation_of(
         if own_grid is not None:
             raise ArgumentError("mu_grid", "mu_grid is given, but mu is not")
         return Attenuation(None)
-    notes = []
+    notes, source = list[str | None](), ""
+    if isinstance(mu, AttenuationMap):
+        if own_grid is not None:
+            raise ArgumentError("mu_grid", "mu is an AttenuationMap, which has its own grid; leave mu_grid out")
+        notes += mu.notes
+        mu, own_grid, source = mu.values, mu.grid, mu.source
     if own_grid is not None:
         mu = _resampled(mu, own_grid, grid)
         notes.append(_outside(own_grid, grid))
@@ -82,7 +89,7 @@ def attenuation_of(
     except ValueError as error:
         raise ArgumentError("mu", str(error)) from error
     notes += [note_on_energy(mu, energy), left_out(to_numpy(mu), counts)]
-    return Attenuation(mu, tuple(note for note in notes if note))
+    return Attenuation(mu, tuple(note for note in notes if note), source)
 
 
 def counts_by_slice(grid: ImageGrid, heights: np.ndarray, counts: np.ndarray) -> np.ndarray:

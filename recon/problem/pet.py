@@ -10,6 +10,7 @@ import numpy as np
 
 from emrecon.projectors import (
     AcquisitionModel,
+    AttenuationMap,
     GaussianBlur,
     ImageGrid,
     ListmodeProjector,
@@ -132,7 +133,7 @@ class _Corrections:
 def pet_problem(
     scan_or_events: Scan | Listmode,
     *,
-    mu: Array | None = None,
+    mu: Array | AttenuationMap | None = None,
     mu_grid: ImageGrid | None = None,
     norm: Normalisation | None = None,
     randoms: Array | float | None = None,
@@ -152,8 +153,8 @@ def pet_problem(
         scan_or_events : a `Scan` of a `PETSinogram`, counts (..., views, radial, [TOF,] planes), or list-mode data as
             `formats.read_petlink` opens them: anything with `sinogram` and `read()`, whose prompts and delays are (n,
             2) crystal numbers.
-        mu : attenuation map on the grid, (x, y, z), in 1/cm at 511 keV (default: none). Its unit is judged by the value
-            that most of the body has.
+        mu : attenuation map on the grid, (x, y, z), in 1/cm at 511 keV (default: none), or what `formats.read_mu`
+            makes of a CT. Its unit is judged by the value that most of the body has.
         mu_grid : where mu is, when that is not the grid of the image; it is resampled.
         norm : efficiencies of crystal pairs, such as `formats.read_siemens_norm` returns (default: a scan's own
             factors, and without them the number of real crystal pairs of every bin).
@@ -213,7 +214,8 @@ def _of_sinogram(scan: Scan, sinogram: PETSinogram, corrections: _Corrections, s
     summary = f"{projector}\n{corrections}\n  emission {emission(scan, ELECTRON_MASS)}"
     above = np.asarray(to_numpy(scan.counts) - to_numpy(scan.background))
     profile = _profile(sinogram, above.reshape(-1, above.shape[-1]).sum(0), corrections.grid)
-    return Problem(parts, corrections.grid, start, "PET", summary, signature, (*corrections.notes(profile), *few))
+    notes = (*corrections.notes(profile), *few)
+    return Problem(parts, corrections.grid, start, "PET", summary, signature, notes, corrections.attenuation.mu)
 
 
 def _of_views(scan: Scan, corrections: _Corrections, known: bool) -> PoissonLikelihood:
@@ -268,7 +270,7 @@ def _of_events(
     signature = f"{sinogram}, {subsets} subsets, contents {content}"
     by_plane = np.bincount(sinogram.bins_of(prompts)[:, -1], minlength=sinogram.n_planes)
     notes = (*corrections.notes(_profile(sinogram, by_plane, grid)), *few)
-    return Problem(parts, grid, seen_start(parts), "PET", summary, signature, notes)
+    return Problem(parts, grid, seen_start(parts), "PET", summary, signature, notes, corrections.attenuation.mu)
 
 
 def _require_factors(sinogram: PETSinogram) -> None:

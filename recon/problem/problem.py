@@ -38,6 +38,7 @@ class Problem:
         signature : text that is the same for two problems only where all counts, corrections and geometry are; it
             belongs into a `Checkpoint`.
         notes : what a user should know about these data and this model, a sentence each.
+        mu : the attenuation map on the grid, 1/cm, None without one.
 
     Made by `spect_problem` and `pet_problem`; `reconstruct` solves it.
     """
@@ -49,6 +50,7 @@ class Problem:
     summary: str
     signature: str
     notes: tuple[str, ...] = ()
+    mu: Array | None = None
 
     @property
     def n_subsets(self) -> int:

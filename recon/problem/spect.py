@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from emrecon.projectors import ImageGrid, Scan, SPECTGeometry, SPECTProjector
+from emrecon.projectors import AttenuationMap, ImageGrid, Scan, SPECTGeometry, SPECTProjector
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.spect.collimation import Response
 
@@ -35,7 +35,7 @@ _DESIGNED_PENETRATION = 0.05  # of the septa, Anger 1964
 def spect_problem(
     scan: Scan,
     *,
-    mu: Array | None = None,
+    mu: Array | AttenuationMap | None = None,
     mu_grid: ImageGrid | None = None,
     response: Response | None = None,
     scatter: Array | float | None = None,
@@ -50,8 +50,8 @@ def spect_problem(
 
     Args:
         scan : counts (..., views, bins, rows) with their `SPECTGeometry`; leading axes are a batch.
-        mu : attenuation map on the grid, (x, y, z) or (B, x, y, z), in 1/cm at the emission energy (default: none). Its
-            unit is judged by the value that most of the body has.
+        mu : attenuation map on the grid, (x, y, z) or (B, x, y, z), in 1/cm at the emission energy (default: none), or
+            what `formats.read_mu` makes of a CT. Its unit is judged by the value that most of the body has.
         mu_grid : where mu is, when that is not the grid of the image; mu is (x, y, z) on it, and resampled.
         response : width of a point by distance, such as `collimator("siemens-lehr").response(140.5)` or
             `LinearResponse(slope, intercept)` (default: perfect resolution).
@@ -80,7 +80,7 @@ def spect_problem(
     about = "" if map_.mu is None else f"\n  mu           {map_}"
     summary = f"{system}{about}\n  emission     {emission(scan, _line(scan))}"
     notes = (*_of_response(scan, response), *_of_camera(camera), *map_.notes, *few)
-    return Problem(parts, grid, start, "SPECT", summary, _signature(scan, system, subsets), notes)
+    return Problem(parts, grid, start, "SPECT", summary, _signature(scan, system, subsets), notes, map_.mu)
 
 
 def _camera_of(scan: Scan) -> SPECTGeometry:

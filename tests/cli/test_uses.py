@@ -15,6 +15,10 @@ GIVEN = {  # a value for every option that takes one
     "header": "a=1",
     "max_ring_difference": 1,
     "mu": "mu.nii",
+    "mu_series": "4",
+    "mu_unit": "hu",
+    "mu_kvp": 120,
+    "mu_shift": "0,0,1",
     "mu_cylinder": "20:0.1",
     "psf": 4,
     "voxel": 8,
@@ -39,6 +43,7 @@ GIVEN = {  # a value for every option that takes one
     "weights": "a.safetensors",
     "network": "chain",
     "picture": "a.png",
+    "mu_picture": "m.png",
     "log": "a.csv",
     "checkpoint": "a.npz",
     "device": "cpu",
@@ -64,7 +69,7 @@ def test_every_option_is_in_the_table():
     panels = settings.DataTable, settings.PhysicsTable, settings.MethodTable, settings.OutputTable, settings.RunTable
     fields = {name for panel in panels for name in panel.model_fields}
     assert set(uses.USES) == fields - {"projections", "method", "out"}
-    assert set(GIVEN) == set(uses.USES) - {"kappa", "quiet"}
+    assert set(GIVEN) == set(uses.USES) - {"kappa", "quiet", "mu_remove_bed"}
 
 
 def test_every_method_has_a_family():
@@ -81,7 +86,8 @@ def test_options_of_other_data_are_refused(sources, tmp_path, kind):
         run = ("reconstruct", sources[kind], option, GIVEN[name], "--out", tmp_path / "x.h5")
         done = emrecon(*run, check=2)
         assert option in done.stderr
-        why = f"used along with --{use.needs}" if kind in use.data else f"and this is {kind}"
+        needs = " or ".join(f"--{one}" for one in (use.needs or "").split(" or "))
+        why = f"used along with {needs}" if kind in use.data else f"and this is {kind}"
         assert why in shown(done) or "needs a prior" in shown(done) or "priors on pairs" in shown(done), name
 
 

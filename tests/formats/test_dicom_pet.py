@@ -18,11 +18,11 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000
 from real_data import real_data
 
 from emrecon.formats import FormatError
+from emrecon.formats.dicom.ct import read_dicom_ct
 from emrecon.formats.dicom.pet import (
     PETFacts,
     PETImage,
     decay_reference_time,
-    read_dicom_ct,
     read_dicom_pet,
     suv_factor,
     write_dicom_pet,
