@@ -118,7 +118,7 @@ from .priors import (
     bowsher,
     spatial_weights,
 )
-from .problem import ArgumentError, Problem, pet_grid, pet_problem, spect_problem
+from .problem import ArgumentError, EffectiveScatter, Problem, WindowScatter, pet_grid, pet_problem, spect_problem
 from .quantity import Quantity, quantify, quantify_beds
 from .reconstruction import reconstruct
 from .running import Checkpoint, Log, ProgressBar, RelativeChange, run
@@ -133,6 +133,8 @@ __all__ = [
     "Quantity",
     "quantify",
     "quantify_beds",
+    "WindowScatter",
+    "EffectiveScatter",
     "PoissonLikelihood",
     "ListmodeLikelihood",
     "Likelihood",

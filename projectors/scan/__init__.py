@@ -8,10 +8,12 @@ from .energy_windows import EnergyWindow, WindowedScan, dual_energy_window, smoo
 from .frames import Frames, Gates, decay_factors, histogram_events, split_events
 from .scan import Scan
 from .study import Study
+from .window_choice import ChosenWindows, peak_window, scatter_windows
 
 __all__ = [
     "AcquisitionModel",
     "BedScan",
+    "ChosenWindows",
     "DeadTime",
     "DynamicScan",
     "EnergyWindow",
@@ -27,8 +29,10 @@ __all__ = [
     "decay_factors",
     "dual_energy_window",
     "histogram_events",
+    "peak_window",
     "planar_sensitivity",
     "scan_seconds",
+    "scatter_windows",
     "smooth_projections",
     "spect_calibration",
     "split_events",

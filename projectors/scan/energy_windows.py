@@ -13,6 +13,9 @@ from ..spect.camera import SPECTGeometry
 from .scan import Scan
 from .study import Study
 
+ROUNDED = 0.5
+"""keV by which limits of windows that touch may overlap: files round them."""
+
 
 @dataclass(frozen=True)
 class EnergyWindow:
@@ -232,8 +235,8 @@ def _beside(peak: EnergyWindow, pair: object, side: str) -> tuple[EnergyWindow, 
         raise TypeError(f"a scatter window must be given as (EnergyWindow, counts), got {type(pair).__name__}")
     window, counts = pair
     require_array(counts, f"the counts of {window}")
-    outside = window.upper <= peak.lower if side == "below" else window.lower >= peak.upper
-    if not outside:
+    gap = peak.lower - window.upper if side == "below" else window.lower - peak.upper
+    if gap < -ROUNDED:
         fact = "overlaps" if window.lower < peak.upper and window.upper > peak.lower else "does not lie " + side
         raise ValueError(f"the scatter {window} {fact} the peak {peak}; have two windows been swapped?")
     return window, as_real(counts)

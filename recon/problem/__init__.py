@@ -3,13 +3,16 @@
 from .grids import checked_grid, cubes
 from .pet import EventLists, Listmode, pet_grid, pet_problem
 from .problem import ArgumentError, Problem, digest
+from .scatter import EffectiveScatter, WindowScatter
 from .spect import spect_problem
 
 __all__ = [
     "ArgumentError",
+    "EffectiveScatter",
     "EventLists",
     "Listmode",
     "Problem",
+    "WindowScatter",
     "checked_grid",
     "cubes",
     "digest",

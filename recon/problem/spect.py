@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from emrecon.projectors import AttenuationMap, ImageGrid, Scan, SPECTGeometry, SPECTProjector
+from emrecon.projectors import AttenuationMap, ImageGrid, Scan, SPECTGeometry, SPECTProjector, WindowedScan
 from emrecon.projectors.core.arrays import Array, to_numpy
+from emrecon.projectors.scan.window_choice import Peak
 from emrecon.projectors.spect.collimation import Response
 
 from ..likelihoods.poisson import PoissonLikelihood
@@ -25,6 +26,7 @@ from .problem import (
     seen_start,
     start_like,
 )
+from .scatter import EffectiveScatter, Scatter, separated, with_effective_scatter
 from .subsets import counts_by_view, filled_subsets
 
 _SAME_LINE = 0.02  # of the energy; lines this near have the same response
@@ -33,12 +35,13 @@ _DESIGNED_PENETRATION = 0.05  # of the septa, Anger 1964
 
 
 def spect_problem(
-    scan: Scan,
+    scan: Scan | WindowedScan,
     *,
     mu: Array | AttenuationMap | None = None,
     mu_grid: ImageGrid | None = None,
     response: Response | None = None,
-    scatter: Array | float | None = None,
+    scatter: Scatter = None,
+    peak: Peak | None = None,
     grid: ImageGrid | None = None,
     subsets: int = 8,
 ) -> Problem:
@@ -49,14 +52,19 @@ def spect_problem(
     A is a `SPECTProjector` with attenuation and response; counts y, factors and background are the scan's.
 
     Args:
-        scan : counts (..., views, bins, rows) with their `SPECTGeometry`; leading axes are a batch.
+        scan : counts (..., views, bins, rows) with their `SPECTGeometry`; leading axes are a batch. Of a `WindowedScan`
+            the photopeak is reconstructed: the window that holds the radionuclide's strongest line in any window.
         mu : attenuation map on the grid, (x, y, z) or (B, x, y, z), in 1/cm at the emission energy (default: none), or
             what `formats.read_mu` makes of a CT. Its unit is judged by the value that most of the body has.
         mu_grid : where mu is, when that is not the grid of the image; mu is (x, y, z) on it, and resampled.
         response : width of a point by distance, such as `collimator("siemens-lehr").response(140.5)` or
             `LinearResponse(slope, intercept)` (default: perfect resolution).
-        scatter : counts expected in every bin besides the scan's own background, a number or an array that broadcasts
-            to the counts, such as an estimate of `triple_energy_window` (default: none).
+        scatter : "tew" or "dew", estimated from the windows below and above the photopeak ("tew:LOWER,UPPER" names
+            them), or a `WindowScatter`; "esse", computed from the image by the effective source and iterated with it,
+            which needs mu, or an `EffectiveScatter`; "none"; or the counts expected in every bin besides the scan's own
+            background, a number or an array that broadcasts to the counts. Default: none, but "tew" for a
+            `WindowedScan` with windows on both sides; the summary says which.
+        peak : of a `WindowedScan`, the photopeak: the name of a window, an energy inside, or (lower, upper) keV.
         grid : of the image (default: `scan.default_grid()`, voxels of the size of the bins).
         subsets : how many ordered subsets the views are divided into, k, k + n, ...; 1 for MLEM. Where the counts are
             too few for so many, fewer are made, and a note says so.
@@ -66,28 +74,35 @@ def spect_problem(
     """
     camera = _camera_of(scan)
     check_subsets(subsets, camera.n_views)
+    windows = separated(scan, scatter, peak)
+    scan, scatter = windows.scan, windows.own
     grid = checked_grid(grid, scan.default_grid(), subsets)
     _check_width(response, camera)
-    if scatter is not None:
+    if scatter is not None and not isinstance(scatter, EffectiveScatter):
         scatter = expected_counts("scatter", scatter, tuple(scan.counts.shape))
         scan = replace(scan, background=added(scan.background, scatter))
     map_ = attenuation_of(mu, mu_grid, grid, _energy(scan, response), _profile(scan, camera, grid), batch=True)
     system = SPECTProjector(grid, camera, map_.mu, response)
     subsets, few = filled_subsets(subsets, counts_by_view(to_numpy(scan.counts), len(camera.shape)), grid)
+    said, unsettled = windows.said, ()
+    if isinstance(scatter, EffectiveScatter):
+        scan, own, unsettled = with_effective_scatter(scan, system, scatter, _energy(scan, response), subsets)
+        said = "\n  ".join(filter(None, (said, own)))
     likelihood = PoissonLikelihood(scan, scan.model(system))
     parts = tuple(likelihood.subset(k, subsets) for k in range(subsets))
     start = start_like(seen_start(parts), scan.counts, len(camera.shape))
     about = "" if map_.mu is None else f"\n  mu           {map_}"
+    about += f"\n  {said}" if said else ""
     summary = f"{system}{about}\n  emission     {emission(scan, _line(scan))}"
-    notes = (*_of_response(scan, response), *_of_camera(camera), *map_.notes, *few)
+    notes = (*windows.notes, *unsettled, *_of_response(scan, response), *_of_camera(camera), *map_.notes, *few)
     return Problem(parts, grid, start, "SPECT", summary, _signature(scan, system, subsets), notes, map_.mu)
 
 
-def _camera_of(scan: Scan) -> SPECTGeometry:
-    if not isinstance(scan, Scan):
+def _camera_of(scan: Scan | WindowedScan) -> SPECTGeometry:
+    if not isinstance(scan, (Scan, WindowedScan)):
         raise TypeError(
-            f"spect_problem takes a Scan, got {type(scan).__name__}; take one frame, gate or energy window of it, or "
-            "make one with Scan(counts, geometry)"
+            f"spect_problem takes a Scan or a WindowedScan, got {type(scan).__name__}; take one frame, gate or bed of "
+            "it, or make one with Scan(counts, geometry)"
         )
     if not isinstance(scan.geometry, SPECTGeometry):
         raise TypeError(f"spect_problem takes SPECT data, got {scan.geometry}; use pet_problem?")
