@@ -15,7 +15,17 @@ if __name__ != "emrecon.formats":
 from emrecon.projectors.core import FormatError, atomic_path
 
 from .attenuation import Measured, read_mu
-from .dicom import PETFacts, PETImage, decay_reference_time, read_dicom_ct, read_dicom_pet, suv_factor, write_dicom_pet
+from .dicom import (
+    ImageFacts,
+    PETFacts,
+    PETImage,
+    decay_reference_time,
+    read_dicom_ct,
+    read_dicom_pet,
+    suv_factor,
+    write_dicom_image,
+    write_dicom_pet,
+)
 from .dicom.nm import VENDOR_HABITS, NMHabits, write_dicom_nm
 from .hdf5 import describe_dynamic, read_beds, read_windowed_scan, write_beds, write_dynamic, write_windowed_scan
 from .interfile import (
@@ -118,11 +128,13 @@ __all__ = [
     "read_petsird_header",
     "split_petlink",
     # DICOM
+    "ImageFacts",
     "NMHabits",
     "PETFacts",
     "PETImage",
     "decay_reference_time",
     "suv_factor",
     "VENDOR_HABITS",
+    "write_dicom_image",
     "write_dicom_nm",
 ]

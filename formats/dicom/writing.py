@@ -34,24 +34,30 @@ EMPTY_WHERE_UNKNOWN = (
 )
 
 
-def writable(image: Array, grid: ImageGrid) -> np.ndarray:
+def writable(image: Array, grid: ImageGrid, who: str = "write_dicom_pet") -> np.ndarray:
     """Return an image as float64; raises ValueError for what cannot be written on the grid."""
     values = np.asarray(to_numpy(image))
     if values.shape != grid.shape:
-        raise ValueError(
-            f"write_dicom_pet: an image of shape {values.shape} does not fit a grid of {grid.shape}; pass one frame"
-        )
+        raise ValueError(f"{who}: an image of shape {values.shape} does not fit a grid of {grid.shape}; pass one frame")
     if values.dtype.kind not in "buif":
-        raise ValueError(f"write_dicom_pet: a PET image holds real numbers, got {values.dtype}")
+        raise ValueError(f"{who}: an image holds real numbers, got {values.dtype}")
     values = values.astype(np.float64)
     if not (np.abs(values) <= np.finfo(np.float32).max).all():
-        raise ValueError("write_dicom_pet: the image has values that are NaN, infinite or beyond float32")
+        raise ValueError(f"{who}: the image has values that are NaN, infinite or beyond float32")
     if max(grid.shape[:2]) > 65535:
-        raise ValueError(f"write_dicom_pet: DICOM has at most 65535 rows and columns, got {grid.shape[:2]}")
+        raise ValueError(f"{who}: DICOM has at most 65535 rows and columns, got {grid.shape[:2]}")
     return values
 
 
-def series_dataset(facts: PETFacts, grid: ImageGrid, signed: bool) -> Dataset:
+def derivation(grid: ImageGrid, method: str = "") -> str:
+    """Return what was done to make an image, and its grid in full precision: decimals of DICOM are shorter."""
+    sizes, origin = (" ".join(map(repr, numbers)) for numbers in (grid.voxel_size, grid.origin))
+    place = f"image on a grid of {sizes} mm from {origin} mm"
+    said = f"{' '.join(method.split())}, emrecon {__version__}; " if method else ""
+    return said[: 1024 - len(place)] + place
+
+
+def series_dataset(facts: PETFacts, grid: ImageGrid, signed: bool, method: str = "") -> Dataset:
     """Return what all slices share: the patient, study, series, equipment and geometry."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
@@ -59,7 +65,7 @@ def series_dataset(facts: PETFacts, grid: ImageGrid, signed: bool) -> Dataset:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    values = _study_attributes(facts) | _series_attributes(facts) | _image_attributes(grid, signed)
+    values = _study_attributes(facts) | _series_attributes(facts) | _image_attributes(grid, signed, method)
     for name, value in values.items():
         if value is not None:
             setattr(dataset, name, value)
@@ -78,8 +84,8 @@ def _study_attributes(facts: PETFacts) -> dict[str, object]:
         "PatientSex": facts.sex or "",
         "PatientWeight": decimal(facts.weight),
         "PatientSize": decimal(facts.height),
-        "PatientPosition": facts.patient_position or "",
         **patient_orientation(facts.patient_position),
+        "Laterality": None if facts.study.get("BodyPartExamined") else "",
     }
 
 
@@ -121,15 +127,14 @@ def _known_units(facts: PETFacts) -> str:
     return facts.units
 
 
-def _image_attributes(grid: ImageGrid, signed: bool) -> dict[str, object]:
+def _image_attributes(grid: ImageGrid, signed: bool, method: str) -> dict[str, object]:
     """The modules General Image, Image Plane, Image Pixel and SOP Common, as far as slices share them."""
     (nx, ny, nz), (dx, dy, dz) = grid.shape, grid.voxel_size
-    sizes, origin = (" ".join(map(repr, numbers)) for numbers in (grid.voxel_size, grid.origin))
     return {
         "SpecificCharacterSet": "ISO_IR 192",
         "SOPClassUID": PET_STORAGE,
         "ImageType": ["DERIVED", "PRIMARY"],
-        "DerivationDescription": f"image on a grid of {sizes} mm from {origin} mm",
+        "DerivationDescription": derivation(grid, method),
         "LossyImageCompression": "00",
         "NumberOfSlices": nz,
         "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],

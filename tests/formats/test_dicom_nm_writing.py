@@ -1,13 +1,12 @@
 """NM files as cameras write them: valid for an independent checker, and every fact where the standard puts it."""
 
-import re
-import shutil
-import subprocess
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
 import pydicom
 import pytest
+from dicom_checks import errors_of
 
 from emrecon import formats, projectors
 
@@ -72,14 +71,6 @@ def dynamic(geometry, *durations):
 def written(tmp_path, made, **more):
     formats.write_dicom_nm(tmp_path / "nm.dcm", made, **more)
     return pydicom.dcmread(tmp_path / "nm.dcm")
-
-
-def errors_of(path):
-    """What dicom3tools' checker finds."""
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy (dicom3tools) is not installed")
-    said = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
-    return re.findall(r"^Error - (.*)$", said.stdout + said.stderr, re.MULTILINE)
 
 
 CASES = {
@@ -156,8 +147,6 @@ def test_tracer_and_times(tmp_path):
 
 @pytest.mark.parametrize(("position", "sign"), [("HFS", -1), ("FFP", 1)])
 def test_beds_move_with_the_table(tmp_path, position, sign):
-    from dataclasses import replace
-
     study = replace(STUDY, patient_position=position)
     made = projectors.BedScan(tuple(replace(bed, study=study) for bed in beds()))
     one, two = written(tmp_path, made).RotationInformationSequence
@@ -170,8 +159,6 @@ def test_beds_move_with_the_table(tmp_path, position, sign):
 
 
 def test_a_gantry_does_not_know_how_a_patient_lies(tmp_path):
-    from dataclasses import replace
-
     made = scan(study=replace(STUDY, patient_position="FFS"))
     file = written(tmp_path, made, axes="gantry")
     # in front stays in front; from the other end the same turn looks the other way round, and images are upside down
@@ -193,8 +180,6 @@ def test_gates_and_frames(tmp_path):
 
 
 def test_counts_that_do_not_fit_are_refused_or_rounded(tmp_path):
-    from dataclasses import replace
-
     fractions = replace(scan(), counts=scan().counts * 0.3)
     with pytest.raises(ValueError, match="whole counts up to 65535, got counts that are not whole"):
         written(tmp_path, fractions)

@@ -11,6 +11,7 @@ from emrecon.projectors import BedScan, SPECTGeometry, Study
 from emrecon.projectors.core.files import atomic_path
 
 from ..attributes import FilePath, lenient
+from ..units import real_world_mapping
 from ..writing import code_item, decimal, new_folder
 from .writing_frames import Acquisition, AnyScan, Frames, Orbit, Rotation, acquisition_of, frames_of, stored
 from .writing_habits import NMHabits, habits_of
@@ -203,7 +204,9 @@ def _image(acquisition: Acquisition, pixels: np.ndarray, step: float) -> dict[st
         else ("" if still else None),
         "ScanVelocity": "" if acquisition.kind == "WHOLE BODY" else None,
         "ScanLength": "" if acquisition.kind == "WHOLE BODY" else None,
-        "RealWorldValueMappingSequence": None if step == 1 else [counts_mapping(step, int(pixels.max()))],
+        "RealWorldValueMappingSequence": None
+        if step == 1
+        else [real_world_mapping(step, 0, int(pixels.max()), "counts")],
     }
 
 
@@ -211,19 +214,6 @@ def _duration(rotation: Rotation) -> int:
     if rotation.seconds is None:
         raise ValueError("write_dicom_nm: an NM file needs the seconds of a view; give the scan its duration")
     return max(1, milliseconds(rotation.seconds))
-
-
-def counts_mapping(step: float, largest: int) -> Dataset:
-    """The item of RealWorldValueMappingSequence that says that a stored 1 is worth `step` counts."""
-    return item(
-        RealWorldValueFirstValueMapped=0,
-        RealWorldValueLastValueMapped=largest,
-        RealWorldValueIntercept=0.0,
-        RealWorldValueSlope=step,
-        LUTExplanation="counts",
-        LUTLabel="counts",
-        MeasurementUnitsCodeSequence=[item(CodeValue="{counts}", CodingSchemeDesignator="UCUM", CodeMeaning="counts")],
-    )
 
 
 # ---- where heads and rotations are -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 NM_STORAGE = "1.2.840.10008.5.1.4.1.1.20"
-_OWN = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "PixelData")
+_OWN = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "PixelData", "PatientPosition")
 
 
 def put(dataset: Dataset, values: dict[str, object]) -> None:

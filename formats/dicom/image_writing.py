@@ -1,0 +1,264 @@
+"""Reconstructed images as DICOM: NM for SPECT and PT for PET, in the patient's axes, with the facts of their study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emrecon.projectors import ImageGrid, Study
+from emrecon.projectors.core.arrays import Array, to_numpy
+from emrecon.projectors.core.files import atomic_path
+
+from ..times import ImageTimes
+from .attributes import FilePath, lenient
+from .facts import PETFacts, known_half_life
+from .nm.writing_images import ReconFacts, moment_of_frame, recon_dataset
+from .units import image_unit
+from .writing import decimal, new_folder, put_slice, series_dataset, when, writable
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+KINDS = ("NM", "PT")
+_DECAY = {"none": "NONE", "start": "START", "time": "START", "injection": "ADMIN"}
+_BEAT = 1000.0  # ms of an R-R interval, where nothing says how long it is
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a DICOM image says besides its values, grid and study; all of it may be left out.
+
+    Args:
+        unit : of the values: "counts", "Bq/mL", "SUV", "1/cm", "Gy", ...
+        method : how it was made, for DerivationDescription: "OSEM, 8 subsets, 4 iterations, attenuation".
+        description : SeriesDescription.
+        radionuclide : a name that `isotope` knows.
+        energy_window : (lower, upper) keV of SPECT.
+        duration : s of the whole scan.
+        corrections : terms of CorrectedImage: "ATTN", "SCAT", "DTIM", "RAN", "NORM", ...; DECY is added where the
+            values are decay corrected.
+        decay_to : "none" (mean activity during the scan), "start", "injection" or "time", as `recon.Quantity` has it.
+        reference : that moment, where it is known.
+        times : `ImageTimes` of frames or gates.
+
+    Raises ValueError for unknown units and moments.
+    """
+
+    unit: str = "counts"
+    method: str = ""
+    description: str = ""
+    radionuclide: str | None = None
+    energy_window: tuple[float, float] | None = None
+    duration: float | None = None
+    corrections: tuple[str, ...] = ()
+    decay_to: str = "none"
+    reference: datetime | None = None
+    times: ImageTimes | None = None
+
+    def __post_init__(self) -> None:
+        image_unit(self.unit)
+        if self.decay_to not in _DECAY:
+            raise ValueError(f"unknown decay_to {self.decay_to!r}; choose from {', '.join(_DECAY)}")
+
+    @property
+    def all_corrections(self) -> tuple[str, ...]:
+        """The terms of CorrectedImage, with DECY where it belongs."""
+        own = tuple(term for term in self.corrections if term != "DECY")
+        return own if self.decay_to == "none" else (*own, "DECY")
+
+
+def write_dicom_image(
+    path: FilePath,
+    image: Array,
+    grid: ImageGrid,
+    *,
+    study: Study | None = None,
+    kind: str = "NM",
+    facts: ImageFacts | None = None,
+    overwrite: bool = True,
+    **changes: object,
+) -> None:
+    """Write a reconstructed image as DICOM.
+
+    Args:
+        path : NM: one multi-frame file (of time frames a folder with one file each). PT: a folder with one file per
+            slice, because PET Image Storage has one frame per file. 3D Slicer and dcm2niix read both.
+        image : (x, y, z), or frames or gates (F, x, y, z) with `times`.
+        grid : in the scan's own coordinates, which `study.placement` puts into the patient's; without a study, or
+            without a placement, it is taken for the patient's LPS axes.
+        study : of the scan: patient, study, tracer, times and frame of reference go with the image.
+        kind : "NM" (SPECT) or "PT" (PET).
+        facts : what else there is to say, `ImageFacts`.
+        changes : fields of `ImageFacts` that differ: unit="Bq/mL", method="OSEM, 8 subsets", ...
+
+    NM files are RECON TOMO, gates RECON GATED TOMO, slices from the feet up. Values have 16 bits: they are rounded by
+    at most half a step of the image's largest magnitude / 65535 (/ 32767 where there are negative values); for PT the
+    same by slice. The step stands in RealWorldValueMappingSequence, with the unit, and in RescaleSlope, which viewers
+    look for: use one of them. Series and images get new UIDs. A folder that exists is replaced only where it holds
+    nothing but such files.
+
+    Raises ValueError where image, grid and times do not fit, for values that are not finite, and for units that PET
+    has no term for; OSError naming the file that cannot be written.
+
+    Source: DICOM PS3.3, A.5, A.21, C.8.4.15 and C.8.9.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r} of DICOM image; choose from {', '.join(KINDS)}")
+    facts = replace(facts or ImageFacts(), **changes)  # type: ignore[arg-type]  # checked by ImageFacts
+    study = study or Study()
+    parts = _parts(image, grid, facts.times)
+    x, y, z = study.placement or (0.0, 0.0, 0.0)
+    placed = ImageGrid(grid.shape, grid.voxel_size, (grid.origin[0] + x, grid.origin[1] + y, grid.origin[2] + z))
+    with lenient():
+        if kind == "PT":
+            _write_folder(path, _pet_slices(parts, placed, study, facts), overwrite)
+        elif facts.times is None or facts.times.starts is None:
+            with atomic_path(path, overwrite) as file:
+                _save(_nm(parts, placed, study, facts, study.start, facts.duration), file)
+        else:
+            _write_folder(path, _nm_frames(parts, placed, study, facts, facts.times), overwrite)
+
+
+def _parts(image: Array, grid: ImageGrid, times: ImageTimes | None) -> np.ndarray:
+    """The image as (F, x, y, z) float64."""
+    values = np.asarray(to_numpy(image))
+    if times is None:
+        return writable(values, grid, "write_dicom_image")[None]
+    if values.shape != (len(times), *grid.shape):
+        raise ValueError(
+            f"write_dicom_image: an image of shape {values.shape} does not fit {times} on a grid of {grid.shape}"
+        )
+    return np.stack([writable(part, grid, "write_dicom_image") for part in values])
+
+
+def _write_folder(path: FilePath, datasets: Iterator[Dataset], overwrite: bool) -> None:
+    with new_folder(path, overwrite) as folder:
+        for number, dataset in enumerate(datasets, 1):
+            _save(dataset, folder / f"{number:04d}.dcm")
+
+
+def _save(dataset: Dataset, path: Path) -> None:
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import UID, ExplicitVRLittleEndian
+
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = UID(dataset.SOPClassUID)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.save_as(path, enforce_file_format=True)
+
+
+# ---- NM --------------------------------------------------------------------------------------------------------------
+
+
+def _nm(
+    parts: np.ndarray, grid: ImageGrid, study: Study, facts: ImageFacts, begin: datetime | None, seconds: float | None
+) -> Dataset:
+    gates = facts.times.durations if facts.times is not None and facts.times.starts is None else ()
+    about = ReconFacts(
+        facts.unit,
+        facts.method,
+        facts.description,
+        facts.radionuclide,
+        facts.energy_window,
+        seconds,
+        facts.all_corrections,
+        begin,
+        gates,
+    )
+    return recon_dataset(parts if gates else parts[0], grid, study, about)
+
+
+def _nm_frames(
+    parts: np.ndarray, grid: ImageGrid, study: Study, facts: ImageFacts, times: ImageTimes
+) -> Iterator[Dataset]:
+    """A file for each frame, all of one series."""
+    first: Dataset | None = None
+    for number, (part, start, seconds) in enumerate(zip(parts, times.starts or (), times.durations), 1):
+        made = _nm(part[None], grid, study, facts, moment_of_frame(study.start, start), seconds)
+        made.InstanceNumber = made.AcquisitionNumber = number
+        first = first or made
+        for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+            setattr(made, name, first[name].value)
+        yield made
+
+
+# ---- PT --------------------------------------------------------------------------------------------------------------
+
+
+def _pet_slices(parts: np.ndarray, grid: ImageGrid, study: Study, facts: ImageFacts) -> Iterator[Dataset]:
+    """A file for each slice, frames or gates one after another."""
+    about, n_slices, times = _pet_facts(study, facts), grid.shape[2], facts.times
+    shared = series_dataset(about, grid, bool((parts < 0).any()), facts.method)
+    signed = bool(shared.PixelRepresentation)
+    for p, part in enumerate(parts):
+        if times is not None:
+            _put_part(shared, p, times, about)
+        for k in range(n_slices):
+            put_slice(shared, part[:, :, k], grid, k, signed)
+            shared.InstanceNumber = shared.ImageIndex = p * n_slices + k + 1
+            yield shared
+
+
+def _put_part(shared: Dataset, p: int, times: ImageTimes, about: PETFacts) -> None:
+    """The times of frame or gate p."""
+    if times.starts is None:
+        shared.SeriesType = ["GATED", "IMAGE"]
+        shared.NumberOfRRIntervals, shared.NumberOfTimeSlots = 1, len(times)
+        before = sum(times.durations[:p]) / sum(times.durations)
+        shared.TriggerTime = decimal(_BEAT * before)
+        shared.FrameTime = decimal(_BEAT * times.durations[p] / sum(times.durations))
+        shared.BeatRejectionFlag = ""
+        shared.ActualFrameDuration = round(1000 * times.durations[p])
+        return
+    shared.SeriesType = ["DYNAMIC", "IMAGE"]
+    shared.NumberOfTimeSlices = len(times)
+    begin = (about.frame_start or datetime.now()) + timedelta(seconds=times.starts[p])
+    for name, value in when("Acquisition", begin).items():
+        setattr(shared, name, value)
+    seconds = times.durations[p]
+    frame = replace(about, frame_start=begin, frame_duration=seconds)
+    own = series_dataset(frame, ImageGrid((1, 1, 1), 1.0), False)
+    shared.ActualFrameDuration = round(1000 * seconds)
+    shared.FrameReferenceTime = own.FrameReferenceTime
+    if "DecayFactor" in own:
+        shared.DecayFactor = own.DecayFactor
+
+
+def _pet_facts(study: Study, facts: ImageFacts) -> PETFacts:
+    unit = image_unit(facts.unit)
+    if unit.pet is None:
+        raise ValueError(f"write_dicom_image: PET images have no term for the unit {facts.unit!r}; write kind='NM'")
+    start = study.start or datetime.now()
+    decay = _DECAY[facts.decay_to]
+    attributes = {name: value for name, value in study.attributes.items() if name != "PatientPosition"}
+    if study.frame_of_reference:
+        attributes["FrameOfReferenceUID"] = study.frame_of_reference
+    return PETFacts(
+        units=unit.pet,
+        suv_type=unit.suv_type,
+        decay_correction=decay,
+        corrections=facts.all_corrections,
+        radionuclide=facts.radionuclide,
+        half_life=known_half_life(facts.radionuclide),
+        injected_dose=study.injected,
+        injection_time=study.injection,
+        series_time=start,
+        acquisition_time=start,
+        frame_start=start,
+        frame_duration=facts.duration,
+        decay_reference=(facts.reference or start) if decay == "START" else None,
+        weight=study.weight,
+        height=study.height,
+        sex=study.sex,
+        patient_position=study.patient_position,
+        series_description=facts.description,
+        manufacturer=study.manufacturer,
+        model=study.model,
+        study=attributes,
+    )
