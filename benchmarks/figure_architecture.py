@@ -13,12 +13,13 @@ PLACES = {  # left, bottom, width of a package
     "formats": (0.0, 1.6, 3.0),
     "sims": (0.0, 3.2, 3.0),
     "recon": (3.3, 1.6, 6.7),
-    "unrolled": (3.3, 3.2, 6.7),
+    "unrolled": (3.3, 3.2, 4.6),
+    "figures": (8.2, 3.2, 1.8),
     "cli": (0.0, 4.8, 10.0),
 }
 COLOURS = {
     "projectors": "#d9e4f2", "formats": "#e3efdc", "sims": "#f6ead1",
-    "recon": "#f3dcdc", "unrolled": "#e6dcf1", "cli": "#e8e8e8",
+    "recon": "#f3dcdc", "unrolled": "#e6dcf1", "cli": "#e8e8e8", "figures": "#dcefef",
 }  # fmt: skip
 WAY = (
     "file",
@@ -63,6 +64,7 @@ def main():
         for i, room in enumerate(inner):
             step = (width - 0.2) / len(inner)
             box(axis, left + 0.1 + i * step + 0.04, bottom + 0.2, step - 0.08, 0.55, room, "white", 7.5)
+    axis.text(9.1, 3.75, "pictures: slices, MIP,\noverlays, orbits", ha="center", va="center", fontsize=7.5)
     axis.text(5.0, 5.25, "options, panels, TOML files, printing: no physics", ha="center", va="center", fontsize=8.5)
     axis.text(
         5.0, 6.32, "a package imports those below it (sims and recon do not know each other)", ha="center", fontsize=9

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from emrecon import formats
+from emrecon import figures, formats
 from emrecon.projectors import AcquisitionModel, ImageGrid, Scan, SPECTGeometry, SPECTProjector, collimator
 from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.core.progress import stage
@@ -19,7 +19,6 @@ from emrecon.sims import Phantom, poisson, scale_to_counts, spect_cylinder
 
 from . import demo_brain, demo_pet
 from .errors import interruptible
-from .figures import compare, save
 from .outputs import writing
 from .printing import plain_console, quietly
 
@@ -74,13 +73,14 @@ def _demo_spect(out: Path, counts: float, iterations: int, seed: int) -> None:
     results = {name: _reconstruct(scan, system, iterations, truth) for name, system in systems.items()}
     console.print(_table(results, phantom, truth))
     images = {"truth": truth} | {name: result.image for name, result in results.items()}
-    figure = compare(
+    figure = figures.side_by_side(
         {name: _cropped(image) for name, image in images.items()},
         {"hot rods": (18, 4.0), "cold spheres": (42, 1.4)},
         {name: f"NRMSE {_error(result.image, truth):.2f}" for name, result in results.items()},
+        voxel_size=_GRID.voxel_size,
     )
     with writing():
-        save(figure, out / "demo.png")
+        figures.save(figure, out / "demo.png")
         formats.write_scan(out / "scan.h5", scan)
         for name, result in results.items():
             formats.write_image(out / f"{name.replace(' + ', '-').replace(' ', '-')}.nii.gz", result.image, _GRID)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
-from emrecon import formats
+from emrecon import figures, formats
 from emrecon.projectors import ImageGrid, Scan
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.core.progress import stage
@@ -21,7 +21,6 @@ from emrecon.recon import PoissonLikelihood, RelativeDifference, nrmse, osem, ru
 from emrecon.sims import RecipeSource, SimulatedDataset, load_recipe
 
 from . import learned
-from .figures import compare, save
 from .outputs import writing
 from .printing import plain_console
 
@@ -66,7 +65,7 @@ def demo_brain(out: Path, seed: int) -> None:
     results = reconstructed(brain, console)
     console.print(_table(brain, results))
     with writing():
-        save(_figure(brain, results), out / "brain.png")
+        figures.save(_figure(brain, results), out / "brain.png")
         formats.write_scan(out / "scan-brain.h5", brain.scan)
     console.print(f"wrote {out}/brain.png and scan-brain.h5; {time.perf_counter() - begun:.1f} s")
 
@@ -153,7 +152,8 @@ def _figure(brain: Brain, results: dict[str, Result]) -> Any:
     head = brain.mr > 0.2 * brain.mr.max()
     inside = _extent(head.any((1, 2))), _extent(head.any((0, 2)))
     notes = {name: f"NRMSE {nrmse(image, brain.truth):.2f}" for name, (image, *_) in results.items()}
-    return compare({name: image[inside] for name, image in images.items()}, {"": (0, black)}, notes)
+    shown = {name: image[inside] for name, image in images.items()}
+    return figures.side_by_side(shown, {"": (0, black)}, notes, voxel_size=brain.grid.voxel_size, unit="kBq/mL")
 
 
 def _extent(seen: np.ndarray) -> slice:

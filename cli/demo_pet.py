@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
-from emrecon import formats
+from emrecon import figures, formats
 from emrecon.projectors import (
     AcquisitionModel,
     ImageGrid,
@@ -27,7 +27,6 @@ from emrecon.projectors.core.progress import stage
 from emrecon.recon import ImageQualityLayout, ListmodeLikelihood, ProgressBar, nema_image_quality, osem, run
 from emrecon.sims import generator, nema_iec_body, nema_layout
 
-from .figures import compare, save
 from .outputs import writing
 from .printing import plain_console
 
@@ -63,7 +62,8 @@ def demo_pet(out: Path, counts: float, iterations: int, seed: int) -> None:
         table.add_row(name, *contrasts, f"{variability:.1f} %", f"{time.perf_counter() - at:.1f}")
     console.print(table)
     with writing():
-        save(compare(_scaled(images), {"spheres": (_GRID.shape[2] // 2, 4.0)}), out / "demo_pet.png")
+        spheres = {"spheres": (_GRID.shape[2] // 2, 4.0)}
+        figures.save(figures.side_by_side(_scaled(images), spheres, voxel_size=_GRID.voxel_size), out / "demo_pet.png")
         with atomic_stream(out / "events.npy") as stream:
             np.save(stream, events)
         for name, image in images.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from emrecon import formats
+from emrecon import figures, formats
 from emrecon.projectors.core.files import check_target
 
 
@@ -41,6 +41,8 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | No
             reason = f"would replace an input or another output ({taken[same]}); choose another name"
             raise OutputError(errno.EEXIST, reason, str(path))
         taken |= dict.fromkeys(own, path)
+        if option == "--picture":
+            _check_picture(option, path)
 
 
 def _check_suffix(option: str, path: Path) -> None:
@@ -49,6 +51,13 @@ def _check_suffix(option: str, path: Path) -> None:
             formats.image_kind(path)
         if option == "--log" and path.suffix not in (".csv", ".json"):
             raise ValueError(f"a log is .csv or .json, not {path.name!r}")
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def _check_picture(option: str, path: Path) -> None:
+    try:
+        figures.picture_kind(path)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
@@ -66,7 +75,7 @@ def _check_place(path: Path) -> None:
 
 def _written(path: Path) -> set[Path]:
     """What writing a file may replace: itself and, for a header with a data file beside it, all of the same name."""
-    if path.suffix in (".h5", ".hdf5", ".npz", ".csv", ".json", ".png", ".nii", ".gz", ".toml"):
+    if path.suffix in (".h5", ".hdf5", ".npz", ".csv", ".json", ".png", ".svg", ".pdf", ".gif", ".nii", ".gz", ".toml"):
         return {path}
     return {path, *(path.with_suffix(suffix) for suffix in (".s", ".v", ".a00", ".i33", ".hs", ".hv", ".h33", ".h00"))}
 

@@ -54,7 +54,7 @@ def contents(package):
 autosummary_context = {
     "contents": {
         page: names
-        for package in ("projectors", "recon", "unrolled", "sims", "formats")
+        for package in ("projectors", "recon", "unrolled", "sims", "formats", "figures")
         for page, names in contents(f"emrecon.{package}").items()
     }
 }

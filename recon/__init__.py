@@ -68,12 +68,14 @@ from .likelihoods import (
 )
 from .methods import METHODS, PRIORS, Method, MethodEngine
 from .metrics import (
+    Agreement,
     Ensemble,
     ImageQuality,
     ImageQualityLayout,
     RegionOfInterest,
     Sphere,
     SphereQuality,
+    agreement_of,
     background_variability,
     coefficient_of_variation,
     contrast_recovery,
@@ -239,6 +241,8 @@ __all__ = [
     "regions_of",
     "region_means",
     "psnr",
+    "agreement_of",
+    "Agreement",
     "ssim",
     "ssim_map",
     "contrast_recovery",

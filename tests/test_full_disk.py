@@ -22,9 +22,9 @@ def weights(folder):
 
 
 def picture(folder):
-    from emrecon.cli.figures import save_orthoviews
+    from emrecon import figures
 
-    save_orthoviews(folder / "out.png", counts(GRID.shape), GRID)
+    figures.save(figures.orthoviews(counts(GRID.shape), GRID), folder / "out.png")
 
 
 def options(folder):

@@ -15,7 +15,8 @@ ALLOWED = {
     "sims": {"projectors", "formats"},
     "recon": {"projectors"},
     "unrolled": {"projectors", "recon"},
-    "cli": {"projectors", "formats", "sims", "recon", "unrolled"},
+    "figures": {"projectors", "recon"},
+    "cli": {"projectors", "formats", "sims", "recon", "unrolled", "figures"},
 }
 """The packages that a package may import."""
 

@@ -247,16 +247,26 @@ def reconstruct(
             help="dip-recon, dip-ot: unet (default), or chain, a small one for slices with few counts.",
         ),
     ] = None,
+    filter: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=METHOD,
+            metavar="FWHM",
+            help="Gaussian filter of the image after the reconstruction, FWHM in mm; every method (default: none).",
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option(rich_help_panel=OUTPUT, help="Image to write: .nii, .nii.gz, .h5 or .hv.")
     ] = Path("image.nii.gz"),
     picture: Annotated[
-        Path | None, typer.Option(rich_help_panel=OUTPUT, help="PNG with three views of the image.")
+        Path | None,
+        typer.Option(rich_help_panel=OUTPUT, help="Picture with three views of the image: .png, .svg or .pdf."),
     ] = None,
     mu_picture: Annotated[
         Path | None,
         typer.Option(
-            rich_help_panel=OUTPUT, help="PNG with three views of --mu over the image, to see whether they fit."
+            rich_help_panel=OUTPUT,
+            help="Picture (.png, .svg, .pdf) with three views of --mu over the image, to see whether they fit.",
         ),
     ] = None,
     log: Annotated[
@@ -327,6 +337,7 @@ def reconstruct(
             tolerance=tolerance,
             weights=weights,
             network=network,
+            filter=filter,
         )
         data = DataTable(projections=projections, header=tuple(header or ()), max_ring_difference=max_ring_difference)
         output = OutputTable(out=out, picture=picture, mu_picture=mu_picture, log=log, checkpoint=checkpoint)
@@ -357,6 +368,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         for said in problem.notes:
             note(said, console)
         image = _image(problem, choice, settings, console, begun)
+        image = output.filtered(image, problem.grid, settings.method.filter, console)
         output.write_results(settings, image, problem.grid, console)
         output.write_overlay(settings, image, problem, console)
         if repeat is not None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from rich.console import Console
 
-from emrecon import formats
-from emrecon.projectors import ImageGrid
+from emrecon import figures, formats
+from emrecon.projectors import GaussianBlur, ImageGrid
 from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.core.progress import stage
 from emrecon.recon import Checkpoint, Log, Problem, ProgressBar, Quantity, RelativeChange
 from emrecon.recon.running import Callback
 
-from ..figures import save_orthoviews, save_overlay
 from ..outputs import writing
 from ..printing import messages
 from .data import beside
@@ -32,18 +33,28 @@ def callbacks_of(settings: Settings, engine: Engine, iterations: int, keeper: Ch
     return found
 
 
+def filtered(image: np.ndarray, grid: ImageGrid, fwhm: float | None, console: Console) -> np.ndarray:
+    """Return the image after the Gaussian filter, where one is wanted, and say so."""
+    if fwhm is None:
+        return image
+    flat = [axis for axis, n in zip("xyz", grid.shape) if n == 1]
+    besides = f", not along {' and '.join(flat)}, where the image is one voxel" if flat else ""
+    console.print(f"filtered with a Gaussian of {fwhm:g} mm FWHM{besides}")
+    return to_numpy(GaussianBlur(grid, fwhm)(image))
+
+
 def write_results(
     settings: Settings, image: np.ndarray, grid: ImageGrid, console: Console, quantity: Quantity | None = None
 ) -> None:
     """Write the image in the unit of a quantity (default: counts), and the picture where one is wanted."""
     quantity = quantity or Quantity()
     image = quantity(image)
-    table, title = settings.output, settings.data.path.name
+    table = settings.output
     axes = beside(settings.data)(table.out)
     with writing(), stage(f"writing {table.out.name}"):
         formats.write_image(table.out, image, grid, beside=axes, unit=quantity.unit)
         if table.picture is not None:
-            save_orthoviews(table.picture, image, grid, title=f"{title}, {quantity.unit}")
+            figures.save(picture_of(image, grid, quantity.unit), table.picture)
     also = f" and {table.picture}" if table.picture is not None else ""
     console.print(f"wrote {table.out}{also}")
 
@@ -54,8 +65,13 @@ def write_overlay(settings: Settings, image: np.ndarray, problem: Problem, conso
     if path is None or problem.mu is None:
         return
     with writing(), stage(f"writing {path.name}"):
-        save_overlay(path, image, to_numpy(problem.mu), problem.grid)
+        figures.save(figures.attenuation_control(image, to_numpy(problem.mu), problem.grid), path)
     console.print(f"wrote {path}")
+
+
+def picture_of(image: np.ndarray, grid: ImageGrid, unit: str) -> Any:
+    """Return the picture of an image; of no name, which may be a patient's."""
+    return figures.orthoviews(image, grid, figures.Look(unit, quantity="activity"))
 
 
 def n_passes(n: int) -> str:

@@ -78,6 +78,7 @@ class MethodTable(Panel):
     tolerance: NotNegative | None = None
     weights: Path | None = None
     network: str | None = None
+    filter: Positive | None = None
 
 
 class OutputTable(Panel):

@@ -66,6 +66,7 @@ USES = {
     "tolerance": Use(methods=(PLAIN, DEEP)),
     "weights": Use(methods=(TRAINED,)),
     "network": Use(methods=(DEEP,)),
+    "filter": Use(),
     "picture": Use(),
     "mu_picture": Use(needs="mu"),
     "log": Use(methods=(PLAIN, DEEP)),

@@ -1,5 +1,6 @@
 """How good an image is: regions, measures, NEMA image quality."""
 
+from .agreement import Agreement, agreement_of
 from .image_quality import ImageQuality, ImageQualityLayout, SphereQuality, nema_image_quality
 from .measures import (
     Ensemble,
@@ -20,12 +21,14 @@ from .measures import (
 from .regions import RegionOfInterest, Sphere, region_means, region_of, regions_of
 
 __all__ = [
+    "Agreement",
     "Ensemble",
     "ImageQuality",
     "ImageQualityLayout",
     "RegionOfInterest",
     "Sphere",
     "SphereQuality",
+    "agreement_of",
     "background_variability",
     "coefficient_of_variation",
     "contrast_recovery",

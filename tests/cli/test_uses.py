@@ -42,6 +42,7 @@ GIVEN = {  # a value for every option that takes one
     "tolerance": 1e-3,
     "weights": "a.safetensors",
     "network": "chain",
+    "filter": 8,
     "picture": "a.png",
     "mu_picture": "m.png",
     "log": "a.csv",
