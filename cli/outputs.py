@@ -41,7 +41,7 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | No
             reason = f"would replace an input or another output ({taken[same]}); choose another name"
             raise OutputError(errno.EEXIST, reason, str(path))
         taken |= dict.fromkeys(own, path)
-        if option == "--picture":
+        if option in ("--picture", "--mu-picture"):
             _check_picture(option, path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,9 +60,8 @@ def attenuation_control(
     names = {"half of \u03bc of the body": _SKIN, "1.25 times (bone)": _BONE, "half of the activity": _HOT}
     rows: list[list[Cell | None]] = [[*upper, bar_cell(upper[0].height)], [*lower, bar_cell(upper[0].height)]]
     page = sheet([rows], [Cell(1.35, 0.5, 0.1, 0.02)], title)
-    for row, (one, levels) in enumerate(
-        ((layer, ((0.5 * body, _SKIN), (1.25 * body, _BONE))), (below, ((half, _HOT),)))
-    ):
+    shown = (layer, ((0.5 * body, _SKIN), (1.25 * body, _BONE))), (below, ((half, _HOT),))
+    for row, (one, levels) in enumerate(shown):
         *panels, bar = (axis for axis in page.blocks[0][row] if axis is not None)
         norm, ends = one.look.norm(one.image)
         for axis, view in zip(panels, views):
@@ -74,7 +72,7 @@ def attenuation_control(
             put_letters(axis, view.letters)
             if row == 0:
                 heading(axis, f"{view.name}\n{view.words(grid, number)}")
-        put_bar(bar, replace(one.look), norm, ends)
+        put_bar(bar, one.look, norm, ends)
     put_scale_bar(page.panels()[0], views[0].size(grid)[0], layer.ink)
     put_names(page.side[0], names, list(names.values()))
     return page.figure

@@ -64,8 +64,9 @@ def write_overlay(settings: Settings, image: np.ndarray, problem: Problem, conso
     path = settings.output.mu_picture
     if path is None or problem.mu is None:
         return
+    look = figures.Look(quantity="activity")
     with writing(), stage(f"writing {path.name}"):
-        figures.save(figures.attenuation_control(image, to_numpy(problem.mu), problem.grid), path)
+        figures.save(figures.attenuation_control(image, to_numpy(problem.mu), problem.grid, look), path)
     console.print(f"wrote {path}")
 
 
