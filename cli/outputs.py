@@ -25,7 +25,7 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | No
     """Refuse outputs that cannot be written, or would replace an input or one another.
 
     Args:
-        outputs : option -> file or None; "--out" is an image.
+        outputs : option -> file or None; "--out" is an image, beside which its record is written, too.
         inputs : files; those that a header names, and the card beside weights, are inputs too.
 
     Raises typer.BadParameter for a suffix of no known kind, OutputError for everything else.
@@ -36,7 +36,10 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | No
             continue
         _check_suffix(option, path)
         _check_place(path)
-        own = {same for part in _written(path) for same in _identities(part)}
+        written = _written(path)
+        if option == "--out" and formats.has_record_beside(path):
+            written = {*written, _record_place(path)}
+        own = {same for part in written for same in _identities(part)}
         for same in own & taken.keys():
             reason = f"would replace an input or another output ({taken[same]}); choose another name"
             raise OutputError(errno.EEXIST, reason, str(path))
@@ -62,6 +65,15 @@ def _check_picture(option: str, path: Path) -> None:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
+def _record_place(image: Path) -> Path:
+    """The file of an image's record; raises OutputError where it cannot be written, or belongs to something else."""
+    place = formats.sidecar_of(image)
+    _check_place(place)
+    with writing():
+        formats.check_record(image)
+    return place
+
+
 def _check_place(path: Path) -> None:
     """Raise OutputError where a file cannot be written: now, and not after hours of work."""
     folder = path.absolute().parent
@@ -84,14 +96,14 @@ def _parts(path: Path) -> set[Path]:
     """An input and what belongs to it: files of the same name, the files that a header names, those of these."""
     found, waiting = set(_written(path)), [path]
     while waiting:
-        named = set(_named_in(waiting.pop())) - found
+        named = set(named_files(waiting.pop())) - found
         found |= named
         waiting += named
     return found | {path.with_suffix(".json")} if path.suffix == ".safetensors" else found
 
 
-def _named_in(path: Path) -> Iterator[Path]:
-    """The files beside a header of lines `key := value` that its values name."""
+def named_files(path: Path) -> Iterator[Path]:
+    """Yield the files beside a header of lines `key := value` that its values name."""
     try:
         if not path.is_file():
             return

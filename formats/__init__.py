@@ -14,6 +14,7 @@ if __name__ != "emrecon.formats":
 
 from emrecon.projectors.core import FormatError, atomic_path
 
+from .acquisition import acquisition_in_words
 from .attenuation import Measured, read_mu
 from .dicom import (
     ImageFacts,
@@ -51,6 +52,19 @@ from .petsird import (
     read_petsird,
     read_petsird_header,
 )
+from .records import (
+    InputFile,
+    Orbit,
+    Pass,
+    Provenance,
+    check_record,
+    has_record_beside,
+    patient_words,
+    sidecar_of,
+    used_file,
+    without_words,
+    write_record,
+)
 from .registry import (
     axes_beside,
     describe,
@@ -60,6 +74,7 @@ from .registry import (
     read_dynamic,
     read_gated,
     read_image,
+    read_provenance,
     read_scan,
     read_times,
     write_image,
@@ -78,6 +93,8 @@ __all__ = [
     "describe",
     "FormatError",
     "read_term",
+    "read_provenance",
+    "Provenance",
     "read_dynamic",
     "write_dynamic",
     "read_windowed_scan",
@@ -102,6 +119,18 @@ __all__ = [
     "image_kind",
     "image_unit",
     "read_gated",
+    # where an image comes from
+    "Orbit",
+    "Pass",
+    "InputFile",
+    "acquisition_in_words",
+    "check_record",
+    "has_record_beside",
+    "patient_words",
+    "sidecar_of",
+    "used_file",
+    "without_words",
+    "write_record",
     # Interfile and NIfTI
     "ImageAxes",
     "PETSinogramFacts",

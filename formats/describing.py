@@ -15,6 +15,7 @@ from emrecon.projectors.core.errors import FormatError, require_file
 from .dicom.summary import describe_dicom, is_dicom
 from .interfile.header import Header, load_header
 from .petsird import petsird_blocks, read_petsird_header
+from .records import read_record
 from .siemens import read_siemens_norm
 
 _PETSIRD = b"yardl"  # the first bytes of its binary files
@@ -28,6 +29,8 @@ def describe_other(path: str | os.PathLike[str]) -> dict[str, object] | None:
     path = Path(path)
     if path.is_dir() or is_dicom(path):
         return describe_dicom(path)
+    if path.suffix.lower() == ".json":
+        return {"format": "record of an image", **read_record(path).facts()}
     if path.suffix.lower() in (".npy", ".npz"):
         return _arrays(require_file(path))
     with require_file(path).open("rb") as stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import os
 import struct
@@ -17,6 +18,8 @@ from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.core.errors import FormatError, check_size, naming, require_affordable, require_file
 from emrecon.projectors.core.files import atomic_path
 
+from .records import Provenance, provenance_of
+
 if TYPE_CHECKING:
     from nibabel import Nifti1Image
 
@@ -26,6 +29,8 @@ _LARGEST_HEADER, _LARGEST_OFFSET = 540, 2**27
 # the axes of a quaternion in single precision are off by up to about 3e-4 near 180 degrees
 _OBLIQUE = 1e-3
 _UNIT = "emrecon, unit "
+_COMMENT = 6  # the code of a header extension that holds text
+_LONGEST_RECORD = 2**24  # bytes
 
 
 def write_nifti(
@@ -35,6 +40,7 @@ def write_nifti(
     *,
     seconds: tuple[float, float] | None = None,
     unit: str = "",
+    provenance: Provenance | None = None,
 ) -> None:
     """Write an image (x, y, z), or frames or gates (F, x, y, z), on `grid` as NIfTI-1 float32, `.nii` or `.nii.gz`.
 
@@ -47,6 +53,7 @@ def write_nifti(
             frames that follow one another evenly; `write_image` knows it of its frames. Without it the header says
             nothing of times.
         unit : of the values, such as "Bq/mL": the header's description says it.
+        provenance : where the image comes from, kept in a header extension (code 6, a text).
 
     Raises ValueError for a wrong suffix or an image that does not fit the grid or float32, OSError naming `path` where
     it cannot be written.
@@ -77,6 +84,8 @@ def write_nifti(
         volume.header["toffset"], volume.header["pixdim"][4] = seconds
     if unit:
         volume.header["descrip"] = f"{_UNIT}{unit}".encode()[:79]
+    if provenance is not None:
+        volume.header.extensions.append(nibabel.nifti1.Nifti1Extension(_COMMENT, provenance.json().encode()))
     with atomic_path(path) as temporary:
         nibabel.save(volume, temporary)
 
@@ -102,6 +111,24 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:
     affine = _clean(volume.affine) * _unit(volume)
     _check_affine(path, affine)
     return _to_lps(path, _values(path, volume).reshape(shape), affine)
+
+
+def read_nifti_provenance(path: str | os.PathLike[str]) -> Provenance | None:
+    """Return the record in the header of a NIfTI image, None where it holds none; raises as `read_nifti` does."""
+    path = require_file(path)
+    _check_start(path)
+    for extension in _load(path).header.extensions:
+        text = extension.get_content() if extension.get_code() == _COMMENT else b""
+        data = text.encode() if isinstance(text, str) else bytes(text)
+        if b"emrecon provenance" in data[:200]:
+            if len(data) > _LONGEST_RECORD:
+                raise FormatError(f"{path}: the record of {len(data)} bytes is too long; damaged?")
+            try:
+                content = json.loads(data.rstrip(b"\0").decode())
+            except (ValueError, RecursionError) as error:
+                raise FormatError(f"{path}: the record cannot be read ({error}); damaged?") from error
+            return provenance_of(content, path)
+    return None
 
 
 def _check_start(path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -36,7 +38,16 @@ from .interfile.header import load_header
 from .interfile.images import PET_AXES, SPECT_AXES, ImageAxes, interfile_axes, interfile_unit
 from .interfile.parts import Parts, parts_of
 from .interfile.pet import is_sinogram
-from .nifti import nifti_unit, read_nifti, write_nifti
+from .nifti import nifti_unit, read_nifti, read_nifti_provenance, write_nifti
+from .records import (
+    Provenance,
+    check_record,
+    has_record_beside,
+    is_stale,
+    read_record,
+    sidecar_of,
+    write_record,
+)
 from .siemens import PETLink, is_petlink, read_petlink
 from .summary import image_summary, scan_summary, series_summary, sinogram_facts
 from .times import ImageTimes, as_attributes, from_attributes, read_sidecar, with_times, write_sidecar
@@ -203,6 +214,7 @@ def write_image(
     beside: str | os.PathLike[str] | ImageAxes | None = None,
     times: ImageTimes | None = None,
     unit: str = "",
+    provenance: Provenance | None = None,
 ) -> None:
     """Write an image on its grid as HDF5 (.h5, .hdf5), NIfTI (.nii, .nii.gz) or Interfile (.hv, .h33).
 
@@ -212,20 +224,30 @@ def write_image(
         times : of the frames or gates, `ImageTimes.of(scan)`. HDF5 keeps them in the file; beside NIfTI they go into a
             JSON file of the same name with the keys of BIDS, `FrameTimesStart` and `FrameDuration`.
         unit : of the values, such as "counts", "Bq/mL" or "SUV", which the file then says; see `image_unit`.
+        provenance : where the image comes from: kept in the file (HDF5, NIfTI) and, but for HDF5, in a JSON file beside
+            it (`image.json` of `image.nii.gz`), see `read_provenance`.
 
-    Raises ValueError where image, grid and times do not fit together, and for several frames in Interfile.
+    Raises ValueError where image, grid and times do not fit together, and for several frames in Interfile;
+    FileExistsError where that JSON file is there already and belongs to something else.
     """
-    kind = image_kind(path)
+    kind, beside_it = image_kind(path), provenance is not None and has_record_beside(path)
     if times is not None and (len(image.shape) != 4 or image.shape[0] != len(times)):
         raise ValueError(f"write_image: {times} do not fit an image of shape {tuple(image.shape)}")
+    if beside_it:
+        check_record(path)
+    if provenance is not None:
+        unit = unit or provenance.unit
+        provenance = replace(provenance, unit=unit)
     if kind == "interfile":
         write_interfile_image(path, image, grid, axes=_axes_of(beside), unit=unit)
     elif kind == "hdf5":
-        native.write_image(path, image, grid, units=unit, **as_attributes(times))  # type: ignore[arg-type]
+        native.write_image(path, image, grid, units=unit, provenance=provenance, **as_attributes(times))  # type: ignore[arg-type]
     else:
-        write_nifti(path, image, grid, seconds=times.even if times else None, unit=unit)
-        if times is not None:
+        write_nifti(path, image, grid, seconds=times.even if times else None, unit=unit, provenance=provenance)
+        if times is not None and not beside_it:
             write_sidecar(path, times)
+    if provenance is not None and beside_it:
+        write_record(path, provenance, {} if times is None else times.as_bids())
 
 
 def read_times(path: str | os.PathLike[str]) -> ImageTimes | None:
@@ -249,6 +271,56 @@ def image_unit(path: str | os.PathLike[str]) -> str | None:
     if kind == "interfile":
         return interfile_unit(path)
     return native.image_unit(path) if kind == "hdf5" else nifti_unit(path)
+
+
+def read_provenance(path: str | os.PathLike[str]) -> Provenance:
+    """Return where an image comes from: its record in the file, or in the JSON file beside it.
+
+    Args:
+        path : an image, the JSON file beside it, or a folder with one such file.
+
+    Raises FileNotFoundError; FormatError where there is no record, where it is damaged, or where the image has changed
+    since the file beside it was written.
+    """
+    path = Path(path)
+    if path.is_dir() and not sidecar_of(path).is_file():
+        return read_record(_only_record(path))
+    if path.suffix.lower() == ".json":
+        return read_record(path)
+    found = None if path.is_dir() else _own_provenance(require_file(path))
+    if found is not None:
+        return found
+    beside = sidecar_of(path)
+    if not beside.is_file():
+        raise FormatError(f"{path} holds no record of where it comes from, and {beside.name} is not beside it")
+    found = read_record(beside)
+    if is_stale(path, found):
+        raise FormatError(f"{path} has changed since its record {beside.name} was written; it tells of another image")
+    return found
+
+
+def _own_provenance(path: Path) -> Provenance | None:
+    """The record inside a file of an image, None where it holds none."""
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        return read_nifti_provenance(path)
+    if name.endswith((".h5", ".hdf5")) and native.kind_of(path) == "image":
+        return native.read_image_provenance(path)
+    return None
+
+
+def _only_record(folder: Path) -> Path:
+    """The only record in a folder; raises FormatError where there is none, or several to choose from."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        with suppress(FormatError, OSError):
+            read_record(path)
+            found.append(path)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise FormatError(f"{folder} holds no record of an image; name the image")
+    raise FormatError(f"{folder} holds {len(found)} records; name one: {', '.join(path.name for path in found)[:200]}")
 
 
 def axes_beside(path: str | os.PathLike[str], **overrides: object) -> ImageAxes:
@@ -296,14 +368,27 @@ def describe(path: str | os.PathLike[str], **overrides: object) -> dict[str, obj
             "beds": describe_beds,
         }
         facts = describers.get(native.kind_of(path), native.describe)(path)
-        return with_times(path, facts)
+        return with_times(path, facts) | _record_facts(path)
     if kind == "nifti":
         image, grid = read_nifti(path)
         unit = nifti_unit(path)
         times = read_sidecar(path, len(image)) if image.ndim == 4 else None
         about = {"format": "NIfTI"} | ({"units": unit} if unit else {})
-        return about | image_summary(image, grid) | ({} if times is None else {"times": str(times)})
+        return (
+            about | image_summary(image, grid) | ({} if times is None else {"times": str(times)}) | _record_facts(path)
+        )
     return _describe_interfile(path, overrides)
+
+
+def _record_facts(path: str | os.PathLike[str]) -> dict[str, object]:
+    """What the record of an image says, where there is one; a record that cannot be used is said, too."""
+    try:
+        own = _own_provenance(Path(path))
+        if own is None and not sidecar_of(path).is_file():
+            return {}
+        return (own or read_provenance(path)).facts()
+    except FormatError as error:
+        return {"made by": f"not known: {error}"}
 
 
 def _describe_interfile(path: str | os.PathLike[str], overrides: dict[str, object]) -> dict[str, object]:
@@ -319,7 +404,7 @@ def _describe_interfile(path: str | os.PathLike[str], overrides: dict[str, objec
         return {"format": "Interfile"} | _interfile_summary(path, parts_of(header), overrides)
     if overrides:
         raise TypeError(f"{path} is an image, whose header is taken as it is, got {', '.join(overrides)}")
-    return {"format": "Interfile"} | image_summary(*read_interfile_image(path))
+    return {"format": "Interfile"} | image_summary(*read_interfile_image(path)) | _record_facts(path)
 
 
 def _interfile_summary(path: str | os.PathLike[str], parts: Parts, overrides: dict[str, object]) -> dict[str, object]:

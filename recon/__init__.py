@@ -57,6 +57,7 @@ from .engines import (
     svrg,
 )
 from .filtered import FilteredBackprojection, Window, angular_weights, fbp, ramp_kernel
+from .history import History
 from .kernels import KernelOperator, SpatioTemporalKernel, hybrid_kernel, hypr_kernel, kernel_matrix, temporal_kernel
 from .likelihoods import (
     CountsLikelihood,
@@ -226,6 +227,7 @@ __all__ = [
     "Checkpoint",
     "Log",
     "show_progress",
+    "History",
     "ProgressBar",
     "RelativeChange",
     "PetricRule",

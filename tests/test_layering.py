@@ -24,7 +24,7 @@ STOREYS = {
     "projectors": ["core", "physics", "spect", "parallel", "pet", "scan"],
     "recon": ["likelihoods", "metrics", "priors", "kernels", "engines", "problem", "methods"],
     "unrolled": ["networks", "methods", "training", "interop"],
-    "formats": ["summary", "times", "hdf5", "interfile", "siemens", "dicom"],
+    "formats": ["words", "records", "acquisition", "summary", "times", "hdf5", "interfile", "siemens", "dicom"],
     "sims": ["noise", "phantoms", "simulators", "datasets", "recipes"],
 }
 """The rooms of a package and the files that rooms stand on, lowest first: each imports from those before it."""

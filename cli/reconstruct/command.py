@@ -8,17 +8,16 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from emrecon.projectors.core.progress import stage
-from emrecon.recon import METHODS, Checkpoint, Problem
+from emrecon.recon import METHODS, Checkpoint, History, Problem
 from emrecon.recon.methods import known_priors
 
 from .. import learned, options
 from ..errors import interruptible
 from ..outputs import check_outputs, writing
-from ..printing import note, plain_console, quietly
-from . import data, engine, output, uses
+from ..printing import plain_console, quietly
+from . import data, engine, output, record, uses
 from .config import read_config, write_config
 from .settings import DataTable, MethodTable, OutputTable, PhysicsTable, RunTable, Settings
 
@@ -365,37 +364,40 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         with stage("problem"):
             problem = data.make_problem(source, settings.data, settings.physics, choice.subsets)
         console.print(problem.summary)
+        journal = record.Journal(console, History(every=files.log is not None), begun)
         for said in problem.notes:
-            note(said, console)
-        image = _image(problem, choice, settings, console, begun)
+            journal.note(said)
+        image = _image(problem, choice, settings, journal)
         image = output.filtered(image, problem.grid, settings.method.filter, console)
-        output.write_results(settings, image, problem.grid, console)
+        provenance = record.record_of(choice.done(settings), source, problem.summary, journal)
+        output.write_results(settings, image, problem.grid, console, provenance)
         output.write_overlay(settings, image, problem, console)
         if repeat is not None:
             with writing():
                 write_config(repeat, choice.done(settings))
 
 
-def _image(problem: Problem, choice: engine.Choice, settings: Settings, console: Console, begun: float) -> np.ndarray:
-    """Run the engine; the time that is printed counts from `begun`, when the command started."""
+def _image(problem: Problem, choice: engine.Choice, settings: Settings, journal: record.Journal) -> np.ndarray:
+    """Run the engine; the time that is printed counts from when the command started."""
     learned.check(choice.name, choice.trained, problem.grid)
     for warning in learned.notes(choice.trained, problem.grid, problem.modality):
-        note(warning, console)
+        journal.note(warning)
     guide = options.guide(settings.method.guide, problem.grid, data.beside(settings.data))
     where = settings.output.checkpoint
     keeper = None if where is None else Checkpoint(where, signature=choice.signature(problem, guide))
     with stage("beginning"):
         made = choice.prepare(problem, guide, settings.run.device, keeper)
     for line in choice.beginning(made):
-        console.print(line)
-    last = engine.iterate(made, choice.iterations, output.callbacks_of(settings, made, choice.iterations, keeper))
-    seconds = time.perf_counter() - begun
-    console.print(f"{made}, {output.n_passes(last.iteration)}, {seconds:.1f} s in all")
+        journal.console.print(line)
+    journal.begin(made)
+    watchers = output.callbacks_of(settings, made, choice.iterations, keeper, journal.history)
+    last = engine.iterate(made, choice.iterations, watchers)
+    journal.console.print(f"{made}, {output.n_passes(last.iteration)}, {journal.seconds:.1f} s in all")
     unexplained = problem.unexplained(last.image)
     if unexplained:
-        note(f"{unexplained}; --background gives one", console)
+        journal.note(f"{unexplained}; --background gives one")
     for warning in learned.fit_notes(made, last.image):
-        note(warning, console)
+        journal.note(warning)
     return last.image
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from emrecon import figures, formats
 from emrecon.projectors import GaussianBlur, ImageGrid
 from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.core.progress import stage
-from emrecon.recon import Checkpoint, Log, Problem, ProgressBar, Quantity, RelativeChange
+from emrecon.recon import Checkpoint, History, Log, Problem, ProgressBar, Quantity, RelativeChange
 from emrecon.recon.running import Callback
 
 from ..outputs import writing
@@ -21,14 +22,17 @@ from .engine import Engine
 from .settings import Settings
 
 
-def callbacks_of(settings: Settings, engine: Engine, iterations: int, keeper: Checkpoint | None) -> list[Callback]:
-    """Return what looks at every iterate: progress, log, checkpoint and the rule that stops early."""
+def callbacks_of(
+    settings: Settings, engine: Engine, iterations: int, keeper: Checkpoint | None, history: History
+) -> list[Callback]:
+    """Return what looks at every iterate: progress, log, checkpoint, the record, and the rule that stops early."""
     done, log, tolerance = engine.at.iteration, settings.output.log, settings.method.tolerance
     found: list[Callback] = []
     if not settings.run.quiet:
         found += [ProgressBar(iterations - done, engine.objective, console=messages())]
     found += [Log(log, engine.objective, resume=done > 0)] if log else []
     found += [keeper] if keeper else []
+    found += [history]
     found += [RelativeChange(tolerance)] if tolerance is not None else []
     return found
 
@@ -44,15 +48,20 @@ def filtered(image: np.ndarray, grid: ImageGrid, fwhm: float | None, console: Co
 
 
 def write_results(
-    settings: Settings, image: np.ndarray, grid: ImageGrid, console: Console, quantity: Quantity | None = None
+    settings: Settings,
+    image: np.ndarray,
+    grid: ImageGrid,
+    console: Console,
+    provenance: formats.Provenance,
+    quantity: Quantity | None = None,
 ) -> None:
-    """Write the image in the unit of a quantity (default: counts), and the picture where one is wanted."""
+    """Write the image in the unit of a quantity (default: counts) with its record, and the picture if wanted."""
     quantity = quantity or Quantity()
-    image = quantity(image)
+    image, provenance = quantity(image), replace(provenance, unit=quantity.unit)
     table = settings.output
     axes = beside(settings.data)(table.out)
     with writing(), stage(f"writing {table.out.name}"):
-        formats.write_image(table.out, image, grid, beside=axes, unit=quantity.unit)
+        formats.write_image(table.out, image, grid, beside=axes, unit=quantity.unit, provenance=provenance)
         if table.picture is not None:
             figures.save(picture_of(image, grid, quantity.unit), table.picture)
     also = f" and {table.picture}" if table.picture is not None else ""

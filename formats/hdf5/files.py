@@ -5,6 +5,7 @@ docs/hdf5.md lists the schema. Files are written atomically and read with every 
 
 from __future__ import annotations
 
+import json
 import os
 
 import h5py
@@ -15,6 +16,7 @@ from emrecon.projectors import ImageGrid, PETSinogram, Scan
 from emrecon.projectors.core.arrays import Array
 from emrecon.projectors.core.errors import FormatError
 
+from ..records import Provenance, provenance_of
 from ..summary import image_summary, scan_summary
 from .geometry import load_geometry, put_geometry
 from .storage import (
@@ -105,12 +107,19 @@ def load_scan(file: h5py.Group) -> Scan:
 
 
 def write_image(
-    path: str | os.PathLike[str], image: Array, grid: ImageGrid, *, units: str = "", **attributes: ArrayLike
+    path: str | os.PathLike[str],
+    image: Array,
+    grid: ImageGrid,
+    *,
+    units: str = "",
+    provenance: Provenance | None = None,
+    **attributes: ArrayLike,
 ) -> None:
     """Write an image (..., x, y, z) on `grid` to an HDF5 file (schema "image"), atomically.
 
     Args:
-        units : of the values, such as "MBq/mL" or "1/cm".
+        units : of the values, such as "MBq/mL" or "1/cm" (default: the record's).
+        provenance : kept in the group "provenance": the main facts as attributes, all of it as JSON.
         attributes : names with numbers, short lists or text; `describe` returns them.
 
     Raises ValueError where the image does not fit the grid, OSError naming `path` where it cannot be written.
@@ -119,11 +128,32 @@ def write_image(
     if shape[-3:] != grid.shape:
         raise ValueError(f"write_image: an image of shape {shape} does not fit a grid of {grid.shape}")
     with creating(path, "image", 1) as file:
-        store(file, "image", image, units)
+        store(file, "image", image, units or ("" if provenance is None else provenance.unit))
         put(file, "grid/voxel_size", grid.voxel_size, "mm")
         put(file, "grid/origin", grid.origin, "mm")
         put_attributes(file["grid"], orientation="LPS")
         put_attributes(file.create_group("attributes"), **attributes)
+        if provenance is not None:
+            _put_provenance(file, provenance)
+
+
+def _put_provenance(file: h5py.File, record: Provenance) -> None:
+    inputs = [f"{item.role}: {item}" for item in record.inputs]
+    texts = {name: getattr(record, name) for name in ("version", "command", "method", "unit", "date")}
+    put_attributes(file.create_group("provenance"), **texts, **({"inputs": inputs} if inputs else {}))
+    put(file, "provenance/record", record.json(), "")
+
+
+def read_image_provenance(path: str | os.PathLike[str]) -> Provenance | None:
+    """Return the record of an image, None where the file holds none; raises as `read_scan` does."""
+    with opened(path, "image") as file:
+        if "provenance" not in file:
+            return None
+        try:
+            content = json.loads(text_of(file, "provenance/record"))
+        except (RecursionError, ValueError) as error:
+            raise FormatError(f"{path}: the record cannot be read ({error}); edited by hand?") from error
+        return provenance_of(content, path)
 
 
 def read_image(path: str | os.PathLike[str]) -> tuple[np.ndarray, ImageGrid]:

@@ -1,0 +1,151 @@
+"""The record that `emrecon reconstruct` keeps with an image: its command, inputs, physics, method and convergence."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from emrecon import formats
+from emrecon.projectors import BedScan, SPECTGeometry
+from emrecon.projectors.core.progress import stage
+from emrecon.recon import History
+
+from .. import options
+from ..outputs import named_files
+from ..printing import note
+from .engine import Engine
+from .settings import Settings
+
+_NOT_OF_THE_IMAGE = ("quiet",)
+
+
+@dataclass(frozen=True, eq=False)
+class Journal:
+    """What a run says while it works: its notes are printed and kept, its convergence is kept.
+
+    begun : when the command started, of `time.perf_counter`.
+    """
+
+    console: Console
+    history: History
+    begun: float
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Since the command started."""
+        return time.perf_counter() - self.begun
+
+    def note(self, text: str) -> None:
+        """Print and keep something that the user should look at."""
+        self.notes.append(text)
+        note(text, self.console)
+
+    def begin(self, engine: Engine) -> None:
+        """Watch the objective of an engine from here on."""
+        self.history.objective = engine.objective
+        if engine.at.iteration:
+            went = f"went on after iteration {engine.at.iteration} from a checkpoint; convergence is kept from there on"
+            self.notes.append(went)
+
+
+def record_of(settings: Settings, source: Any, physics: str, journal: Journal, unit: str = "") -> formats.Provenance:
+    """Return the record of a run: everything that the report shows, without the patient's name."""
+    hidden = formats.patient_words(getattr(source, "study", None))
+    with stage("digests of the inputs"):
+        inputs = tuple(formats.used_file(role, path, hidden) for role, path in _inputs(settings, source))
+    return formats.Provenance(
+        command=formats.without_words(command_line(settings), hidden),
+        method=settings.method.method,
+        parameters=_parameters(settings),
+        unit=unit,
+        inputs=inputs,
+        acquisition=_clean(formats.acquisition_in_words(source), hidden),
+        physics=_clean(physics.splitlines(), hidden),
+        notes=_clean(journal.notes, hidden),
+        convergence=tuple(formats.Pass(**row) for row in journal.history.rows),
+        orbit=_orbit(source),
+        subject=_subject(source),
+        seconds=round(journal.seconds, 3),
+    )
+
+
+def command_line(settings: Settings) -> str:
+    """Return the command in full, with what --config set; of paths the last parts: folders are called as people."""
+    words = ["emrecon", "reconstruct", settings.data.path.name]
+    for panel in (settings.data, settings.physics, settings.method, settings.output, settings.run):
+        for name, value in panel:
+            if name != "projections" and name not in _NOT_OF_THE_IMAGE and value != _default(panel, name):
+                words += _option(name, value)
+    return shlex.join(words)
+
+
+def _default(panel: Any, name: str) -> object:
+    return type(panel).model_fields[name].default
+
+
+def _option(name: str, value: object) -> list[str]:
+    option = options.option_of(name)
+    if value is True:
+        return [option]
+    values = value if isinstance(value, tuple) else (value,)
+    return [word for part in values for word in (option, part.name if isinstance(part, Path) else str(part))]
+
+
+def _parameters(settings: Settings) -> dict[str, str]:
+    """The options of the method that were used, but for its name."""
+    said = {}
+    for name, value in settings.method:
+        if name != "method" and value not in (None, False, ()):
+            parts = value if isinstance(value, tuple) else (value,)
+            said[name] = "yes" if value is True else ", ".join(p.name if isinstance(p, Path) else str(p) for p in parts)
+    return said
+
+
+def _inputs(settings: Settings, source: Any) -> Iterator[tuple[str, Path]]:
+    """The files and folders that the image depends on, each once, with the option that named it."""
+    seen: set[Path] = set()
+    own = [("projections", settings.data.path)]
+    own += [("events", source.path)] if isinstance(getattr(source, "path", None), Path) else []
+    for panel in (settings.physics, settings.method):
+        for name, value in panel:
+            parts = value if isinstance(value, tuple) else (value,)
+            own += [(options.option_of(name), part) for part in parts if isinstance(part, Path)]
+    for role, path in own:
+        files = [(role, path)] if path.is_dir() else [(role, path), *((f"{role}, data", f) for f in named_files(path))]
+        for part, file in files:
+            place = file.resolve()
+            if place not in seen and place.exists():
+                seen.add(place)
+                yield part, file
+
+
+def _clean(lines: Iterable[str], hidden: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(formats.without_words(line, hidden) for line in lines if line.strip())
+
+
+def _orbit(source: Any) -> formats.Orbit | None:
+    camera = source.geometries[0] if isinstance(source, BedScan) else getattr(source, "geometry", None)
+    return formats.Orbit.of(camera) if isinstance(camera, SPECTGeometry) else None
+
+
+def _subject(source: Any) -> dict[str, float | str]:
+    study = getattr(source, "study", None)
+    if study is None:
+        return {}
+    said = {
+        "weight (kg)": study.weight,
+        "height (m)": study.height,
+        "sex": study.sex,
+        "injected (MBq)": study.injected,
+        "injection": study.injection and study.injection.isoformat(),
+        "start": study.start and study.start.isoformat(),
+        "radionuclide": getattr(source, "radionuclide", None),
+    }
+    return {name: value for name, value in said.items() if value is not None}
