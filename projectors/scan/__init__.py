@@ -4,7 +4,14 @@ from .acquisition import AcquisitionModel
 from .beds import BedScan
 from .counting import DeadTime, RecoveryTable, planar_sensitivity, scan_seconds, spect_calibration, view_decay
 from .dynamic import DynamicScan, GatedScan, ScanSeries, all_views_at_once
-from .energy_windows import EnergyWindow, WindowedScan, dual_energy_window, smooth_projections, triple_energy_window
+from .energy_windows import (
+    EnergyWindow,
+    WindowedScan,
+    WindowedSeries,
+    dual_energy_window,
+    smooth_projections,
+    triple_energy_window,
+)
 from .frames import Frames, Gates, decay_factors, histogram_events, split_events
 from .scan import Scan
 from .study import Study
@@ -25,6 +32,7 @@ __all__ = [
     "ScanSeries",
     "Study",
     "WindowedScan",
+    "WindowedSeries",
     "all_views_at_once",
     "decay_factors",
     "dual_energy_window",

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from ..core.arrays import Array, array_namespace, as_real, like, require_array
 from ..core.blur import gaussian_kernel
 from ..spect.camera import SPECTGeometry
+from .dynamic import ScanSeries
 from .scan import Scan
 from .study import Study
 
@@ -123,13 +124,7 @@ class WindowedScan:
 
         Raises KeyError for names that do not exist, ValueError where windows overlap or none is named.
         """
-        main, (below, above) = self.window(peak), (self._pair(name) for name in (lower, upper))
-        if k is None:
-            estimate = triple_energy_window(main, below, above)
-        elif below is None or above is not None:
-            raise ValueError("scatter_corrected with k takes one scatter window, lower; leave k out for two of them")
-        else:
-            estimate = dual_energy_window(main, below, k)
+        estimate = _estimated(self.window(peak), *(self._pair(name) for name in (lower, upper)), k)
         return replace(self.scan(peak), background=smooth_projections(estimate, fwhm, self.geometry.pixel_size))
 
     def _pair(self, name: str | None) -> tuple[EnergyWindow, Array] | None:
@@ -139,10 +134,119 @@ class WindowedScan:
         return self.windows[i], self.counts[i]
 
     def _index(self, name: str) -> int:
-        names = [window.name for window in self.windows]
-        if name not in names:
-            raise KeyError(f"unknown energy window {name!r}; choose from {', '.join(names)}")
-        return names.index(name)
+        return _index_of(self.windows, name)
+
+
+def _index_of(windows: tuple[EnergyWindow, ...], name: str) -> int:
+    names = [window.name for window in windows]
+    if name not in names:
+        raise KeyError(f"unknown energy window {name!r}; choose from {', '.join(names)}")
+    return names.index(name)
+
+
+def _estimated(peak: EnergyWindow, below: object, above: object, k: float | None) -> Array:
+    """The scatter in the peak window: of three windows, or with k of two."""
+    if k is None:
+        return triple_energy_window(peak, below, above)  # type: ignore[arg-type]  # checked there
+    if below is None or above is not None:
+        raise ValueError("scatter_corrected with k takes one scatter window, lower; leave k out for two of them")
+    return dual_energy_window(peak, below, k)  # type: ignore[arg-type]  # checked there
+
+
+@dataclass(frozen=True, eq=False)
+class WindowedSeries:
+    """A dynamic or gated SPECT acquisition in several energy windows at once.
+
+    Args:
+        windows : `EnergyWindow` objects with different names.
+        series : as many `DynamicScan` or `GatedScan` objects, in the same order, of one camera and the same frames or
+            gates.
+
+    Raises TypeError and ValueError where names are missing or used twice, or series do not belong together.
+    """
+
+    windows: tuple[EnergyWindow, ...]
+    series: tuple[ScanSeries, ...]
+
+    def __post_init__(self) -> None:
+        windows, series = tuple(self.windows), tuple(self.series)
+        if not windows or len(windows) != len(series):
+            raise ValueError(
+                f"WindowedSeries needs one series per window, got {len(windows)} windows and {len(series)} series"
+            )
+        names = [window.name for window in windows]
+        if len(set(names)) < len(names) or not all(names):
+            raise ValueError(f"WindowedSeries windows need names, all different, got {names}")
+        kinds = {type(part) for part in series}
+        if len(kinds) > 1 or not issubclass(next(iter(kinds)), ScanSeries):
+            raise TypeError(
+                "WindowedSeries series must all be a DynamicScan or all a GatedScan, got "
+                f"{sorted(kind.__name__ for kind in kinds)}"
+            )
+        first = series[0]
+        if not isinstance(first.geometry, SPECTGeometry):
+            raise TypeError(f"WindowedSeries needs series of a SPECT camera, got {type(first.geometry).__name__}")
+        for part in series[1:]:
+            if part.geometry != first.geometry or part.seconds.shape != first.seconds.shape:
+                raise ValueError("WindowedSeries series must have one camera and the same frames or gates")
+            if not np.allclose(part.seconds, first.seconds):
+                raise ValueError("WindowedSeries series must have one camera and the same frames or gates")
+            if part.radionuclide != first.radionuclide:
+                raise ValueError(
+                    f"WindowedSeries series have different radionuclides: {first.radionuclide}, {part.radionuclide}"
+                )
+        object.__setattr__(self, "windows", windows)
+        object.__setattr__(
+            self,
+            "series",
+            tuple(replace(part, energy_window=window.limits) for window, part in zip(windows, series)),
+        )
+
+    @property
+    def geometry(self) -> SPECTGeometry:
+        """The camera of all windows."""
+        return self.series[0].geometry  # type: ignore[return-value]  # checked
+
+    @property
+    def radionuclide(self) -> str | None:
+        """Of all windows."""
+        return self.series[0].radionuclide
+
+    @property
+    def study(self) -> Study | None:
+        """Of all windows."""
+        return self.series[0].study
+
+    def __len__(self) -> int:
+        """The number of frames or gates."""
+        return len(self.series[0])
+
+    def window(self, name: str) -> EnergyWindow:
+        """Return a window by name; raises KeyError where there is none."""
+        return self.windows[_index_of(self.windows, name)]
+
+    def scan(self, name: str) -> ScanSeries:
+        """Return the series of one window, as it was given."""
+        return self.series[_index_of(self.windows, name)]
+
+    def part(self, i: int) -> WindowedScan:
+        """Return all windows of one frame or gate; its factors hold the time, as those of the series do."""
+        scans = [part[i] for part in self.series]
+        first = scans[0]
+        more = first.duration, first.radionuclide, first.description, first.study
+        return WindowedScan(self.windows, tuple(scan.counts for scan in scans), self.geometry, first.factors, *more)
+
+    def scatter_corrected(
+        self, peak: str, lower: str | None = None, upper: str | None = None, *, k: float | None = None, fwhm: float = 0
+    ) -> ScanSeries:
+        """Return the series of the window `peak`, with the scatter in every frame or gate as background.
+
+        Args:
+            lower, upper, k, fwhm : as for `WindowedScan.scatter_corrected`.
+        """
+        pairs = (None if name is None else (self.window(name), self.scan(name).counts) for name in (lower, upper))
+        estimate = _estimated(self.window(peak), *pairs, k)
+        return replace(self.scan(peak), background=smooth_projections(estimate, fwhm, self.geometry.pixel_size))
 
 
 def dual_energy_window(peak: EnergyWindow, scatter: tuple[EnergyWindow, Array], k: float) -> Array:

@@ -1,0 +1,127 @@
+"""What a file of nuclear medicine says of patient, tracer, times and camera, as a `Study`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emrecon.projectors import Study, isotope
+from emrecon.projectors.core.errors import naming
+
+from ..attributes import date_time_of, items_of, moment_of, number_of, positive_or_none, text_of
+from ..series import start_of
+from .given import Given
+from .header import tag
+from .notes import Notes
+from .place import position_of
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+COPIED = (
+    *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientAge", "PatientIdentityRemoved"),
+    *("DeidentificationMethod", "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription"),
+    *("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator", "TimezoneOffsetFromUTC"),
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber", "BodyPartExamined"),
+    *(
+        "InstitutionName",
+        "StationName",
+        "DeviceSerialNumber",
+        "SoftwareVersions",
+        "ProtocolName",
+        "Radiopharmaceutical",
+    ),
+)
+"""Attributes that go with a scan, for images that are made of it."""
+
+_LARGEST = 1e5  # MBq: a larger dose is one in Bq, because 100 GBq are given to nobody
+_DAYLONG = 12 * 3600.0  # s: tracers of this half-life are imaged days after injection
+_HEAVIEST, _TALLEST = 500.0, 3.0
+
+
+def study_of(path: Path, header: Dataset, nuclide: str | None, given: Given, notes: Notes) -> Study:
+    """Return the circumstances; the placement is not among them."""
+    start = start_of(header) or moment_of(text_of(header, "AcquisitionDate"), "0000")
+    tracers = items_of(header, "RadiopharmaceuticalInformationSequence")
+    tracer = tracers[0] if tracers else header
+    attributes = {name: text for name in COPIED if (text := text_of(header, name))}
+    drug = text_of(tracer, "Radiopharmaceutical")
+    if drug:
+        attributes["Radiopharmaceutical"] = drug
+    weight, height = _sizes(path, header, given, notes)
+    with naming(path):
+        return Study(
+            frame_of_reference=text_of(header, "FrameOfReferenceUID"),
+            patient_position=position_of(path, header, given),
+            injected=given.positive("injected") or _injected(path, tracer, notes),
+            injection=_injection(path, header, tracer, start, nuclide, notes),
+            start=start_of(header),
+            weight=weight,
+            height=height,
+            sex=sex if (sex := (text_of(header, "PatientSex") or "").upper()) in ("M", "F", "O") else None,
+            collimator=_collimator(path, header, given, notes),
+            manufacturer=text_of(header, "Manufacturer"),
+            model=text_of(header, "ManufacturerModelName"),
+            calibration=given.positive("calibration"),
+            attributes=attributes,
+        )
+
+
+def _sizes(path: Path, header: Dataset, given: Given, notes: Notes) -> tuple[float | None, float | None]:
+    weight, height = given.positive("weight"), given.positive("height")
+    if weight is None:
+        weight = positive_or_none(number_of(header, "PatientWeight"))
+        if weight is not None and weight > _HEAVIEST:
+            notes.add(path, f"{tag('PatientWeight')} is {weight:g} kg, which is left out; in grams? Pass weight= in kg")
+            weight = None
+    if height is None:
+        height = positive_or_none(number_of(header, "PatientSize"))
+        if height is not None and height > _TALLEST:
+            notes.add(path, f"{tag('PatientSize')} is {height:g} m, taken as centimetres; pass height= in m")
+            height = height / 100
+    return weight, height
+
+
+def _injected(path: Path, tracer: Dataset, notes: Notes) -> float | None:
+    """MBq, the unit of nuclear medicine; Bq where the number can be nothing else."""
+    dose = positive_or_none(number_of(tracer, "RadionuclideTotalDose"))
+    if dose is None or dose < _LARGEST:
+        return dose
+    notes.add(
+        path,
+        f"{tag('RadionuclideTotalDose')} is {dose:g}, taken as Bq ({dose / 1e6:g} MBq), though nuclear medicine has "
+        "MBq; pass injected= in MBq to say otherwise",
+    )
+    return dose / 1e6
+
+
+def _injection(
+    path: Path, header: Dataset, tracer: Dataset, start: datetime | None, nuclide: str | None, notes: Notes
+) -> datetime | None:
+    """When it was injected: a date and time, or a time on the day of the scan or the day before."""
+    offset = text_of(header, "TimezoneOffsetFromUTC")
+    full = date_time_of(text_of(tracer, "RadiopharmaceuticalStartDateTime"), offset)
+    time = text_of(tracer, "RadiopharmaceuticalStartTime")
+    if full or not time or start is None:
+        return full
+    if nuclide is None or isotope(nuclide).half_life > _DAYLONG:
+        notes.add(
+            path,
+            f"{tag('RadiopharmaceuticalStartTime')} has no date, and "
+            f"{nuclide or 'an unknown nuclide'} may be imaged days after its injection: when that was is not known",
+        )
+        return None
+    moment = moment_of(f"{start:%Y%m%d}", time)
+    return moment - timedelta(days=1) if moment and moment > start else moment
+
+
+def _collimator(path: Path, header: Dataset, given: Given, notes: Notes) -> str | None:
+    chosen = given.text("collimator")
+    if chosen is not None:
+        return chosen
+    names = [text_of(item, "CollimatorGridName") for item in items_of(header, "DetectorInformationSequence")]
+    names = [*dict.fromkeys(name for name in (*names, text_of(header, "CollimatorGridName")) if name)]
+    if len(names) > 1:
+        notes.add(path, f"the heads have different collimators, {' and '.join(names)}; the first is taken for all")
+    return names[0] if names else None
