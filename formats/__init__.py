@@ -27,8 +27,19 @@ from .dicom import (
     write_dicom_image,
     write_dicom_pet,
 )
-from .dicom.nm import VENDOR_HABITS, NMHabits, write_dicom_nm
-from .hdf5 import describe_dynamic, read_beds, read_windowed_scan, write_beds, write_dynamic, write_windowed_scan
+from .dicom.nm import (
+    NM_IMAGE_OVERRIDES,
+    NM_OVERRIDES,
+    VENDOR_HABITS,
+    NMHabits,
+    NMImage,
+    PlanarImages,
+    read_dicom_nm,
+    read_dicom_nm_image,
+    read_planar,
+    write_dicom_nm,
+)
+from .hdf5 import describe_dynamic, read_beds, write_beds, write_dynamic, write_windowed_scan
 from .interfile import (
     ImageAxes,
     PETSinogramFacts,
@@ -77,6 +88,7 @@ from .registry import (
     read_provenance,
     read_scan,
     read_times,
+    read_windowed_scan,
     write_image,
     write_scan,
 )
@@ -111,6 +123,9 @@ __all__ = [
     "read_dicom_ct",
     "read_dicom_pet",
     "write_dicom_pet",
+    "read_dicom_nm",
+    "read_dicom_nm_image",
+    "read_planar",
     # the native file
     "atomic_path",
     "describe_dynamic",
@@ -159,8 +174,12 @@ __all__ = [
     # DICOM
     "ImageFacts",
     "NMHabits",
+    "NMImage",
+    "NM_IMAGE_OVERRIDES",
+    "NM_OVERRIDES",
     "PETFacts",
     "PETImage",
+    "PlanarImages",
     "decay_reference_time",
     "suv_factor",
     "VENDOR_HABITS",

@@ -7,22 +7,25 @@ import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import numpy as np
 
-from emrecon.projectors import BedScan, DynamicScan, GatedScan, ImageGrid, PETSinogram, Scan, WindowedScan
+from emrecon.projectors import DynamicScan, GatedScan, ImageGrid, PETSinogram, Scan, WindowedScan
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.core.errors import FormatError, naming, require_file
 from emrecon.projectors.core.progress import tracked
 
 from .describing import describe_norm, describe_other, is_norm
 from .dicom.images import read_dicom_image
+from .dicom.nm import NM_IMAGE_OVERRIDES, NMScan, nm_kind, read_dicom_nm, read_dicom_nm_image
 from .dicom.summary import is_dicom
 from .hdf5 import describe_beds, read_beds
 from .hdf5 import dynamic as native_dynamic
 from .hdf5 import files as native
-from .hdf5.windows import describe_windowed_scan, read_windowed_scan
+from .hdf5 import windows as native_windows
+from .hdf5.windows import describe_windowed_scan
 from .interfile import (
     PETSinogramFacts,
     read_interfile,
@@ -52,6 +55,8 @@ from .siemens import PETLink, is_petlink, read_petlink
 from .summary import image_summary, scan_summary, series_summary, sinogram_facts
 from .times import ImageTimes, as_attributes, from_attributes, read_sidecar, with_times, write_sidecar
 
+T = TypeVar("T")
+
 _PATTERNS = {
     "hdf5": r"\.(h5|hdf5)",
     "nifti": r"\.nii(\.gz)?",
@@ -59,56 +64,95 @@ _PATTERNS = {
     "interfile": r"\.(hs|hv|hct|h\d\d)",
 }
 _FIRST_LINE = re.compile(rb"[ \t]*+!?[ \t]*+INTERFILE[ \t]*+:=", re.IGNORECASE)
-_KNOWN = ".h5 .hdf5 (emrecon), .nii .nii.gz (NIfTI), .hs .hv .h33 .h00 (Interfile)"
+_KNOWN = ".h5 .hdf5 (emrecon), .nii .nii.gz (NIfTI), .hs .hv .h33 .h00 (Interfile), DICOM"
 
 
-def read_scan(path: str | os.PathLike[str], **overrides: object) -> Scan:
-    """Return the scan in an emrecon HDF5 file or an Interfile header.
+def read_scan(path: str | os.PathLike[str], **overrides: object) -> NMScan:
+    """Return the scan in an emrecon HDF5 file, an Interfile header, or DICOM files of nuclear medicine.
 
     Args:
-        overrides : values that replace those of an Interfile header, see `read_interfile` and `read_interfile_pet`.
+        path : of DICOM, a file with any suffix, or a folder with the files of one acquisition.
+        overrides : values that replace those of an Interfile header, see `read_interfile` and `read_interfile_pet`, or
+            of DICOM, see `read_dicom_nm`.
+
+    Of HDF5 and Interfile it is a `Scan`. DICOM files hold energy windows, frames, gates and beds as they come, and what
+    is returned is the container of these, see `read_dicom_nm`; window=, frame=, gate= and bed= choose one.
 
     Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files; TypeError for overrides that
     the format does not take.
     """
     kind = _kind_of(path)
+    if kind == "dicom":
+        return read_dicom_nm(path, **overrides)
     if kind == "interfile":
         return _read_pet(path, **overrides) if _is_pet(path) else read_interfile(path, **overrides)
     if kind == "nifti":
         raise FormatError(f"{path} is a NIfTI image, which cannot hold a scan; did you mean read_image?")
     if overrides:
-        raise TypeError(
-            f"values of an HDF5 scan cannot be replaced while reading, got {', '.join(overrides)}; use "
-            "dataclasses.replace on the scan"
-        )
+        raise _no_overrides(overrides)
     return native.read_scan(path)
 
 
 def read_dynamic(path: str | os.PathLike[str], **overrides: object) -> DynamicScan:
-    """Return the time frames of an HDF5 file that `write_dynamic` wrote, or of an Interfile header.
+    """Return the time frames of an HDF5 file that `write_dynamic` wrote, of an Interfile header, or of DICOM files.
 
     From HDF5 the scan is equal in every field and dtype.
 
     Args:
-        overrides : values that replace those of an Interfile header, see `read_interfile_dynamic`.
+        overrides : values that replace those of an Interfile header, see `read_interfile_dynamic`, or of DICOM, see
+            `read_dicom_nm`.
 
     Raises FileNotFoundError where there is no file; FormatError, which names the file and the likely cause, where it is
     of another kind, truncated, of a newer schema, incomplete, of absurd size, or fails a checksum.
     """
+    if _kind_of(path) == "dicom":
+        return _of_kind(path, read_dicom_nm(path, **overrides), DynamicScan, "time frames")
     reader = read_interfile_dynamic if _is_interfile(path, overrides) else native_dynamic.read_dynamic
     return reader(path, **overrides)
 
 
 def read_gated(path: str | os.PathLike[str], **overrides: object) -> GatedScan:
-    """Return the gates of an HDF5 file or an Interfile header, see `read_interfile_gated`; else as `read_dynamic`."""
+    """Return the gates of HDF5, Interfile (see `read_interfile_gated`) or DICOM files; else as `read_dynamic`."""
+    if _kind_of(path) == "dicom":
+        return _of_kind(path, read_dicom_nm(path, **overrides), GatedScan, "gates")
     reader = read_interfile_gated if _is_interfile(path, overrides) else native_dynamic.read_gated
     return reader(path, **overrides)
 
 
-def read_acquisition(
-    path: str | os.PathLike[str], **overrides: object
-) -> Scan | WindowedScan | DynamicScan | GatedScan | BedScan:
+def read_windowed_scan(path: str | os.PathLike[str], **overrides: object) -> WindowedScan:
+    """Return the energy windows of an HDF5 file that `write_windowed_scan` wrote, or of DICOM files.
+
+    Args:
+        overrides : values that replace those of DICOM files, see `read_dicom_nm`.
+
+    Raises FileNotFoundError where there is no file; FormatError, which names the file and the likely cause, where it is
+    of another kind, damaged or incomplete; TypeError for overrides that the format does not take.
+    """
+    if _kind_of(path) == "dicom":
+        return _of_kind(path, read_dicom_nm(path, **overrides), WindowedScan, "several energy windows")
+    if overrides:
+        raise _no_overrides(overrides)
+    return native_windows.read_windowed_scan(path)
+
+
+def _of_kind(path: str | os.PathLike[str], scan: NMScan, kind: type[T], name: str) -> T:
+    """A scan that must be of one kind."""
+    if isinstance(scan, kind):
+        return scan
+    raise FormatError(f"{path} holds no {name} but a {type(scan).__name__}; read_scan reads it")
+
+
+def _no_overrides(overrides: dict[str, object]) -> TypeError:
+    return TypeError(
+        f"values of an HDF5 scan cannot be replaced while reading, got {', '.join(overrides)}; use "
+        "dataclasses.replace on the scan"
+    )
+
+
+def read_acquisition(path: str | os.PathLike[str], **overrides: object) -> NMScan:
     """Return all that a file of projections or sinograms holds: a scan, or its windows, frames, gates or beds.
+
+    Of HDF5 and Interfile, too, where `read_scan` reads one scan only.
 
     Args:
         overrides : values that replace those of a header; with frame= or gate= one part of an Interfile file is read.
@@ -116,6 +160,8 @@ def read_acquisition(
     Raises as the reader of what it holds does: `read_scan`, `read_windowed_scan`, `read_dynamic`, `read_gated` or
     `read_beds`.
     """
+    if _kind_of(path) == "dicom":
+        return read_dicom_nm(path, **overrides)
     if _is_interfile(path, overrides):
         found = _series_of(path, overrides)
         if found is None:
@@ -125,7 +171,7 @@ def read_acquisition(
         readers = {
             "dynamic": native_dynamic.read_dynamic,
             "gated": native_dynamic.read_gated,
-            "windowed-scan": read_windowed_scan,
+            "windowed-scan": native_windows.read_windowed_scan,
             "beds": read_beds,
         }
         return readers.get(native.kind_of(path), native.read_scan)(path)
@@ -144,10 +190,7 @@ def _is_interfile(path: str | os.PathLike[str], overrides: dict[str, object]) ->
     if _kind_of(path) == "interfile":
         return True
     if overrides:
-        raise TypeError(
-            f"values of an HDF5 scan cannot be replaced while reading, got {', '.join(overrides)}; use "
-            "dataclasses.replace on the scan"
-        )
+        raise _no_overrides(overrides)
     return False
 
 
@@ -177,21 +220,23 @@ def read_image(
 ) -> tuple[np.ndarray, ImageGrid]:
     """Return (image, grid) from an emrecon HDF5 file, a NIfTI file, an Interfile header or a DICOM series.
 
-    The image is (x, y, z), or (F, x, y, z) where a NIfTI or HDF5 file holds several frames.
+    The image is (x, y, z), or (F, x, y, z) where a NIfTI or HDF5 file holds several frames, or NM several gates.
 
     Args:
-        path : of DICOM, a folder or one file of the series: CT in Hounsfield units, PT in the units of the file.
+        path : of DICOM, a folder or one file of the series: CT in Hounsfield units, PT and NM (RECON TOMO) in the units
+            of the file, which `read_dicom_pet` and `read_dicom_nm_image` say.
         beside : the file of projections, sinograms or events that an Interfile image belongs to, or its `axes_beside`:
             the image lands where they say. Without it the image's own header decides. Other formats say their own axes.
         overrides : values that replace those of an Interfile header, such as window=2 for the second time frame, see
-            `read_interfile_image`; of DICOM, series= (number or UID) and frame=.
+            `read_interfile_image`; of DICOM, series= (number or UID) and frame=, and of NM those of
+            `read_dicom_nm_image`.
 
     Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files; TypeError for overrides that the
     format does not take.
     """
-    if Path(path).is_dir() or is_dicom(path):
-        return _read_dicom(path, **overrides)
     kind = _kind_of(path)
+    if kind == "dicom":
+        return _read_dicom(path, **overrides)
     if kind == "interfile":
         return read_interfile_image(path, axes=_axes_of(beside), **overrides)
     if overrides:
@@ -200,6 +245,10 @@ def read_image(
 
 
 def _read_dicom(path: str | os.PathLike[str], **choice: object) -> tuple[np.ndarray, ImageGrid]:
+    of_nm = set(choice) & (set(NM_IMAGE_OVERRIDES) - {"series", "frame"})
+    if of_nm or (Path(path).is_file() and nm_kind(path) is not None):
+        found = read_dicom_nm_image(path, **choice)
+        return found.image, found.grid
     unknown = set(choice) - {"series", "frame"}
     if unknown:
         raise TypeError(f"{path}: a DICOM image is chosen by series= and frame=, got {', '.join(sorted(unknown))}")
@@ -335,6 +384,8 @@ def axes_beside(path: str | os.PathLike[str], **overrides: object) -> ImageAxes:
         return interfile_axes(path, **overrides)
     if kind == "nifti":
         raise FormatError(f"{path} is a NIfTI image, which cannot hold a scan")
+    if kind == "dicom":
+        return SPECT_AXES
     return PET_AXES if native.holds_pet(path) else SPECT_AXES
 
 
@@ -489,6 +540,8 @@ def _kind_by_name(path: str | os.PathLike[str]) -> str | None:
 
 
 def _kind_of(path: str | os.PathLike[str]) -> str:
+    if Path(path).is_dir() or is_dicom(path):
+        return "dicom"
     kind = _kind_by_name(path)
     if kind is not None:
         return kind
@@ -499,4 +552,6 @@ def _kind_of(path: str | os.PathLike[str]) -> str:
     # line by line: one pattern for all of it would try every run of blank lines from each of them
     if any(_FIRST_LINE.match(line) for line in start.splitlines()):
         return "interfile"
+    if start[:2] in (b"\x02\x00", b"\x08\x00") and start[2:4] < b"\x30":  # DICOM of old, without a preamble
+        return "dicom"
     raise FormatError(f"{path}: neither the suffix nor the content is of a known format; choose from {_KNOWN}")

@@ -34,16 +34,23 @@ def read_term(path: str | os.PathLike[str], scan: Scan) -> np.ndarray:
     """
     if isinstance(scan.geometry, PETSinogram):
         return _of_sinogram(path, scan, scan.geometry)
-    found = read_scan(path)
+    found = _one_scan(path)
     if not isinstance(found.geometry, SPECTGeometry):
         raise FormatError(f"{path}: holds a PET sinogram, and the scan is of SPECT")
     _compare_cameras(path, found.geometry, scan.geometry)
     return _checked(path, np.asarray(to_numpy(found.counts)))
 
 
+def _one_scan(path: str | os.PathLike[str]) -> Scan:
+    found = read_scan(path)
+    if not isinstance(found, Scan):
+        raise FormatError(f"{path}: holds a {type(found).__name__}, and a term has one number for each bin of a scan")
+    return found
+
+
 def _of_sinogram(path: str | os.PathLike[str], scan: Scan, wanted: PETSinogram) -> np.ndarray:
     if str(path).lower().endswith((".h5", ".hdf5")):
-        other = read_scan(path)
+        other = _one_scan(path)
         if not isinstance(other.geometry, PETSinogram):
             raise FormatError(f"{path}: holds SPECT projections, and the scan is of PET")
         values, found = to_numpy(other.counts), other.geometry

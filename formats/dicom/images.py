@@ -1,4 +1,4 @@
-"""An image of any DICOM series, chosen by what the files hold: CT in Hounsfield units, PT in the units of the file."""
+"""An image of any DICOM series, chosen by what the files hold: CT in Hounsfield units, PT and NM in their own units."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from emrecon.projectors.core.errors import FormatError
 
 from .attributes import FilePath, lenient, text_of
 from .ct import read_dicom_ct, whole_series
+from .nm.reading import read_dicom_nm_image
 from .pet import read_dicom_pet
 from .series import headers_of, is_localizer, modality_of
 
@@ -27,7 +28,13 @@ def _pet(path: FilePath, **choice: object) -> tuple[np.ndarray, ImageGrid]:
     return image, grid
 
 
-READERS: dict[str, Reader] = {"CT": read_dicom_ct, "PT": _pet}
+def _nm(path: FilePath, **choice: object) -> tuple[np.ndarray, ImageGrid]:
+    given = {name: value for name, value in choice.items() if value is not None}
+    image, grid, *_ = read_dicom_nm_image(path, **given)
+    return image, grid
+
+
+READERS: dict[str, Reader] = {"CT": read_dicom_ct, "PT": _pet, "NM": _nm}
 """What reads the images of a modality."""
 
 
@@ -41,7 +48,8 @@ def read_dicom_image(
         series : SeriesInstanceUID or series number, where several series are there.
         frame : 1, 2, ... in order of time, where the series holds several.
 
-    CT is in Hounsfield units, PT in the units of the file (`read_dicom_pet` says which).
+    CT is in Hounsfield units, PT and NM (RECON TOMO) in the units of the file (`read_dicom_pet` and
+    `read_dicom_nm_image` say which).
 
     Raises FormatError as `read_dicom_pet`, and where the files are of another modality or of several.
     """

@@ -113,7 +113,7 @@ def place_of(
     start, radius, shift = first_view(head)
     meaning = given.choice("position", "detector", "corner", "centre") or _meaning(header, corner, axes, start)
     half = (shape[0] - 1) / 2 * pixel[0]
-    x, y = float(corner[0]), float(corner[1])
+    x, y, said = float(corner[0]), float(corner[1]), ""
     if meaning == "detector":
         a, sign = np.deg2rad(start), -1 if rows_up else 1
         # the columns run along sign x (-cos a, sin a); the first is half a detector before its centre
@@ -123,21 +123,17 @@ def place_of(
     elif meaning == "corner":
         right = -1 if axes is not None and axes[0] < -0.5 else 1
         x, y = x + right * half, y + half
+        said = "the corner of the reconstructed volume, as Siemens and Mediso have it"
     else:
         height = _table_height(header)
-        if height is not None:
-            y -= height
-            notes.add(path, f"y of the axis is taken as minus {tag('TableHeight')}, {-height:g} mm")
-    said = {
-        "detector": "the first pixel of a detector, as DICOM defines it",
-        "corner": "the corner of the reconstructed volume, as Siemens and Mediso have it",
-        "centre": "the axis of rotation, as GE has it",
-    }[meaning]
-    notes.add(
-        path,
-        f"{tag('ImagePositionPatient')} is taken as {said}: the axis is at ({x:.1f}, {y:.1f}) mm; pass position= or "
-        "placement= to say otherwise",
-    )
+        y -= height or 0.0
+        said = f"the axis of rotation, as GE has it, y from the table ({tag('TableHeight')} {height or 0.0:g} mm)"
+    if meaning != "detector":
+        notes.add(
+            path,
+            f"{tag('ImagePositionPatient')} is taken as {said}: the axis is at ({x:.1f}, {y:.1f}) mm; pass position= "
+            "or placement= to say otherwise",
+        )
     return Place((float(x), float(y)), middle, rows_up)
 
 

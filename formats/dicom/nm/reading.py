@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,8 @@ import numpy as np
 
 from emrecon.projectors.core.errors import FormatError
 
-from ..attributes import FilePath, items_of, lenient, text_of
-from ..series import headers_of, modality_of
+from ..attributes import FilePath, items_of, lenient, number_of, text_of
+from ..series import headers_of, modality_of, start_of
 from .acquisitions import acquisition_of
 from .assembling import NMScan, assembled
 from .given import IMAGE_OVERRIDES, PLANAR_OVERRIDES, SCAN_OVERRIDES, Given, check_names
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _File = tuple[Path, "Dataset"]
+_LONGEST = timedelta(hours=3)
+_APART = 0.3  # of the field of view, between beds of one acquisition
 _NM_STORAGE = "1.2.840.10008.5.1.4.1.1.20"
 
 
@@ -54,14 +58,14 @@ def read_dicom_nm(path: FilePath | Iterable[FilePath], **overrides: object) -> N
     check_names(overrides, SCAN_OVERRIDES)
     notes = Notes()
     with lenient():
-        files = _chosen(path, TOMOGRAPHIC, overrides)
+        files = _chosen(path, TOMOGRAPHIC, overrides, notes)
         given = Given(_shown(path, files), overrides)
         scan = assembled([acquisition_of(file, header, given, notes) for file, header in files], given, notes)
     notes.tell()
     return scan
 
 
-def read_planar(path: FilePath, **overrides: object) -> PlanarImages:
+def read_planar(path: FilePath | Iterable[FilePath], **overrides: object) -> PlanarImages:
     """Return the planar images (STATIC, WHOLE BODY, DYNAMIC, GATED) of a DICOM file of nuclear medicine.
 
     Args:
@@ -73,10 +77,10 @@ def read_planar(path: FilePath, **overrides: object) -> PlanarImages:
     check_names(overrides, PLANAR_OVERRIDES)
     notes = Notes()
     with lenient():
-        ((file, header), *others) = _chosen(path, PLANAR, overrides)
+        ((file, header), *others) = _chosen(path, PLANAR, overrides, notes)
         if others:
             raise FormatError(
-                f"{path} holds {len(others) + 1} files of planar images, such as {file.name} and {others[0][0].name}; "
+                f"{_where(path)} holds {len(others) + 1} files of planar images, such as {file.name} and {others[0][0].name}; "
                 "name one of them"
             )
         images = planar_of(file, header, Given(file, overrides), notes)
@@ -84,7 +88,7 @@ def read_planar(path: FilePath, **overrides: object) -> PlanarImages:
     return images
 
 
-def read_dicom_nm_image(path: FilePath, **overrides: object) -> NMImage:
+def read_dicom_nm_image(path: FilePath | Iterable[FilePath], **overrides: object) -> NMImage:
     """Return the reconstructed image (RECON TOMO, RECON GATED TOMO) of a DICOM file of nuclear medicine.
 
     Args:
@@ -100,10 +104,10 @@ def read_dicom_nm_image(path: FilePath, **overrides: object) -> NMImage:
     check_names(overrides, IMAGE_OVERRIDES)
     notes = Notes()
     with lenient():
-        ((file, header), *others) = _chosen(path, RECONSTRUCTED, overrides)
+        ((file, header), *others) = _chosen(path, RECONSTRUCTED, overrides, notes)
         if others:
             raise FormatError(
-                f"{path} holds {len(others) + 1} reconstructed images, such as {file.name} and {others[0][0].name}; "
+                f"{_where(path)} holds {len(others) + 1} reconstructed images, such as {file.name} and {others[0][0].name}; "
                 "choose one by series=, or name the file"
             )
         image = image_of(file, header, Given(file, overrides), notes)
@@ -133,18 +137,22 @@ def is_nm(header: Dataset) -> bool:
 # ---- which files -----------------------------------------------------------------------------------------------------
 
 
+def _where(path: FilePath | Iterable[FilePath]) -> str:
+    return os.fspath(path) if isinstance(path, (str, os.PathLike)) else "the list of files"
+
+
 def _shown(path: FilePath | Iterable[FilePath], files: list[_File]) -> Path:
     return Path(path) if isinstance(path, (str, os.PathLike)) else files[0][0]
 
 
 def _chosen(
-    path: FilePath | Iterable[FilePath], types: tuple[str, ...], overrides: Mapping[str, object]
+    path: FilePath | Iterable[FilePath], types: tuple[str, ...], overrides: Mapping[str, object], notes: Notes
 ) -> list[_File]:
     """The files of the wanted types, of one series or of several that belong together."""
     headers, folder = headers_of(path)
     found = [(file, header) for file, header in headers if is_nm(header)]
     wanted = [(file, header) for file, header in found if type_of(header) in types]
-    if not folder and len(wanted) < len(headers):
+    if not folder and len(wanted) < len(headers) and (isinstance(path, (str, os.PathLike)) or types == TOMOGRAPHIC):
         file, header = next(
             (file, header) for file, header in headers if type_of(header) not in types or not is_nm(header)
         )
@@ -160,37 +168,69 @@ def _chosen(
         matches = [group for uid, group in groups.items() if str(series) in (uid, _number(group[0][1]))]
         if len(matches) != 1:
             raise FormatError(
-                f"{path} holds {'no' if not matches else 'more than one'} series {str(series)[:70]!r}; choose one by "
+                f"{_where(path)} holds {'no' if not matches else 'more than one'} series {str(series)[:70]!r}; choose one by "
                 "series=:\n" + _listed(groups)
             )
         return matches[0]
     if len(groups) == 1 or types != TOMOGRAPHIC:
         return wanted
     if not _belong_together(groups):
-        raise FormatError(f"{path} holds several series of projections; choose one by series=:\n" + _listed(groups))
+        raise FormatError(
+            f"{_where(path)} holds several series of projections; choose one by series=:\n" + _listed(groups)
+        )
+    notes.add(
+        _shown(path, wanted),
+        f"{len(groups)} series of one study are read as the beds or energy windows of one acquisition; choose one by "
+        "series= to say otherwise",
+    )
     return wanted
 
 
 def _belong_together(groups: dict[str, list[_File]]) -> bool:
-    """Whether series are one acquisition at several places: of one study, with positions of their own."""
+    """Whether series are parts of one acquisition: of one study, within hours, and beds or energy windows of their own.
+
+    Two scans of a day, such as at stress and at rest, may lie a little apart: beds overlap by less.
+    """
     headers = [header for group in groups.values() for _, header in group]
     studies = {text_of(header, "StudyInstanceUID") for header in headers}
-    places = [_place_key(header) for header in headers]
-    return len(studies) == 1 and None not in places and len(set(places)) == len(places)
+    starts = [start for header in headers if (start := start_of(header)) is not None]
+    if len(studies) > 1 or (starts and max(starts) - min(starts) > _LONGEST):
+        return False
+    parts: dict[tuple[float, ...], list[float]] = {}
+    for header in headers:
+        place = _place_of(header)
+        if place is None:
+            return False
+        parts.setdefault(_limits_of(header), []).append(place)
+    field = max((number_of(h, "Rows") or 0) * (number_of(h, "PixelSpacing") or 0) for h in headers)
+    if any(later - earlier < _APART * field for part in parts.values() for earlier, later in pairwise(sorted(part))):
+        return False
+    lists = [sorted(part) for part in parts.values()]
+    return all(len(part) == len(lists[0]) and np.allclose(part, lists[0], atol=0.5) for part in lists)
 
 
-def _place_key(header: Dataset) -> float | None:
-    """z of the first pixel, or the position of the table."""
-    path = Path("")
+def _place_of(header: Dataset) -> float | None:
+    """z of the first pixel, or the position of the table, in mm."""
     for sequence, keyword in (
         ("DetectorInformationSequence", "ImagePositionPatient"),
         ("RotationInformationSequence", "TableTraverse"),
     ):
         for item in items_of(header, sequence):
-            values = floats_of(path, item, keyword)
-            if values is not None and np.isfinite(values).all():
-                return round(float(values[-1]), 1)
+            values = floats_of(Path(""), item, keyword)
+            if values is not None:
+                return float(values[-1])
     return None
+
+
+def _limits_of(header: Dataset) -> tuple[float, ...]:
+    """The limits of all energy windows, keV."""
+    ranges = [
+        part
+        for window in items_of(header, "EnergyWindowInformationSequence")
+        for part in items_of(window, "EnergyWindowRangeSequence")
+    ]
+    names = ("EnergyWindowLowerLimit", "EnergyWindowUpperLimit")
+    return tuple(round(number_of(part, name) or 0.0, 2) for part in ranges for name in names)
 
 
 def _number(header: Dataset) -> str | None:
@@ -234,9 +274,8 @@ def _other(file: Path, header: Dataset, types: tuple[str, ...]) -> FormatError:
 def _none(
     path: FilePath | Iterable[FilePath], headers: list[_File], found: list[_File], types: tuple[str, ...]
 ) -> FormatError:
-    where = path if isinstance(path, (str, os.PathLike)) else "the list of files"
     if len(found) == 1:
         return _other(*found[0], types)
     kinds = Counter(f"NM {type_of(h) or 'of no type'}" if is_nm(h) else modality_of(h) for _, h in headers)
     said = ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "no DICOM files"
-    return FormatError(f"{where} holds {said}, and no {' or '.join(types)}; the wrong folder or reader?")
+    return FormatError(f"{_where(path)} holds {said}, and no {' or '.join(types)}; the wrong folder or reader?")

@@ -259,7 +259,7 @@ def _detectors(acquisition: Acquisition, study: Study, habits: NMHabits) -> list
             CollimatorType="PARA",
             FocalDistance=0,
             ZoomFactor=[decimal(habits.zoom)] * 2,
-            CenterOfRotationOffset=decimal(0.0 - orbit.shift),
+            CenterOfRotationOffset=decimal(0.0 + (orbit.shift if _turns(study, habits) else -orbit.shift)),
             StartAngle=decimal(_file_angle(orbit.start, study, habits))
             if habits.start_angle == "detector" or not tomo
             else None,
