@@ -24,7 +24,14 @@ def open_source(table: DataTable) -> Source:
     path, values = table.path, options.header_values(table.header)
     if _is_listmode(path):
         return formats.read_petlink(path, **values)
-    return formats.read_scan(path, **values)
+    found = formats.read_scan(path, **values)
+    if not isinstance(found, Scan):
+        raise typer.BadParameter(
+            f"{path} holds a {type(found).__name__}, and one scan is reconstructed; choose one by --header window=, "
+            "bed=, frame= or gate=",
+            param_hint="PROJECTIONS",
+        )
+    return found
 
 
 def beside(table: DataTable) -> options.Beside:

@@ -80,8 +80,8 @@ def read_planar(path: FilePath | Iterable[FilePath], **overrides: object) -> Pla
         ((file, header), *others) = _chosen(path, PLANAR, overrides, notes)
         if others:
             raise FormatError(
-                f"{_where(path)} holds {len(others) + 1} files of planar images, such as {file.name} and {others[0][0].name}; "
-                "name one of them"
+                f"{_where(path)} holds {len(others) + 1} files of planar images, such as {file.name} and "
+                f"{others[0][0].name}; name one of them"
             )
         images = planar_of(file, header, Given(file, overrides), notes)
     notes.tell()
@@ -107,8 +107,8 @@ def read_dicom_nm_image(path: FilePath | Iterable[FilePath], **overrides: object
         ((file, header), *others) = _chosen(path, RECONSTRUCTED, overrides, notes)
         if others:
             raise FormatError(
-                f"{_where(path)} holds {len(others) + 1} reconstructed images, such as {file.name} and {others[0][0].name}; "
-                "choose one by series=, or name the file"
+                f"{_where(path)} holds {len(others) + 1} reconstructed images, such as {file.name} and "
+                f"{others[0][0].name}; choose one by series=, or name the file"
             )
         image = image_of(file, header, Given(file, overrides), notes)
     notes.tell()
@@ -168,8 +168,8 @@ def _chosen(
         matches = [group for uid, group in groups.items() if str(series) in (uid, _number(group[0][1]))]
         if len(matches) != 1:
             raise FormatError(
-                f"{_where(path)} holds {'no' if not matches else 'more than one'} series {str(series)[:70]!r}; choose one by "
-                "series=:\n" + _listed(groups)
+                f"{_where(path)} holds {'no' if not matches else 'more than one'} series {str(series)[:70]!r}; choose "
+                "one by series=:\n" + _listed(groups)
             )
         return matches[0]
     if len(groups) == 1 or types != TOMOGRAPHIC:
