@@ -24,6 +24,7 @@ from .dicom import (
     read_dicom_ct,
     read_dicom_pet,
     suv_factor,
+    write_dicom_ct,
     write_dicom_image,
     write_dicom_pet,
 )
@@ -183,6 +184,7 @@ __all__ = [
     "decay_reference_time",
     "suv_factor",
     "VENDOR_HABITS",
+    "write_dicom_ct",
     "write_dicom_image",
     "write_dicom_nm",
 ]

@@ -150,3 +150,20 @@ def test_nothing_else_is_replaced(tmp_path):
     (tmp_path / "made.dcm" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"notes\.txt is not of a series"):
         written(tmp_path, image(), kind="PT")
+
+
+def test_ct_series_are_valid_and_come_back(tmp_path):
+    hu = np.random.default_rng(2).integers(-1024, 3000, GRID.shape)
+    formats.write_dicom_ct(tmp_path / "ct", hu, GRID, study=STUDY, kvp=130)
+    files = sorted((tmp_path / "ct").iterdir())
+    assert errors_of(files[0]) == []
+    found, grid = formats.read_dicom_ct(tmp_path / "ct")
+    assert (found == hu).all()
+    assert grid.origin == pytest.approx(tuple(FIRST), abs=1e-12)
+    first = pydicom.dcmread(files[0])
+    assert (first.KVP, first.PatientPosition, first.FrameOfReferenceUID) == (130, "HFP", "1.2.3.4")
+    values, _, place = converted(tmp_path / "ct", tmp_path / "nifti")
+    assert (values == hu).all()
+    assert np.allclose(place, FIRST, atol=1e-3)
+    with pytest.raises(ValueError, match="no Hounsfield units"):
+        formats.write_dicom_ct(tmp_path / "ct", hu - 5000, GRID)
