@@ -78,8 +78,10 @@ from .scan import (
     WindowedScan,
     WindowedSeries,
     all_views_at_once,
+    bed_slices,
     decay_factors,
     dual_energy_window,
+    grid_slices,
     histogram_events,
     peak_window,
     planar_sensitivity,
@@ -92,6 +94,7 @@ from .scan import (
     view_decay,
 )
 from .spect import (
+    BedProjector,
     CollimatorResponse,
     EffectiveSource,
     GaussianResponse,
@@ -179,6 +182,9 @@ __all__ = [
     "ScanSeries",
     "Study",
     "BedScan",
+    "BedProjector",
+    "bed_slices",
+    "grid_slices",
     "Frames",
     "Gates",
     "all_views_at_once",

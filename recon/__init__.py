@@ -121,7 +121,19 @@ from .priors import (
     bowsher,
     spatial_weights,
 )
-from .problem import ArgumentError, EffectiveScatter, Problem, WindowScatter, pet_grid, pet_problem, spect_problem
+from .problem import (
+    ArgumentError,
+    EffectiveScatter,
+    Problem,
+    WindowScatter,
+    bed_problems,
+    beds_problem,
+    joint_problem,
+    pet_grid,
+    pet_problem,
+    spect_problem,
+    stitch,
+)
 from .quantity import Quantity, quantify, quantify_beds
 from .reconstruction import reconstruct
 from .running import Checkpoint, Log, ProgressBar, RelativeChange, run
@@ -150,6 +162,11 @@ __all__ = [
     "Iterate",
     "run",
     "nrmse",
+    # several bed positions
+    "bed_problems",
+    "beds_problem",
+    "joint_problem",
+    "stitch",
     # likelihoods and objectives
     "CountsLikelihood",
     "TransmissionLikelihood",

@@ -22,7 +22,7 @@ NUCLIDE = "Tc-99m"
 BEGIN = datetime(2024, 3, 1, 10, 0, 0)
 
 
-def body(slices=24):
+def body(slices=25):
     """Activity and attenuation (1/cm) of a warm cylinder with hot balls, and their grid."""
     grid = ImageGrid((BINS, BINS, slices), PIXEL)
     x, y, z = grid.coordinates()
@@ -37,7 +37,7 @@ def camera(rows, axial_shift=0.0):
     return SPECTGeometry.circular(VIEWS, 60, (BINS, rows), PIXEL, axial_shift=axial_shift)
 
 
-def long_scan(slices=24, seed=None):
+def long_scan(slices=25, seed=None):
     """The whole body at once, and its map and grid."""
     activity, mu, grid = body(slices)
     counts = SPECTProjector(grid, camera(slices), mu, RESPONSE)(activity)
@@ -45,7 +45,7 @@ def long_scan(slices=24, seed=None):
     return Scan(counts, camera(slices), radionuclide=NUCLIDE), mu, grid
 
 
-def beds_of(n=2, step=7 * PIXEL, durations=None, pauses=0.0, slices=24, seed=None):
+def beds_of(n=2, step=7 * PIXEL, durations=None, pauses=0.0, slices=25, seed=None):
     """The body bed by bed, `step` mm apart around its middle: counts of as many seconds, each with its decay.
 
     The first bed measures what `long_scan` does.

@@ -63,7 +63,7 @@ def commonest_attenuation(mu: Array) -> float | None:
     out lungs and implants: water or muscle in patients and phantoms.
     """
     values = to_numpy(mu)
-    values = values[values > 0]
+    values = values[values > 0].astype(float)  # a histogram of float32 cannot divide a range of a few last digits
     if not values.size:
         return None
     top = float(np.quantile(values, 0.995))

@@ -1,7 +1,7 @@
 """What a scan is: counts with their geometry and conditions, frames, gates and energy windows, and their model."""
 
 from .acquisition import AcquisitionModel
-from .beds import BedScan
+from .beds import BedScan, bed_slices, grid_slices
 from .counting import DeadTime, RecoveryTable, planar_sensitivity, scan_seconds, spect_calibration, view_decay
 from .dynamic import DynamicScan, GatedScan, ScanSeries, all_views_at_once
 from .energy_windows import (
@@ -34,8 +34,10 @@ __all__ = [
     "WindowedScan",
     "WindowedSeries",
     "all_views_at_once",
+    "bed_slices",
     "decay_factors",
     "dual_energy_window",
+    "grid_slices",
     "histogram_events",
     "peak_window",
     "planar_sensitivity",

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TypeVar
 
+import numpy as np
+
+from ..core.grid import ImageGrid, positive_numbers
+from ..physics.nuclides import isotope
 from ..spect.camera import SPECTGeometry
+from .counting import scan_seconds
 from .energy_windows import WindowedScan
 from .scan import Scan
 from .study import Study
+
+Value = TypeVar("Value")
+_ROUNDING = 1e-4  # of a voxel, by which positions of tables are not quite on the lattice
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +80,70 @@ class BedScan:
         """Of the first bed; times of acquisition differ between beds."""
         return self.beds[0].study
 
+    def default_grid(self, voxel: float | None = None) -> ImageGrid:
+        """Return one grid over all beds: voxels of the size of the bins, or cubes of `voxel` mm.
+
+        Along z it begins where the lowest bed's rows begin and ends with or after the rows of the highest. Every bed's
+        own grid is a part of it (`bed_slices`), so that images of beds are added without interpolation, whatever the
+        steps of the table are: a projector takes any grid.
+        """
+        first = max(self.geometries, key=lambda camera: camera.n_bins[0])
+        (nu, _), (du, dz) = first.n_bins, first.pixel_size
+        size = (du, du, dz) if voxel is None else positive_numbers(voxel, 3, "voxel (mm)")
+        n = max(1, round(nu * du / size[0]))
+        low, high = min(e[0] for e in self.extents), max(e[1] for e in self.extents)
+        nz = max(1, int(np.ceil((high - low) / size[2] - _ROUNDING)))
+        across = -(n - 1) / 2 * size[0]
+        return ImageGrid((n, n, nz), size, (across, across, low + size[2] / 2))  # type: ignore[arg-type]
+
+    @property
+    def extents(self) -> tuple[tuple[float, float], ...]:
+        """Where the rows of each bed begin and end, z in mm."""
+        halves = [camera.n_bins[1] * camera.pixel_size[1] / 2 for camera in self.geometries]
+        return tuple((c.axial_shift - half, c.axial_shift + half) for c, half in zip(self.geometries, halves))
+
+    @property
+    def overlaps(self) -> tuple[float, ...]:
+        """How far each bed and the next one overlap, mm along z; negative where there is a gap."""
+        return tuple(low[1] - high[0] for low, high in itertools.pairwise(self.extents))
+
+    def measured(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return how much each bed measured of an activity, relative to the first bed, (beds,), and notes::
+
+            w_b = T_b / T_1  *  m(n_b T_b) / m(n_1 T_1)  *  exp(-lambda (t_b - t_1))
+            m(t) = (1 - exp(-lambda t)) / (lambda t)
+
+        T is the duration of a view, n the views of a head, t the start of the bed (`study.start`). Images of beds whose
+        factors hold w have the unit of the first bed's and the activity of its time. With `timed_factors` w is 1.
+
+        Notes say what is not known: without durations T is taken as equal, without starts or radionuclide there is no
+        decay.
+
+        Raises ValueError where some beds have a duration or a start and others have none.
+        """
+        if self.timed_factors:
+            return np.ones(len(self)), ()
+        durations = _all_or_none("duration", [bed.duration for bed in self])
+        starts = _all_or_none("start", [bed.study.start if bed.study else None for bed in self])
+        if durations is None:
+            return np.ones(len(self)), ("the beds say no duration: the same time is assumed for all of them",)
+        weights = np.array(durations) / durations[0]
+        if self.radionuclide is None or starts is None:
+            missing = "radionuclide" if self.radionuclide is None else "start"
+            return weights, (f"the beds say no {missing}: decay from bed to bed is not corrected",)
+        nuclide = isotope(self.radionuclide)
+        mean = np.array([nuclide.mean_decay(scan_seconds(bed)) for bed in self])  # type: ignore[arg-type]
+        later = np.array([_seconds(starts[0], start) for start in starts])
+        return weights * mean / mean[0] * np.array([nuclide.decay(t) for t in later]), ()
+
+    def timed(self) -> tuple[BedScan, tuple[str, ...]]:
+        """Return the scan with factors times what each bed `measured`, so that all images have one unit, and notes."""
+        if self.timed_factors:
+            return self, ()
+        weights, notes = self.measured()
+        beds = tuple(bed if w == 1 else replace(bed, factors=bed.factors * float(w)) for bed, w in zip(self, weights))
+        return replace(self, beds=beds, timed_factors=True), notes
+
     def __len__(self) -> int:
         return len(self.beds)
 
@@ -78,3 +152,42 @@ class BedScan:
 
     def __iter__(self) -> Iterator[Scan | WindowedScan]:
         return iter(self.beds)
+
+
+def bed_slices(grid: ImageGrid, camera: SPECTGeometry, margin: float = 0.0) -> slice:
+    """Return the slices of a grid that a camera's rows look at.
+
+    Args:
+        margin : mm on both sides, such as the reach of the response; the grid ends it.
+
+    Raises ValueError where the camera looks past the grid.
+    """
+    half, size = camera.n_bins[1] * camera.pixel_size[1] / 2 + margin, grid.voxel_size[2]
+    bottom = grid.origin[2] - size / 2
+    low, high = ((camera.axial_shift + side * half - bottom) / size for side in (-1, 1))
+    first, last = max(0, int(np.floor(low + _ROUNDING))), min(grid.shape[2], int(np.ceil(high - _ROUNDING)))
+    if first >= last:
+        raise ValueError(f"the rows of a camera at z = {camera.axial_shift:g} mm look past the grid, {grid}")
+    return slice(first, last)
+
+
+def grid_slices(grid: ImageGrid, slices: slice) -> ImageGrid:
+    """Return the part of a grid that some of its slices are."""
+    first, last, _ = slices.indices(grid.shape[2])
+    origin = (*grid.origin[:2], grid.origin[2] + first * grid.voxel_size[2])
+    return ImageGrid((*grid.shape[:2], last - first), grid.voxel_size, origin)
+
+
+def _all_or_none(what: str, values: list[Value | None]) -> list[Value] | None:
+    known = [value for value in values if value is not None]
+    if known and len(known) < len(values):
+        missing = [i for i, value in enumerate(values, 1) if value is None]
+        raise ValueError(f"BedScan: bed {missing[0]} says no {what}, and others do; give it, or leave out all of them")
+    return known or None
+
+
+def _seconds(first: datetime, later: datetime) -> float:
+    try:
+        return (later - first).total_seconds()
+    except TypeError as error:
+        raise ValueError("BedScan: some beds say the time zone of their start, and others do not") from error

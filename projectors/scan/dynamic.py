@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.arrays import Array, array_namespace, as_real, like, require_array
+from ..core.grid import ImageGrid
 from ..core.operator import Projector
 from ..pet.sinogram import PETSinogram
 from ..spect.camera import SPECTGeometry
@@ -86,6 +87,14 @@ class ScanSeries(ABC):
     @abstractmethod
     def _time(self, decay: bool) -> np.ndarray:
         """What time multiplies the factors with, (F, 1) or (F, views)."""
+
+    def default_grid(self) -> ImageGrid:
+        """Return the grid most reconstructions use: voxels of the size of the detector's or the sinogram's bins."""
+        return self.geometry.default_grid()
+
+    def photon_energy(self) -> float:
+        """Return the energy in keV of the photons in the energy window, as `Scan.photon_energy` does."""
+        return self._part(0, decay=False).photon_energy()
 
     def model(self, projector: Projector, decay: bool = True) -> AcquisitionModel:
         """Return the expected counts of all parts under one projector: images (F, x, y, z) to counts."""

@@ -1,5 +1,6 @@
 """SPECT: cameras, collimators, the projector with attenuation and response, modelled scatter."""
 
+from .bed_projector import BedProjector
 from .camera import SPECTGeometry
 from .collimation import (
     CollimatorResponse,
@@ -14,6 +15,7 @@ from .effective_source import EffectiveSource, SPECTScatterProjector
 from .projector import SPECTProjector
 
 __all__ = [
+    "BedProjector",
     "CollimatorResponse",
     "EffectiveSource",
     "GaussianResponse",

@@ -26,7 +26,7 @@ from ..priors import (
     bowsher,
     spatial_weights,
 )
-from ..problem.problem import Problem
+from ..problem.problem import ArgumentError, Problem
 from .choice import Method, Prior, PriorChoice
 from .table import METHODS, ORDERS
 
@@ -108,6 +108,8 @@ def make_prior(
         first : the image of the first pass, where `method.prior_needs_first`.
     """
     (beta, *values), size = choice.values, problem.grid.voxel_size
+    if first is not None and first.ndim > 3:
+        _check_batch(method, choice, guide)
     pairs = Pairs(neighbours=method.neighbours, voxel_size=size)
     if method.kappa:
         pairs["kappa"] = np.sqrt(
@@ -141,6 +143,16 @@ def make_prior(
         case "median":
             return beta * MedianRoot()
     raise ValueError(f"the prior {choice.name!r} is in the table of priors, but nothing makes it")
+
+
+def _check_batch(method: Method, choice: PriorChoice, guide: np.ndarray | None) -> None:
+    """Refuse what is made from one image only; an epsilon of rdp is that of the whole batch."""
+    if method.kappa:
+        raise ArgumentError("kappa", "kappa is made from one image: reconstruct frames or gates one by one with it")
+    if choice.name == "non-local" and len(choice.values) > 1 and guide is None:
+        raise ArgumentError(
+            "prior", "non-local without a guide follows one image: reconstruct frames or gates one by one with it"
+        )
 
 
 def _needed(image: Array | None, what: str) -> Array:

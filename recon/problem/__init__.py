@@ -1,5 +1,6 @@
 """From a scan to what an engine needs: likelihoods of subsets, grid and start, with every correction in its place."""
 
+from .beds import bed_problems, beds_problem, joint_problem, stitch
 from .grids import checked_grid, cubes
 from .pet import EventLists, Listmode, pet_grid, pet_problem
 from .problem import ArgumentError, Problem, digest
@@ -13,10 +14,14 @@ __all__ = [
     "Listmode",
     "Problem",
     "WindowScatter",
+    "bed_problems",
+    "beds_problem",
     "checked_grid",
     "cubes",
     "digest",
+    "joint_problem",
     "pet_grid",
     "pet_problem",
     "spect_problem",
+    "stitch",
 ]

@@ -35,8 +35,19 @@ def cubes(grid: ImageGrid, voxel: float, subsets: int = 8) -> ImageGrid:
     return ImageGrid((nx, ny, nz), (voxel, voxel, voxel), (x, y, z))
 
 
-def checked_grid(grid: ImageGrid | None, default: ImageGrid, subsets: int) -> ImageGrid:
+def image_bytes(shape: Sequence[float], subsets: int) -> float:
+    """Return about how many bytes a reconstruction takes for images of a shape."""
+    n_bytes = 4.0 * (_IMAGES + subsets)
+    for n in shape:  # not math.prod: the product of large whole numbers is no float
+        n_bytes *= float(n)
+    return n_bytes
+
+
+def checked_grid(grid: ImageGrid | None, default: ImageGrid, subsets: int, items: int = 1) -> ImageGrid:
     """Return the grid, or the default where there is none.
+
+    Args:
+        items : images of a batch that are in memory together.
 
     Raises TypeError for anything else, ArgumentError where a reconstruction needs more memory than there is.
     """
@@ -44,21 +55,23 @@ def checked_grid(grid: ImageGrid | None, default: ImageGrid, subsets: int) -> Im
     if not isinstance(chosen, ImageGrid):
         raise TypeError(f"grid must be an ImageGrid, got {type(grid).__name__}; ImageGrid(shape, voxel_size)?")
     extent = [n * size for n, size in zip(chosen.shape, chosen.voxel_size)]
-    _require_memory("grid", chosen.shape, extent, subsets)
+    _require_memory("grid", chosen.shape, extent, subsets, items)
     return chosen
 
 
-def _require_memory(argument: str, shape: Sequence[float], extent: Sequence[float], subsets: int) -> None:
+def _require_memory(
+    argument: str, shape: Sequence[float], extent: Sequence[float], subsets: int, items: int = 1
+) -> None:
     """Raise ArgumentError, with the voxel size that would fit, where there is no memory for images of a shape."""
-    each, free = 4.0 * (_IMAGES + subsets), available_memory()
-    n_bytes = each
-    for n in shape:  # not math.prod: the product of large whole numbers is no float
-        n_bytes *= float(n)
+    each, free = 4.0 * (_IMAGES + subsets) * items, available_memory()
+    n_bytes = image_bytes(shape, subsets) * items
     if n_bytes <= free:
         return
     least = _rounded_up((extent[0] * extent[1] * extent[2] * each / free) ** (1 / 3))
     what = f"a reconstruction of {'x'.join(f'{n:.4g}' for n in shape)} voxels in {subsets} subsets"
-    raise ArgumentError(argument, too_large(n_bytes, free, what, f"cubes of {least:g} mm would fit"))
+    fewer = ", or fewer frames or gates at once" if items > 1 else ""
+    what = f"{what} for {items} images" if items > 1 else what
+    raise ArgumentError(argument, too_large(n_bytes, free, what, f"cubes of {least:g} mm would fit{fewer}"))
 
 
 def _rounded_up(size: float) -> float:

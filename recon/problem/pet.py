@@ -19,6 +19,7 @@ from emrecon.projectors import (
     PETSinogram,
     Projector,
     Scan,
+    ScanSeries,
     attenuation_factors,
     crystal_rates,
     events_product,
@@ -32,6 +33,7 @@ from ..likelihoods.listmode import ListmodeLikelihood
 from ..likelihoods.poisson import PoissonLikelihood
 from ..likelihoods.unexplained import say_once
 from .attenuation import Attenuation, attenuation_of, counts_by_slice, left_out
+from .batches import batch_of, in_batch, scan_contents
 from .grids import checked_grid, cubes
 from .problem import (
     ArgumentError,
@@ -131,7 +133,7 @@ class _Corrections:
 
 
 def pet_problem(
-    scan_or_events: Scan | Listmode,
+    scan_or_events: Scan | ScanSeries | Listmode,
     *,
     mu: Array | AttenuationMap | None = None,
     mu_grid: ImageGrid | None = None,
@@ -152,7 +154,8 @@ def pet_problem(
     Args:
         scan_or_events : a `Scan` of a `PETSinogram`, counts (..., views, radial, [TOF,] planes), or list-mode data as
             `formats.read_petlink` opens them: anything with `sinogram` and `read()`, whose prompts and delays are (n,
-            2) crystal numbers.
+            2) crystal numbers. A `DynamicScan` or a `GatedScan` of sinograms is a batch: the image is (frames, x, y,
+            z), in counts/s, and of frames corrected for decay to their reference time.
         mu : attenuation map on the grid, (x, y, z), in 1/cm at 511 keV (default: none), or what `formats.read_mu`
             makes of a CT. Its unit is judged by the value that most of the body has.
         mu_grid : where mu is, when that is not the grid of the image; it is resampled.
@@ -176,15 +179,16 @@ def pet_problem(
     data = scan_or_events
     sinogram = _bins(data, max_ring_difference)
     check_subsets(subsets, sinogram.n_views)
-    grid = checked_grid(grid, pet_grid(data, max_ring_difference), subsets)
+    items = batch_of(data) if isinstance(data, (Scan, ScanSeries)) else 1
+    grid = checked_grid(grid, pet_grid(data, max_ring_difference), subsets, items)
     found = attenuation_of(mu, mu_grid, grid, ELECTRON_MASS)
     corrections = _Corrections(grid, found, _normalisation(norm, sinogram), _blur(psf, grid))
-    if isinstance(data, Scan):
+    if isinstance(data, (Scan, ScanSeries)):
         return _of_sinogram(_with_background(data, randoms, scatter), sinogram, corrections, subsets)
     return _of_events(data, sinogram, corrections, subsets, (randoms, scatter))
 
 
-def pet_grid(scan_or_events: Scan | Listmode, max_ring_difference: int | None = None) -> ImageGrid:
+def pet_grid(scan_or_events: Scan | ScanSeries | Listmode, max_ring_difference: int | None = None) -> ImageGrid:
     """Return the grid that `pet_problem` takes unless told.
 
     That is the default grid of a scan; for events cubes of twice the size of the bins, as list-mode scans are short
@@ -193,36 +197,40 @@ def pet_grid(scan_or_events: Scan | Listmode, max_ring_difference: int | None = 
     Raises TypeError for data that are neither, ArgumentError for a ring difference that the data do not have.
     """
     grid = _bins(scan_or_events, max_ring_difference).default_grid()
-    return grid if isinstance(scan_or_events, Scan) else cubes(grid, 2 * grid.voxel_size[0])
+    return grid if isinstance(scan_or_events, (Scan, ScanSeries)) else cubes(grid, 2 * grid.voxel_size[0])
 
 
-def _of_sinogram(scan: Scan, sinogram: PETSinogram, corrections: _Corrections, subsets: int) -> Problem:
+def _of_sinogram(scan: Scan | ScanSeries, sinogram: PETSinogram, corrections: _Corrections, subsets: int) -> Problem:
     """One likelihood for each subset of views."""
     _require_factors(sinogram)
     by_view = counts_by_view(to_numpy(scan.counts), len(sinogram.shape))
     subsets, few = filled_subsets(subsets, by_view, corrections.grid)
-    known = np.ndim(to_numpy(scan.factors)) > 0  # factors of the scan hold crystal pairs and normalisation already
+    # factors of the scan hold crystal pairs and normalisation already, unless they are one number for each frame
+    known = math.prod(np.shape(to_numpy(scan.factors))[-len(sinogram.shape) :]) > 1
     if known and corrections.norm is not None:
         raise ArgumentError("norm", "norm is given, and the scan has factors of its own, which hold the normalisation")
     numbers = tracked(range(subsets), "factors of subsets")
     parts = tuple(_of_views(scan.subset(k, subsets), corrections, known) for k in numbers)
     say_once(parts)
     projector = PETProjector(corrections.grid, sinogram)
-    content = digest(scan.counts, scan.background, scan.factors, *corrections.components(), *_crystals(sinogram))
+    content = digest(*scan_contents(scan), *corrections.components(), *_crystals(sinogram))
     signature = f"{projector!r}, {sinogram}, {sinogram.tof}, {subsets} subsets, contents {content}"
     start = start_like(seen_start(parts), scan.counts, len(sinogram.shape))
     summary = f"{projector}\n{corrections}\n  emission {emission(scan, ELECTRON_MASS)}"
+    summary += in_batch(scan, corrections.grid, subsets)
     above = np.asarray(to_numpy(scan.counts) - to_numpy(scan.background))
     profile = _profile(sinogram, above.reshape(-1, above.shape[-1]).sum(0), corrections.grid)
     notes = (*corrections.notes(profile), *few)
     return Problem(parts, corrections.grid, start, "PET", summary, signature, notes, corrections.attenuation.mu)
 
 
-def _of_views(scan: Scan, corrections: _Corrections, known: bool) -> PoissonLikelihood:
+def _of_views(scan: Scan | ScanSeries, corrections: _Corrections, known: bool) -> PoissonLikelihood:
     sinogram: PETSinogram = scan.geometry  # type: ignore[assignment]
     own = corrections.factors(sinogram, known=known)
     own = own if sinogram.tof is None else own[:, :, None]  # the same in all TOF bins
     factors = (to_numpy(scan.factors) if known else scan.factors) * own
+    if isinstance(scan, ScanSeries):  # whose model has the time and the decay of each frame
+        return PoissonLikelihood(scan, replace(scan, factors=factors).model(corrections.system(sinogram)))
     return PoissonLikelihood(scan, AcquisitionModel(corrections.system(sinogram), factors, scan.background))
 
 
@@ -288,7 +296,9 @@ def _of_prompts(name: str, values: Array | float, inside: np.ndarray) -> np.ndar
     return np.broadcast_to(to_numpy(values), inside.shape)[inside].astype(np.float32)
 
 
-def _with_background(scan: Scan, randoms: Array | float | None, scatter: Array | float | None) -> Scan:
+def _with_background(
+    scan: Scan | ScanSeries, randoms: Array | float | None, scatter: Array | float | None
+) -> Scan | ScanSeries:
     """The scan whose background is randoms + scatter; its own takes the place of randoms that are not given."""
     shape = tuple(scan.counts.shape)
     own = scan.background if randoms is None else expected_counts("randoms", randoms, shape)
@@ -303,9 +313,9 @@ def _singles(sinogram: PETSinogram, delays: np.ndarray, norm: Normalisation | No
     return crystal_rates(sinogram, delays, None if norm is None else norm.crystal, n_iterations=30)
 
 
-def _bins(data: Scan | Listmode, max_ring_difference: int | None) -> PETSinogram:
+def _bins(data: Scan | ScanSeries | Listmode, max_ring_difference: int | None) -> PETSinogram:
     """The bins of a sinogram; for events those they fall into, without compression."""
-    if isinstance(data, Scan):
+    if isinstance(data, (Scan, ScanSeries)):
         if not isinstance(data.geometry, PETSinogram):
             raise TypeError(f"pet_problem takes PET data, got {data.geometry}; use spect_problem?")
         if max_ring_difference is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emrecon.projectors import ImageGrid, Scan
+from emrecon.projectors import ImageGrid, Scan, ScanSeries
 from emrecon.projectors.core.arrays import Array, add_up, array_namespace, device, like, require_array, to_numpy
 from emrecon.projectors.core.operator import broadcasts_to
 
@@ -84,7 +84,7 @@ def digest(*contents: Array | float | None) -> str:
     return found.hexdigest()[:16]
 
 
-def emission(scan: Scan, energy: float | None) -> str:
+def emission(scan: Scan | ScanSeries, energy: float | None) -> str:
     """Return nuclide, energy (keV, or None) and window of a scan in words."""
     window = "no energy window is known"
     if scan.energy_window is not None:
@@ -150,11 +150,14 @@ def start_like(image: Array, counts: Array, n_axes: int) -> Array:
     """Return a first image in the library and on the device of the counts, with their batch axes.
 
     Args:
-        image : (x, y, z) float32.
+        image : (x, y, z) float32, or one for each item of the batch.
         counts : (..., ``*data``).
         n_axes : of the data.
     """
     batch = tuple(counts.shape[: counts.ndim - n_axes])
+    if image.ndim > 3:
+        image = np.broadcast_to(image, (*batch, *image.shape[-3:])).copy()
+        batch = ()
     whole = np.broadcast_to(image, (*batch, *image.shape)).copy() if batch else image
     if isinstance(counts, np.ndarray):
         return whole

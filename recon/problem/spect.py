@@ -7,13 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from emrecon.projectors import AttenuationMap, ImageGrid, Scan, SPECTGeometry, SPECTProjector, WindowedScan
+from emrecon.projectors import (
+    AttenuationMap,
+    BedScan,
+    ImageGrid,
+    Scan,
+    ScanSeries,
+    SPECTGeometry,
+    SPECTProjector,
+    WindowedScan,
+)
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.scan.window_choice import Peak
 from emrecon.projectors.spect.collimation import Response
 
 from ..likelihoods.poisson import PoissonLikelihood
 from .attenuation import attenuation_of, counts_by_slice
+from .batches import batch_of, in_batch, scan_contents
 from .grids import checked_grid
 from .problem import (
     ArgumentError,
@@ -35,7 +45,7 @@ _DESIGNED_PENETRATION = 0.05  # of the septa, Anger 1964
 
 
 def spect_problem(
-    scan: Scan | WindowedScan,
+    scan: Scan | WindowedScan | ScanSeries,
     *,
     mu: Array | AttenuationMap | None = None,
     mu_grid: ImageGrid | None = None,
@@ -53,7 +63,9 @@ def spect_problem(
 
     Args:
         scan : counts (..., views, bins, rows) with their `SPECTGeometry`; leading axes are a batch. Of a `WindowedScan`
-            the photopeak is reconstructed: the window that holds the radionuclide's strongest line in any window.
+            the photopeak is reconstructed: the window that holds the radionuclide's strongest line in any window. A
+            `DynamicScan` or a `GatedScan` is a batch, too: the image is (frames, x, y, z), in counts/s, and of frames
+            corrected for decay to their reference time.
         mu : attenuation map on the grid, (x, y, z) or (B, x, y, z), in 1/cm at the emission energy (default: none), or
             what `formats.read_mu` makes of a CT. Its unit is judged by the value that most of the body has.
         mu_grid : where mu is, when that is not the grid of the image; mu is (x, y, z) on it, and resampled.
@@ -76,7 +88,7 @@ def spect_problem(
     check_subsets(subsets, camera.n_views)
     windows = separated(scan, scatter, peak)
     scan, scatter = windows.scan, windows.own
-    grid = checked_grid(grid, scan.default_grid(), subsets)
+    grid = checked_grid(grid, scan.default_grid(), subsets, batch_of(scan))
     _check_width(response, camera)
     if scatter is not None and not isinstance(scatter, EffectiveScatter):
         scatter = expected_counts("scatter", scatter, tuple(scan.counts.shape))
@@ -94,22 +106,24 @@ def spect_problem(
     about = "" if map_.mu is None else f"\n  mu           {map_}"
     about += f"\n  {said}" if said else ""
     summary = f"{system}{about}\n  emission     {emission(scan, _line(scan))}"
+    summary += in_batch(scan, grid, subsets)
     notes = (*windows.notes, *unsettled, *_of_response(scan, response), *_of_camera(camera), *map_.notes, *few)
     return Problem(parts, grid, start, "SPECT", summary, _signature(scan, system, subsets), notes, map_.mu)
 
 
-def _camera_of(scan: Scan | WindowedScan) -> SPECTGeometry:
-    if not isinstance(scan, (Scan, WindowedScan)):
+def _camera_of(scan: Scan | WindowedScan | ScanSeries) -> SPECTGeometry:
+    if not isinstance(scan, (Scan, WindowedScan, ScanSeries)):
+        advice = "use beds_problem or bed_problems" if isinstance(scan, BedScan) else "or make a Scan(counts, geometry)"
+        found = type(scan).__name__
         raise TypeError(
-            f"spect_problem takes a Scan or a WindowedScan, got {type(scan).__name__}; take one frame, gate or bed of "
-            "it, or make one with Scan(counts, geometry)"
+            f"spect_problem takes a Scan, a WindowedScan, a DynamicScan or a GatedScan, got {found}; {advice}"
         )
     if not isinstance(scan.geometry, SPECTGeometry):
         raise TypeError(f"spect_problem takes SPECT data, got {scan.geometry}; use pet_problem?")
     return scan.geometry
 
 
-def _of_response(scan: Scan, response: Response | None) -> tuple[str, ...]:
+def _of_response(scan: Scan | ScanSeries, response: Response | None) -> tuple[str, ...]:
     """What does not fit together between the photons of the scan and the collimator."""
     energy, collimator = getattr(response, "energy", None), getattr(response, "collimator", None)
     if energy is None:
@@ -158,19 +172,19 @@ def _of_camera(camera: SPECTGeometry) -> tuple[str, ...]:
     )
 
 
-def _energy(scan: Scan, response: Response | None) -> float | None:
+def _energy(scan: Scan | ScanSeries, response: Response | None) -> float | None:
     """The energy of the photons in keV: that of the response, or of the scan, or None."""
     of_response = getattr(response, "energy", None)
     return _line(scan) if of_response is None else of_response
 
 
-def _profile(scan: Scan, camera: SPECTGeometry, grid: ImageGrid) -> np.ndarray:
+def _profile(scan: Scan | ScanSeries, camera: SPECTGeometry, grid: ImageGrid) -> np.ndarray:
     """Counts above the background by slice of the image."""
     counts = to_numpy(scan.counts) - to_numpy(scan.background)
     return counts_by_slice(grid, camera.bin_centres()[1], counts.reshape(-1, counts.shape[-1]).sum(0))
 
 
-def _line(scan: Scan) -> float | None:
+def _line(scan: Scan | ScanSeries) -> float | None:
     """The energy that is imaged, None where no line lies in the window."""
     try:
         return scan.photon_energy()
@@ -178,9 +192,9 @@ def _line(scan: Scan) -> float | None:
         return None
 
 
-def _signature(scan: Scan, system: SPECTProjector, subsets: int) -> str:
+def _signature(scan: Scan | ScanSeries, system: SPECTProjector, subsets: int) -> str:
     """What must be the same when a run goes on: every number that shapes the image."""
     camera = system.geometry
     orbit = (camera.angles, camera.radius, camera.shift, np.array([camera.axial_shift, *camera.pixel_size]))
-    content = digest(scan.counts, scan.background, scan.factors, system.attenuation, system.grid.affine, *orbit)
+    content = digest(*scan_contents(scan), system.attenuation, system.grid.affine, *orbit)
     return f"{system!r}, {system.response}, {subsets} subsets, contents {content}"
