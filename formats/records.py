@@ -100,6 +100,9 @@ class Provenance:
             the user was told to look at.
         convergence : how the method came to the image.
         orbit : of a SPECT camera.
+        calibration : in words, how the values became those of the unit.
+        placement : (x, y, z) mm by which the scan's coordinates lie in the patient's, None where that is not known;
+            NIfTI and DICOM images are in the patient's already, HDF5 and Interfile in the scan's.
         subject : what a standardised uptake value needs and other facts that tell nobody's name: {"weight (kg)": 70.0}.
         seconds : that it took.
         date : when, ISO 8601 with the time zone.
@@ -117,6 +120,8 @@ class Provenance:
     notes: tuple[str, ...] = ()
     convergence: tuple[Pass, ...] = ()
     orbit: Orbit | None = None
+    calibration: tuple[str, ...] = ()
+    placement: tuple[float, float, float] | None = None
     subject: Mapping[str, float | str] = field(default_factory=dict)
     seconds: float | None = None
     date: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
@@ -152,6 +157,7 @@ class Provenance:
             **{f"input {i}": f"{item.role}: {item}" for i, item in enumerate(self.inputs, 1)},
             **{f"acquisition {i}": line for i, line in enumerate(self.acquisition, 1)},
             **{f"physics {i}": " ".join(line.split()) for i, line in enumerate(self.physics, 1)},
+            **{f"calibration {i}": line for i, line in enumerate(self.calibration, 1)},
             **{f"note {i}": line for i, line in enumerate(self.notes, 1)},
             "took (s)": self.seconds,
         }
@@ -228,13 +234,16 @@ def provenance_of(content: Any, path: str | os.PathLike[str]) -> Provenance:
 def _decoded(values: dict[str, Any]) -> Provenance:
     texts = "command", "method", "unit", "date", "image", "image_sha256", "version"
     said: dict[str, Any] = {name: _typed(values[name], str, name) for name in texts if name in values}
-    for name in ("acquisition", "physics", "notes"):
+    for name in ("acquisition", "physics", "calibration", "notes"):
         said[name] = tuple(_typed(line, str, name) for line in _typed(values.get(name, []), list, name))
     said["parameters"] = {name: _typed(value, str, name) for name, value in dict(values.get("parameters", {})).items()}
     said["subject"] = {name: _fact(value, name) for name, value in dict(values.get("subject", {})).items()}
     said["inputs"] = tuple(_used(item) for item in values.get("inputs", []))
     said["convergence"] = tuple(_pass(item) for item in values.get("convergence", []))
     said["orbit"] = None if values.get("orbit") is None else _orbit(values["orbit"])
+    if values.get("placement") is not None:
+        x, y, z = map(_number, values["placement"])
+        said["placement"] = x, y, z
     said["seconds"] = _optional_number(values.get("seconds"))
     return Provenance(**said)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from emrecon import figures, formats
 from emrecon.projectors import GaussianBlur, ImageGrid
 from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.core.progress import stage
+from emrecon.projectors.physics.ct_maps import shifted_grid
+from emrecon.projectors.physics.quantities import COUNTS
 from emrecon.recon import Checkpoint, History, Log, Problem, ProgressBar, Quantity, RelativeChange
 from emrecon.recon.running import Callback
 
@@ -56,9 +59,10 @@ def write_results(
     quantity: Quantity | None = None,
 ) -> None:
     """Write the image in the unit of a quantity (default: counts) with its record, and the picture if wanted."""
-    quantity = quantity or Quantity()
-    image, provenance = quantity(image), replace(provenance, unit=quantity.unit)
-    table = settings.output
+    table, quantity = settings.output, quantity or Quantity()
+    said = () if quantity.unit == COUNTS else tuple(str(quantity).splitlines())
+    image, provenance = quantity(image), replace(provenance, unit=quantity.unit, calibration=said)
+    grid = _in_patient(table.out, grid, provenance)
     axes = beside(settings.data)(table.out)
     with writing(), stage(f"writing {table.out.name}"):
         formats.write_image(table.out, image, grid, beside=axes, unit=quantity.unit, provenance=provenance)
@@ -66,6 +70,13 @@ def write_results(
             figures.save(picture_of(image, grid, quantity.unit), table.picture)
     also = f" and {table.picture}" if table.picture is not None else ""
     console.print(f"wrote {table.out}{also}")
+
+
+def _in_patient(out: Path, grid: ImageGrid, provenance: formats.Provenance) -> ImageGrid:
+    """The grid as the format of a file has it: NIfTI in the patient's coordinates, others in those of the scan."""
+    if provenance.placement is None or not out.name.lower().endswith((".nii", ".nii.gz")):
+        return grid
+    return shifted_grid(grid, provenance.placement)
 
 
 def write_overlay(settings: Settings, image: np.ndarray, problem: Problem, console: Console) -> None:

@@ -71,6 +71,7 @@ def record_of(settings: Settings, source: Any, physics: str, journal: Journal, u
         notes=_clean(journal.notes, hidden),
         convergence=tuple(formats.Pass(**row) for row in journal.history.rows),
         orbit=_orbit(source),
+        placement=getattr(getattr(source, "study", None), "placement", None),
         subject=_subject(source),
         seconds=round(journal.seconds, 3),
     )

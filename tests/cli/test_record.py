@@ -19,6 +19,7 @@ STUDY = Study(
     collimator="LEHR",
     manufacturer="Maker",
     patient_position="HFS",
+    placement=(10.0, -150.0, 900.0),
     attributes={"PatientName": "Roe^Richard", "PatientID": "99-1234"},
 )
 
@@ -52,6 +53,17 @@ def test_a_run_keeps_where_its_image_comes_from(folder, tmp_path):
     assert all(row.objective is not None for row in found.convergence)
     assert found.convergence[0].objective > found.convergence[-1].objective
     assert 0 < found.convergence[-1].change < found.convergence[1].change
+
+
+def test_nifti_lies_in_the_patient_and_hdf5_in_the_scan(folder, tmp_path):
+    scan = folder / "Richard_Roe.h5"
+    for name in ("image.nii.gz", "image.h5"):
+        emrecon("reconstruct", scan, "--subsets", 2, "--iterations", 1, "--out", tmp_path / name, check=0)
+        assert formats.read_provenance(tmp_path / name).placement == (10.0, -150.0, 900.0)
+    (one, placed), (two, own) = (formats.read_image(tmp_path / name) for name in ("image.nii.gz", "image.h5"))
+    assert np.array_equal(one, two)
+    assert own == CAMERA.default_grid()
+    assert np.allclose(np.subtract(placed.origin, own.origin), (10.0, -150.0, 900.0))
 
 
 def test_the_record_replaces_nothing_else(folder, tmp_path):
