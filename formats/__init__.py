@@ -5,8 +5,8 @@ The core: `read_scan`, `write_scan`, `read_image`, `write_image` and `describe` 
 Interfile (STIR, SIMIND) and NIfTI are for exchange. Frames, gates, energy windows and beds: `read_dynamic`,
 `write_dynamic`, `read_windowed_scan`, `write_windowed_scan`, `read_beds`, `write_beds`; `read_acquisition` returns
 whichever a file holds. Scanners' files: `read_petlink`, `read_petsird`, `read_siemens_norm`,
-`read_dicom_pet`, `write_dicom_pet`. `read_mu` makes the attenuation map of a scan from its CT. Everything else stands
-below the core by theme.
+`read_dicom_pet`, `write_dicom_pet`. `read_mu` makes the attenuation map of a scan from its CT, `read_masks`
+puts organs and lesions on a grid. Everything else stands below the core by theme.
 """
 
 if __name__ != "emrecon.formats":
@@ -54,6 +54,7 @@ from .interfile import (
     write_interfile_image,
     write_interfile_pet,
 )
+from .masks import read_masks
 from .nifti import read_nifti, write_nifti
 from .petsird import (
     PETSIRDBlock,
@@ -121,6 +122,7 @@ __all__ = [
     "read_petsird",
     "read_siemens_norm",
     "read_mu",
+    "read_masks",
     "read_dicom_ct",
     "read_dicom_pet",
     "write_dicom_pet",

@@ -233,7 +233,7 @@ def _placed(path: str | os.PathLike[str], ct: CTImage, scan: Measured, grid: Ima
 def _of_file(path: str | os.PathLike[str], own: ImageGrid, scan: Measured) -> tuple[ImageGrid, str | None]:
     """The grid of an image in the coordinates of the scan: DICOM and NIfTI have those of the patient."""
     place = _placement(scan)
-    if place is None or not (_is_dicom(path) or Path(path).name.lower().endswith((".nii", ".nii.gz"))):
+    if place is None or not in_patient(path):
         return own, None
     note = f"{Path(path).name} is taken to be in the coordinates of the patient, in which the scan says where it lies"
     return shifted_grid(own, [-value for value in place]), note
@@ -277,6 +277,11 @@ def _centred(ct: CTImage, grid: ImageGrid) -> tuple[ImageGrid, list[str]]:
 def _placement(scan: Measured) -> tuple[float, float, float] | None:
     study: Study | None = getattr(scan, "study", None)
     return None if study is None else study.placement
+
+
+def in_patient(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of this kind is in the coordinates of the patient; Interfile and HDF5 are in those of a scan."""
+    return _is_dicom(path) or Path(path).name.lower().endswith((".nii", ".nii.gz"))
 
 
 def _is_dicom(path: str | os.PathLike[str]) -> bool:

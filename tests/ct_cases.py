@@ -41,6 +41,8 @@ def write_ct(folder, hu, grid=GRID, axes=(0, 1, 2), signs=(1, 1, 1), **changes):
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         dataset.Modality, dataset.SeriesInstanceUID, dataset.StudyInstanceUID = "CT", series, STUDY
         dataset.PatientName, dataset.PatientID, dataset.FrameOfReferenceUID = "Doe^Jane", "007", FRAME
+        dataset.PatientBirthDate = dataset.PatientSex = dataset.AccessionNumber = dataset.StudyID = ""
+        dataset.ReferringPhysicianName = ""
         dataset.SeriesNumber, dataset.KVP, dataset.PatientPosition = 3, "120", "HFS"
         dataset.ImageType, dataset.StudyDate, dataset.StudyTime = ["ORIGINAL", "PRIMARY", "AXIAL"], "20240301", "1030"
         dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = image.shape[1], image.shape[0], 1

@@ -12,7 +12,7 @@ import numpy as np
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.errors import FormatError
 
-from .attributes import FilePath, lenient, number_of, text_of, texts_of
+from .attributes import FilePath, lenient, number_of, patient_position_of, text_of, texts_of
 from .series import (
     check_number_of_slices,
     check_stack,
@@ -127,7 +127,7 @@ def _facts(path: Path, headers: list[Dataset]) -> CTFacts:
         kvp=kvp or None,
         model=text_of(header, "ManufacturerModelName"),
         frame_of_reference=text_of(header, "FrameOfReferenceUID"),
-        patient_position=text_of(header, "PatientPosition"),
+        patient_position=patient_position_of(header),
         isocentre=_place(centre),
         table_height=number_of(header, "TableHeight"),
         rescale_type="HU" if kind.upper() in ("HU", "US", "UNSPECIFIED") else kind,
