@@ -195,6 +195,45 @@ def dicom_ct(folder):
     return lambda: read_dicom_ct(folder / "series")
 
 
+@seed("dicom-mu")
+def dicom_mu(folder):
+    from ct_cases import write_ct
+
+    grid = ImageGrid((8, 6, 3), (20.0, 20.0, 20.0), (-98.0, -310.0, 972.0))
+    hu = np.random.default_rng(1).integers(-1000, 1000, grid.shape)
+    write_ct(folder / "ct", hu, grid)
+    scan = camera_scan()
+    return lambda: formats.read_mu(folder / "ct", scan, ImageGrid((8, 6, 3), (20.0, 20.0, 20.0)))
+
+
+@seed("dicom-rtstruct")
+def dicom_rtstruct(folder):
+    from mask_cases import CENTRE, circle, write_structures
+
+    contours = [circle(12, *CENTRE[:2], z, n=12) for z in (1010.0, 1020.0, 1030.0)]
+    write_structures(folder / "rs.dcm", [("liver", contours), ("spleen", contours[:2])])
+    return lambda: formats.read_masks(folder / "rs.dcm", _AROUND)
+
+
+@seed("dicom-seg")
+def dicom_seg(folder):
+    import pydicom
+    from ct_cases import write_ct
+    from mask_cases import write_segments
+
+    grid = ImageGrid((8, 6, 3), (9.0, 9.0, 10.0), (-30.0, -250.0, 1010.0))
+    write_ct(folder, np.zeros(grid.shape), grid)
+    files = sorted(folder.iterdir())
+    values = np.random.default_rng(1).integers(0, 2, (2, *grid.shape)).astype(np.uint8)
+    write_segments(folder / "seg.dcm", [pydicom.dcmread(path) for path in files], values, "BINARY", ["liver", "spleen"])
+    for path in files:
+        path.unlink()
+    return lambda: formats.read_masks(folder / "seg.dcm", _AROUND)
+
+
+_AROUND = ImageGrid((16, 16, 12), (5.0, 5.0, 5.0), (-40.0, -260.0, 1000.0))
+
+
 # ---- Interfile and Siemens ------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ GROUPS = {"scans": [name for name in SEEDS if name not in LEARNED], "runs": list
 @pytest.mark.parametrize("names", GROUPS.values(), ids=GROUPS)
 def test_damaged_files_are_refused_or_read(names):
     pytest.importorskip("petsird")
+    pytest.importorskip("highdicom")
     found = findings(names, CASES)
     assert not found, "\n".join(found)
 

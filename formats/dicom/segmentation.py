@@ -191,11 +191,13 @@ def _mask(
 def _pixels(path: Path, dataset: Dataset, which: np.ndarray) -> Iterator[np.ndarray]:
     from pydicom.pixels import iter_pixels
 
-    if dataset.get("BitsAllocated") == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        yield from _bits(path, dataset, which)
-        return
     try:
-        yield from iter_pixels(dataset, indices=[int(i) for i in which], raw=True)
+        if dataset.get("BitsAllocated") == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+            yield from _bits(path, dataset, which)
+        else:
+            yield from iter_pixels(dataset, indices=[int(i) for i in which], raw=True)
+    except FormatError:
+        raise
     except Exception as error:  # pydicom raises many kinds of errors for damaged files
         raise FormatError(f"{path}: the pixels cannot be read ({error}); truncated or damaged?") from error
 

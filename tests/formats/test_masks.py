@@ -7,8 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 from ct_cases import FRAME, cylinder, write_ct
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from mask_cases import CENTRE, RADIUS, circle, sphere, write_segments, write_structures
 
 from emrecon import formats
 from emrecon.formats import FormatError, read_masks
@@ -16,61 +15,9 @@ from emrecon.formats.dicom.regions import area_shares
 from emrecon.projectors import ImageGrid, Study
 
 GRID = ImageGrid((40, 36, 30), (2.2, 2.2, 2.5), (-40.0, -260.0, 1000.0))
-CENTRE, RADIUS = np.array([4.0, -222.0, 1036.0]), 25.0
 PLACE = (10.0, -200.0, 1040.0)
 STUDY = Study(placement=PLACE, frame_of_reference=FRAME)
 HERE = replace(GRID, origin=tuple(np.subtract(GRID.origin, PLACE)))
-
-
-def circle(radius, x, y, z, n=90, turn=1):
-    angle = turn * np.linspace(0, 2 * np.pi, n, endpoint=False)
-    # a polygon of the circle's own area
-    radius = radius * np.sqrt(np.pi / (n / 2 * np.sin(2 * np.pi / n)))
-    return np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle), np.full(n, float(z))], 1)
-
-
-def sphere(centre=CENTRE, radius=RADIUS, thickness=3.0, axis=2):
-    """Contours of a sphere on slices perpendicular to an axis."""
-    found = []
-    for height in np.arange(-radius + thickness / 2, radius, thickness):
-        points = circle(np.sqrt(radius**2 - height**2), 0, 0, height)
-        found.append(np.roll(points, axis - 2, 1)[:, :] + centre)
-    return found
-
-
-def item(**values):
-    dataset = Dataset()
-    for name, value in values.items():
-        setattr(dataset, name, value)
-    return dataset
-
-
-def write_structures(path, structures, kind="CLOSED_PLANAR", frame=FRAME, **changes):
-    """Write an RTSTRUCT: (name, contours) each."""
-    dataset = item(Modality="RTSTRUCT", SOPClassUID="1.2.840.10008.5.1.4.1.1.481.3", SOPInstanceUID=generate_uid())
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.PatientName = "Doe^Jane"
-    dataset.StructureSetROISequence, dataset.ROIContourSequence = [], []
-    for number, (name, contours) in enumerate(structures, 1):
-        dataset.StructureSetROISequence.append(
-            item(ROINumber=number, ROIName=name, ReferencedFrameOfReferenceUID=frame, ROIGenerationAlgorithm="")
-        )
-        parts = [
-            item(
-                ContourGeometricType=kind,
-                NumberOfContourPoints=len(points),
-                ContourData=[f"{value:.3f}" for value in np.ravel(points)],
-            )
-            for points in contours
-        ]
-        dataset.ROIContourSequence.append(item(ReferencedROINumber=number, ContourSequence=parts))
-    for name, value in changes.items():
-        setattr(dataset, name, value)
-    dataset.save_as(path, enforce_file_format=True)
-    return path
 
 
 def volume(mask, grid=GRID):
@@ -218,8 +165,7 @@ SMALL = ImageGrid((11, 13, 9), (4.0, 4.0, 4.0), (-20.0, -250.0, 1010.0))
 @pytest.fixture(scope="module")
 def segments(tmp_path_factory):
     """Masks on the grid of a small CT, and a function that writes them by highdicom."""
-    hd = pytest.importorskip("highdicom")
-    from pydicom.sr.codedict import codes
+    pytest.importorskip("highdicom")
 
     folder = write_ct(tmp_path_factory.mktemp("seg") / "ct", cylinder(SMALL), SMALL)
     source = sorted((pydicom.dcmread(path) for path in folder.iterdir()), key=lambda d: d.ImagePositionPatient[2])
@@ -229,33 +175,7 @@ def segments(tmp_path_factory):
     masks = {"liver": first, "left kidney": second & np.ones(SMALL.shape, bool)}
 
     def write(path, values, kind, **options):
-        described = [
-            hd.seg.SegmentDescription(
-                segment_number=number,
-                segment_label=name,
-                segmented_property_category=codes.SCT.Organ,
-                segmented_property_type=codes.SCT.Liver,
-                algorithm_type=hd.seg.SegmentAlgorithmTypeValues.MANUAL,
-            )
-            for number, name in enumerate(masks, 1)
-        ]
-        made = hd.seg.Segmentation(
-            source_images=source,
-            pixel_array=values.T,
-            segmentation_type=kind,
-            segment_descriptions=described,
-            series_instance_uid=generate_uid(),
-            series_number=9,
-            sop_instance_uid=generate_uid(),
-            instance_number=1,
-            manufacturer="emrecon",
-            manufacturer_model_name="tests",
-            software_versions="1",
-            device_serial_number="1",
-            **options,
-        )
-        made.save_as(path)
-        return path
+        return write_segments(path, source, values, kind, list(masks), **options)
 
     return masks, write
 
