@@ -107,14 +107,26 @@ class BedScan:
         """How far each bed and the next one overlap, mm along z; negative where there is a gap."""
         return tuple(low[1] - high[0] for low, high in itertools.pairwise(self.extents))
 
-    def measured(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Return how much each bed measured of an activity, relative to the first bed, (beds,), and notes::
+    @property
+    def reference(self) -> int:
+        """Which bed the images of all of them are like: the one that was measured first, or bed 0 without times."""
+        starts = [bed.study.start if bed.study else None for bed in self]
+        known = [(start, i) for i, start in enumerate(starts) if start is not None]
+        if self.timed_factors or len(known) < len(starts):
+            return 0
+        try:
+            return min(known)[1]
+        except TypeError:  # with a time zone and without, which `measured` refuses
+            return 0
 
-            w_b = T_b / T_1  *  m(n_b T_b) / m(n_1 T_1)  *  exp(-lambda (t_b - t_1))
+    def measured(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return how much each bed measured of an activity, relative to the `reference` bed, (beds,), and notes::
+
+            w_b = T_b / T_r  *  m(n_b T_b) / m(n_r T_r)  *  exp(-lambda (t_b - t_r))
             m(t) = (1 - exp(-lambda t)) / (lambda t)
 
         T is the duration of a view, n the views of a head, t the start of the bed (`study.start`). Images of beds whose
-        factors hold w have the unit of the first bed's and the activity of its time. With `timed_factors` w is 1.
+        factors hold w have the unit of the reference bed's and the activity of its time. With `timed_factors` w is 1.
 
         Notes say what is not known: without durations T is taken as equal, without starts or radionuclide there is no
         decay.
@@ -127,14 +139,17 @@ class BedScan:
         starts = _all_or_none("start", [bed.study.start if bed.study else None for bed in self])
         if durations is None:
             return np.ones(len(self)), ("the beds say no duration: the same time is assumed for all of them",)
-        weights = np.array(durations) / durations[0]
+        first, weights = self.reference, np.array(durations, float)
+        notes: tuple[str, ...] = ()
         if self.radionuclide is None or starts is None:
             missing = "radionuclide" if self.radionuclide is None else "start"
-            return weights, (f"the beds say no {missing}: decay from bed to bed is not corrected",)
-        nuclide = isotope(self.radionuclide)
-        mean = np.array([nuclide.mean_decay(scan_seconds(bed)) for bed in self])  # type: ignore[arg-type]
-        later = np.array([_seconds(starts[0], start) for start in starts])
-        return weights * mean / mean[0] * np.array([nuclide.decay(t) for t in later]), ()
+            notes = (f"the beds say no {missing}: decay from bed to bed is not corrected",)
+        else:
+            nuclide = isotope(self.radionuclide)
+            later = [_seconds(starts[first], start) for start in starts]
+            mean = [nuclide.mean_decay(scan_seconds(bed)) for bed in self]  # type: ignore[arg-type]
+            weights *= [m * nuclide.decay(t) for m, t in zip(mean, later)]
+        return weights / weights[first], notes
 
     def timed(self) -> tuple[BedScan, tuple[str, ...]]:
         """Return the scan with factors times what each bed `measured`, so that all images have one unit, and notes."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..physics.nuclides import Radionuclide, isotope
-from .energy_windows import ROUNDED, EnergyWindow, WindowedScan
+from .energy_windows import ROUNDED, EnergyWindow, WindowedScan, WindowedSeries
 
 Peak = str | float | tuple[float, float]
 """How a photopeak window is chosen: by name, by an energy inside, or by its limits, in keV."""
@@ -38,7 +38,7 @@ class ChosenWindows:
         return f"peak {self.peak}, {', '.join(beside) or 'no scatter window'}"
 
 
-def peak_window(scan: WindowedScan, peak: Peak | None = None) -> EnergyWindow:
+def peak_window(scan: WindowedScan | WindowedSeries, peak: Peak | None = None) -> EnergyWindow:
     """Return the photopeak window: the one that holds the radionuclide's strongest line in any window, or the one asked
     for.
 
@@ -72,7 +72,7 @@ def peak_window(scan: WindowedScan, peak: Peak | None = None) -> EnergyWindow:
 
 
 def scatter_windows(
-    scan: WindowedScan, peak: EnergyWindow, lower: str | None = None, upper: str | None = None
+    scan: WindowedScan | WindowedSeries, peak: EnergyWindow, lower: str | None = None, upper: str | None = None
 ) -> ChosenWindows:
     """Return the scatter windows of a photopeak: the nearest below and the nearest above, touching it or apart.
 
@@ -127,7 +127,9 @@ def _strongest(nuclide: Radionuclide, window: EnergyWindow) -> float:
     return max(inside, default=0.0)
 
 
-def _other_peaks(scan: WindowedScan, peak: EnergyWindow, nuclide: Radionuclide | None) -> list[EnergyWindow]:
+def _other_peaks(
+    scan: WindowedScan | WindowedSeries, peak: EnergyWindow, nuclide: Radionuclide | None
+) -> list[EnergyWindow]:
     if nuclide is None:
         return []
     least = _PEAK_SHARE * _strongest(nuclide, peak)
@@ -135,7 +137,7 @@ def _other_peaks(scan: WindowedScan, peak: EnergyWindow, nuclide: Radionuclide |
 
 
 def _beside(
-    scan: WindowedScan,
+    scan: WindowedScan | WindowedSeries,
     peak: EnergyWindow,
     peaks: Sequence[EnergyWindow],
     side: str,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from emrecon.projectors import (
     ChosenWindows,
     EffectiveSource,
     Scan,
+    ScanSeries,
     SPECTProjector,
     SPECTScatterProjector,
     WindowedScan,
+    WindowedSeries,
     peak_window,
     scatter_windows,
 )
@@ -111,19 +115,25 @@ class Separated:
         notes : a sentence each.
     """
 
-    scan: Scan
+    scan: Scan | ScanSeries
     own: Array | float | EffectiveScatter | None
     said: str = ""
     notes: tuple[str, ...] = ()
 
 
-def separated(scan: Scan | WindowedScan, scatter: Scatter, peak: Peak | None = None) -> Separated:
+def separated(
+    scan: Scan | ScanSeries | WindowedScan | WindowedSeries, scatter: Scatter, peak: Peak | None = None
+) -> Separated:
     """Return the scan of the photopeak and its scatter, by window estimates as background, else as it is.
+
+    Of a `WindowedSeries` it is the series of the photopeak, each frame or gate with the scatter of its own counts.
 
     Raises ArgumentError where windows are missing or ambiguous, and for methods that the scan cannot have.
     """
     wanted = _named(scatter)
-    if isinstance(scan, WindowedScan):
+    if isinstance(scan, (ScanSeries, WindowedSeries)) and isinstance(wanted, EffectiveScatter):
+        raise ArgumentError("scatter", "esse computes the scatter of one image: reconstruct frames or gates one by one")
+    if isinstance(scan, (WindowedScan, WindowedSeries)):
         return _of_windows(scan, wanted, peak)
     if peak is not None:
         raise ArgumentError("peak", "peak chooses one of several energy windows, and this scan has one")
@@ -154,7 +164,9 @@ def _named(scatter: Scatter) -> Array | float | WindowScatter | EffectiveScatter
 
 
 def _of_windows(
-    scan: WindowedScan, wanted: Array | float | WindowScatter | EffectiveScatter | str | None, peak: Peak | None
+    scan: WindowedScan | WindowedSeries,
+    wanted: Array | float | WindowScatter | EffectiveScatter | str | None,
+    peak: Peak | None,
 ) -> Separated:
     try:
         main = peak_window(scan, peak)
@@ -184,7 +196,7 @@ def _of_windows(
     return replace(found, notes=(*assumed, *found.notes))
 
 
-def _estimated(scan: WindowedScan, chosen: ChosenWindows, wanted: WindowScatter) -> Separated:
+def _estimated(scan: WindowedScan | WindowedSeries, chosen: ChosenWindows, wanted: WindowScatter) -> Separated:
     """The scan of the peak with the estimate of its windows as background."""
     main, lower, upper = chosen.peak, chosen.lower, chosen.upper
     notes = list(chosen.notes)
@@ -217,9 +229,10 @@ def _estimated(scan: WindowedScan, chosen: ChosenWindows, wanted: WindowScatter)
     return Separated(corrected, None, said, tuple(notes))
 
 
-def _share(scan: Scan) -> float:
+def _share(scan: Scan | ScanSeries) -> float:
     counts = float(to_numpy(scan.counts).sum(dtype=float))
-    return float(to_numpy(scan.background).sum(dtype=float)) / counts if counts else 0.0
+    background = np.broadcast_to(to_numpy(scan.background), scan.counts.shape)
+    return float(background.sum(dtype=float)) / counts if counts else 0.0
 
 
 def with_effective_scatter(

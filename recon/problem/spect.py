@@ -16,6 +16,7 @@ from emrecon.projectors import (
     SPECTGeometry,
     SPECTProjector,
     WindowedScan,
+    WindowedSeries,
 )
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.scan.window_choice import Peak
@@ -45,7 +46,7 @@ _DESIGNED_PENETRATION = 0.05  # of the septa, Anger 1964
 
 
 def spect_problem(
-    scan: Scan | WindowedScan | ScanSeries,
+    scan: Scan | WindowedScan | ScanSeries | WindowedSeries,
     *,
     mu: Array | AttenuationMap | None = None,
     mu_grid: ImageGrid | None = None,
@@ -64,8 +65,8 @@ def spect_problem(
     Args:
         scan : counts (..., views, bins, rows) with their `SPECTGeometry`; leading axes are a batch. Of a `WindowedScan`
             the photopeak is reconstructed: the window that holds the radionuclide's strongest line in any window. A
-            `DynamicScan` or a `GatedScan` is a batch, too: the image is (frames, x, y, z), in counts/s, and of frames
-            corrected for decay to their reference time.
+            `DynamicScan`, a `GatedScan` or a `WindowedSeries` is a batch, too: the image is (frames, x, y, z), in
+            counts/s, and of frames corrected for decay to their reference time.
         mu : attenuation map on the grid, (x, y, z) or (B, x, y, z), in 1/cm at the emission energy (default: none), or
             what `formats.read_mu` makes of a CT. Its unit is judged by the value that most of the body has.
         mu_grid : where mu is, when that is not the grid of the image; mu is (x, y, z) on it, and resampled.
@@ -111,8 +112,8 @@ def spect_problem(
     return Problem(parts, grid, start, "SPECT", summary, _signature(scan, system, subsets), notes, map_.mu)
 
 
-def _camera_of(scan: Scan | WindowedScan | ScanSeries) -> SPECTGeometry:
-    if not isinstance(scan, (Scan, WindowedScan, ScanSeries)):
+def _camera_of(scan: Scan | WindowedScan | ScanSeries | WindowedSeries) -> SPECTGeometry:
+    if not isinstance(scan, (Scan, WindowedScan, ScanSeries, WindowedSeries)):
         advice = "use beds_problem or bed_problems" if isinstance(scan, BedScan) else "or make a Scan(counts, geometry)"
         found = type(scan).__name__
         raise TypeError(

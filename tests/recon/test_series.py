@@ -1,11 +1,22 @@
 """Frames and gates as one batch: each image is that of its frame alone, for every kind of method."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from bed_cases import RESPONSE, body, camera
 
 from emrecon import recon
-from emrecon.projectors import DynamicScan, Frames, GatedScan, PETScanner, PETSinogram, SPECTProjector
+from emrecon.projectors import (
+    DynamicScan,
+    EnergyWindow,
+    Frames,
+    GatedScan,
+    PETScanner,
+    PETSinogram,
+    SPECTProjector,
+    WindowedSeries,
+)
 from emrecon.recon.problem import batches
 
 FRAMES = Frames.from_durations([60, 120, 600.0])
@@ -78,6 +89,20 @@ def test_what_is_made_from_one_image_is_refused(dynamic):
         recon.reconstruct(problem, "bsrem", 1, prior="quadratic:0.01", kappa=True)
     with pytest.raises(recon.ArgumentError, match="one by one"):
         recon.reconstruct(problem, "svrg", 1, prior="non-local:0.01,1,1")
+
+
+def test_windows_of_frames(dynamic):
+    scan, mu = dynamic
+    windows = EnergyWindow(126.4, 154.6, "peak"), EnergyWindow(111, 126.4, "low"), EnergyWindow(154.6, 170, "up")
+    less = replace(scan, counts=np.round(scan.counts / 10), background=0.0)
+    series = WindowedSeries(windows, (replace(scan, background=0.0), less, less))
+    problem = recon.spect_problem(series, mu=mu, response=RESPONSE, subsets=4)
+    assert "tew" in str(problem)
+    alone = recon.spect_problem(series.part(1), mu=mu, response=RESPONSE, subsets=4)
+    images = [recon.reconstruct(problem, iterations=2)[1], recon.reconstruct(alone, iterations=2)]
+    np.testing.assert_allclose(*images, rtol=1e-3, atol=1e-4)
+    with pytest.raises(recon.ArgumentError, match="one by one"):
+        recon.spect_problem(scan, mu=mu, scatter="esse")
 
 
 def test_memory_of_a_batch(dynamic, monkeypatch):
