@@ -74,6 +74,8 @@ from .phantoms import (
 )
 from .recipes import Recipe, RecipeError, RecipeSource, load_recipe, parse_recipe, recipe_names
 from .simulators import (
+    CaseFiles,
+    ClinicalCase,
     ConvolutionScatter,
     Expectation,
     Mismatch,
@@ -84,10 +86,12 @@ from .simulators import (
     SingleScatter,
     SPECTSimulator,
     count_levels,
+    default_study,
     item_seed,
     list_events,
     random_normalisation,
     respiratory_gates,
+    synthetic_case,
 )
 
 __all__ = [
@@ -156,13 +160,17 @@ __all__ = [
     "read_tissues",
     "xcat_labels",
     # scans
+    "CaseFiles",
+    "ClinicalCase",
     "ConvolutionScatter",
     "Expectation",
     "Randoms",
     "Simulation",
     "Simulator",
     "SingleScatter",
+    "synthetic_case",
     "count_levels",
+    "default_study",
     "generator",
     "item_seed",
     "list_events",

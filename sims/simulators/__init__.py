@@ -1,11 +1,14 @@
 """Simulated scans: expected counts with scatter, randoms and decay, and samples of them."""
 
+from .clinic import CaseFiles, ClinicalCase, default_study, synthetic_case
 from .mismatch import Mismatch
 from .pet import ConvolutionScatter, PETSimulator, Randoms, SingleScatter, list_events, random_normalisation
 from .simulator import Body, Expectation, Simulation, Simulator, count_levels, item_seed, respiratory_gates
 from .spect import SPECTSimulator
 
 __all__ = [
+    "CaseFiles",
+    "ClinicalCase",
     "Body",
     "ConvolutionScatter",
     "Expectation",
@@ -16,7 +19,9 @@ __all__ = [
     "Simulation",
     "Simulator",
     "SingleScatter",
+    "synthetic_case",
     "count_levels",
+    "default_study",
     "item_seed",
     "list_events",
     "random_normalisation",

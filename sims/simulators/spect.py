@@ -156,22 +156,28 @@ class SPECTSimulator(Simulator):
 
         Raises ValueError without a scatter model.
         """
+        expected = self.expected_in_windows(expectation)
+        counts = [e.measure(item_seed(seed, i, "window")) for i, e in enumerate(expected.values())]
+        about = expectation.factors, self.duration, self.radionuclide
+        return WindowedScan(tuple(expected), tuple(counts), self.geometry, *about)
+
+    def expected_in_windows(self, expectation: Expectation) -> dict[EnergyWindow, Expectation]:
+        """Return what is expected in the photopeak window ("peak") and in each of `windows`, as `windowed` has it.
+
+        Raises ValueError without a scatter model.
+        """
         peak = EnergyWindow(*self._source.energy_window, name="peak")
-        expected = [expectation]
+        expected = {peak: expectation}
         for window in self.windows:
             scatter, primary = (np.float32(share) for share in self.shares(window))
             room = np.float32(window.width / peak.width)
-            expected.append(
-                replace(
-                    expectation,
-                    trues=primary * expectation.trues,
-                    scatter=scatter * expectation.scatter,
-                    randoms=room * expectation.randoms,
-                )
+            expected[window] = replace(
+                expectation,
+                trues=primary * expectation.trues,
+                scatter=scatter * expectation.scatter,
+                randoms=room * expectation.randoms,
             )
-        counts = [e.measure(item_seed(seed, i, "window")) for i, e in enumerate(expected)]
-        about = expectation.factors, self.duration, self.radionuclide
-        return WindowedScan((peak, *self.windows), tuple(counts), self.geometry, *about)
+        return expected
 
     def shares(self, window: EnergyWindow) -> tuple[float, float]:
         """Return scattered and primary counts in a window over those in the photopeak window."""
