@@ -59,18 +59,18 @@ def response(name: str | None, law: str | None, energy: float, intrinsic: float 
         raise typer.BadParameter("give --collimator or --response, not both", param_hint="--response")
     if law:
         slope, intercept = numbers(law, ",", "--response", "SLOPE,INTERCEPT (mm per mm, mm)")
-        with _named("--response"):
+        with naming("--response"):
             return LinearResponse(slope, intercept)
     if not name:
         return None
     shown = "the names of emrecon.projectors.collimators(), such as siemens-lehr, ge-megp or SIMIND's sy-lehr"
     found = collimator(matching(name, collimators(), "collimator", shown=shown))
-    with _named("--energy"):  # the table of options has looked at the others
+    with naming("--energy"):  # the table of options has looked at the others
         return found.response(energy, intrinsic)
 
 
 @contextmanager
-def _named(option: str) -> Iterator[None]:
+def naming(option: str) -> Iterator[None]:
     """Turn a ValueError of the body into a typer.BadParameter that names the option."""
     try:
         yield

@@ -79,6 +79,7 @@ from .scan import (
     WindowedSeries,
     all_views_at_once,
     bed_slices,
+    counted_windows,
     decay_factors,
     dual_energy_window,
     grid_slices,
@@ -92,6 +93,9 @@ from .scan import (
     split_events,
     triple_energy_window,
     view_decay,
+    view_rates,
+    with_dead_time,
+    with_view_decay,
 )
 from .spect import (
     BedProjector,
@@ -207,6 +211,10 @@ __all__ = [
     "scan_seconds",
     "spect_calibration",
     "view_decay",
+    "view_rates",
+    "with_dead_time",
+    "with_view_decay",
+    "counted_windows",
 ]
 
 __getattr__ = renamed(__name__, {"Collimator": "ParallelHoleCollimator", "Isotope": "Radionuclide"})

@@ -137,6 +137,7 @@ from .problem import (
 from .quantity import Quantity, quantify, quantify_beds
 from .reconstruction import reconstruct
 from .running import Checkpoint, Log, ProgressBar, RelativeChange, run
+from .sensitivity import MeasuredCalibration, SourceActivity, sensitivity_of_image, sensitivity_of_scan
 from .stopping import KKT, KKTErrors, KKTRule, PetricErrors, PetricRule, kkt_residual
 
 __all__ = [
@@ -148,6 +149,10 @@ __all__ = [
     "Quantity",
     "quantify",
     "quantify_beds",
+    "SourceActivity",
+    "MeasuredCalibration",
+    "sensitivity_of_scan",
+    "sensitivity_of_image",
     "WindowScatter",
     "EffectiveScatter",
     "PoissonLikelihood",

@@ -19,9 +19,9 @@ from ..outputs import check_outputs, writing
 from ..printing import plain_console, quietly
 from . import data, engine, output, record, uses
 from .config import read_config, write_config
-from .settings import DataTable, MethodTable, OutputTable, PhysicsTable, RunTable, Settings
+from .settings import DataTable, MethodTable, OutputTable, PhysicsTable, QuantityTable, RunTable, Settings
 
-DATA, PHYSICS, METHOD, OUTPUT, RUN = "Data", "Physics", "Method", "Output", "Run"
+DATA, PHYSICS, QUANTITY, METHOD, OUTPUT, RUN = "Data", "Physics", "Quantity", "Method", "Output", "Run"
 
 
 def _take_from_file(context: typer.Context, path: Path | None) -> Path | None:
@@ -152,13 +152,123 @@ def reconstruct(
         Path | None, typer.Option(rich_help_panel=PHYSICS, help="PET sinograms: expected randoms of every bin, counts.")
     ] = None,
     scatter: Annotated[
-        Path | None, typer.Option(rich_help_panel=PHYSICS, help="Expected scatter of every bin, counts.")
+        str | None,
+        typer.Option(
+            rich_help_panel=PHYSICS,
+            metavar="METHOD|FILE",
+            help="SPECT: tew or dew, from the energy windows below and above the photopeak (tew:LOWER,UPPER names them), "
+            "esse, from the image, with --mu, or none (default: tew where there are windows on both sides). PET "
+            "sinograms: sss, single scatter simulation, with --mu (sss:plane|segment|all|none says what shares a scale "
+            "in the tails). Or a file with the expected scatter of every bin, counts.",
+        ),
+    ] = None,
+    peak: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=PHYSICS,
+            metavar="NAME|KEV|LOW-HIGH",
+            help="SPECT: photopeak among several energy windows (default: that of the radionuclide's strongest line).",
+        ),
+    ] = None,
+    scatter_smoothing: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=PHYSICS, help="tew, dew: smooth the estimate in each view, FWHM in mm."),
+    ] = None,
+    dew_k: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=PHYSICS,
+            metavar="K[:counts|kev]",
+            help="dew: scatter in the photopeak over counts in the scatter window, or over counts per keV "
+            "(default: 0.5:counts).",
+        ),
+    ] = None,
+    energy_resolution: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=PHYSICS,
+            help="esse, sss: FWHM at the photons' energy as a fraction (default: 0.099 at 140.5 keV; the scanner's).",
+        ),
     ] = None,
     psf: Annotated[
         float | None, typer.Option(rich_help_panel=PHYSICS, help="PET: resolution in the image, FWHM in mm.")
     ] = None,
     voxel: Annotated[
         float | None, typer.Option(rich_help_panel=PHYSICS, help="Voxel size in mm (default: the bins').")
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=QUANTITY,
+            metavar="counts|bq/ml|suv",
+            help="Unit of the image (default: bq/ml with a calibration, else counts).",
+        ),
+    ] = None,
+    calibration: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=QUANTITY,
+            help="SPECT: counts/s/MBq of one head in air. PET: Bq/mL for one unit of the image per second and emission. "
+            "(Default: the file's own.)",
+        ),
+    ] = None,
+    calibration_phantom: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=QUANTITY,
+            metavar="FILE:MBQ[,at=TIME]",
+            help="Find it: planar or SPECT scan of a source in air of so many MBq, or an image in counts of a phantom "
+            "(then with ,seconds=S per view, of the scan for PET). at= says when it was that many, started= when the "
+            "scan began.",
+        ),
+    ] = None,
+    dead_time: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=QUANTITY,
+            metavar="SECONDS[:KIND]",
+            help="SPECT: dead time of a head for the counts of all recorded windows; paralysable (default) or "
+            "nonparalysable.",
+        ),
+    ] = None,
+    view_decay: Annotated[
+        bool | None,
+        typer.Option(
+            "--view-decay/--no-view-decay",
+            rich_help_panel=QUANTITY,
+            help="SPECT: model the decay from view to view (default: for bq/ml and suv).",
+        ),
+    ] = None,
+    timed_factors: Annotated[
+        bool | None,
+        typer.Option(
+            "--timed-factors/--no-timed-factors",
+            rich_help_panel=QUANTITY,
+            help="SPECT: whether the scan's own factors hold the seconds of a view, where they do not tell.",
+        ),
+    ] = None,
+    decay_to: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=QUANTITY,
+            metavar="start|injection|none|TIME",
+            help="Moment that the activity is of (default: start of the scan; none: the mean during it).",
+        ),
+    ] = None,
+    started_at: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=QUANTITY, metavar="TIME", help="When the scan began, such as 2026-01-31T10:15:00."
+        ),
+    ] = None,
+    injected_at: Annotated[
+        str | None, typer.Option(rich_help_panel=QUANTITY, metavar="TIME", help="When the tracer was injected.")
+    ] = None,
+    injected: Annotated[
+        float | None, typer.Option(rich_help_panel=QUANTITY, help="suv: injected activity in MBq, at that time.")
+    ] = None,
+    weight: Annotated[
+        float | None, typer.Option(rich_help_panel=QUANTITY, help="suv: weight of the patient in kg.")
     ] = None,
     method: Annotated[
         str,
@@ -320,8 +430,25 @@ def reconstruct(
             additive=additive,
             randoms=randoms,
             scatter=scatter,
+            peak=peak,
+            scatter_smoothing=scatter_smoothing,
+            dew_k=dew_k,
+            energy_resolution=energy_resolution,
             psf=psf,
             voxel=voxel,
+        )
+        quantity = QuantityTable(
+            unit=unit,
+            calibration=calibration,
+            calibration_phantom=calibration_phantom,
+            dead_time=dead_time,
+            view_decay=view_decay,
+            timed_factors=timed_factors,
+            decay_to=decay_to,
+            started_at=started_at,
+            injected_at=injected_at,
+            injected=injected,
+            weight=weight,
         )
         how = MethodTable(
             method=method,
@@ -341,7 +468,7 @@ def reconstruct(
         data = DataTable(projections=projections, header=tuple(header or ()), max_ring_difference=max_ring_difference)
         output = OutputTable(out=out, picture=picture, mu_picture=mu_picture, log=log, checkpoint=checkpoint)
         settings = Settings(
-            data=data, physics=physics, method=how, output=output, run=RunTable(device=device, quiet=quiet)
+            data=data, physics=physics, quantity=quantity, method=how, output=output, run=RunTable(device=device, quiet=quiet)
         )
     run(settings, config, write_config)
 

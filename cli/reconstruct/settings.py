@@ -58,9 +58,29 @@ class PhysicsTable(Panel):
     multiplicative: Path | None = None
     additive: Path | None = None
     randoms: Path | None = None
-    scatter: Path | None = None
+    scatter: str | None = None
+    peak: str | None = None
+    scatter_smoothing: NotNegative | None = None
+    dew_k: str | None = None
+    energy_resolution: Annotated[FiniteFloat, Field(gt=0, lt=1)] | None = None
     psf: NotNegative | None = None
     voxel: Positive | None = None
+
+
+class QuantityTable(Panel):
+    """What the numbers of the image are."""
+
+    unit: str | None = None
+    calibration: Positive | None = None
+    calibration_phantom: str | None = None
+    dead_time: str | None = None
+    view_decay: bool | None = None
+    timed_factors: bool | None = None
+    decay_to: str | None = None
+    started_at: str | None = None
+    injected_at: str | None = None
+    injected: Positive | None = None
+    weight: Positive | None = None
 
 
 class MethodTable(Panel):
@@ -103,6 +123,7 @@ class Settings(Table):
 
     data: DataTable = DataTable()
     physics: PhysicsTable = PhysicsTable()
+    quantity: QuantityTable = QuantityTable()
     method: MethodTable = MethodTable()
     output: OutputTable = OutputTable()
     run: RunTable = RunTable()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import typer
 from pydantic import BaseModel
 
-from emrecon.projectors import PETSinogram, Scan
+from emrecon.projectors import PETSinogram, Scan, WindowedScan
 from emrecon.recon import METHODS
 
 from .. import learned, options
@@ -53,8 +53,23 @@ USES = {
     "additive": Use((SPECT, SINOGRAM), needs="multiplicative"),
     "randoms": Use((SINOGRAM,)),
     "scatter": Use((SPECT, SINOGRAM)),
+    "peak": Use((SPECT,)),
+    "scatter_smoothing": Use((SPECT,)),
+    "dew_k": Use((SPECT,), needs="scatter"),
+    "energy_resolution": Use((SPECT, SINOGRAM), needs="scatter"),
     "psf": Use(_PET),
     "voxel": Use(),
+    "unit": Use((SPECT, SINOGRAM)),
+    "calibration": Use((SPECT, SINOGRAM)),
+    "calibration_phantom": Use((SPECT, SINOGRAM)),
+    "dead_time": Use((SPECT,)),
+    "view_decay": Use((SPECT,)),
+    "timed_factors": Use((SPECT,)),
+    "decay_to": Use((SPECT, SINOGRAM), needs="calibration or calibration_phantom or unit"),
+    "started_at": Use((SPECT, SINOGRAM), needs="calibration or calibration_phantom or unit"),
+    "injected_at": Use((SPECT, SINOGRAM), needs="decay_to or unit"),
+    "injected": Use((SPECT, SINOGRAM), needs="unit"),
+    "weight": Use((SPECT, SINOGRAM), needs="unit"),
     "prior": Use(methods=(PLAIN,)),
     "guide": Use(),
     "neighbours": Use(methods=(PLAIN,), needs="prior"),
@@ -79,6 +94,8 @@ USES = {
 
 def kind_of(source: object) -> str:
     """Return the kind of data that a source holds."""
+    if isinstance(source, WindowedScan):
+        return SPECT
     if not isinstance(source, Scan):
         return LISTMODE
     return SINOGRAM if isinstance(source.geometry, PETSinogram) else SPECT
@@ -115,7 +132,7 @@ def check_data(settings: Settings, kind: str) -> None:
 def _given(settings: Settings) -> dict[str, object]:
     """The options that were given, by name."""
     found: dict[str, object] = {}
-    panels: tuple[BaseModel, ...] = settings.data, settings.physics, settings.method, settings.output
+    panels: tuple[BaseModel, ...] = settings.data, settings.physics, settings.quantity, settings.method, settings.output
     for panel in panels:
         for name, value in panel:
             if name in USES and not (value is None or value is False or value == ()):  # 0 is a value

@@ -13,6 +13,7 @@ from .energy_windows import (
     triple_energy_window,
 )
 from .frames import Frames, Gates, decay_factors, histogram_events, split_events
+from .live_time import counted_windows, view_rates, with_dead_time, with_view_decay
 from .scan import Scan
 from .study import Study
 from .window_choice import ChosenWindows, peak_window, scatter_windows
@@ -35,6 +36,7 @@ __all__ = [
     "WindowedSeries",
     "all_views_at_once",
     "bed_slices",
+    "counted_windows",
     "decay_factors",
     "dual_energy_window",
     "grid_slices",
@@ -48,4 +50,7 @@ __all__ = [
     "split_events",
     "triple_energy_window",
     "view_decay",
+    "view_rates",
+    "with_dead_time",
+    "with_view_decay",
 ]
