@@ -81,6 +81,7 @@ from .records import (
 from .registry import (
     axes_beside,
     describe,
+    holds_image,
     image_kind,
     image_unit,
     read_acquisition,
@@ -135,6 +136,7 @@ __all__ = [
     "axes_beside",
     "Measured",
     "image_kind",
+    "holds_image",
     "image_unit",
     "read_gated",
     # where an image comes from

@@ -314,6 +314,17 @@ def read_times(path: str | os.PathLike[str]) -> ImageTimes | None:
     return read_sidecar(path, len(image)) if image.ndim == 4 else None
 
 
+def holds_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds an image, and no scan, list-mode or other data; its values are not read."""
+    kind = _kind_of(path)
+    if kind == "hdf5":
+        return native.kind_of(path) == "image"
+    if kind == "interfile":
+        keys = load_header(path, {}, ()).keys
+        return not (is_petlink(path) or _is_pet(path) or "number of projections" in keys)
+    return kind == "nifti"
+
+
 def image_unit(path: str | os.PathLike[str]) -> str | None:
     """Return the unit of the values of an image file that says it, such as "Bq/mL", or None; see `write_image`."""
     kind = _kind_of(path)

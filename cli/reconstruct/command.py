@@ -17,8 +17,9 @@ from .. import learned, options
 from ..errors import interruptible
 from ..outputs import check_outputs, writing
 from ..printing import plain_console, quietly
-from . import data, engine, output, record, uses
+from . import data, engine, output, quantities, record, uses
 from .config import read_config, write_config
+from .scatter import scatter_file
 from .settings import DataTable, MethodTable, OutputTable, PhysicsTable, QuantityTable, RunTable, Settings
 
 DATA, PHYSICS, QUANTITY, METHOD, OUTPUT, RUN = "Data", "Physics", "Quantity", "Method", "Output", "Run"
@@ -156,8 +157,8 @@ def reconstruct(
         typer.Option(
             rich_help_panel=PHYSICS,
             metavar="METHOD|FILE",
-            help="SPECT: tew or dew, from the energy windows below and above the photopeak (tew:LOWER,UPPER names them), "
-            "esse, from the image, with --mu, or none (default: tew where there are windows on both sides). PET "
+            help="SPECT: tew or dew, from the energy windows beside the photopeak (tew:LOWER,UPPER names them), esse, "
+            "from the image, with --mu, or none (default: tew where there are windows on both sides). PET "
             "sinograms: sss, single scatter simulation, with --mu (sss:plane|segment|all|none says what shares a scale "
             "in the tails). Or a file with the expected scatter of every bin, counts.",
         ),
@@ -208,8 +209,8 @@ def reconstruct(
         float | None,
         typer.Option(
             rich_help_panel=QUANTITY,
-            help="SPECT: counts/s/MBq of one head in air. PET: Bq/mL for one unit of the image per second and emission. "
-            "(Default: the file's own.)",
+            help="SPECT: counts/s/MBq of one head in air (default: the file's). PET: Bq/mL for one unit of the image "
+            "per second and emission.",
         ),
     ] = None,
     calibration_phantom: Annotated[
@@ -468,7 +469,12 @@ def reconstruct(
         data = DataTable(projections=projections, header=tuple(header or ()), max_ring_difference=max_ring_difference)
         output = OutputTable(out=out, picture=picture, mu_picture=mu_picture, log=log, checkpoint=checkpoint)
         settings = Settings(
-            data=data, physics=physics, quantity=quantity, method=how, output=output, run=RunTable(device=device, quiet=quiet)
+            data=data,
+            physics=physics,
+            quantity=quantity,
+            method=how,
+            output=output,
+            run=RunTable(device=device, quiet=quiet),
         )
     run(settings, config, write_config)
 
@@ -485,19 +491,27 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         with stage(f"reading {settings.data.path.name}"):
             source = data.open_source(settings.data)
         uses.check_data(settings, uses.kind_of(source))
+        quantities.check_quantity(settings.quantity)
         outputs = {options.option_of(name): path for name, path in files} | {"--write-config": repeat}
         check_outputs(outputs, (config, *_inputs(settings, choice, source)))
         choice.check_device(settings.run.device)
+        source = data.with_factors(source, settings.physics)
+        grid = data.grid_of(source, settings.data, settings.physics, choice.subsets)
+        quantity = quantities.quantity_of(source, settings, grid)
+        source, counting = quantities.counted(source, settings)
         with stage("problem"):
             problem = data.make_problem(source, settings.data, settings.physics, choice.subsets)
         console.print(problem.summary)
+        for line in (*counting, *quantities.in_words(quantity)):
+            console.print(line)
         journal = record.Journal(console, History(every=files.log is not None), begun)
         for said in problem.notes:
             journal.note(said)
         image = _image(problem, choice, settings, journal)
         image = output.filtered(image, problem.grid, settings.method.filter, console)
-        provenance = record.record_of(choice.done(settings), source, problem.summary, journal)
-        output.write_results(settings, image, problem.grid, console, provenance)
+        said = "\n".join((problem.summary, *counting))
+        provenance = record.record_of(choice.done(settings), source, said, journal)
+        output.write_results(settings, image, problem.grid, console, provenance, quantity)
         output.write_overlay(settings, image, problem, console)
         if repeat is not None:
             with writing():
@@ -538,6 +552,7 @@ def _inputs(settings: Settings, choice: engine.Choice, source: data.Source) -> t
     """The files that no output may replace."""
     weights = choice.trained.path if choice.trained else None
     physics = settings.physics
-    terms = physics.norm, physics.multiplicative, physics.additive, physics.randoms, physics.scatter
-    own = settings.data.path, physics.mu, *terms, weights
+    terms = physics.norm, physics.multiplicative, physics.additive, physics.randoms, scatter_file(physics)
+    source_of_calibration = quantities.phantom(settings.quantity)
+    own = settings.data.path, physics.mu, *terms, weights, source_of_calibration and source_of_calibration.path
     return (*own, *settings.method.guide, *data.files_of(source))

@@ -46,7 +46,7 @@ def config_text(settings: Settings) -> str:
     """Return the file that repeats a run: every option that is set."""
     lines = [f"# emrecon reconstruct --config FILE (emrecon {__version__})"]
     for name in PANELS:
-        own = {key: value for key, value in getattr(settings, name) if _is_set(value)}
+        own = {key: value for key, value in getattr(settings, name) if is_set(value, PANELS[name], key)}
         if own:
             lines += ["", f"[{name}]", *(f"{key.replace('_', '-')} = {_toml(value)}" for key, value in own.items())]
     return "\n".join(lines) + "\n"
@@ -91,9 +91,9 @@ def _keys(panel: type[Panel]) -> list[str]:
     return [name.replace("_", "-") for name in panel.model_fields]
 
 
-def _is_set(value: object) -> bool:
-    """Whether an option says anything: 0 does."""
-    return not (value is None or value is False or value == ())
+def is_set(value: object, panel: type[Panel], name: str) -> bool:
+    """Whether an option says anything: 0 does, and False where that is not the default."""
+    return not (value is None or value == () or (value is False and panel.model_fields[name].default is False))
 
 
 def _plain(value: object) -> Value:

@@ -9,14 +9,15 @@ import numpy as np
 import typer
 
 from emrecon import formats
-from emrecon.projectors import AttenuationMap, ImageGrid, PETSinogram, Scan
+from emrecon.projectors import AttenuationMap, ImageGrid, PETSinogram, Scan, WindowedScan, peak_window
 from emrecon.recon import Problem, pet_grid, pet_problem, spect_problem
 from emrecon.recon.problem import checked_grid, cubes
 
 from .. import options
+from .scatter import scatter_file, spect_scatter
 from .settings import DataTable, PhysicsTable
 
-Source = Scan | formats.PETLink
+Source = Scan | WindowedScan | formats.PETLink
 
 
 def open_source(table: DataTable) -> Source:
@@ -24,11 +25,11 @@ def open_source(table: DataTable) -> Source:
     path, values = table.path, options.header_values(table.header)
     if _is_listmode(path):
         return formats.read_petlink(path, **values)
-    found = formats.read_scan(path, **values)
-    if not isinstance(found, Scan):
+    found = formats.read_acquisition(path, **values)
+    if not isinstance(found, (Scan, WindowedScan)):
         raise typer.BadParameter(
-            f"{path} holds a {type(found).__name__}, and one scan is reconstructed; choose one by --header window=, "
-            "bed=, frame= or gate=",
+            f"{path} holds a {type(found).__name__}, and one scan is reconstructed; choose one by --header bed=, "
+            "frame= or gate=",
             param_hint="PROJECTIONS",
         )
     return found
@@ -46,12 +47,28 @@ def beside(table: DataTable) -> options.Beside:
 
 def files_of(source: Source) -> tuple[Path, ...]:
     """Return the files of a source besides its header."""
-    return () if isinstance(source, Scan) else (source.path,)
+    return (source.path,) if isinstance(source, formats.PETLink) else ()
+
+
+def with_factors(source: Source, physics: PhysicsTable) -> Source:
+    """Return the source with the factors of --multiplicative instead of its own."""
+    if physics.multiplicative is None or isinstance(source, formats.PETLink):
+        return source
+    return replace(source, factors=_term("multiplicative", physics.multiplicative, source))
+
+
+def grid_of(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> ImageGrid:
+    """Return the grid of the image."""
+    if isinstance(source, formats.PETLink) or isinstance(source.geometry, PETSinogram):
+        sinogram = source.sinogram if isinstance(source, formats.PETLink) else source.geometry
+        own = pet_grid(source, data.max_ring_difference)  # type: ignore[arg-type]
+        return _grid(own, physics.voxel, min(subsets, sinogram.n_views))
+    return _grid(source.geometry.default_grid(), physics.voxel, min(subsets, source.geometry.n_views))
 
 
 def make_problem(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
     """Return the problem of a scan or of events; options have been checked to belong to its kind."""
-    spect = isinstance(source, Scan) and not isinstance(source.geometry, PETSinogram)
+    spect = not isinstance(source, formats.PETLink) and not isinstance(source.geometry, PETSinogram)
     with options.named_by_option():
         problem = (_of_spect if spect else _of_pet)(source, data, physics, subsets)  # type: ignore[arg-type]
     if physics.multiplicative is None or (physics.mu is None and physics.mu_cylinder is None):
@@ -60,15 +77,29 @@ def make_problem(source: Source, data: DataTable, physics: PhysicsTable, subsets
     return replace(problem, notes=(*problem.notes, twice))
 
 
-def _of_spect(scan: Scan, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
-    grid = _grid(scan.default_grid(), physics.voxel, min(subsets, scan.geometry.n_views))
+def _of_spect(scan: Scan | WindowedScan, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
+    grid, scatter = grid_of(scan, data, physics, subsets), spect_scatter(physics)
+    single = photopeak(scan, physics.peak)
+    terms = replace(single, background=_background(single, physics))
+    windowed = isinstance(scan, WindowedScan)
     return spect_problem(
-        _with_terms(scan, physics),
-        mu=attenuation(scan, data, physics, grid),
-        response=options.response(physics.collimator, physics.response, _energy(scan, physics), physics.intrinsic),
+        scan if windowed else terms,
+        mu=attenuation(single, data, physics, grid),
+        response=options.response(physics.collimator, physics.response, _energy(single, physics), physics.intrinsic),
+        scatter="none" if scatter_file(physics) is not None and windowed else scatter,
+        background=terms.background if windowed else 0.0,
+        peak=physics.peak,
         grid=grid,
         subsets=subsets,
     )
+
+
+def photopeak(scan: Scan | WindowedScan, peak: str | None) -> Scan:
+    """Return the scan of the photopeak among several windows; raises typer.BadParameter where it is not known."""
+    if isinstance(scan, Scan):
+        return scan
+    with options.naming("--peak"):
+        return scan.scan(peak_window(scan, peak).name)
 
 
 def attenuation(
@@ -104,9 +135,9 @@ def _energy(scan: Scan, physics: PhysicsTable) -> float:
 def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
     difference, background = data.max_ring_difference, physics.background
     sinogram: PETSinogram = source.geometry if isinstance(source, Scan) else source.sinogram  # type: ignore[assignment]
-    grid = _grid(pet_grid(source, difference), physics.voxel, min(subsets, sinogram.n_views))
+    grid = grid_of(source, data, physics, subsets)
     return pet_problem(
-        _with_terms(source, physics) if isinstance(source, Scan) else source,
+        replace(source, background=_background(source, physics)) if isinstance(source, Scan) else source,
         mu=attenuation(source, data, physics, grid),
         norm=None if physics.norm is None else formats.read_siemens_norm(physics.norm, sinogram.scanner),
         scatter=None if isinstance(source, Scan) else background,
@@ -121,20 +152,18 @@ def _grid(grid: ImageGrid, voxel: float | None, subsets: int) -> ImageGrid:
     return checked_grid(None, grid, subsets) if voxel is None else cubes(grid, voxel, subsets)
 
 
-def _with_terms(scan: Scan, physics: PhysicsTable) -> Scan:
-    """The scan with the factors m and the background of the files: m additive + randoms + scatter + background."""
-    factors, background = scan.factors, scan.background if physics.background is None else physics.background
-    if physics.multiplicative is not None:
-        factors = _term("multiplicative", physics.multiplicative, scan)
+def _background(scan: Scan, physics: PhysicsTable) -> np.ndarray | float:
+    """The background of the files, factors x additive + randoms + scatter + background."""
+    background = scan.background if physics.background is None else physics.background
     if physics.additive is not None:
-        background = background + factors * _term("additive", physics.additive, scan)
-    for name, path in (("randoms", physics.randoms), ("scatter", physics.scatter)):
+        background = background + scan.factors * _term("additive", physics.additive, scan)
+    for name, path in (("randoms", physics.randoms), ("scatter", scatter_file(physics))):
         if path is not None:
             background = background + _term(name, path, scan)
-    return replace(scan, factors=factors, background=background)
+    return background
 
 
-def _term(name: str, path: Path, scan: Scan) -> np.ndarray:
+def _term(name: str, path: Path, scan: Scan | WindowedScan) -> np.ndarray:
     """The values of a file for every bin; they must not be negative."""
     values = formats.read_term(path, scan)
     if values.min() < 0:

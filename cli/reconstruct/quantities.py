@@ -16,11 +16,9 @@ from emrecon import formats
 from emrecon.projectors import (
     DeadTime,
     DynamicScan,
-    GatedScan,
     ImageGrid,
     PETSinogram,
     Scan,
-    SPECTGeometry,
     Study,
     WindowedScan,
     counted_windows,
@@ -43,6 +41,7 @@ from .. import options
 from .scatter import window_scatter
 from .settings import QuantityTable, Settings
 
+Source = AnyScan | formats.PETLink
 COUNTS = "counts"
 _UNITS = (COUNTS, "bq/ml", "suv")
 _PHANTOM = re.compile(r"(?P<file>.+?):(?P<activity>[0-9.]+(?:[eE][+-]?[0-9]+)?)(?P<more>(?:,.*)?)")
@@ -134,9 +133,17 @@ def phantom(table: QuantityTable) -> Phantom | None:
         _refuse("calibration_phantom", f"{text!r}: {error}")
 
 
-def counted(source: AnyScan, settings: Settings) -> tuple[AnyScan, list[str]]:
+def in_words(quantity: Quantity) -> list[str]:
+    """Return what to print about the unit of the image: nothing for counts."""
+    return [] if quantity.unit == COUNTS else str(quantity).replace("\n", "\n  ").split("\n")
+
+
+def counted(source: Source, settings: Settings) -> tuple[Source, list[str]]:
     """Return the scan with dead time and decay of the views in its factors, and what to say about them."""
-    table, said = settings.quantity, []
+    if isinstance(source, formats.PETLink) or isinstance(source.geometry, PETSinogram):
+        return source, []
+    table: QuantityTable = settings.quantity
+    said: list[str] = []
     counter = dead_time(table)
     found = source
     if counter is not None:
@@ -149,7 +156,7 @@ def counted(source: AnyScan, settings: Settings) -> tuple[AnyScan, list[str]]:
             f"{_windows(source)}, {100 * live.min():.4g} to {100 * live.max():.4g} % of events counted"
         )
     wanted = table.view_decay if table.view_decay is not None else unit_of(table) != COUNTS
-    if wanted and not isinstance(source, DynamicScan) and isinstance(source.geometry, SPECTGeometry):
+    if wanted and not isinstance(source, DynamicScan):
         before = found
         with options.naming("--view-decay"):
             found = with_view_decay(found)
@@ -158,11 +165,11 @@ def counted(source: AnyScan, settings: Settings) -> tuple[AnyScan, list[str]]:
     return found, said
 
 
-def quantity_of(source: AnyScan, settings: Settings, grid: ImageGrid) -> Quantity:
+def quantity_of(source: Source, settings: Settings, grid: ImageGrid) -> Quantity:
     """Return what the image of a source, as it was read, becomes."""
     table = settings.quantity
     unit = unit_of(table)
-    if unit == COUNTS:
+    if unit == COUNTS or isinstance(source, formats.PETLink):
         return Quantity()
     with options.named_by_option():
         measured = _measured(source, settings)
@@ -210,7 +217,9 @@ def _measured(source: AnyScan, settings: Settings) -> MeasuredCalibration | None
     if scan.radionuclide is None:
         scan = replace(scan, radionuclide=source.radionuclide)
     elif source.radionuclide not in (None, scan.radionuclide):
-        _refuse("calibration_phantom", f"{said.path} is of {scan.radionuclide}, and the data are of {source.radionuclide}")
+        _refuse(
+            "calibration_phantom", f"{said.path} is of {scan.radionuclide}, and the data are of {source.radionuclide}"
+        )
     one = isinstance(scan, Scan)
     return sensitivity_of_scan(
         scan,
@@ -238,7 +247,9 @@ def _of_image(said: Phantom, source: AnyScan) -> MeasuredCalibration:
     if unit not in (None, COUNTS):
         _refuse("calibration_phantom", f"{said.path} is in {unit}; give an image in counts")
     if said.seconds is None:
-        _refuse("calibration_phantom", f"{said.path} is an image; say the seconds of a view (PET: of the scan), seconds=S")
+        _refuse(
+            "calibration_phantom", f"{said.path} is an image; say the seconds of a view (PET: of the scan), seconds=S"
+        )
     image, grid = formats.read_image(said.path)
     pet = isinstance(source.geometry, PETSinogram)
     n = 1 if pet else int(np.unique(source.geometry.head, return_counts=True)[1].max())  # type: ignore[union-attr]

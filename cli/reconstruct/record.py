@@ -19,10 +19,14 @@ from emrecon.recon import History
 from .. import options
 from ..outputs import named_files
 from ..printing import note
+from .config import PANELS
 from .engine import Engine
+from .quantities import phantom
+from .scatter import scatter_file
 from .settings import Settings
 
 _NOT_OF_THE_IMAGE = ("quiet",)
+_WITH_FILES = ("scatter", "calibration_phantom")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +84,8 @@ def record_of(settings: Settings, source: Any, physics: str, journal: Journal, u
 def command_line(settings: Settings) -> str:
     """Return the command in full, with what --config set; of paths the last parts: folders are called as people."""
     words = ["emrecon", "reconstruct", settings.data.path.name]
-    for panel in (settings.data, settings.physics, settings.method, settings.output, settings.run):
+    for table in PANELS:
+        panel = getattr(settings, table)
         for name, value in panel:
             if name != "projections" and name not in _NOT_OF_THE_IMAGE and value != _default(panel, name):
                 words += _option(name, value)
@@ -93,8 +98,10 @@ def _default(panel: Any, name: str) -> object:
 
 def _option(name: str, value: object) -> list[str]:
     option = options.option_of(name)
-    if value is True:
-        return [option]
+    if isinstance(value, bool):
+        return [option if value else option.replace("--", "--no-", 1)]
+    if name in _WITH_FILES:
+        value = Path(str(value))  # also of FILE:MBQ the last part is what counts
     values = value if isinstance(value, tuple) else (value,)
     return [word for part in values for word in (option, part.name if isinstance(part, Path) else str(part))]
 
@@ -118,6 +125,9 @@ def _inputs(settings: Settings, source: Any) -> Iterator[tuple[str, Path]]:
         for name, value in panel:
             parts = value if isinstance(value, tuple) else (value,)
             own += [(options.option_of(name), part) for part in parts if isinstance(part, Path)]
+    scatter, source_of_calibration = scatter_file(settings.physics), phantom(settings.quantity)
+    own += [] if scatter is None else [("--scatter", scatter)]
+    own += [] if source_of_calibration is None else [("--calibration-phantom", source_of_calibration.path)]
     for role, path in own:
         files = [(role, path)] if path.is_dir() else [(role, path), *((f"{role}, data", f) for f in named_files(path))]
         for part, file in files:

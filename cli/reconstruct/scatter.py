@@ -25,7 +25,13 @@ def method_of(physics: PhysicsTable) -> str | None:
 
 def scatter_file(physics: PhysicsTable) -> Path | None:
     """Return the file of --scatter, None without one or for a method."""
-    return None if physics.scatter is None or method_of(physics) else Path(physics.scatter)
+    if physics.scatter is None or method_of(physics):
+        return None
+    path = Path(physics.scatter)
+    if not path.suffix and not path.exists():
+        why = f"unknown method {physics.scatter!r}, and no such file; choose from tew, dew, esse, sss, none, or a file"
+        raise typer.BadParameter(why, param_hint="--scatter")
+    return path
 
 
 def spect_scatter(physics: PhysicsTable) -> WindowScatter | EffectiveScatter | str | None:
@@ -63,9 +69,7 @@ def _check(physics: PhysicsTable, method: str | None) -> None:
     if physics.scatter_smoothing is not None and (file or method not in (None, *_WINDOWS)):
         raise typer.BadParameter("it smooths the estimate of tew and dew only", param_hint="--scatter-smoothing")
     if physics.energy_resolution is not None and method not in (_EFFECTIVE, _SINGLE):
-        raise typer.BadParameter(
-            "it is used along with --scatter esse and sss only", param_hint="--energy-resolution"
-        )
+        raise typer.BadParameter("it is used along with --scatter esse and sss only", param_hint="--energy-resolution")
 
 
 def _k(physics: PhysicsTable) -> tuple[float | None, bool]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import typer
-from pydantic import BaseModel
 
 from emrecon.projectors import PETSinogram, Scan, WindowedScan
 from emrecon.recon import METHODS
 
 from .. import learned, options
-from .settings import Settings
+from .config import is_set
+from .settings import Panel, Settings
 
 SPECT, SINOGRAM, LISTMODE = "SPECT data", "PET sinograms", "PET list-mode"
 PLAIN, TRAINED, DEEP = "methods without a network", "trained networks", "deep image priors"
@@ -132,10 +132,10 @@ def check_data(settings: Settings, kind: str) -> None:
 def _given(settings: Settings) -> dict[str, object]:
     """The options that were given, by name."""
     found: dict[str, object] = {}
-    panels: tuple[BaseModel, ...] = settings.data, settings.physics, settings.quantity, settings.method, settings.output
+    panels: tuple[Panel, ...] = settings.data, settings.physics, settings.quantity, settings.method, settings.output
     for panel in panels:
         for name, value in panel:
-            if name in USES and not (value is None or value is False or value == ()):  # 0 is a value
+            if name in USES and is_set(value, type(panel), name):
                 found[name] = value
     return found
 

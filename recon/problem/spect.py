@@ -52,6 +52,7 @@ def spect_problem(
     mu_grid: ImageGrid | None = None,
     response: Response | None = None,
     scatter: Scatter = None,
+    background: Array | float = 0.0,
     peak: Peak | None = None,
     grid: ImageGrid | None = None,
     subsets: int = 8,
@@ -77,6 +78,7 @@ def spect_problem(
             which needs mu, or an `EffectiveScatter`; "none"; or the counts expected in every bin besides the scan's own
             background, a number or an array that broadcasts to the counts. Default: none, but "tew" for a
             `WindowedScan` with windows on both sides; the summary says which.
+        background : counts expected in every bin besides scatter and the scan's own, such as an additive term.
         peak : of a `WindowedScan`, the photopeak: the name of a window, an energy inside, or (lower, upper) keV.
         grid : of the image (default: `scan.default_grid()`, voxels of the size of the bins).
         subsets : how many ordered subsets the views are divided into, k, k + n, ...; 1 for MLEM. Where the counts are
@@ -91,6 +93,9 @@ def spect_problem(
     scan, scatter = windows.scan, windows.own
     grid = checked_grid(grid, scan.default_grid(), subsets, batch_of(scan))
     _check_width(response, camera)
+    if not isinstance(background, (int, float)) or background != 0:
+        more = expected_counts("background", background, tuple(scan.counts.shape))
+        scan = replace(scan, background=added(scan.background, more))
     if scatter is not None and not isinstance(scatter, EffectiveScatter):
         scatter = expected_counts("scatter", scatter, tuple(scan.counts.shape))
         scan = replace(scan, background=added(scan.background, scatter))

@@ -6,7 +6,7 @@ from cli_cases import emrecon, listmode, measured
 
 from emrecon import formats
 from emrecon.cli import learned
-from emrecon.cli.reconstruct import settings, uses
+from emrecon.cli.reconstruct import config, uses
 from emrecon.projectors import Scan, SPECTGeometry
 from emrecon.recon import METHODS
 
@@ -31,6 +31,19 @@ GIVEN = {  # a value for every option that takes one
     "additive": "a.hs",
     "randoms": "r.hs",
     "scatter": "s.hs",
+    "peak": "140",
+    "scatter_smoothing": 10,
+    "dew_k": "0.5",
+    "energy_resolution": 0.1,
+    "unit": "suv",
+    "calibration": 90,
+    "calibration_phantom": "a.h5:100",
+    "dead_time": "1e-6",
+    "decay_to": "start",
+    "started_at": "2026-01-31T10:00",
+    "injected_at": "2026-01-31T09:00",
+    "injected": 500,
+    "weight": 70,
     "norm": "a.n.hdr",
     "prior": "rdp:1,2",
     "guide": "mr.nii",
@@ -67,10 +80,9 @@ def sources(tmp_path_factory):
 
 
 def test_every_option_is_in_the_table():
-    panels = settings.DataTable, settings.PhysicsTable, settings.MethodTable, settings.OutputTable, settings.RunTable
-    fields = {name for panel in panels for name in panel.model_fields}
+    fields = {name for panel in config.PANELS.values() for name in panel.model_fields}
     assert set(uses.USES) == fields - {"projections", "method", "out"}
-    assert set(GIVEN) == set(uses.USES) - {"kappa", "quiet", "mu_remove_bed"}
+    assert set(GIVEN) == set(uses.USES) - {"kappa", "quiet", "mu_remove_bed", "view_decay", "timed_factors"}
 
 
 def test_every_method_has_a_family():
@@ -87,7 +99,7 @@ def test_options_of_other_data_are_refused(sources, tmp_path, kind):
         run = ("reconstruct", sources[kind], option, GIVEN[name], "--out", tmp_path / "x.h5")
         done = emrecon(*run, check=2)
         assert option in done.stderr
-        needs = " or ".join(f"--{one}" for one in (use.needs or "").split(" or "))
+        needs = " or ".join(f"--{one.replace('_', '-')}" for one in (use.needs or "").split(" or "))
         why = f"used along with {needs}" if kind in use.data else f"and this is {kind}"
         assert why in shown(done) or "needs a prior" in shown(done) or "priors on pairs" in shown(done), name
 
