@@ -189,8 +189,8 @@ def quantity_of(source: Source, settings: Settings, grid: ImageGrid) -> Quantity
     return found if measured is None else replace(found, notes=(*_lines(measured), *found.notes))
 
 
-def study_of(source: AnyScan, table: QuantityTable) -> Study:
-    """Return patient and tracer of a source, with what the options say instead."""
+def study_of(source: Source, table: QuantityTable) -> Study | None:
+    """Return patient and tracer of a source with what the options say instead, None where nothing is known."""
     given = {
         "weight": table.weight,
         "injected": table.injected,
@@ -198,7 +198,8 @@ def study_of(source: AnyScan, table: QuantityTable) -> Study:
         "start": _moment("started_at", table.started_at),
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    return replace(source.study or Study(), **changes)  # type: ignore[arg-type]
+    own: Study | None = getattr(source, "study", None)
+    return own if not changes else replace(own or Study(), **changes)  # type: ignore[arg-type]
 
 
 def _measured(source: AnyScan, settings: Settings) -> MeasuredCalibration | None:

@@ -21,7 +21,7 @@ from ..outputs import named_files
 from ..printing import note
 from .config import PANELS
 from .engine import Engine
-from .quantities import phantom
+from .quantities import phantom, study_of
 from .scatter import scatter_file
 from .settings import Settings
 
@@ -76,7 +76,7 @@ def record_of(settings: Settings, source: Any, physics: str, journal: Journal, u
         convergence=tuple(formats.Pass(**row) for row in journal.history.rows),
         orbit=_orbit(source),
         placement=getattr(getattr(source, "study", None), "placement", None),
-        subject=_subject(source),
+        subject=_subject(source, settings),
         seconds=round(journal.seconds, 3),
     )
 
@@ -146,8 +146,8 @@ def _orbit(source: Any) -> formats.Orbit | None:
     return formats.Orbit.of(camera) if isinstance(camera, SPECTGeometry) else None
 
 
-def _subject(source: Any) -> dict[str, float | str]:
-    study = getattr(source, "study", None)
+def _subject(source: Any, settings: Settings) -> dict[str, float | str]:
+    study = study_of(source, settings.quantity)
     if study is None:
         return {}
     said = {
