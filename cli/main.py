@@ -18,7 +18,7 @@ from rich.text import Text
 
 from emrecon import __version__
 
-from . import demo, info, reconstruct, simulate, train
+from . import compare, demo, info, reconstruct, simulate, train, view
 from .errors import ExitCode, exit_code, explained
 from .printing import broken_output, log_shown, messages, printable, steady
 
@@ -52,6 +52,8 @@ def options(
 app.command("demo")(demo.demo)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("info")(info.info)
+app.command("view")(view.view)
+app.command("compare")(compare.compare)
 app.command("simulate")(simulate.simulate)
 app.command("train")(train.train)
 

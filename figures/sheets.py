@@ -138,7 +138,7 @@ def save_frames(
 
     images = [Image.fromarray(pixels(figure, dpi)) for figure in figures]
     # one palette for all, or colours flicker from frame to frame
-    palette = _joined(images).quantize(255, dither=Image.Dither.NONE)
+    palette = _palette(images)
     frames = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     content = io.BytesIO()
     time = max(20, round(1000 * seconds))
@@ -247,12 +247,15 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _joined(images: list[Any]) -> Any:
-    """Some of the images beside one another, from which a palette is made."""
+def _palette(images: list[Any]) -> Any:
+    """An image with a palette for all: the commonest colours of some of them, and pure white and black."""
     from PIL import Image
 
     chosen = images[:: max(1, len(images) // 8)]
-    return Image.fromarray(np.concatenate([np.asarray(image)[::2, ::2] for image in chosen], 1))
+    joined = Image.fromarray(np.concatenate([np.asarray(image)[::2, ::2] for image in chosen], 1))
+    palette = joined.quantize(254, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.putpalette([*(palette.getpalette() or [])[: 3 * 254], 255, 255, 255, 0, 0, 0])
+    return palette
 
 
 def _write(path: str | os.PathLike[str], content: bytes) -> None:

@@ -18,7 +18,7 @@ from emrecon.projectors.core.errors import FormatError, naming, require_file
 from emrecon.projectors.core.progress import tracked
 
 from .describing import describe_norm, describe_other, is_norm
-from .dicom.images import read_dicom_image
+from .dicom.images import dicom_unit, read_dicom_image
 from .dicom.nm import NM_IMAGE_OVERRIDES, NMScan, nm_kind, read_dicom_nm, read_dicom_nm_image
 from .dicom.summary import is_dicom
 from .hdf5 import describe_beds, read_beds
@@ -327,6 +327,8 @@ def holds_image(path: str | os.PathLike[str]) -> bool:
 
 def image_unit(path: str | os.PathLike[str]) -> str | None:
     """Return the unit of the values of an image file that says it, such as "Bq/mL", or None; see `write_image`."""
+    if Path(path).is_dir() or is_dicom(path):
+        return dicom_unit(path)
     kind = _kind_of(path)
     if kind == "interfile":
         return interfile_unit(path)

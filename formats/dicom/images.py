@@ -13,9 +13,11 @@ from emrecon.projectors.core.errors import FormatError
 
 from .attributes import FilePath, lenient, text_of
 from .ct import read_dicom_ct, whole_series
+from .nm.images import unit_of
 from .nm.reading import read_dicom_nm_image
 from .pet import read_dicom_pet
 from .series import headers_of, is_localizer, modality_of
+from .units import IMAGE_UNITS
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -72,3 +74,25 @@ def read_dicom_image(
 
 def _uid(header: Dataset) -> str | None:
     return text_of(header, "SeriesInstanceUID")
+
+
+_PET_UNITS = {unit.pet: name for name, unit in IMAGE_UNITS.items() if unit.pet is not None}
+
+
+def dicom_unit(path: FilePath, *, series: str | int | None = None) -> str | None:
+    """Return the unit of the values that `read_dicom_image` returns, such as "HU", "Bq/mL" or "SUV"; None if not said.
+
+    Units of PET that have no name here are returned as DICOM writes them.
+    """
+    with lenient():
+        found, _ = headers_of(whole_series(path))
+        images = [(file, header) for file, header in found if not is_localizer(header)]
+        chosen = [item for item in images if str(series) in (_uid(item[1]), text_of(item[1], "SeriesNumber"))]
+        if not images:
+            return None
+        file, header = (chosen or images)[0]
+        kind = modality_of(header)
+        if kind == "NM":
+            return unit_of(file, header)
+        said = text_of(header, "Units")
+    return "HU" if kind == "CT" else _PET_UNITS.get(said, said) or None

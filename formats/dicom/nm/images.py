@@ -166,6 +166,17 @@ def _values(path: Path, header: Dataset, given: Given, notes: Notes) -> tuple[np
     return values.astype(np.float32), unit or said
 
 
+def unit_of(path: Path, header: Dataset) -> str:
+    """Return the unit of the values of an image by its header, "counts" where it says none."""
+    mapping = mapping_of(path, header)
+    if mapping is not None:
+        return mapping.unit
+    if _mu_scale(header) is not None and number_of(header, "RescaleSlope") in (None, 1.0):
+        return "1/cm"
+    units = (text_of(header, "Units") or "").upper()
+    return _UNITS.get(units, units) or "counts"
+
+
 def mapping_of(path: Path, header: Dataset) -> Mapping | None:
     """Return the linear RealWorldValueMapping of a file, None where there is none."""
     for item in items_of(header, "RealWorldValueMappingSequence"):

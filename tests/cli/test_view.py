@@ -1,0 +1,156 @@
+"""`emrecon view` and `emrecon compare`: what is drawn, printed and refused."""
+
+import json
+
+import numpy as np
+import pytest
+from cli_cases import emrecon
+
+from emrecon import formats
+from emrecon.projectors import ImageGrid
+
+GRID = ImageGrid((12, 10, 6), (4.0, 4.0, 8.0), (-22.0, -18.0, 100.0))
+COARSE = ImageGrid((8, 8, 5), (8.0, 8.0, 10.0), (-28.0, -28.0, 100.0))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    x, y, z = GRID.coordinates()
+    image = (1000.0 + 10 * x + 5 * y + 2 * z).astype(np.float32)
+    formats.write_image(folder / "image.nii.gz", image, GRID, unit="Bq/mL")
+    formats.write_image(folder / "more.h5", 1.1 * image, GRID)
+    x, y, z = COARSE.coordinates()
+    formats.write_image(folder / "coarse.nii.gz", 1000.0 + 10 * x + 5 * y + 2 * z, COARSE)
+    formats.write_image(folder / "dynamic.nii.gz", np.stack([image, 3 * image]), GRID)
+    ct = np.where(np.abs(COARSE.coordinates()[0]) + 0 * y + 0 * z < 20, 40.0, -1000.0)
+    formats.write_image(folder / "ct.nii.gz", ct, COARSE)
+    labels = np.zeros(GRID.shape, np.float32)
+    labels[2:5, 2:5, 1:4], labels[7:10, 2:5, 1:4] = 1, 2
+    formats.write_image(folder / "labels.nii.gz", labels, GRID)
+    far = ImageGrid(COARSE.shape, COARSE.voxel_size, (500.0, 0.0, 0.0))
+    formats.write_image(folder / "far.nii.gz", ct, far)
+    return folder
+
+
+def shown(done):
+    return " ".join((done.stdout + done.stderr).replace("│", " ").split())
+
+
+def view(folder, *options, check=0, image="image.nii.gz"):
+    return shown(emrecon("view", folder / image, *options, check=check, cwd=folder))
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        (("--out", "a.png", "--unit", "kBq/mL", "--at", "0,0,120", "--crosshair"), b"\x89PNG"),
+        (("--out", "a.pdf", "--mip"), b"%PDF"),
+        (("--out", "a.svg", "--montage", "--plane", "coronal", "--slices", "0mm,8mm"), b"<?xml"),
+        (("--out", "a.gif", "--mip", "--rotate", 2, "--dpi", 30), b"GIF89a"),
+    ],
+)
+def test_pictures_of_every_kind(folder, options, start):
+    assert view(folder, *options) == f"wrote {options[1]}"
+    assert (folder / options[1]).read_bytes().startswith(start)
+
+
+def test_no_name_is_written_on_a_picture(folder):
+    (folder / "DOE^JOHN.nii.gz").write_bytes((folder / "image.nii.gz").read_bytes())
+    view(folder, "--out", "b.svg", image="DOE^JOHN.nii.gz")
+    assert b"DOE" not in (folder / "b.svg").read_bytes()
+    emrecon("compare", folder / "DOE^JOHN.nii.gz", folder / "more.h5", "--out", folder / "c.svg", check=0)
+    assert b"DOE" not in (folder / "c.svg").read_bytes()
+
+
+def test_overlays_say_what_they_took_for_granted(folder):
+    said = view(folder, "--out", "o.png", "--overlay", folder / "ct.nii.gz", "--masks", folder / "labels.nii.gz")
+    assert "taken for a CT in Hounsfield units by its values; --overlay-window" in said
+    assert "covers" not in said.replace("covered", "") or "% of the image" in said
+    far = view(folder, "--out", "o.png", "--overlay", folder / "far.nii.gz", check=2)
+    assert "does not overlap the image: x 496 to 560" in far
+
+
+def test_frames_are_chosen_or_averaged_with_a_note(folder):
+    from emrecon.cli.images import load
+
+    assert "2 frames, and their mean is shown" in view(folder, "--out", "d.png", image="dynamic.nii.gz")
+    one = load(folder / "dynamic.nii.gz", frame=2).image
+    np.testing.assert_allclose(one, 3 * load(folder / "dynamic.nii.gz", frame=1).image)
+    assert "there are frames 1 to 2, got 3" in view(
+        folder, "--out", "d.png", "--frame", 3, image="dynamic.nii.gz", check=2
+    )
+    assert "holds one volume" in view(folder, "--out", "d.png", "--frame", 2, check=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--out", "a.jpg"), 2, "a picture is .png, .svg or .pdf, not 'a.jpg'"),
+        (("--out", "a.gif"), 2, "an animation (.gif) is of --mip --rotate N"),
+        (("--out", "a.png", "--at", "0,0,999"), 2, "z = 999 mm is outside of the image, which lies from 96 to 144 mm"),
+        (("--out", "a.png", "--at", "here"), 2, "'here' is not X,Y,Z in mm"),
+        (("--out", "a.png", "--window", "5"), 2, "'5' is not LOW,HIGH"),
+        (("--out", "a.png", "--window", "9,2"), 2, "from 9 to 2"),
+        (("--out", "a.png", "--colour", "greay"), 2, "did you mean 'grey'"),
+        (("--out", "a.png", "--unit", "SUV"), 2, "is in Bq/mL, which cannot be converted to SUV"),
+        (("--out", "a.png", "--slices", "3"), 2, "used along with --montage only"),
+        (("--out", "a.png", "--montage", "--slices", "99,1"), 2, "no slice 99"),
+        (("--out", "a.png", "--montage", "--slices", "x"), 2, "'x' is not a number of slices"),
+        (("--out", "a.png", "--montage", "--plane", "oblique"), 2, "unknown plane 'oblique'"),
+        (("--out", "a.png", "--montage", "--mip"), 2, "not both"),
+        (("--out", "a.png", "--mip", "--at", "max"), 2, "it is for the three views"),
+        (("--out", "a.png", "--mip", "--overlay", "ct.nii.gz"), 2, "it is for slices"),
+        (("--out", "a.png", "--opacity", "0.5"), 2, "used along with --overlay only"),
+        (("--out", "image.nii.gz"), 2, "a picture is"),
+        (("--out", "nowhere/a.png"), 4, "the folder does not exist"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(folder, options, code, message):
+    assert message in view(folder, *options, check=code)
+
+
+def test_comparisons_print_their_numbers_and_write_them(folder):
+    done = emrecon("compare", "image.nii.gz", "more.h5", "--out", "e.png", "--json", "e.json", cwd=folder, check=0)
+    assert "B against A, all voxels: 720 voxels" in done.stdout
+    assert "bias +10.00 %" in shown(done)
+    numbers = json.loads((folder / "e.json").read_text())
+    assert numbers["nrmse"] == pytest.approx(0.1, rel=1e-5)
+    assert (numbers["unit"], numbers["region"]) == ("Bq/mL", "all voxels")
+    scaled = emrecon("compare", "image.nii.gz", "more.h5", "--out", "e.png", "--scale", cwd=folder, check=0)
+    assert "B was multiplied by 0.909" in scaled.stdout
+    assert "NRMSE 0.0000" in shown(scaled)
+
+
+def test_another_grid_is_resampled_with_a_note(folder):
+    options = ("--threshold", 0.5, "--out", folder / "f.png", "--labels", "first,second", "--profile", "z")
+    done = emrecon("compare", folder / "image.nii.gz", folder / "coarse.nii.gz", *options, check=0)
+    assert "second (8x8x5 voxels of 8 x 8 x 10 mm) was resampled onto the grid of first" in done.stdout
+    assert "SSIM" in done.stdout
+    nrmse = float(done.stdout.split("NRMSE")[1].split()[0])
+    assert nrmse < 0.01  # a ramp stays one
+
+
+def test_regions_are_chosen_by_name(folder):
+    options = ("--region", folder / "labels.nii.gz", "--out", folder / "g.png")
+    both = emrecon("compare", folder / "image.nii.gz", folder / "more.h5", *options, check=0)
+    assert "region label 1, label 2: 54 voxels" in both.stdout
+    one = emrecon("compare", folder / "image.nii.gz", folder / "more.h5", *options, "--region-name", "label 2", check=0)
+    assert "region label 2: 27 voxels" in one.stdout
+    none = emrecon("compare", folder / "image.nii.gz", folder / "more.h5", *options, "--region-name", "liver", check=2)
+    assert "choose from label 1, label 2" in shown(none)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--threshold", 2), "from 0 to below 1"),
+        (("--region-name", "liver"), "used along with --region only"),
+        (("--profile", "w"), "'w' is not x, y, z"),
+        (("--profile", "0,0,0:0,0,9"), "lies outside of the image"),
+        (("--labels", "one"), "not two names"),
+    ],
+)
+def test_comparisons_that_cannot_be_made(folder, options, message):
+    run = ("compare", folder / "image.nii.gz", folder / "more.h5", "--out", folder / "h.png")
+    assert message in shown(emrecon(*run, *options, check=2))
