@@ -21,7 +21,7 @@ from . import options
 
 _CONCENTRATIONS = {"Bq/mL": 1.0, "kBq/mL": 1e3, "MBq/mL": 1e6}
 _SAME = {"g/mL": "SUV", "BQML": "Bq/mL", "bq/ml": "Bq/mL", "suv": "SUV", "hu": "HU", "cnts": "counts"}
-_CT = (-200.0, 200.0)  # HU: a CT has values to both sides of these
+_AIR, _METAL = -500.0, 40000.0  # HU: an image that goes below the one and not above the other is a CT
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +36,8 @@ class Shown:
     @property
     def is_ct(self) -> bool:
         """Whether the values are Hounsfield units, as the file says or as they look."""
-        low, high = _CT
         finite = self.image[np.isfinite(self.image)]
-        seems = not self.unit and finite.size > 0 and finite.min() < low and finite.max() > high
+        seems = not self.unit and finite.size > 0 and finite.min() < _AIR and 0 < finite.max() < _METAL
         return self.unit == "HU" or bool(seems)
 
     def look(

@@ -126,12 +126,13 @@ def test_the_viewer_goes_around_the_patient_by_the_left():
         shown.append(left + (column + 0.5) * (right - left) / values.shape[1])
     np.testing.assert_allclose(shown, [16, -4, -16, 4], atol=1.1)
     assert [turned_letters(angle) for angle in (0, 90, 180, 270)] == [("R", "L"), ("A", "P"), ("L", "R"), ("P", "A")]
+    # of two, the one that the side points to more comes first
     assert turned_letters(45) == ("RA", "LP")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_files_are_the_same_every_time(tmp_path, suffix):
-    starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+    starts = {".png": b"\x89PNG", ".svg": b"<?xml"}
     for name in ("a", "b"):
         figure = figures.orthoviews(np.ones((5, 6, 1)), ImageGrid((5, 6, 1), 2.0), title="costs $5 $")
         figures.save(figure, tmp_path / f"{name}{suffix}")
