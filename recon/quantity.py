@@ -19,6 +19,7 @@ from emrecon.projectors import (
     Scan,
     Study,
     WindowedScan,
+    WindowedSeries,
     isotope,
     scan_seconds,
     spect_calibration,
@@ -30,6 +31,7 @@ from .methods import matching
 from .problem.problem import ArgumentError
 
 AnyScan = Scan | WindowedScan | DynamicScan | GatedScan
+AnyAcquisition = AnyScan | WindowedSeries | BedScan
 
 MOMENTS = ("injection", "start", "none")
 """What an activity can be decay corrected to, besides a date and time; "none" is the mean during the scan."""
@@ -72,7 +74,7 @@ class Quantity:
 
 
 def quantify(
-    scan: AnyScan,
+    scan: AnyAcquisition,
     grid: ImageGrid,
     unit: str = "Bq/mL",
     *,
@@ -98,11 +100,13 @@ def quantify(
             the study's). PET: Bq/mL for one unit of the image per second and emission, as in `Calibration`.
         decay_to : "start" of the scan, "injection", a date and time, or "none" for the mean during the scan. SUV
             compares with the injected activity at the same moment, so it is the same for all.
-        study : who was injected with what and when (default: `scan.study`).
+        study : who was injected with what and when (default: the scan's).
         timed_factors : SPECT: whether the scan's own factors hold the seconds of a view. Asked for only where the
             factors do not tell: they do where they are 1, or about the scan's duration.
 
-    A `DynamicScan` and a `GatedScan` are reconstructed by their `model`; frames have the decay in it.
+    A `DynamicScan`, a `GatedScan` and a `WindowedSeries` are reconstructed by their `model`; frames have the decay in
+    it. Beds are reconstructed as `BedScan.timed` makes them, so that their image is like that of the bed
+    `scan.reference`; `quantify_beds` is for beds that are not.
 
     Raises ArgumentError (a ValueError) that says what is missing, and for times that cannot be: an injection after the
     scan or more than ten half-lives before, and times with a zone beside ones without.
@@ -110,8 +114,7 @@ def quantify(
     unit = matching(unit, IMAGE_UNITS, "unit")
     if unit == COUNTS:
         return Quantity()
-    if isinstance(scan, BedScan):
-        raise TypeError("quantify takes one bed; quantify_beds(scan, grid, ...) returns a Quantity for each")
+    scan = reference_part(scan)
     about = (scan.study or Study()) if study is None else study
     nuclide = _nuclide(scan)
     if unit == SUV:
@@ -121,6 +124,13 @@ def quantify(
     if found is None:
         found = _spect(scan, grid, _sensitivity(calibration, about), moment, timed_factors)
     return _suv(found, scan, about, nuclide) if unit == SUV else found
+
+
+def reference_part(scan: AnyAcquisition) -> AnyScan:
+    """Return the part of an acquisition whose time and study its image has: the reference bed, any window's series."""
+    if isinstance(scan, BedScan):
+        return scan[scan.reference]
+    return scan.series[0] if isinstance(scan, WindowedSeries) else scan  # type: ignore[return-value]  # of a kind here
 
 
 def quantify_beds(
@@ -133,7 +143,7 @@ def quantify_beds(
     study: Study | None = None,
     timed_factors: bool | None = None,
 ) -> tuple[Quantity, ...]:
-    """Return a `Quantity` for the image of each bed, all of the same moment; arguments are those of `quantify`.
+    """Return a `Quantity` for the image of each bed by itself, all of one moment; arguments are those of `quantify`.
 
     The start of the scan is that of the bed that was measured first. `study` replaces what is known of patient and
     tracer; the beds keep their own times.

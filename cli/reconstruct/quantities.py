@@ -14,6 +14,7 @@ import typer
 
 from emrecon import formats
 from emrecon.projectors import (
+    BedScan,
     DeadTime,
     DynamicScan,
     ImageGrid,
@@ -21,6 +22,7 @@ from emrecon.projectors import (
     Scan,
     Study,
     WindowedScan,
+    WindowedSeries,
     counted_windows,
     view_rates,
     with_dead_time,
@@ -35,13 +37,13 @@ from emrecon.recon import (
     sensitivity_of_scan,
 )
 from emrecon.recon.methods import matching
-from emrecon.recon.quantity import MOMENTS, AnyScan
+from emrecon.recon.quantity import MOMENTS, AnyAcquisition, reference_part
 
 from .. import options
 from .scatter import window_scatter
 from .settings import QuantityTable, Settings
 
-Source = AnyScan | formats.PETLink
+Source = AnyAcquisition | formats.PETLink
 COUNTS = "counts"
 _UNITS = (COUNTS, "bq/ml", "suv")
 _PHANTOM = re.compile(r"(?P<file>.+?):(?P<activity>[0-9.]+(?:[eE][+-]?[0-9]+)?)(?P<more>(?:,.*)?)")
@@ -140,6 +142,8 @@ def in_words(quantity: Quantity) -> list[str]:
 
 def counted(source: Source, settings: Settings) -> tuple[Source, list[str]]:
     """Return the scan with dead time and decay of the views in its factors, and what to say about them."""
+    if isinstance(source, BedScan):
+        return _counted_beds(source, settings)
     if isinstance(source, formats.PETLink) or isinstance(source.geometry, PETSinogram):
         return source, []
     table: QuantityTable = settings.quantity
@@ -156,13 +160,24 @@ def counted(source: Source, settings: Settings) -> tuple[Source, list[str]]:
             f"{_windows(source)}, {100 * live.min():.4g} to {100 * live.max():.4g} % of events counted"
         )
     wanted = table.view_decay if table.view_decay is not None else unit_of(table) != COUNTS
-    if wanted and not isinstance(source, DynamicScan):
-        before = found
+    if wanted and not isinstance(reference_part(source), DynamicScan):
         with options.naming("--view-decay"):
-            found = with_view_decay(found)
-        ratio = np.asarray(found.factors, float) / np.asarray(before.factors, float)
-        said.append(f"decay during the scan: views from {ratio.max():.5g} to {ratio.min():.5g} of the mean activity")
+            found, share = with_view_decay(found), _view_share(source)
+        said.append(f"decay during the scan: views from {share.max():.5g} to {share.min():.5g} of the mean activity")
     return found, said
+
+
+def _counted_beds(scan: BedScan, settings: Settings) -> tuple[BedScan, list[str]]:
+    pairs = [counted(bed, settings) for bed in scan]
+    said = [f"bed {i} of {len(scan)}: {line}" for i, (_, lines) in enumerate(pairs, 1) for line in lines]
+    return replace(scan, beds=tuple(bed for bed, _ in pairs)), said  # type: ignore[misc]  # of the same kinds
+
+
+def _view_share(source: AnyAcquisition) -> np.ndarray:
+    """The activity of each view over the mean."""
+    part = reference_part(source)
+    plain = with_view_decay(replace(part, factors=1.0))
+    return np.asarray(plain.factors, float)
 
 
 def quantity_of(source: Source, settings: Settings, grid: ImageGrid) -> Quantity:
@@ -183,8 +198,8 @@ def quantity_of(source: Source, settings: Settings, grid: ImageGrid) -> Quantity
             study=study_of(source, table),
             timed_factors=table.timed_factors,
         )
-    own = source.study.calibration if source.study else None
-    if value is None and own is not None:
+    own = reference_part(source).study
+    if value is None and own is not None and own.calibration is not None:
         return replace(found, notes=("the sensitivity is the file's own", *found.notes))
     return found if measured is None else replace(found, notes=(*_lines(measured), *found.notes))
 
@@ -198,11 +213,11 @@ def study_of(source: Source, table: QuantityTable) -> Study | None:
         "start": _moment("started_at", table.started_at),
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    own: Study | None = getattr(source, "study", None)
+    own = None if isinstance(source, formats.PETLink) else reference_part(source).study
     return own if not changes else replace(own or Study(), **changes)  # type: ignore[arg-type]
 
 
-def _measured(source: AnyScan, settings: Settings) -> MeasuredCalibration | None:
+def _measured(source: AnyAcquisition, settings: Settings) -> MeasuredCalibration | None:
     """The calibration of --calibration-phantom: of a planar or SPECT scan in air, or an image in counts."""
     said = phantom(settings.quantity)
     if said is None:
@@ -243,7 +258,7 @@ def _scan_of(said: Phantom) -> Scan | WindowedScan | None:
     return found
 
 
-def _of_image(said: Phantom, source: AnyScan) -> MeasuredCalibration:
+def _of_image(said: Phantom, source: AnyAcquisition) -> MeasuredCalibration:
     unit = formats.image_unit(said.path)
     if unit not in (None, COUNTS):
         _refuse("calibration_phantom", f"{said.path} is in {unit}; give an image in counts")
@@ -252,8 +267,9 @@ def _of_image(said: Phantom, source: AnyScan) -> MeasuredCalibration:
             "calibration_phantom", f"{said.path} is an image; say the seconds of a view (PET: of the scan), seconds=S"
         )
     image, grid = formats.read_image(said.path)
-    pet = isinstance(source.geometry, PETSinogram)
-    n = 1 if pet else int(np.unique(source.geometry.head, return_counts=True)[1].max())  # type: ignore[union-attr]
+    geometry = reference_part(source).geometry
+    pet = isinstance(geometry, PETSinogram)
+    n = 1 if isinstance(geometry, PETSinogram) else int(np.unique(geometry.head, return_counts=True)[1].max())
     return sensitivity_of_image(
         image,
         grid,
@@ -271,8 +287,8 @@ def _lines(measured: MeasuredCalibration) -> Sequence[str]:
     return (f"calibration {measured.value:.6g} of the phantom: {first}", *more)
 
 
-def _windows(source: AnyScan) -> str:
-    if not isinstance(source, WindowedScan):
+def _windows(source: AnyAcquisition) -> str:
+    if not isinstance(source, (WindowedScan, WindowedSeries)):
         return "the recorded window"
     kept = counted_windows(source.windows)
     return f"{len(kept)} windows ({', '.join(window.name for window in kept)})"

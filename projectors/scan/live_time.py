@@ -12,13 +12,14 @@ from ..core.arrays import Array, as_real, like, to_numpy
 from ..spect.camera import SPECTGeometry
 from .counting import DeadTime, view_decay
 from .dynamic import DynamicScan, GatedScan
-from .energy_windows import ROUNDED, EnergyWindow, WindowedScan
+from .energy_windows import ROUNDED, EnergyWindow, WindowedScan, WindowedSeries
 from .scan import Scan
 
-Counted = TypeVar("Counted", Scan, WindowedScan, DynamicScan, GatedScan)
+Counted = TypeVar("Counted", Scan, WindowedScan, DynamicScan, GatedScan, WindowedSeries)
+Single = TypeVar("Single", Scan, WindowedScan, DynamicScan, GatedScan)
 
 
-def view_rates(scan: Scan | WindowedScan | DynamicScan | GatedScan) -> np.ndarray:
+def view_rates(scan: Scan | WindowedScan | DynamicScan | GatedScan | WindowedSeries) -> np.ndarray:
     """Return the rate of the head that took each view, in counts/s, (..., views).
 
     The counts of all energy windows of the scan are added, but for windows inside of others: they are what the counter
@@ -33,6 +34,9 @@ def view_rates(scan: Scan | WindowedScan | DynamicScan | GatedScan) -> np.ndarra
         kept = counted_windows(scan.windows)
         by_view = sum(_by_view(counts) for window, counts in zip(scan.windows, scan.counts) if window in kept)
         return np.asarray(by_view) / _duration(scan)
+    if isinstance(scan, WindowedSeries):
+        kept = counted_windows(scan.windows)
+        return np.asarray(sum(view_rates(one) for window, one in zip(scan.windows, scan.series) if window in kept))
     if isinstance(scan, DynamicScan):
         return _by_view(scan.counts) / np.broadcast_to(scan.seconds, (len(scan), scan.geometry.n_views))
     if isinstance(scan, GatedScan):
@@ -64,7 +68,9 @@ def with_dead_time(scan: Counted, counter: DeadTime) -> Counted:
     Raises ValueError where a rate is beyond what the counter can measure, and as `view_rates` does.
     """
     live = np.asarray(counter.live_fraction(view_rates(scan)))[..., None, None]
-    return replace(scan, factors=_times(scan.factors, live))
+    if isinstance(scan, WindowedSeries):
+        return replace(scan, series=tuple(_with_factors(one, live) for one in scan.series))
+    return _with_factors(scan, live)
 
 
 def with_view_decay(scan: Counted) -> Counted:
@@ -74,15 +80,22 @@ def with_view_decay(scan: Counted) -> Counted:
     """
     if isinstance(scan, DynamicScan):
         raise ValueError("the model of a DynamicScan holds the decay of its views already")
+    if isinstance(scan, WindowedSeries):
+        return replace(scan, series=tuple(with_view_decay(one) for one in scan.series))
     if isinstance(scan, WindowedScan):
-        return replace(scan, factors=_times(scan.factors, view_decay(scan.scan(scan.windows[0].name))))
+        return _with_factors(scan, view_decay(scan.scan(scan.windows[0].name)))
     if isinstance(scan, GatedScan):
         seconds = np.unique(np.round(scan.seconds.sum(0), 6))
         if seconds.size > 1:
             raise ValueError("views of a gated scan took different times; their decay is not known")
         whole = Scan(scan.counts[0], scan.geometry, duration=float(seconds[0]), radionuclide=scan.radionuclide)
-        return replace(scan, factors=_times(scan.factors, view_decay(whole)))
-    return replace(scan, factors=_times(scan.factors, view_decay(scan)))
+        return _with_factors(scan, view_decay(whole))
+    return _with_factors(scan, view_decay(scan))
+
+
+def _with_factors(scan: Single, weights: np.ndarray) -> Single:
+    """The scan with its factors times weights of views, (views, 1, 1) or (frames, views, 1, 1)."""
+    return replace(scan, factors=_times(scan.factors, weights))
 
 
 def _times(factors: Array | float, weights: np.ndarray) -> Array:

@@ -91,6 +91,7 @@ def test_beds_share_one_moment():
     beds = quantify_beds(BedScan((SCAN, second)), GRID, calibration=90.0)
     assert beds[0].scale == quantify(SCAN, GRID, calibration=90.0).scale
     assert beds[1].scale == pytest.approx(beds[0].scale / TC.decay(600))
+    assert quantify(BedScan((SCAN, second)), GRID, calibration=90.0).scale == beds[0].scale
     unknown = replace(second, study=None)
     with pytest.raises(ArgumentError, match="the time when bed 2 of 2 was measured is not known"):
         quantify_beds(BedScan((SCAN, unknown)), GRID, calibration=90.0)
