@@ -18,6 +18,24 @@ class OutputError(OSError):
     """A result could not be written."""
 
 
+_SINGLE = (
+    ".h5",
+    ".hdf5",
+    ".npz",
+    ".csv",
+    ".json",
+    ".png",
+    ".svg",
+    ".pdf",
+    ".gif",
+    ".nii",
+    ".gz",
+    ".toml",
+    ".html",
+    ".htm",
+)
+"""Of files that stand alone."""
+
 Identity = Path | tuple[int, int]
 
 
@@ -87,7 +105,7 @@ def _check_place(path: Path) -> None:
 
 def _written(path: Path) -> set[Path]:
     """What writing a file may replace: itself and, for a header with a data file beside it, all of the same name."""
-    if path.suffix in (".h5", ".hdf5", ".npz", ".csv", ".json", ".png", ".svg", ".pdf", ".gif", ".nii", ".gz", ".toml"):
+    if path.suffix in _SINGLE:
         return {path}
     return {path, *(path.with_suffix(suffix) for suffix in (".s", ".v", ".a00", ".i33", ".hs", ".hv", ".h33", ".h00"))}
 

@@ -68,14 +68,19 @@ def _counts(source: Any) -> Iterator[str]:
         where = f"bed {i}: " if len(beds) > 1 else ""
         totals = [_total(part) for part in (bed.counts if isinstance(bed.counts, tuple) else (bed.counts,))]
         if len(totals) == 1:
-            yield f"{where}{totals[0]:.6g} counts"
+            yield f"{where}{_grouped(totals[0])} counts"
         else:
-            by_window = (f"{window.name} {total:.6g}" for window, total in zip(bed.windows, totals))
+            by_window = (f"{window.name} {_grouped(total)}" for window, total in zip(bed.windows, totals))
             yield f"{where}counts by window: {', '.join(by_window)}"
 
 
 def _total(counts: Any) -> float:
     return float(np.sum(to_numpy(counts), dtype=float))
+
+
+def _grouped(total: float) -> str:
+    """A number of counts with its thousands apart: "4 001 450"."""
+    return f"{total:,.0f}".replace(",", " ") if total >= 1000 else f"{total:.6g}"
 
 
 def _half_life(seconds: float) -> str:

@@ -60,18 +60,29 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Orbit:
-    """Where the heads of a SPECT camera were: angles in degrees, radius in mm and head of every view, width in mm."""
+    """Where the heads of a SPECT camera were.
+
+    Args:
+        angles, radius, head : of every view: degrees, mm, number of the head.
+        bins : along u and z.  pixel_size : mm.
+    """
 
     angles: tuple[float, ...]
     radius: tuple[float, ...]
     head: tuple[int, ...]
-    width: float
+    bins: tuple[int, int]
+    pixel_size: tuple[float, float]
 
     @classmethod
     def of(cls, camera: SPECTGeometry) -> Orbit:
         """Return the orbit of a camera."""
         values = camera.angles.tolist(), camera.radius.tolist(), camera.head.tolist()
-        return cls(*map(tuple, values), camera.n_bins[0] * camera.pixel_size[0])
+        return cls(*map(tuple, values), camera.n_bins, camera.pixel_size)
+
+    @property
+    def camera(self) -> SPECTGeometry:
+        """The camera again, without its shifts."""
+        return SPECTGeometry(self.angles, self.radius, self.bins, self.pixel_size, head=self.head)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -131,8 +142,8 @@ class Provenance:
 
     @property
     def how(self) -> str:
-        """The method with its parameters in a line: "osem, subsets 8, iterations 4"."""
-        return ", ".join([self.method, *(f"{name} {value}" for name, value in self.parameters.items())])
+        """The method with its parameters in a line: "osem, 8 subsets, 4 iterations"."""
+        return ", ".join([self.method, *(_parameter(name, value) for name, value in self.parameters.items())])
 
     def text(self, longest: int = _LONGEST_FREE_TEXT) -> str:
         """Return a line or some for people, as for DICOM's DerivationDescription; cut where it is too long."""
@@ -164,6 +175,12 @@ class Provenance:
         return {name: value for name, value in said.items() if value is not None}
 
 
+def _parameter(name: str, value: str) -> str:
+    if name in ("subsets", "iterations"):
+        return f"{value} {name[:-1] if value == '1' else name}"
+    return name if value == "yes" else f"{name} {value}"
+
+
 def _json(value: object) -> str:
     if isinstance(value, tuple) and value:
         return "[\n  " + ",\n  ".join(map(_json, value)) + "\n ]"
@@ -189,11 +206,11 @@ def check_record(path: str | os.PathLike[str]) -> None:
     try:
         older = read_record(place)
     except FormatError:
-        reason = "is there already and is no record of an image; choose another name for the image"
+        reason = "a file of that name is there already and is no record of an image; choose another name for the image"
     else:
         if older.image in ("", Path(path).name) or not (place.parent / older.image).exists():
             return
-        reason = f"is the record of {older.image}, which this image would replace; choose another name for the image"
+        reason = f"it is the record of {older.image}, which this image would replace; choose another name for the image"
     raise FileExistsError(errno.EEXIST, f"cannot write the record of {Path(path).name} beside it: {reason}", str(place))
 
 
@@ -282,7 +299,9 @@ def _orbit(item: dict[str, Any]) -> Orbit:
     lists = [tuple(_number(value) for value in item[name]) for name in ("angles", "radius", "head")]
     if len({len(values) for values in lists}) > 1 or not lists[0]:
         raise ValueError("angles, radius and head of the orbit differ in number")
-    return Orbit(lists[0], lists[1], tuple(int(value) for value in lists[2]), float(_number(item["width"])))
+    (nu, nz), (du, dz) = (map(_number, item[name]) for name in ("bins", "pixel_size"))
+    found = Orbit(lists[0], lists[1], tuple(int(value) for value in lists[2]), (int(nu), int(nz)), (du, dz))
+    return Orbit.of(found.camera)  # which checks the values
 
 
 # ---- files and names -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ ALLOWED = {
     "sims": {"projectors", "formats"},
     "recon": {"projectors"},
     "unrolled": {"projectors", "recon"},
-    "figures": {"projectors", "recon"},
+    "figures": {"projectors", "recon", "formats"},
     "cli": {"projectors", "formats", "sims", "recon", "unrolled", "figures"},
 }
 """The packages that a package may import."""
@@ -25,6 +25,7 @@ STOREYS = {
     "recon": ["likelihoods", "metrics", "priors", "kernels", "engines", "problem", "methods"],
     "unrolled": ["networks", "methods", "training", "interop"],
     "formats": ["words", "records", "acquisition", "summary", "times", "hdf5", "interfile", "siemens", "dicom"],
+    "figures": ["sheets", "looks", "planes", "views", "projections", "curves", "orbits", "reports"],
     "sims": ["noise", "phantoms", "simulators", "datasets", "recipes"],
 }
 """The rooms of a package and the files that rooms stand on, lowest first: each imports from those before it."""

@@ -42,7 +42,7 @@ def test_a_record_comes_back_from_every_format(tmp_path, name):
     assert np.array_equal(formats.read_image(path)[0], IMAGE)
     assert (tmp_path / "a.json").exists() == (name != "a.h5")
     facts = formats.describe(path)
-    assert facts["method"] == "osem, subsets 4, iterations 2"
+    assert facts["method"] == "osem, 4 subsets, 2 iterations"
     assert facts["command"] == RECORD.command
     if name != "a.h5":
         assert same(formats.read_provenance(tmp_path / "a.json"))
@@ -110,7 +110,9 @@ def test_images_without_a_record_and_folders_of_several(tmp_path):
         {"inputs": [{"role": 1, "name": "", "sha256": "", "size": 1}]},
         {"inputs": 5},
         {"convergence": [{"iteration": "x", "seconds": 1}]},
-        {"orbit": {"angles": [1], "radius": [], "head": [], "width": 1}},
+        {"orbit": {"angles": [1], "radius": [], "head": [], "bins": [1, 1], "pixel_size": [1, 1]}},
+        {"orbit": {"angles": [1], "radius": [-1], "head": [0], "bins": [1, 1], "pixel_size": [1, 1]}},
+        {"placement": [1, 2]},
         {"command": ["a"]},
         {"subject": {"weight (kg)": None}},
         {"parameters": [1]},

@@ -1,0 +1,123 @@
+"""What a report is made of: an image with its record, a CT and regions, read from files and put in the same place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from emrecon import formats
+from emrecon.projectors import ImageGrid
+from emrecon.projectors.physics.ct_maps import shifted_grid
+
+FilePath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """An image with all that a report says about it.
+
+    Args:
+        name : of the image.
+        image : (x, y, z), or (F, x, y, z) of frames or gates.
+        grid : in the patient's LPS coordinates, as far as they are known.
+        record : where the image comes from.
+        ct : (image in HU, grid), or None.
+        masks : name -> bool (x, y, z) on the grid.
+        times : of frames or gates, or None.
+        remarks : what was assumed when this was read.
+    """
+
+    name: str
+    image: np.ndarray
+    grid: ImageGrid
+    record: formats.Provenance
+    ct: tuple[np.ndarray, ImageGrid] | None = None
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    times: formats.ImageTimes | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """Of the values: "Bq/mL", "SUV", "counts"."""
+        return self.record.unit or "counts"
+
+    @property
+    def shown(self) -> np.ndarray:
+        """The image (x, y, z) that pictures show: of frames and gates the mean over their time."""
+        if self.image.ndim == 3:
+            return self.image
+        weights = np.ones(len(self.image)) if self.times is None else np.asarray(self.times.durations)
+        return np.asarray(np.tensordot(weights / weights.sum(), self.image, 1))
+
+
+def read_run(run: FilePath, *, ct: FilePath | None = None, masks: Sequence[FilePath] = ()) -> Run:
+    """Return an image with its record, and what a report shows beside it.
+
+    Args:
+        run : the image, the JSON file beside it, or a folder with one such file.
+        ct : folder or file of a CT in HU, in the patient's coordinates.
+        masks : RTSTRUCT, SEG or label images, see `formats.read_masks`.
+
+    Raises FileNotFoundError, FormatError (a ValueError) where there is no image or no record.
+    """
+    path, record = _image_of(Path(run))
+    image, grid = formats.read_image(path)
+    remarks = []
+    if record.placement is not None and path.suffix.lower() in (".h5", ".hdf5", ".hv", ".h33"):
+        grid = shifted_grid(grid, record.placement)  # these formats have the coordinates of the scan
+    elif ct is not None and record.placement is None:
+        remarks.append(
+            "the scan does not say where it lies in the patient; image and CT are shown where their files put them"
+        )
+    regions: dict[str, np.ndarray] = {}
+    for file in masks:
+        for name, mask in formats.read_masks(file, grid).items():
+            regions[_free(name, regions)] = mask
+    return Run(
+        name=path.name,
+        image=np.asarray(image),
+        grid=grid,
+        record=record,
+        ct=None if ct is None else formats.read_image(ct),
+        masks=regions,
+        times=formats.read_times(path) if image.ndim == 4 else None,
+        remarks=tuple(remarks),
+    )
+
+
+def _image_of(path: Path) -> tuple[Path, formats.Provenance]:
+    """The file of the image and its record."""
+    record = formats.read_provenance(path)
+    if path.suffix.lower() != ".json" and not (path.is_dir() and record.image and not _is_series(path)):
+        return path, record
+    image = (path if path.is_dir() else path.parent) / record.image
+    if not record.image or not image.exists():
+        raise formats.FormatError(f"{path} is the record of {record.image or 'an image'}, which is not beside it")
+    return image, formats.read_provenance(image)
+
+
+def _is_series(folder: Path) -> bool:
+    """Whether a folder is an image itself, a DICOM series with its record beside it."""
+    return formats.sidecar_of(folder).is_file()
+
+
+def _free(name: str, taken: Mapping[str, object]) -> str:
+    return name if name not in taken else next(n for i in range(2, 10**6) if (n := f"{name} ({i})") not in taken)
+
+
+def patient_of(path: FilePath) -> str:
+    """Return the patient's name and number in a file of a scan or a DICOM file, as a report may show them.
+
+    Raises FileNotFoundError; FormatError where the file names nobody.
+    """
+    study = getattr(formats.read_scan(path), "study", None)
+    said = dict(study.attributes) if study is not None else {}
+    name = " ".join(said.get("PatientName", "").replace("^", " ").split())
+    parts = [part for part in (name, said.get("PatientID", "")) if part]
+    if not parts:
+        raise formats.FormatError(f"{path} names no patient")
+    return ", ".join(parts)
