@@ -22,7 +22,7 @@ ALLOWED = {
 
 STOREYS = {
     "projectors": ["core", "physics", "spect", "parallel", "pet", "scan"],
-    "recon": ["likelihoods", "metrics", "priors", "kernels", "engines", "problem", "methods"],
+    "recon": ["likelihoods", "metrics", "priors", "kernels", "engines", "problem", "methods", "dosimetry"],
     "unrolled": ["networks", "methods", "training", "interop"],
     "formats": ["words", "records", "acquisition", "summary", "times", "hdf5", "interfile", "siemens", "dicom"],
     "figures": ["sheets", "looks", "planes", "views", "projections", "curves", "orbits", "reports"],
