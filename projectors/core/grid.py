@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .html import html_table
+
 
 class FrozenArrays:
     """What frozen dataclasses with arrays share: equality by value, and arrays that stay read-only after pickling."""
@@ -83,6 +85,17 @@ class ImageGrid:
         """Voxel centres in mm as three arrays that broadcast to `shape`."""
         x, y, z = (o + d * np.arange(n) for o, d, n in zip(self.origin, self.voxel_size, self.shape))
         return x[:, None, None], y[None, :, None], z[None, None, :]
+
+    def _repr_html_(self) -> str:
+        low = [o - d / 2 for o, d in zip(self.origin, self.voxel_size)]
+        ends = zip("xyz", low, self.shape, self.voxel_size)
+        rows = {
+            "voxels": self.shape,
+            "size (mm)": self.voxel_size,
+            "volume of a voxel (mL)": self.voxel_volume,
+            "from, to (mm, LPS)": "\n".join(f"{name} {start:.5g} to {start + n * d:.5g}" for name, start, n, d in ends),
+        }
+        return html_table("ImageGrid", rows)
 
     def __str__(self) -> str:
         return f"{'x'.join(map(str, self.shape))} voxels of {' x '.join(f'{d:g}' for d in self.voxel_size)} mm"

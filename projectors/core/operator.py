@@ -21,6 +21,7 @@ from .arrays import (
     require_array,
     require_constant,
 )
+from .html import html_table
 from .memory import require_memory
 
 Shape = tuple[int, ...]
@@ -132,6 +133,19 @@ class LinearOperator(ABC):
         elif shape[-len(self.out_shape) :] == self.out_shape:
             advice = "; is this meant for the transpose, A.T?"
         raise ValueError(f"{self!r} expects (..., {str(self.in_shape)[1:-1].rstrip(',')}), got {shape}{advice}")
+
+    def _repr_html_(self) -> str:
+        known = {name: getattr(self, name, None) for name in ("grid", "geometry", "sinogram", "response", "fwhm")}
+        attenuated = {"attenuation": self.attenuation is not None} if hasattr(self, "attenuation") else {}
+        ends = {"from": compact(self.in_shape), "to": compact(self.out_shape)}
+        rows = {**ends, **known, **attenuated, **self._html_rows()}
+        geometry = known["geometry"]
+        drawing = geometry.orbit_svg() if hasattr(geometry, "orbit_svg") else ""
+        return html_table(type(self).__name__.lstrip("_"), rows, drawing)
+
+    def _html_rows(self) -> dict[str, object]:
+        """What a notebook shows of this operator besides its shapes, grid and geometry."""
+        return {}
 
     def __matmul__(self, other: LinearOperator) -> LinearOperator:
         if not isinstance(other, LinearOperator):
@@ -285,6 +299,9 @@ class _Transposed(LinearOperator):
     def _differentiable_transpose(self, y: Array) -> Array:
         return self.operator._differentiable(y)
 
+    def _html_rows(self) -> dict[str, object]:
+        return {"transpose of": repr(self.operator)}
+
     def __repr__(self) -> str:
         return f"<{type(self.operator).__name__}.T {compact(self.in_shape)} -> {compact(self.out_shape)}>"
 
@@ -317,6 +334,9 @@ class _Composed(LinearOperator):
 
     def _differentiable_transpose(self, y: Array) -> Array:
         return self.inner.T(self.outer.T(y)) if self.has_parameters else super()._differentiable_transpose(y)
+
+    def _html_rows(self) -> dict[str, object]:
+        return {"first": repr(self.inner), "then": repr(self.outer)}
 
     def __repr__(self) -> str:
         return f"<{self.outer!r} @ {self.inner!r}>"
@@ -365,6 +385,9 @@ class _Sum(LinearOperator):
         if self.has_parameters:
             return self.first.T(y) + self.second.T(y)
         return super()._differentiable_transpose(y)
+
+    def _html_rows(self) -> dict[str, object]:
+        return {"sum of": f"{self.first!r}\n{self.second!r}"}
 
     def __repr__(self) -> str:
         return f"<{self.first!r} + {self.second!r}>"
@@ -417,6 +440,9 @@ class _Scaled(LinearOperator):
 
     def _differentiable_transpose(self, y: Array) -> Array:
         return self.scale * self.operator.T(y) if self.has_parameters else super()._differentiable_transpose(y)
+
+    def _html_rows(self) -> dict[str, object]:
+        return {"number": self.scale, "operator": repr(self.operator)}
 
     def __repr__(self) -> str:
         return f"<{self.scale:g} * {self.operator!r}>"

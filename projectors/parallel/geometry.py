@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.grid import FrozenArrays, check_subset, finite_numbers, positive_integers, positive_numbers
+from ..core.html import brief_range, html_table
 from ..core.operator import Shape
 from ..spect.camera import SPECTGeometry
 
@@ -117,6 +118,18 @@ class ParallelBeamGeometry(FrozenArrays):
         phi, s, z = np.deg2rad(self.angles)[:, None, None], self.bin_centres()[..., None], np.ravel(z)
         points = np.stack(np.broadcast_arrays(s * np.cos(phi), s * np.sin(phi), z), -1)
         return points, np.stack([-np.sin(phi), np.cos(phi), np.zeros_like(phi)], -1)
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "views": self.n_views,
+            "angles (degrees)": f"{self.angles[0]:.5g} to {self.angles[-1]:.5g}",
+            "bins": self.n_bins,
+            "bin size (mm)": self.bin_size,
+            "planes": self.n_planes,
+            "plane size (mm)": self.plane_size,
+            "shift (mm)": brief_range(self.shift) if self.shift.any() else None,
+        }
+        return html_table("ParallelBeamGeometry", rows)
 
     def __str__(self) -> str:
         return f"{self.n_views} views of {self.n_bins} bins of {self.bin_size:g} mm, {self.n_planes} planes"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.grid import FrozenArrays
+from ..core.html import html_table
 from .tof import TimeOfFlight
 
 
@@ -200,6 +201,19 @@ class PETScanner(FrozenArrays):
     def radial_spacing(self) -> float:
         """The distance in mm between neighbouring lines through the centre: `bin_size`, else pi radius / crystals."""
         return self.bin_size or pi * self.radius / self.n_crystals
+
+    def _repr_html_(self) -> str:
+        z = self.crystals[..., 2]
+        rows = {
+            "name": self.name,
+            "rings": self.n_rings,
+            "crystals of a ring": self.n_crystals,
+            "radius (mm)": self.radius,
+            "axial length (mm)": float(z.max() - z.min()),
+            "TOF resolution (mm)": None if self.time_of_flight is None else self.time_of_flight.fwhm,
+            "energy resolution": self.energy_resolution,
+        }
+        return html_table("PETScanner", rows)
 
     def __str__(self) -> str:
         name = f"{self.name}: " if self.name else ""

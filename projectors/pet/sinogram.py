@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.grid import FrozenArrays, ImageGrid, check_subset
+from ..core.html import html_table
 from ..core.operator import Shape
 from .lines import EquallySpacedLines
 from .scanner import PETScanner
@@ -295,6 +296,21 @@ class PETSinogram(FrozenArrays):
         Source: Daube-Witherspoon & Muehllehner 1987.
         """
         return replace(self, tof=None, span=2 * self.max_ring_difference + 1)
+
+    def _repr_html_(self) -> str:
+        spans = ", ".join(map(str, _spans(self.span)))
+        rows = {
+            "scanner": self.scanner,
+            "views": self.n_views,
+            "radial bins": self.n_radial,
+            "planes": self.n_planes,
+            "span": spans,
+            "ring difference up to": self.max_ring_difference,
+            "views joined": self.mashing if self.mashing > 1 else None,
+            "TOF": None if self.tof is None else f"{self.tof.n_bins} bins, resolution {self.tof.fwhm:.4g} mm",
+            "arc corrected to (mm)": None if self.lines is None else self.lines.bin_size,
+        }
+        return html_table("PETSinogram", rows)
 
     def __str__(self) -> str:
         tof = f", {self.tof.n_bins} TOF bins" if self.tof else ""

@@ -16,6 +16,7 @@ from ..spect.camera import SPECTGeometry
 from .counting import scan_seconds
 from .energy_windows import WindowedScan
 from .scan import Scan
+from .showing import shown_scan
 from .study import Study
 
 Value = TypeVar("Value")
@@ -64,6 +65,10 @@ class BedScan:
         places = {bed.study.placement if bed.study else None for bed in beds}
         if len(places) > 1:
             raise ValueError(f"BedScan beds must share one placement, got {sorted(map(str, places))}")
+
+    def _repr_html_(self) -> str:
+        places = "\n".join(f"z = {camera.axial_shift:.5g} mm: {camera}" for camera in self.geometries)
+        return shown_scan(f"BedScan of {len(self.beds)} beds", self.beds[0], beds=places)
 
     @property
     def geometries(self) -> tuple[SPECTGeometry, ...]:

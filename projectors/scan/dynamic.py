@@ -12,12 +12,14 @@ from numpy.typing import ArrayLike
 
 from ..core.arrays import Array, array_namespace, as_real, like, require_array
 from ..core.grid import ImageGrid
+from ..core.html import brief_range
 from ..core.operator import Projector
 from ..pet.sinogram import PETSinogram
 from ..spect.camera import SPECTGeometry
 from .acquisition import AcquisitionModel, take_views
 from .frames import Frames, Gates, _mean_decay, histogram_events
 from .scan import Scan
+from .showing import shown_scan
 from .study import Study
 
 _ARRAYS = ("counts", "background", "factors")
@@ -126,6 +128,11 @@ class ScanSeries(ABC):
         }
         own = self._own(slice(None), slice(k, None, n))
         return replace(self, geometry=self.geometry.subset(k, n), **values, **own)
+
+    def _repr_html_(self) -> str:
+        frames = getattr(self, "frames", None)
+        rows = {"parts": len(self) if frames is None else frames, "seconds per view": brief_range(self.seconds)}
+        return shown_scan(type(self).__name__, self, **rows)
 
     def _is_joined(self) -> bool:
         """Whether the parts follow one another without a gap."""

@@ -12,6 +12,7 @@ from ..core.blur import gaussian_kernel
 from ..spect.camera import SPECTGeometry
 from .dynamic import ScanSeries
 from .scan import Scan
+from .showing import shown_scan, total_counts
 from .study import Study
 
 ROUNDED = 0.5
@@ -100,6 +101,10 @@ class WindowedScan:
         object.__setattr__(self, "counts", counts)
         scans = [self.scan(name) for name in names]  # which checks everything else
         object.__setattr__(self, "radionuclide", scans[0].radionuclide)
+
+    def _repr_html_(self) -> str:
+        lines = (f"{window}, {total_counts(counts)}" for window, counts in zip(self.windows, self.counts))
+        return shown_scan("WindowedScan", self, windows="\n".join(line.rstrip(", ") for line in lines))
 
     def window(self, name: str) -> EnergyWindow:
         """Return a window by name; raises KeyError where there is none."""
@@ -201,6 +206,10 @@ class WindowedSeries:
             "series",
             tuple(replace(part, energy_window=window.limits) for window, part in zip(windows, series)),
         )
+
+    def _repr_html_(self) -> str:
+        windows = "\n".join(map(str, self.windows))
+        return shown_scan("WindowedSeries", self.series[0], windows=windows, parts=len(self.series[0]))
 
     @property
     def geometry(self) -> SPECTGeometry:

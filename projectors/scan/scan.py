@@ -13,6 +13,7 @@ from ..pet.sinogram import PETSinogram
 from ..physics.nuclides import isotope
 from ..spect.camera import SPECTGeometry
 from .acquisition import AcquisitionModel, take_views
+from .showing import shown_scan
 from .study import Study
 
 
@@ -71,6 +72,9 @@ class Scan:
             if not 0 <= low < high:
                 raise ValueError(f"Scan energy_window must be (lower, upper) keV, got {self.energy_window}")
             object.__setattr__(self, "energy_window", (low, high))
+
+    def _repr_html_(self) -> str:
+        return shown_scan("Scan", self)
 
     def default_grid(self) -> ImageGrid:
         """Return the grid most reconstructions use: voxels of the size of the detector's or the sinogram's bins."""

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.grid import FrozenArrays, ImageGrid, check_subset, finite_numbers, positive_integers, positive_numbers
+from ..core.html import brief_range, html_table
 from ..core.operator import Shape
+from .orbit_svg import orbit_svg
 
 
 class _Placement(TypedDict, total=False):
@@ -152,6 +154,26 @@ class SPECTGeometry(FrozenArrays):
         u = (np.arange(nu) - (nu - 1) / 2) * du
         z = (np.arange(nz) - (nz - 1) / 2) * dz + self.axial_shift
         return u[None] + self.shift[:, None], z
+
+    def orbit_svg(self) -> str:
+        """Return a small drawing of the orbit as an SVG element, seen from the feet."""
+        outward, along = self.directions
+        middle = self.radius[:, None] * outward + self.shift[:, None] * along
+        return orbit_svg(middle, along, self.n_bins[0] * self.pixel_size[0] / 2, self.head)
+
+    def _repr_html_(self) -> str:
+        heads = [self.angles[self.head == head] for head in np.unique(self.head)]
+        rows = {
+            "views": self.n_views,
+            "angles (degrees)": "\n".join(f"{angles[0]:.5g} to {angles[-1]:.5g}" for angles in heads),
+            "radius (mm)": brief_range(self.radius),
+            "shift (mm)": brief_range(self.shift) if self.shift.any() else None,
+            "axial shift (mm)": self.axial_shift or None,
+            "bins": self.n_bins,
+            "pixel size (mm)": self.pixel_size,
+            "heads": len(heads),
+        }
+        return html_table("SPECTGeometry", rows, self.orbit_svg())
 
     def __str__(self) -> str:
         low, high = self.radius.min(), self.radius.max()

@@ -9,6 +9,7 @@ import numpy as np
 
 from emrecon.projectors import ImageGrid, Scan, ScanSeries
 from emrecon.projectors.core.arrays import Array, add_up, array_namespace, device, like, require_array, to_numpy
+from emrecon.projectors.core.html import html_table
 from emrecon.projectors.core.operator import broadcasts_to
 
 from ..likelihoods.protocol import Likelihood, seen_voxels
@@ -71,6 +72,16 @@ class Problem:
             f"{n} bins hold {counts:g} counts that the image does not explain: no background is expected there; they "
             "count for nothing"
         )
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "data": self.modality,
+            "image": self.grid,
+            "subsets": self.n_subsets,
+            "model": self.summary,
+            "notes": "\n".join(self.notes),
+        }
+        return html_table("Problem", rows)
 
     def __str__(self) -> str:
         return "\n".join((self.summary, *(f"note: {note}" for note in self.notes)))
