@@ -14,7 +14,7 @@ from emrecon.recon import Problem, pet_grid, pet_problem, spect_problem
 from emrecon.recon.problem import checked_grid, cubes
 
 from .. import options
-from .scatter import scatter_file, spect_scatter
+from .scatter import pet_scatter, scatter_file, spect_scatter
 from .settings import DataTable, PhysicsTable
 
 Source = Scan | WindowedScan | formats.PETLink
@@ -140,7 +140,7 @@ def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int
         replace(source, background=_background(source, physics)) if isinstance(source, Scan) else source,
         mu=attenuation(source, data, physics, grid),
         norm=None if physics.norm is None else formats.read_siemens_norm(physics.norm, sinogram.scanner),
-        scatter=None if isinstance(source, Scan) else background,
+        scatter=pet_scatter(physics) if isinstance(source, Scan) else background,
         psf=physics.psf,
         grid=grid,
         subsets=subsets,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from emrecon.recon import EffectiveScatter, WindowScatter
+from emrecon.recon import EffectiveScatter, SingleScatter, WindowScatter
 
 from .. import options
 from .settings import PhysicsTable
@@ -46,6 +46,20 @@ def spect_scatter(physics: PhysicsTable) -> WindowScatter | EffectiveScatter | s
         with options.naming("--energy-resolution"):
             return EffectiveScatter(physics.energy_resolution)
     return _NONE if method == _NONE else window_scatter(physics)
+
+
+def pet_scatter(physics: PhysicsTable) -> SingleScatter | None:
+    """Return the simulation for `pet_problem`, None without one; raises typer.BadParameter by the option."""
+    method = method_of(physics)
+    _check(physics, method)
+    if method in (*_WINDOWS, _EFFECTIVE):
+        why = f"{method} is a method of SPECT; PET sinograms have sss, or a file with the scatter of every bin"
+        raise typer.BadParameter(why, param_hint="--scatter")
+    if method != _SINGLE:
+        return None
+    with options.naming("--scatter"):
+        fit = str(physics.scatter).partition(":")[2].strip().lower() or "auto"
+        return SingleScatter(energy_resolution=physics.energy_resolution, fit=fit)
 
 
 def window_scatter(physics: PhysicsTable) -> WindowScatter | None:

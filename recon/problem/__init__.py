@@ -3,6 +3,7 @@
 from .beds import bed_problems, beds_problem, joint_problem, stitch
 from .grids import checked_grid, cubes
 from .pet import EventLists, Listmode, pet_grid, pet_problem
+from .pet_scatter import SingleScatter
 from .problem import ArgumentError, Problem, digest
 from .scatter import EffectiveScatter, WindowScatter
 from .spect import spect_problem
@@ -13,6 +14,7 @@ __all__ = [
     "EventLists",
     "Listmode",
     "Problem",
+    "SingleScatter",
     "WindowScatter",
     "bed_problems",
     "beds_problem",

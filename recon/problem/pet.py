@@ -35,6 +35,7 @@ from ..likelihoods.unexplained import say_once
 from .attenuation import Attenuation, attenuation_of, counts_by_slice, left_out
 from .batches import batch_of, in_batch, scan_contents
 from .grids import checked_grid, cubes
+from .pet_scatter import PETScatter, Simulated, SingleScatter, named_scatter, with_single_scatter
 from .problem import (
     ArgumentError,
     Problem,
@@ -139,7 +140,7 @@ def pet_problem(
     mu_grid: ImageGrid | None = None,
     norm: Normalisation | None = None,
     randoms: Array | float | None = None,
-    scatter: Array | float | None = None,
+    scatter: PETScatter = None,
     psf: GaussianBlur | float | tuple[float, float, float] | None = None,
     grid: ImageGrid | None = None,
     subsets: int = 8,
@@ -164,7 +165,9 @@ def pet_problem(
         randoms : expected random counts, a number or an array that broadcasts to the counts (for events: one for each
             prompt that `read()` returns). Default: the scan's own background; for events an estimate from their delays,
             by `crystal_rates`.
-        scatter : expected scattered counts, in the same way, added to the randoms (default: none).
+        scatter : "sss", single scatter simulated from the image, scaled to the tails and iterated with the image, which
+            needs mu ("sss:plane", "sss:segment", "sss:all" and "sss:none" say which bins share a scale), or a
+            `SingleScatter`; or expected counts, in the same way as randoms, to which they are added (default: none).
         psf : resolution in the image, FWHM in mm (one number or (x, y, z)) or a `GaussianBlur` (default: none). A body
             goes on beyond the first and the last slice, unless it is `GaussianBlur(grid, fwhm, ends="empty")`.
         grid : of the image (default: `pet_grid(scan_or_events)`).
@@ -176,7 +179,7 @@ def pet_problem(
     `argument` is the name) for corrections that do not fit, more subsets than views, and a norm for a scan
     whose factors hold one, ValueError for implausible attenuation and files without prompts.
     """
-    data = scan_or_events
+    data, scatter = scan_or_events, named_scatter(scatter)
     sinogram = _bins(data, max_ring_difference)
     check_subsets(subsets, sinogram.n_views)
     items = batch_of(data) if isinstance(data, (Scan, ScanSeries)) else 1
@@ -184,7 +187,11 @@ def pet_problem(
     found = attenuation_of(mu, mu_grid, grid, ELECTRON_MASS)
     corrections = _Corrections(grid, found, _normalisation(norm, sinogram), _blur(psf, grid))
     if isinstance(data, (Scan, ScanSeries)):
-        return _of_sinogram(_with_background(data, randoms, scatter), sinogram, corrections, subsets)
+        simulated = scatter if isinstance(scatter, SingleScatter) else None
+        own = None if isinstance(scatter, SingleScatter) else scatter
+        return _of_sinogram(_with_background(data, randoms, own), sinogram, corrections, subsets, simulated)
+    if isinstance(scatter, SingleScatter):
+        raise ArgumentError("scatter", "sss is for sinograms; histogram the events, formats.histogram_petlink")
     return _of_events(data, sinogram, corrections, subsets, (randoms, scatter))
 
 
@@ -200,7 +207,13 @@ def pet_grid(scan_or_events: Scan | ScanSeries | Listmode, max_ring_difference: 
     return grid if isinstance(scan_or_events, (Scan, ScanSeries)) else cubes(grid, 2 * grid.voxel_size[0])
 
 
-def _of_sinogram(scan: Scan | ScanSeries, sinogram: PETSinogram, corrections: _Corrections, subsets: int) -> Problem:
+def _of_sinogram(
+    scan: Scan | ScanSeries,
+    sinogram: PETSinogram,
+    corrections: _Corrections,
+    subsets: int,
+    scatter: SingleScatter | None = None,
+) -> Problem:
     """One likelihood for each subset of views."""
     _require_factors(sinogram)
     by_view = counts_by_view(to_numpy(scan.counts), len(sinogram.shape))
@@ -211,17 +224,47 @@ def _of_sinogram(scan: Scan | ScanSeries, sinogram: PETSinogram, corrections: _C
         raise ArgumentError("norm", "norm is given, and the scan has factors of its own, which hold the normalisation")
     numbers = tracked(range(subsets), "factors of subsets")
     parts = tuple(_of_views(scan.subset(k, subsets), corrections, known) for k in numbers)
+    said, unsettled = "", ()
+    if scatter is not None:
+        found = _simulated(scan, parts, corrections, known, scatter)
+        scan = replace(scan, background=found.background)
+        parts = tuple(
+            PoissonLikelihood(part.data, replace(part.model, background=scan.subset(k, subsets).background))
+            for k, part in enumerate(parts)
+        )
+        said, unsettled = f"\n{found.said}", found.notes
     say_once(parts)
     projector = PETProjector(corrections.grid, sinogram)
     content = digest(*scan_contents(scan), *corrections.components(), *_crystals(sinogram))
     signature = f"{projector!r}, {sinogram}, {sinogram.tof}, {subsets} subsets, contents {content}"
     start = start_like(seen_start(parts), scan.counts, len(sinogram.shape))
-    summary = f"{projector}\n{corrections}\n  emission {emission(scan, ELECTRON_MASS)}"
+    summary = f"{projector}\n{corrections}{said}\n  emission {emission(scan, ELECTRON_MASS)}"
     summary += in_batch(scan, corrections.grid, subsets)
     above = np.asarray(to_numpy(scan.counts) - to_numpy(scan.background))
     profile = _profile(sinogram, above.reshape(-1, above.shape[-1]).sum(0), corrections.grid)
-    notes = (*corrections.notes(profile), *few)
+    notes = (*corrections.notes(profile), *unsettled, *few)
     return Problem(parts, corrections.grid, start, "PET", summary, signature, notes, corrections.attenuation.mu)
+
+
+def _simulated(
+    scan: Scan | ScanSeries,
+    parts: tuple[PoissonLikelihood, ...],
+    corrections: _Corrections,
+    known: bool,
+    scatter: SingleScatter,
+) -> Simulated:
+    """The background of a scan with the scatter of its image."""
+    if not isinstance(scan, Scan):
+        raise ArgumentError("scatter", "sss computes the scatter of one image: reconstruct frames or gates one by one")
+    if corrections.mu is None:
+        raise ArgumentError("scatter", "sss needs an attenuation map: mu=, on the command line --mu")
+    sinogram: PETSinogram = scan.geometry  # type: ignore[assignment]
+    plain = sinogram.without_tof()
+    survival = to_numpy(attenuation_factors(PETProjector(corrections.grid, plain), corrections.mu))
+    own = replace(corrections, attenuation=Attenuation(None)).factors(sinogram, known=known)
+    own = own if sinogram.tof is None else own[:, :, None]
+    per_unit = np.asarray(to_numpy(scan.factors) * own, np.float32)
+    return with_single_scatter(scan, parts, (corrections.mu, corrections.grid), (per_unit, survival), scatter)
 
 
 def _of_views(scan: Scan | ScanSeries, corrections: _Corrections, known: bool) -> PoissonLikelihood:

@@ -190,3 +190,15 @@ def test_pet_takes_its_own_factor(tmp_path):
     np.testing.assert_allclose(formats.read_image(tmp_path / "x.h5")[0], counts * scale, rtol=1e-5)
     done = emrecon(*run, "--calibration", 2.5, "--dead-time", "1e-6", "--out", tmp_path / "y.h5", check=2)
     assert "it is for SPECT data, and this is PET sinograms" in shown(done)
+
+
+def test_single_scatter_of_pet(tmp_path):
+    scan, mu, grid = measured()
+    formats.write_scan(tmp_path / "pet.h5", replace(scan, energy_window=(430, 610)))
+    formats.write_image(tmp_path / "mu.h5", mu, grid)
+    run = ("reconstruct", tmp_path / "pet.h5", "--subsets", 4, "--iterations", 1, "--out", tmp_path / "x.h5")
+    given = ("--mu", tmp_path / "mu.h5", "--scatter", "sss:all", "--energy-resolution", 0.15)
+    done = emrecon(*run, *given, check=0)
+    assert "sss, 430 to 610 keV, 3 updates, scaled to the tails by" in done.stdout
+    for scatter, message in (("tew", "tew is a method of SPECT"), ("esse", "PET sinograms have sss"), ("sss", "--mu")):
+        assert message in shown(emrecon(*run, "--scatter", scatter, check=2))
