@@ -109,6 +109,7 @@ from .spect import (
     SPECTProjector,
     SPECTScatterProjector,
     collimator,
+    collimator_named,
     collimators,
 )
 
@@ -155,6 +156,7 @@ __all__ = [
     # SPECT
     "ParallelHoleCollimator",
     "collimators",
+    "collimator_named",
     "CollimatorResponse",
     "GaussianResponse",
     "LinearResponse",

@@ -11,6 +11,7 @@ from .collimation import (
     collimator,
     collimators,
 )
+from .collimator_names import collimator_named
 from .effective_source import EffectiveSource, SPECTScatterProjector
 from .projector import SPECTProjector
 
@@ -26,5 +27,6 @@ __all__ = [
     "SPECTProjector",
     "SPECTScatterProjector",
     "collimator",
+    "collimator_named",
     "collimators",
 ]
