@@ -40,7 +40,15 @@ from .dicom.nm import (
     read_planar,
     write_dicom_nm,
 )
-from .hdf5 import describe_dynamic, read_beds, write_beds, write_dynamic, write_windowed_scan
+from .hdf5 import (
+    describe_dynamic,
+    read_beds,
+    read_windowed_series,
+    write_beds,
+    write_dynamic,
+    write_windowed_scan,
+    write_windowed_series,
+)
 from .interfile import (
     ImageAxes,
     PETSinogramFacts,
@@ -114,6 +122,8 @@ __all__ = [
     "write_dynamic",
     "read_windowed_scan",
     "write_windowed_scan",
+    "read_windowed_series",
+    "write_windowed_series",
     "read_beds",
     "write_beds",
     "read_acquisition",

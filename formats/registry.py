@@ -21,7 +21,7 @@ from .describing import describe_norm, describe_other, is_norm
 from .dicom.images import dicom_unit, read_dicom_image
 from .dicom.nm import NM_IMAGE_OVERRIDES, NMScan, nm_kind, read_dicom_nm, read_dicom_nm_image
 from .dicom.summary import is_dicom
-from .hdf5 import describe_beds, read_beds
+from .hdf5 import describe_beds, describe_windowed_series, read_beds, read_windowed_series
 from .hdf5 import dynamic as native_dynamic
 from .hdf5 import files as native
 from .hdf5 import windows as native_windows
@@ -157,8 +157,8 @@ def read_acquisition(path: str | os.PathLike[str], **overrides: object) -> NMSca
     Args:
         overrides : values that replace those of a header; with frame= or gate= one part of an Interfile file is read.
 
-    Raises as the reader of what it holds does: `read_scan`, `read_windowed_scan`, `read_dynamic`, `read_gated` or
-    `read_beds`.
+    Raises as the reader of what it holds does: `read_scan`, `read_windowed_scan`, `read_dynamic`, `read_gated`,
+    `read_beds` or `read_windowed_series`.
     """
     if _kind_of(path) == "dicom":
         return read_dicom_nm(path, **overrides)
@@ -173,6 +173,7 @@ def read_acquisition(path: str | os.PathLike[str], **overrides: object) -> NMSca
             "gated": native_dynamic.read_gated,
             "windowed-scan": native_windows.read_windowed_scan,
             "beds": read_beds,
+            "windowed-series": read_windowed_series,
         }
         return readers.get(native.kind_of(path), native.read_scan)(path)
     return read_scan(path, **overrides)
@@ -430,6 +431,7 @@ def describe(path: str | os.PathLike[str], **overrides: object) -> dict[str, obj
             "gated": native_dynamic.describe_dynamic,
             "windowed-scan": describe_windowed_scan,
             "beds": describe_beds,
+            "windowed-series": describe_windowed_series,
         }
         facts = describers.get(native.kind_of(path), native.describe)(path)
         return with_times(path, facts) | _record_facts(path)

@@ -109,6 +109,16 @@ def hdf5_beds(folder):
     return lambda: read_beds(folder / "scan.h5")
 
 
+@seed("hdf5-window-series")
+def hdf5_window_series(folder):
+    from emrecon.projectors import EnergyWindow, GatedScan, WindowedSeries
+
+    windows = (EnergyWindow(126.0, 154.0, "peak"), EnergyWindow(111.0, 126.0, "lower"))
+    series = tuple(GatedScan(counts((2, *CAMERA.shape)), CAMERA, [1.0, 2.0]) for _ in windows)
+    formats.write_windowed_series(folder / "scan.h5", WindowedSeries(windows, series))
+    return lambda: formats.read_windowed_series(folder / "scan.h5")
+
+
 def old_style(path: Path) -> None:
     """Make of a file one as 0.2.0 wrote it: the earliest format of HDF5, and texts of variable length."""
     import h5py
@@ -486,3 +496,47 @@ def options(folder):
 
     (folder / "run.toml").write_text('[data]\nprojections = "scan.h5"\n\n[method]\nmethod = "osem"\nsubsets = 4\n')
     return lambda: read_config(folder / "run.toml")
+
+
+# ---- DICOM of nuclear medicine ---------------------------------------------------------------------------------------
+
+
+@seed("nm-beds")
+def nm_beds(folder):
+    import nm_cases
+
+    from emrecon.projectors import BedScan
+
+    scan = BedScan(tuple(nm_cases.windowed(axial=z) for z in (0.0, 60.0)))
+    formats.write_dicom_nm(folder / "scan.dcm", scan, vendor="siemens", beds="rotations")
+    return lambda: formats.read_scan(folder / "scan.dcm")
+
+
+@seed("nm-gated")
+def nm_gated(folder):
+    import nm_cases
+
+    from emrecon.projectors import GatedScan
+
+    camera = nm_cases.camera()
+    scan = GatedScan(nm_cases.numbers((2, *camera.shape)), camera, [1.0, 2.0], study=nm_cases.study("FFP"))
+    formats.write_dicom_nm(folder / "scan.dcm", scan, vendor="mediso")
+    return lambda: formats.read_scan(folder / "scan.dcm")
+
+
+@seed("nm-planar")
+def nm_planar(folder):
+    import nm_cases
+
+    formats.write_dicom_nm(folder / "scan.dcm", nm_cases.windowed(n=1))
+    return lambda: formats.read_planar(folder / "scan.dcm")
+
+
+@seed("nm-image")
+def nm_image(folder):
+    import nm_cases
+
+    formats.write_dicom_image(
+        folder / "image.dcm", counts(GRID.shape), GRID, unit="Bq/mL", method="OSEM", study=nm_cases.study()
+    )
+    return lambda: formats.read_image(folder / "image.dcm")

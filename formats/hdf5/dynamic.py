@@ -54,15 +54,25 @@ def write_dynamic(path: str | os.PathLike[str], scan: DynamicScan | GatedScan) -
     if len(scan) > _MOST:
         raise ValueError(f"write_dynamic writes up to {_MOST} frames or gates, got {len(scan)}; join some")
     with creating(path, "dynamic" if isinstance(scan, DynamicScan) else "gated", _version(scan)) as file:
-        if isinstance(scan, DynamicScan):
-            put(file, "frames/starts", scan.frames.starts, "s")
-            put(file, "frames/durations", scan.frames.durations, "s")
-            put(file, "frames/schedule", scan.schedule, "1")
-            put(file, "frames/reference", scan.reference, "s")
-        else:
-            put(file, "gates/durations", scan.durations, "s")
-            put(file, "gates/cyclic", scan.cyclic, "1")
-        _put_series(file, scan)
+        put_parts(file, scan)
+
+
+def put_parts(file: h5py.Group, scan: DynamicScan | GatedScan) -> None:
+    """Store all of a dynamic or gated scan in a file or a group."""
+    if isinstance(scan, DynamicScan):
+        put(file, "frames/starts", scan.frames.starts, "s")
+        put(file, "frames/durations", scan.frames.durations, "s")
+        put(file, "frames/schedule", scan.schedule, "1")
+        put(file, "frames/reference", scan.reference, "s")
+    else:
+        put(file, "gates/durations", scan.durations, "s")
+        put(file, "gates/cyclic", scan.cyclic, "1")
+    _put_series(file, scan)
+
+
+def load_parts(file: h5py.Group) -> DynamicScan | GatedScan:
+    """Return the dynamic or gated scan that `put_parts` stored."""
+    return _load_dynamic(file) if "frames" in file else _load_gated(file)
 
 
 def _version(scan: DynamicScan | GatedScan) -> int:
@@ -79,22 +89,28 @@ def read_dynamic(path: str | os.PathLike[str]) -> DynamicScan:
     not HDF5, truncated, of another kind, of a newer schema, incomplete, of absurd size, or fails a checksum.
     """
     with opened(path, "dynamic") as file:
-        starts, durations, schedule, reference = (
-            load(file, f"frames/{name}") for name in ("starts", "durations", "schedule", "reference")
-        )
-        frames = Frames(starts, durations)
-        fields = _load_series(file, len(frames))
-        return DynamicScan(
-            frames=frames, reference=number_of(reference, "frames/reference"), schedule=schedule, **fields
-        )
+        return _load_dynamic(file)
+
+
+def _load_dynamic(file: h5py.Group) -> DynamicScan:
+    starts, durations, schedule, reference = (
+        load(file, f"frames/{name}") for name in ("starts", "durations", "schedule", "reference")
+    )
+    frames = Frames(starts, durations)
+    fields = _load_series(file, len(frames))
+    return DynamicScan(frames=frames, reference=number_of(reference, "frames/reference"), schedule=schedule, **fields)
 
 
 def read_gated(path: str | os.PathLike[str]) -> GatedScan:
     """Return the gated scan of a file that `write_dynamic` wrote; raises as `read_dynamic` does."""
     with opened(path, "gated") as file:
-        durations = load(file, "gates/durations")
-        cyclic = bool(number_of(load(file, "gates/cyclic"), "gates/cyclic"))
-        return GatedScan(durations=durations, cyclic=cyclic, **_load_series(file, len(np.atleast_1d(durations))))
+        return _load_gated(file)
+
+
+def _load_gated(file: h5py.Group) -> GatedScan:
+    durations = load(file, "gates/durations")
+    cyclic = bool(number_of(load(file, "gates/cyclic"), "gates/cyclic"))
+    return GatedScan(durations=durations, cyclic=cyclic, **_load_series(file, len(np.atleast_1d(durations))))
 
 
 def describe_dynamic(path: str | os.PathLike[str]) -> dict[str, object]:
@@ -104,7 +120,7 @@ def describe_dynamic(path: str | os.PathLike[str]) -> dict[str, object]:
     return {"format": "emrecon HDF5"} | series_summary(scan)
 
 
-def _put_series(file: h5py.File, scan: ScanSeries) -> None:
+def _put_series(file: h5py.Group, scan: ScanSeries) -> None:
     for name, units in (("counts", "counts"), ("background", "counts"), ("factors", "1")):
         values = getattr(scan, name)
         if getattr(values, "ndim", 0) > len(scan.geometry.shape) and values.shape[0] == len(scan):
@@ -132,10 +148,10 @@ class _Fields(TypedDict):
     study: Study | None
 
 
-def _load_series(file: h5py.File, n: int) -> _Fields:
+def _load_series(file: h5py.Group, n: int) -> _Fields:
     """The shared fields of n frames or gates; n is checked before anything is read."""
     if n > _MOST:
-        raise FormatError(f"{file.filename} announces {n} frames, more than {_MOST}; edited by hand?")
+        raise FormatError(f"{file.file.filename} announces {n} frames, more than {_MOST}; edited by hand?")
     return {
         "counts": _load_parts(file, "counts", n),
         "geometry": load_geometry(file),
@@ -148,28 +164,30 @@ def _load_series(file: h5py.File, n: int) -> _Fields:
     }
 
 
-def _load_values(file: h5py.File, name: str, n: int) -> np.ndarray | float:
+def _load_values(file: h5py.Group, name: str, n: int) -> np.ndarray | float:
     return _load_parts(file, name, n) if _name(name, 0) in file else plain(load(file, name))
 
 
-def _load_parts(file: h5py.File, name: str, n: int) -> np.ndarray:
+def _load_parts(file: h5py.Group, name: str, n: int) -> np.ndarray:
     if _name(name, n) in file:
-        raise FormatError(f"{file.filename} holds more {name} than its {n} frames or gates; edited by hand?")
+        raise FormatError(f"{file.file.filename} holds more {name} than its {n} frames or gates; edited by hand?")
     kinds = [_kind(file, _name(name, i)) for i in range(n)]
     odd = next((i for i in range(n) if kinds[i] != kinds[0]), None)
     if odd is not None:
-        raise FormatError(f"{file.filename}: {_name(name, odd)} is {kinds[odd]}, the first {kinds[0]}; edited by hand?")
+        raise FormatError(
+            f"{file.file.filename}: {_name(name, odd)} is {kinds[odd]}, the first {kinds[0]}; edited by hand?"
+        )
     shape, dtype = kinds[0]
     check_bytes(file, n * math.prod(shape) * dtype.itemsize)
     if len({h5py.h5o.get_info(file[_name(name, i)].id).addr for i in range(n)}) < n:
-        raise FormatError(f"{file.filename}: several {name} are one and the same dataset; edited by hand?")
+        raise FormatError(f"{file.file.filename}: several {name} are one and the same dataset; edited by hand?")
     values = np.empty((n, *shape), dtype)
     for i in range(n):
         values[i] = load(file, _name(name, i))
     return values
 
 
-def _kind(file: h5py.File, name: str) -> tuple[tuple[int, ...], np.dtype]:
+def _kind(file: h5py.Group, name: str) -> tuple[tuple[int, ...], np.dtype]:
     dataset = dataset_of(file, name)
     return tuple(dataset.shape), original_dtype(file, dataset)
 

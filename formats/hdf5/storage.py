@@ -36,6 +36,7 @@ _KINDS = {
     "gated": ("read_gated", 3),
     "windowed-scan": ("read_windowed_scan", 2),
     "beds": ("read_beds", 1),
+    "windowed-series": ("read_windowed_series", 1),
 }
 # the first format of HDF5 that has checksums for all that is not data
 _FORMAT = ("v110", "v110")

@@ -10,6 +10,7 @@ from emrecon.projectors import (
     MeasuredResponse,
     ParallelHoleCollimator,
     collimator,
+    collimator_named,
     collimators,
 )
 
@@ -163,3 +164,43 @@ def test_one_measured_kernel_serves_all_distances():
 def test_measured_kernels_that_make_no_sense(distances, kernels, pixel, message):
     with pytest.raises(ValueError, match=message):
         MeasuredResponse(distances, kernels, pixel)
+
+
+@pytest.mark.parametrize(
+    ("name", "maker", "model", "ours"),
+    [
+        ("LEHR", "SIEMENS NM", "Symbia Intevo", "sy-lehr"),
+        ("Low Energy High Res", "Siemens", "Encore2", "sy-lehr"),
+        ("LE-HR PAR", "SIEMENS", "Symbia T2", "sy-lehr"),
+        ("MELP", "SIEMENS NM", "Symbia T", "sy-me"),
+        ("MEGP", "SIEMENS", "e.cam", "se-me"),
+        ("HE", "SIEMENS", None, "sy-he"),
+        ("LEHR", "GE MEDICAL SYSTEMS", "INFINIA", "gi-lehr"),
+        ("MEGP", "GE MEDICAL SYSTEMS", "Discovery NM/CT 670", "gi-megp"),
+        ("ELEGP", "GE MEDICAL SYSTEMS", "Discovery NM/CT 670", "gi-eleg"),
+        ("LEHRS", "GE MEDICAL SYSTEMS", "NM/CT 870 DR", "g8-lhrs"),
+        ("LEHR", "GE", "Optima NM/CT 640", "go-lehr"),
+        ("CHR", "Philips Medical Systems", "BrightView XCT", "pb-cahr"),
+        ("HEGP", "Mediso", "AnyScan SC", "ma-hegp"),
+        ("siemens-lehr", None, None, "siemens-lehr"),
+        ("SY-ME", "anyone", "anything", "sy-me"),
+    ],
+)
+def test_collimators_by_the_names_in_files(name, maker, model, ours):
+    found = collimator_named(name, maker, model)
+    assert found == collimator(ours)
+
+
+@pytest.mark.parametrize(
+    ("name", "maker", "model", "words"),
+    [
+        ("SMARTZOOM", "SIEMENS NM", "Symbia", r"unknown collimator 'SMARTZOOM' of SIEMENS NM \(known: sy-lehr, "),
+        ("MEGP", "GE", "Optima NM/CT 640", "unknown collimator 'MEGP'"),
+        ("", "SIEMENS", "Symbia", "unknown collimator ''"),
+        ("LEHR", None, None, "collimators of an unknown camera are not known; name one of"),
+        ("WIDE", "Spectrum Dynamics Medical", "VERITON-CT", "collimators of Spectrum Dynamics Medical VERITON-CT"),
+    ],
+)
+def test_unknown_collimators_say_how_to_give_one(name, maker, model, words):
+    with pytest.raises(ValueError, match=words):
+        collimator_named(name, maker, model)

@@ -12,12 +12,12 @@ import numpy as np
 from emrecon.projectors import EnergyWindow, Study
 from emrecon.projectors.core.errors import FormatError
 
-from ..attributes import items_of, number_of, text_of
+from ..attributes import items_of, text_of
 from ..series import start_of
 from .circumstances import study_of
 from .frames import FrameTable, frames_of
 from .given import Given
-from .header import floats_of, matrix_of, tag, type_of
+from .header import floats_of, matrix_of, single_of, tag, type_of
 from .images import mapping_of
 from .notes import Notes
 from .orbit import Orbit, orbit_of
@@ -83,8 +83,10 @@ class Acquisition:
         turned = values[:, :, ::-1] if self.place.rows_up else values[:, ::-1, :]
         return turned.transpose(0, 2, 1)
 
-    def shifts(self) -> np.ndarray:
-        """Return the displacement of the detector's centre along u of each frame, mm."""
+    def shifts(self, given: Given) -> np.ndarray:
+        """Return the displacement of the detector's centre along u of each frame, mm; what is given is along u."""
+        if given.has("shift"):
+            return self.orbit.shift
         return -self.orbit.shift if self.place.rows_up else self.orbit.shift
 
 
@@ -184,7 +186,7 @@ def _gate_shares(path: Path, header: Dataset, frames: FrameTable, notes: Notes) 
     for gated in items_of(header, "GatedInformationSequence"):
         for data in items_of(gated, "DataInformationSequence"):
             slots = items_of(data, "TimeSlotInformationSequence")
-            times = [number_of(slot, "TimeSlotTime") for slot in slots]
+            times = [single_of(path, slot, "TimeSlotTime") for slot in slots]
             if len(times) == n and all(time and time > 0 for time in times):
                 shares = np.array(times, float)
                 return shares / shares.sum()

@@ -171,7 +171,7 @@ def _table(context: Context, numbers: list[dict[int, int]]) -> Table:
             "view": frames.view,
             "angle": file.orbit.angle,
             "radius": file.orbit.radius,
-            "shift": file.shifts(),
+            "shift": file.shifts(context.given),
             "z": file.z,
             "seconds": np.full(n, np.nan) if file.orbit.seconds is None else file.orbit.seconds,
         }

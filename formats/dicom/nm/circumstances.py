@@ -71,21 +71,30 @@ def study_of(path: Path, header: Dataset, nuclide: str | None, given: Given, not
 def _sizes(path: Path, header: Dataset, given: Given, notes: Notes) -> tuple[float | None, float | None]:
     weight, height = given.positive("weight"), given.positive("height")
     if weight is None:
-        weight = positive_or_none(number_of(header, "PatientWeight"))
+        weight = _told(path, header, "PatientWeight", notes)
         if weight is not None and weight > _HEAVIEST:
             notes.add(path, f"{tag('PatientWeight')} is {weight:g} kg, which is left out; in grams? Pass weight= in kg")
             weight = None
     if height is None:
-        height = positive_or_none(number_of(header, "PatientSize"))
+        height = _told(path, header, "PatientSize", notes)
         if height is not None and height > _TALLEST:
             notes.add(path, f"{tag('PatientSize')} is {height:g} m, taken as centimetres; pass height= in m")
             height = height / 100
     return weight, height
 
 
+def _told(path: Path, header: Dataset, keyword: str, notes: Notes) -> float | None:
+    """A positive number, None where there is none; zeros count as unknown, and nonsense is told."""
+    number = number_of(header, keyword)
+    said = text_of(header, keyword)
+    if said and (number is None or number < 0):
+        notes.add(path, f"{tag(keyword)} is {said[:20]!r}, which is left out")
+    return positive_or_none(number)
+
+
 def _injected(path: Path, tracer: Dataset, notes: Notes) -> float | None:
     """MBq, the unit of nuclear medicine; Bq where the number can be nothing else."""
-    dose = positive_or_none(number_of(tracer, "RadionuclideTotalDose"))
+    dose = _told(path, tracer, "RadionuclideTotalDose", notes)
     if dose is None or dose < _LARGEST:
         return dose
     notes.add(

@@ -49,6 +49,16 @@ def floats_of(path: Path, header: Dataset, keyword: str) -> np.ndarray | None:
     return numbers
 
 
+def single_of(path: Path, header: Dataset, keyword: str) -> float | None:
+    """Return the one number of an attribute, None where it is missing; raises FormatError where it is no one number."""
+    values = floats_of(path, header, keyword)
+    if values is None:
+        return None
+    if values.size > 1:
+        raise FormatError(f"{path}: {tag(keyword)} has {values.size} values, expected one; damaged header?")
+    return float(values[0])
+
+
 def whole_of(path: Path, header: Dataset, keyword: str) -> int | None:
     """Return a whole number that is not negative, None where it is missing."""
     value = number_of(header, keyword)

@@ -15,11 +15,12 @@ import numpy as np
 from emrecon.projectors import ImageGrid, Study
 from emrecon.projectors.core.errors import FormatError, naming
 
-from ..attributes import items_of, number_of, text_of
+from ..attributes import items_of, text_of
+from ..units import IMAGE_UNITS, unit_of_mapping
 from .circumstances import study_of
 from .frames import counted
 from .given import Given
-from .header import RECONSTRUCTED, floats_of, matrix_of, tag, type_of
+from .header import RECONSTRUCTED, floats_of, matrix_of, single_of, tag, type_of
 from .notes import Notes
 from .pixels import pixel_size_of, rescaled, stored_of
 from .vectors import OF_IMAGE, vectors_of
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _OBLIQUE = 1e-3
-_UNITS = {"CNTS": "counts", "BQML": "Bq/mL", "GML": "g/mL", "CPS": "counts/s", "1CM": "1/cm", "{counts}": "counts"}
+_UNITS = {known.pet: name for name, known in IMAGE_UNITS.items() if known.pet} | {"CPS": "counts/s", "GML": "g/mL"}
 _MU_SCALE = (0x0033, 0x38)  # of Siemens' attenuation maps
 
 
@@ -82,7 +83,7 @@ def image_of(path: Path, header: Dataset, given: Given, notes: Notes) -> NMImage
     with naming(path):
         grid = ImageGrid(shape, voxel, origin)  # type: ignore[arg-type]  # three of each
     image = turned[0][0] if len(turned) == 1 else np.stack([part[0] for part in turned])
-    nuclide = nuclide_of(path, header, [], given, notes)
+    nuclide = nuclide_of(path, header, [], given, Notes())
     study = study_of(path, header, nuclide, given, Notes())
     placed = _has_place(path, header, given)
     with naming(path):
@@ -142,7 +143,7 @@ def _values(path: Path, header: Dataset, given: Given, notes: Notes) -> tuple[np
     mapping = mapping_of(path, header)
     mu = _mu_scale(header)
     if mapping is not None:
-        slope = number_of(header, "RescaleSlope")
+        slope = single_of(path, header, "RescaleSlope")
         if slope is not None and slope != 1 and not np.isclose(slope, mapping.slope, rtol=1e-3):
             notes.add(
                 path,
@@ -157,7 +158,7 @@ def _values(path: Path, header: Dataset, given: Given, notes: Notes) -> tuple[np
     values = rescaled(path, header, stored)
     units = (text_of(header, "Units") or "").upper()
     said = _UNITS.get(units, units)
-    if mu is not None and number_of(header, "RescaleSlope") in (None, 1.0):
+    if mu is not None and single_of(path, header, "RescaleSlope") in (None, 1.0):
         notes.add(path, f"values are divided by the private (0033,xx38), {mu:g}, to 1/cm; pass scale= to say otherwise")
         return (values / mu).astype(np.float32), unit or "1/cm"
     if not said and unit is None:
@@ -185,8 +186,9 @@ def mapping_of(path: Path, header: Dataset) -> Mapping | None:
             continue
         codes = items_of(item, "MeasurementUnitsCodeSequence")
         code = text_of(codes[0], "CodeValue") if codes else None
+        unit = unit_of_mapping(item)
         return Mapping(
-            float(parts[0][0]), 0.0 if parts[1] is None else float(parts[1][0]), _UNITS.get(code or "", code or "")
+            float(parts[0][0]), 0.0 if parts[1] is None else float(parts[1][0]), (code or "") if unit is None else unit
         )
     return None
 
@@ -261,9 +263,9 @@ def _spacing(path: Path, header: Dataset, n_slices: int, given: Given, notes: No
     pixel = given.pixel_size() or pixel_size_of(path, header)
     if pixel is None:
         raise FormatError(f"{path}: {tag('PixelSpacing')} is missing; pass pixel_size= in mm")
-    along = given.number("slice_spacing") or number_of(header, "SpacingBetweenSlices")
+    along = given.number("slice_spacing") or single_of(path, header, "SpacingBetweenSlices")
     if not along:
-        along = number_of(header, "SliceThickness")
+        along = single_of(path, header, "SliceThickness")
         if not along or along < 0:
             raise FormatError(
                 f"{path}: {tag('SpacingBetweenSlices')} and {tag('SliceThickness')} are missing; pass slice_spacing= "

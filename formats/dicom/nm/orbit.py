@@ -14,10 +14,10 @@ import numpy as np
 
 from emrecon.projectors.core.errors import FormatError
 
-from ..attributes import items_of, number_of, text_of, texts_of
+from ..attributes import items_of, text_of, texts_of
 from .frames import FrameTable
 from .given import Given
-from .header import floats_of, tag
+from .header import floats_of, single_of, tag
 from .notes import Notes
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ _GE_GROUP, _GE_SEQUENCE, _GE_OFFSETS = 0x0055, 0x22, (0x0013, 0x101E)
 _SMALLEST = 50.0  # mm: a smaller radius of a camera for patients is one in cm
 _TILT = 0.5  # degrees
 _SAME_ANGLE = 0.5  # degrees
+_LARGEST_ANGLE = 720.0
+_SHORTEST, _LONGEST = 0.2, 3600.0  # s of a view
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +65,14 @@ def orbit_of(path: Path, header: Dataset, frames: FrameTable, given: Given, note
     rotation = _own_rotations(path, frames, rotations, notes)
     _check_collimation(path, detectors, given)
     angle = _angles(path, header, frames, rotation, detectors, rotations, given, notes)
+    if np.abs(angle).max() > _LARGEST_ANGLE + 360:
+        raise FormatError(f"{path}: {tag('StartAngle')} puts views at {np.abs(angle).max():g} degrees; damaged header?")
     return Orbit(
         _turned(path, header, angle, given, notes),
         _radii(path, header, frames, rotation, detectors, rotations, given, notes),
         _shifts(path, header, frames, detectors, given, notes),
         _tables(path, header, rotation, rotations),
-        _seconds(path, header, rotation, rotations, given),
+        _seconds(path, header, rotation, rotations, given, notes),
     )
 
 
@@ -125,7 +129,7 @@ def _step(path: Path, item: Dataset, frames: FrameTable, given: Given, notes: No
     extent = given.positive("extent")
     if extent is not None:
         return extent / frames.n_views
-    step, arc = number_of(item, "AngularStep"), number_of(item, "ScanArc")
+    step, arc = single_of(path, item, "AngularStep"), single_of(path, item, "ScanArc")
     n, heads = frames.n_views, frames.n_heads
     if n == 1:
         return 0.0
@@ -173,13 +177,13 @@ def _starts(
     listed = given.numbers("start_angle", 1, n)
     if listed is not None:
         return listed if listed.size == n else listed[0] + _apart(path, n, notes) * np.arange(n)
-    own = [number_of(detector, "StartAngle") for detector in detectors[:n]]
-    turn = number_of(item, "StartAngle")
+    own = [single_of(path, detector, "StartAngle") for detector in detectors[:n]]
+    turn = single_of(path, item, "StartAngle")
     used = np.unique(frames.head[frames.rotation == r]) if r <= frames.rotation.max() else np.array([r])
     if len(own) == n and all(own[head] is not None for head in used):
         starts = np.array([np.nan if start is None else start for start in own])
         firsts = {int(frames.rotation[frames.head == head].min()) for head in used}
-        first = number_of(_item(rotations, min(firsts), header), "StartAngle")
+        first = single_of(path, _item(rotations, min(firsts), header), "StartAngle")
         if turn is not None and first is not None and len(rotations) > 1:
             # the detectors' angles are those of the first rotation
             return starts + (turn - first)
@@ -362,9 +366,8 @@ def _shifts(
     listed = given.numbers("shift", 1, frames.n_heads)
     if listed is not None:
         return np.broadcast_to(listed, frames.n_heads)[frames.head]
-    offsets = np.array(
-        [number_of(_item(detectors, head, header), "CenterOfRotationOffset") or 0.0 for head in range(frames.n_heads)]
-    )
+    items = [_item(detectors, head, header) for head in range(frames.n_heads)]
+    offsets = np.array([single_of(path, item, "CenterOfRotationOffset") or 0.0 for item in items])
     if not offsets.any():
         return np.zeros(frames.head.size)
     if "COR" in texts_of(header, "CorrectedImage"):
@@ -384,14 +387,14 @@ def _shifts(
 def _check_collimation(path: Path, detectors: list[Dataset], given: Given) -> None:
     for detector in detectors:
         kind = (text_of(detector, "CollimatorType") or "PARA").upper()
-        focal = number_of(detector, "FocalDistance")
+        focal = single_of(path, detector, "FocalDistance")
         converging = kind in ("PINH", "FANB", "CONE", "SLNT", "ASTG", "DIVG")
         if (converging or (focal and kind != "PARA")) and not given.flag("parallel_holes"):
             raise FormatError(
                 f"{path}: {tag('CollimatorType')} is {kind[:16]}, and only parallel holes can be modelled; pass "
                 "parallel_holes=yes if the file is wrong"
             )
-        tilt = number_of(detector, "GantryDetectorTilt")
+        tilt = single_of(path, detector, "GantryDetectorTilt")
         if tilt and abs(tilt) > _TILT and given.number("detector_tilt") != 0:
             raise FormatError(
                 f"{path}: {tag('GantryDetectorTilt')} is {tilt:g} degrees, and tilted detectors cannot be modelled; "
@@ -408,16 +411,23 @@ def _tables(path: Path, header: Dataset, rotation: np.ndarray, rotations: list[D
 
 
 def _seconds(
-    path: Path, header: Dataset, rotation: np.ndarray, rotations: list[Dataset], given: Given
+    path: Path, header: Dataset, rotation: np.ndarray, rotations: list[Dataset], given: Given, notes: Notes
 ) -> np.ndarray | None:
     duration = given.positive("duration")
     if duration is not None:
         return np.full(rotation.size, duration)
-    items = rotations or [header]
-    values = [number_of(item, "ActualFrameDuration") or number_of(header, "ActualFrameDuration") for item in items]
+    whole = single_of(path, header, "ActualFrameDuration")
+    values = [single_of(path, item, "ActualFrameDuration") or whole for item in rotations] or [whole]
     if any(not value or value <= 0 for value in values):
         return None
-    return np.array([value / 1000 for value in values if value])[rotation if rotations else np.zeros_like(rotation)]
+    seconds = np.array([value / 1000 for value in values if value])
+    if seconds.min() < _SHORTEST or seconds.max() > _LONGEST:
+        notes.add(
+            path,
+            f"{tag('ActualFrameDuration')} gives {_listed(seconds)} s for a view, which is odd; is it in ms? Pass "
+            "duration= in s to say otherwise",
+        )
+    return seconds[rotation] if rotations else np.full(rotation.size, seconds[0])
 
 
 def _listed(values: np.ndarray) -> str:

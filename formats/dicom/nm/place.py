@@ -20,9 +20,9 @@ import numpy as np
 
 from emrecon.projectors.core.errors import FormatError
 
-from ..attributes import items_of, number_of, text_of
+from ..attributes import items_of, text_of
 from .given import Given
-from .header import floats_of, tag
+from .header import floats_of, single_of, tag
 from .notes import Notes
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def place_of(
     rows = (shape[1] - 1) / 2 * pixel[1]
     middle = float(corner[2] + (rows if rows_up else -rows))
     start, radius, shift = first_view(head)
-    meaning = given.choice("position", "detector", "corner", "centre") or _meaning(header, corner, axes, start)
+    meaning = given.choice("position", "detector", "corner", "centre") or _meaning(path, header, corner, axes, start)
     half = (shape[0] - 1) / 2 * pixel[0]
     x, y, said = float(corner[0]), float(corner[1]), ""
     if meaning == "detector":
@@ -125,7 +125,7 @@ def place_of(
         x, y = x + right * half, y + half
         said = "the corner of the reconstructed volume, as Siemens and Mediso have it"
     else:
-        height = _table_height(header)
+        height = _table_height(path, header)
         y -= height or 0.0
         said = f"the axis of rotation, as GE has it, y from the table ({tag('TableHeight')} {height or 0.0:g} mm)"
     if meaning != "detector":
@@ -162,10 +162,10 @@ def _rows_up(path: Path, axes: np.ndarray | None, given: Given, notes: Notes) ->
     return False
 
 
-def _meaning(header: Dataset, corner: np.ndarray, axes: np.ndarray | None, start: float) -> str:
+def _meaning(path: Path, header: Dataset, corner: np.ndarray, axes: np.ndarray | None, start: float) -> str:
     """What ImagePositionPatient is the position of."""
     maker = (text_of(header, "Manufacturer") or "").upper()
-    known = abs(corner[0]) < _ZERO or maker.startswith("GE") or _table_height(header) is not None
+    known = abs(corner[0]) < _ZERO or maker.startswith("GE") or _table_height(path, header) is not None
     if abs(corner[1]) < _ZERO and known:
         return "centre"
     if axes is None or any(name in maker for name in _CORNERS):
@@ -176,9 +176,9 @@ def _meaning(header: Dataset, corner: np.ndarray, axes: np.ndarray | None, start
     return "detector" if np.abs(axes[:3] - seen).max() <= _ALIGNED and abs(axes[5]) > 0.5 else "corner"
 
 
-def _table_height(header: Dataset) -> float | None:
+def _table_height(path: Path, header: Dataset) -> float | None:
     items = items_of(header, "RotationInformationSequence")
-    heights = [number_of(item, "TableHeight") for item in (*items, header)]
+    heights = [single_of(path, item, "TableHeight") for item in (*items, header)]
     return next((height for height in heights if height is not None), None)
 
 

@@ -13,15 +13,16 @@ from emrecon.projectors import EnergyWindow, isotope
 from emrecon.projectors.core.errors import FormatError
 from emrecon.projectors.physics.nuclides import ELEMENTS
 
-from ..attributes import items_of, number_of, private_of, text_of
+from ..attributes import items_of, private_of, text_of
 from .given import Given
-from .header import tag
+from .header import single_of, tag
 from .notes import Notes
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _MOST = 100
+_HIGHEST = 3000.0  # keV
 
 
 def windows_of(path: Path, header: Dataset, used: np.ndarray, given: Given, notes: Notes) -> list[EnergyWindow | None]:
@@ -100,7 +101,7 @@ def _pairs(value: object) -> list[tuple[float, float]]:
 def _limits(path: Path, item: Dataset, i: int) -> tuple[float, float] | None:
     ranges = []
     for part in items_of(item, "EnergyWindowRangeSequence"):
-        pair = number_of(part, "EnergyWindowLowerLimit"), number_of(part, "EnergyWindowUpperLimit")
+        pair = single_of(path, part, "EnergyWindowLowerLimit"), single_of(path, part, "EnergyWindowUpperLimit")
         if pair[0] is not None and pair[1] is not None and pair[1] > 0:
             ranges.append((pair[0], pair[1]))
     if not ranges:
@@ -112,7 +113,7 @@ def _limits(path: Path, item: Dataset, i: int) -> tuple[float, float] | None:
             "energy and response; pass energy_windows=LOWER:UPPER,... to read each window as one range"
         )
     low, high = ranges[0]
-    if not 0 <= low < high:
+    if not 0 <= low < high <= _HIGHEST:
         raise FormatError(
             f"{path}: energy window {i + 1} is from {low:g} to {high:g} keV ({tag('EnergyWindowRangeSequence')}); "
             "damaged header? Pass energy_windows=LOWER:UPPER,..."
