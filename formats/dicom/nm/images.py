@@ -172,7 +172,7 @@ def unit_of(path: Path, header: Dataset) -> str:
     mapping = mapping_of(path, header)
     if mapping is not None:
         return mapping.unit
-    if _mu_scale(header) is not None and number_of(header, "RescaleSlope") in (None, 1.0):
+    if _mu_scale(header) is not None and single_of(path, header, "RescaleSlope") in (None, 1.0):
         return "1/cm"
     units = (text_of(header, "Units") or "").upper()
     return _UNITS.get(units, units) or "counts"
