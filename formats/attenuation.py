@@ -19,8 +19,10 @@ from emrecon.projectors import (
     ScanSeries,
     Study,
     WindowedScan,
+    WindowedSeries,
     attenuation_from_ct,
     find_body,
+    peak_window,
 )
 from emrecon.projectors.core.errors import FormatError
 from emrecon.projectors.physics.attenuation import ct_scanners, tube_voltages
@@ -41,7 +43,7 @@ _AIR = -200.0  # HU, below which every CT has some voxels
 _SAME = 0.5  # mm
 
 
-Measured = Scan | WindowedScan | ScanSeries | BedScan | PETLink
+Measured = Scan | WindowedScan | WindowedSeries | ScanSeries | BedScan | PETLink
 """What has a place, an energy and a grid."""
 
 
@@ -296,12 +298,14 @@ def _energy(scan: Measured, energy: float | None) -> float:
     geometry = getattr(one, "geometry", None) or getattr(one, "sinogram", None)
     if isinstance(geometry, PETSinogram):
         return ELECTRON_MASS
-    if isinstance(one, WindowedScan):
-        raise FormatError("the scan has several energy windows; take one, scan.scan(name), or give energy=")
     try:
-        return float(one.photon_energy())  # type: ignore[attr-defined]
+        if isinstance(one, (WindowedScan, WindowedSeries)):
+            one = one.scan(peak_window(one).name)
+        return float(one.photon_energy())  # type: ignore[union-attr]
     except (ValueError, AttributeError) as error:
-        raise FormatError(f"a CT is converted at the energy of the photons, which is not known: {error}") from error
+        raise FormatError(
+            f"a CT is converted at the energy of the photons, which is not known: {error}; give energy="
+        ) from error
 
 
 # ---- from a map ------------------------------------------------------------------------------------------------------
