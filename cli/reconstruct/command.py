@@ -17,7 +17,7 @@ from .. import learned, options
 from ..errors import interruptible
 from ..outputs import check_outputs, writing
 from ..printing import plain_console, quietly
-from . import data, engine, output, quantities, record, uses
+from . import data, engine, output, parts, quantities, record, uses
 from .config import read_config, write_config
 from .scatter import scatter_file
 from .settings import DataTable, MethodTable, OutputTable, PhysicsTable, QuantityTable, RunTable, Settings
@@ -47,6 +47,21 @@ def reconstruct(
     max_ring_difference: Annotated[
         int | None,
         typer.Option(rich_help_panel=DATA, help="PET list-mode: leave out events of more oblique planes."),
+    ] = None,
+    beds: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=DATA,
+            help="Several bed positions: stitched (default), each alone and added by sensitivity, or joint, all in one "
+            "likelihood.",
+        ),
+    ] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=DATA, help="Dynamic scans: each frame (default), a 4-D image, or summed."),
+    ] = None,
+    gates: Annotated[
+        str | None, typer.Option(rich_help_panel=DATA, help="Gated scans: each gate (default), a 4-D image, or summed.")
     ] = None,
     mu: Annotated[
         Path | None,
@@ -466,7 +481,14 @@ def reconstruct(
             network=network,
             filter=filter,
         )
-        data = DataTable(projections=projections, header=tuple(header or ()), max_ring_difference=max_ring_difference)
+        data = DataTable(
+            projections=projections,
+            header=tuple(header or ()),
+            max_ring_difference=max_ring_difference,
+            beds=beds,  # type: ignore[arg-type]  # checked by the table
+            frames=frames,  # type: ignore[arg-type]
+            gates=gates,  # type: ignore[arg-type]
+        )
         output = OutputTable(out=out, picture=picture, mu_picture=mu_picture, log=log, checkpoint=checkpoint)
         settings = Settings(
             data=data,
@@ -490,32 +512,44 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
     with interruptible(lambda: _how_to_go_on(files)), quietly(settings.run.quiet):
         with stage(f"reading {settings.data.path.name}"):
             source = data.open_source(settings.data)
-        uses.check_data(settings, uses.kind_of(source))
+        uses.check_data(settings, uses.kind_of(source), uses.container_of(source))
         quantities.check_quantity(settings.quantity)
+        parts.check_options(settings, source)
         outputs = {options.option_of(name): path for name, path in files} | {"--write-config": repeat}
         check_outputs(outputs, (config, *_inputs(settings, choice, source)))
         choice.check_device(settings.run.device)
-        source = data.with_factors(source, settings.physics)
-        grid = data.grid_of(source, settings.data, settings.physics, choice.subsets)
-        quantity = quantities.quantity_of(source, settings, grid)
-        source, counting = quantities.counted(source, settings)
         with stage("problem"):
-            problem = data.make_problem(source, settings.data, settings.physics, choice.subsets)
-        console.print(problem.summary)
-        for line in (*counting, *quantities.in_words(quantity)):
+            work = parts.divide(source, settings, choice)
+        check_outputs(parts.outputs_of(settings, work), (config, *_inputs(settings, choice, source)))
+        console.print(work.summary)
+        for line in (*work.counting, *quantities.in_words(work.quantity)):
             console.print(line)
         journal = record.Journal(console, History(every=files.log is not None), begun)
-        for said in problem.notes:
+        for said in work.notes:
             journal.note(said)
-        image = _image(problem, choice, settings, journal)
-        image = output.filtered(image, problem.grid, settings.method.filter, console)
-        said = "\n".join((problem.summary, *counting))
+        image = work.combined([_piece(piece, choice, settings, journal) for piece in work.pieces])
+        image = output.filtered(image, work.grid, settings.method.filter, console)
+        said = "\n".join((work.summary, *work.counting))
         provenance = record.record_of(choice.done(settings), source, said, journal)
-        output.write_results(settings, image, problem.grid, console, provenance, quantity)
-        output.write_overlay(settings, image, problem, console)
+        output.write_results(settings, image, work.grid, console, provenance, work.quantity, work.times)
+        output.write_overlay(settings, image, work.mu, work.grid, console)
         if repeat is not None:
             with writing():
                 write_config(repeat, choice.done(settings))
+
+
+def _piece(piece: parts.Piece, choice: engine.Choice, settings: Settings, journal: record.Journal) -> np.ndarray:
+    """Run the engine on a piece of the data, and keep what it says."""
+    own = journal.of_piece()
+    if piece.label:
+        journal.console.print(piece.label)
+    with stage(piece.label or "image"):
+        problem = piece.make()
+        for said in problem.notes:
+            own.note(said)
+        image = _image(problem, choice, parts.settings_of(settings, piece), own)
+    journal.keep(own)
+    return image
 
 
 def _image(problem: Problem, choice: engine.Choice, settings: Settings, journal: record.Journal) -> np.ndarray:
@@ -543,8 +577,10 @@ def _image(problem: Problem, choice: engine.Choice, settings: Settings, journal:
 
 
 def _how_to_go_on(files: OutputTable) -> str:
-    if files.checkpoint is not None and files.checkpoint.exists():
-        return f"the same command goes on from the checkpoint {files.checkpoint}"
+    kept = [] if files.checkpoint is None else [files.checkpoint, *parts.of_pieces(files.checkpoint)]
+    found = [path for path in kept if path.exists()]
+    if found:
+        return f"the same command goes on from the checkpoint {', '.join(map(str, found))}"
     return "no image was written; with --checkpoint FILE, the same command goes on after the last whole iteration"
 
 

@@ -9,15 +9,27 @@ import numpy as np
 import typer
 
 from emrecon import formats
-from emrecon.projectors import AttenuationMap, ImageGrid, PETSinogram, Scan, WindowedScan, peak_window
+from emrecon.projectors import (
+    AttenuationMap,
+    BedScan,
+    ImageGrid,
+    PETSinogram,
+    Scan,
+    ScanSeries,
+    WindowedScan,
+    WindowedSeries,
+    peak_window,
+)
+from emrecon.projectors.spect.collimation import Response
 from emrecon.recon import Problem, pet_grid, pet_problem, spect_problem
 from emrecon.recon.problem import checked_grid, cubes
 
 from .. import options
-from .scatter import pet_scatter, scatter_file, spect_scatter
+from .scatter import method_of, pet_scatter, scatter_file, spect_scatter
 from .settings import DataTable, PhysicsTable
 
-Source = Scan | WindowedScan | formats.PETLink
+AnyScan = Scan | WindowedScan | ScanSeries
+Source = AnyScan | WindowedSeries | BedScan | formats.PETLink
 
 
 def open_source(table: DataTable) -> Source:
@@ -25,14 +37,7 @@ def open_source(table: DataTable) -> Source:
     path, values = table.path, options.header_values(table.header)
     if _is_listmode(path):
         return formats.read_petlink(path, **values)
-    found = formats.read_acquisition(path, **values)
-    if not isinstance(found, (Scan, WindowedScan)):
-        raise typer.BadParameter(
-            f"{path} holds a {type(found).__name__}, and one scan is reconstructed; choose one by --header bed=, "
-            "frame= or gate=",
-            param_hint="PROJECTIONS",
-        )
-    return found
+    return formats.read_acquisition(path, **values)
 
 
 def beside(table: DataTable) -> options.Beside:
@@ -50,15 +55,15 @@ def files_of(source: Source) -> tuple[Path, ...]:
     return (source.path,) if isinstance(source, formats.PETLink) else ()
 
 
-def with_factors(source: Source, physics: PhysicsTable) -> Source:
+def with_factors(source: AnyScan | formats.PETLink, physics: PhysicsTable) -> AnyScan | formats.PETLink:
     """Return the source with the factors of --multiplicative instead of its own."""
     if physics.multiplicative is None or isinstance(source, formats.PETLink):
         return source
     return replace(source, factors=_term("multiplicative", physics.multiplicative, source))
 
 
-def grid_of(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> ImageGrid:
-    """Return the grid of the image."""
+def grid_of(source: AnyScan | formats.PETLink, data: DataTable, physics: PhysicsTable, subsets: int) -> ImageGrid:
+    """Return the grid of the image of a source that is no scan of several beds."""
     if isinstance(source, formats.PETLink) or isinstance(source.geometry, PETSinogram):
         sinogram = source.sinogram if isinstance(source, formats.PETLink) else source.geometry
         own = pet_grid(source, data.max_ring_difference)  # type: ignore[arg-type]
@@ -66,26 +71,47 @@ def grid_of(source: Source, data: DataTable, physics: PhysicsTable, subsets: int
     return _grid(source.geometry.default_grid(), physics.voxel, min(subsets, source.geometry.n_views))
 
 
-def make_problem(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
-    """Return the problem of a scan or of events; options have been checked to belong to its kind."""
+def one_by_one(physics: PhysicsTable) -> bool:
+    """Whether the physics are those of one image, so that frames and gates are not reconstructed in one batch."""
+    return method_of(physics) in ("esse", "sss")
+
+
+def make_problem(
+    source: AnyScan | formats.PETLink,
+    data: DataTable,
+    physics: PhysicsTable,
+    subsets: int,
+    grid: ImageGrid | None = None,
+) -> Problem:
+    """Return the problem of a scan, of frames or gates, or of events; options have been checked to belong to its kind.
+
+    grid : of the image (default: what the data and --voxel say).
+    """
     spect = not isinstance(source, formats.PETLink) and not isinstance(source.geometry, PETSinogram)
     with options.named_by_option():
-        problem = (_of_spect if spect else _of_pet)(source, data, physics, subsets)  # type: ignore[arg-type]
+        own = grid_of(source, data, physics, subsets) if grid is None else grid
+        problem = (_of_spect if spect else _of_pet)(source, data, physics, subsets, own)  # type: ignore[arg-type]
     if physics.multiplicative is None or (physics.mu is None and physics.mu_cylinder is None):
         return problem
     twice = "attenuation is modelled from the map besides the factors of --multiplicative; do these hold it already?"
     return replace(problem, notes=(*problem.notes, twice))
 
 
-def _of_spect(scan: Scan | WindowedScan, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
-    grid, scatter = grid_of(scan, data, physics, subsets), spect_scatter(physics)
-    single = photopeak(scan, physics.peak)
+def response_of(scan: Scan | ScanSeries, physics: PhysicsTable) -> Response | None:
+    """Return the response of --collimator or --response."""
+    return options.response(physics.collimator, physics.response, _energy(scan, physics), physics.intrinsic)
+
+
+def _of_spect(
+    scan: Scan | WindowedScan | ScanSeries, data: DataTable, physics: PhysicsTable, subsets: int, grid: ImageGrid
+) -> Problem:
+    scatter, single = spect_scatter(physics), photopeak(scan, physics.peak)
     terms = replace(single, background=_background(single, physics))
     windowed = isinstance(scan, WindowedScan)
     return spect_problem(
         scan if windowed else terms,
         mu=attenuation(single, data, physics, grid),
-        response=options.response(physics.collimator, physics.response, _energy(single, physics), physics.intrinsic),
+        response=response_of(single, physics),
         scatter="none" if scatter_file(physics) is not None and windowed else scatter,
         background=terms.background if windowed else 0.0,
         peak=physics.peak,
@@ -94,9 +120,9 @@ def _of_spect(scan: Scan | WindowedScan, data: DataTable, physics: PhysicsTable,
     )
 
 
-def photopeak(scan: Scan | WindowedScan, peak: str | None) -> Scan:
+def photopeak(scan: AnyScan, peak: str | None) -> Scan | ScanSeries:
     """Return the scan of the photopeak among several windows; raises typer.BadParameter where it is not known."""
-    if isinstance(scan, Scan):
+    if not isinstance(scan, WindowedScan):
         return scan
     with options.naming("--peak"):
         return scan.scan(peak_window(scan, peak).name)
@@ -121,7 +147,7 @@ def attenuation(
     return found
 
 
-def _energy(scan: Scan, physics: PhysicsTable) -> float:
+def _energy(scan: Scan | ScanSeries, physics: PhysicsTable) -> float:
     """The energy of the photons in keV; it is asked for where a collimator needs it and the scan does not tell."""
     if physics.energy is not None or physics.collimator is None:
         return physics.energy or 0.0
@@ -132,19 +158,24 @@ def _energy(scan: Scan, physics: PhysicsTable) -> float:
         raise typer.BadParameter(why, param_hint="--collimator") from None
 
 
-def _of_pet(source: Source, data: DataTable, physics: PhysicsTable, subsets: int) -> Problem:
-    difference, background = data.max_ring_difference, physics.background
-    sinogram: PETSinogram = source.geometry if isinstance(source, Scan) else source.sinogram  # type: ignore[assignment]
-    grid = grid_of(source, data, physics, subsets)
+def _of_pet(
+    source: Scan | ScanSeries | formats.PETLink,
+    data: DataTable,
+    physics: PhysicsTable,
+    subsets: int,
+    grid: ImageGrid,
+) -> Problem:
+    events = isinstance(source, formats.PETLink)
+    sinogram: PETSinogram = source.sinogram if events else source.geometry
     return pet_problem(
-        replace(source, background=_background(source, physics)) if isinstance(source, Scan) else source,
+        source if events else replace(source, background=_background(source, physics)),
         mu=attenuation(source, data, physics, grid),
         norm=None if physics.norm is None else formats.read_siemens_norm(physics.norm, sinogram.scanner),
-        scatter=pet_scatter(physics) if isinstance(source, Scan) else background,
+        scatter=physics.background if events else pet_scatter(physics),
         psf=physics.psf,
         grid=grid,
         subsets=subsets,
-        max_ring_difference=difference,
+        max_ring_difference=data.max_ring_difference,
     )
 
 
@@ -152,7 +183,7 @@ def _grid(grid: ImageGrid, voxel: float | None, subsets: int) -> ImageGrid:
     return checked_grid(None, grid, subsets) if voxel is None else cubes(grid, voxel, subsets)
 
 
-def _background(scan: Scan, physics: PhysicsTable) -> np.ndarray | float:
+def _background(scan: Scan | ScanSeries, physics: PhysicsTable) -> np.ndarray | float:
     """The background of the files, factors x additive + randoms + scatter + background."""
     background = scan.background if physics.background is None else physics.background
     if physics.additive is not None:
@@ -163,7 +194,7 @@ def _background(scan: Scan, physics: PhysicsTable) -> np.ndarray | float:
     return background
 
 
-def _term(name: str, path: Path, scan: Scan | WindowedScan) -> np.ndarray:
+def _term(name: str, path: Path, scan: AnyScan) -> np.ndarray:
     """The values of a file for every bin; they must not be negative."""
     values = formats.read_term(path, scan)
     if values.min() < 0:

@@ -54,6 +54,11 @@ class Choice:
         """Whether it holds a network and runs on torch."""
         return self.name in learned.METHODS
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether frames or gates are reconstructed one by one, not in one batch: networks take one scan."""
+        return self.is_learned or self.method.takes_one_image
+
     def done(self, settings: Settings) -> Settings:
         """Return the settings with the names and numbers that were used."""
         used: dict[str, str | int] = {"method": self.name}

@@ -15,7 +15,7 @@ from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.core.progress import stage
 from emrecon.projectors.physics.ct_maps import shifted_grid
 from emrecon.projectors.physics.quantities import COUNTS
-from emrecon.recon import Checkpoint, History, Log, Problem, ProgressBar, Quantity, RelativeChange
+from emrecon.recon import Checkpoint, History, Log, ProgressBar, Quantity, RelativeChange
 from emrecon.recon.running import Callback
 
 from ..outputs import writing
@@ -57,18 +57,24 @@ def write_results(
     console: Console,
     provenance: formats.Provenance,
     quantity: Quantity | None = None,
+    times: formats.ImageTimes | None = None,
 ) -> None:
-    """Write the image in the unit of a quantity (default: counts) with its record, and the picture if wanted."""
+    """Write the image in the unit of a quantity (default: counts) with its record, and the picture if wanted.
+
+    times : of frames or gates (F, x, y, z), whose picture is that of their mean.
+    """
     table, quantity = settings.output, quantity or Quantity()
     said = () if quantity.unit == COUNTS else tuple(str(quantity).splitlines())
     image, provenance = quantity(image), replace(provenance, unit=quantity.unit, calibration=said)
     grid = _in_patient(table.out, grid, provenance)
     axes = beside(settings.data)(table.out)
     with writing(), stage(f"writing {table.out.name}"):
-        formats.write_image(table.out, image, grid, beside=axes, unit=quantity.unit, provenance=provenance)
+        more = {"unit": quantity.unit, "provenance": provenance, "times": times}
+        formats.write_image(table.out, image, grid, beside=axes, **more)  # type: ignore[arg-type]
         if table.picture is not None:
-            figures.save(picture_of(image, grid, quantity.unit), table.picture)
+            figures.save(picture_of(_mean(image), grid, quantity.unit), table.picture)
     also = f" and {table.picture}" if table.picture is not None else ""
+    also += f", which shows the mean of {len(image)} frames or gates" if also and image.ndim == 4 else ""
     console.print(f"wrote {table.out}{also}")
 
 
@@ -79,15 +85,22 @@ def _in_patient(out: Path, grid: ImageGrid, provenance: formats.Provenance) -> I
     return shifted_grid(grid, provenance.placement)
 
 
-def write_overlay(settings: Settings, image: np.ndarray, problem: Problem, console: Console) -> None:
+def write_overlay(
+    settings: Settings, image: np.ndarray, mu: np.ndarray | None, grid: ImageGrid, console: Console
+) -> None:
     """Write the picture of the attenuation map over the image, where one is wanted."""
     path = settings.output.mu_picture
-    if path is None or problem.mu is None:
+    if path is None or mu is None:
         return
     look = figures.Look(quantity="activity")
     with writing(), stage(f"writing {path.name}"):
-        figures.save(figures.attenuation_control(image, to_numpy(problem.mu), problem.grid, look), path)
+        figures.save(figures.attenuation_control(_mean(image), mu, grid, look), path)
     console.print(f"wrote {path}")
+
+
+def _mean(image: np.ndarray) -> np.ndarray:
+    """An image, or the mean of several."""
+    return image if image.ndim == 3 else image.mean(0)
 
 
 def picture_of(image: np.ndarray, grid: ImageGrid, unit: str) -> Any:

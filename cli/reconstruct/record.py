@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,26 @@ class Journal:
         """Since the command started."""
         return time.perf_counter() - self.begun
 
+    def of_piece(self) -> Journal:
+        """Return the journal of one of several runs: the same notes, and a history of its own."""
+        return replace(self, history=History(every=self.history.every))
+
+    def keep(self, own: Journal) -> None:
+        """Add the convergence of a run: objectives of several add up by iteration, and changes are the largest."""
+        for row in own.history.rows:
+            mine = next((one for one in self.history.rows if one["iteration"] == row["iteration"]), None)
+            if mine is None:
+                self.history.rows.append(dict(row))
+                continue
+            pairs = [(mine[name], row[name]) for name in ("objective", "change")]
+            mine["seconds"] += row["seconds"]
+            mine["objective"] = None if None in pairs[0] else sum(pairs[0])
+            mine["change"] = None if None in pairs[1] else max(pairs[1])
+
     def note(self, text: str) -> None:
-        """Print and keep something that the user should look at."""
+        """Print and keep something that the user should look at, once."""
+        if text in self.notes:
+            return
         self.notes.append(text)
         note(text, self.console)
 

@@ -30,6 +30,9 @@ class DataTable(Panel):
     projections: Path | None = None
     header: tuple[str, ...] = ()
     max_ring_difference: Annotated[int, Field(ge=0)] | None = None
+    beds: Literal["stitched", "joint"] | None = None
+    frames: Literal["each", "summed"] | None = None
+    gates: Literal["each", "summed"] | None = None
 
     @property
     def path(self) -> Path:

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 import typer
 
-from emrecon.projectors import PETSinogram, Scan, WindowedScan
+from emrecon.projectors import (
+    BedScan,
+    DynamicScan,
+    GatedScan,
+    PETSinogram,
+    Scan,
+    ScanSeries,
+    WindowedScan,
+    WindowedSeries,
+)
 from emrecon.recon import METHODS
 
 from .. import learned, options
@@ -15,6 +24,7 @@ from .settings import Panel, Settings
 
 SPECT, SINOGRAM, LISTMODE = "SPECT data", "PET sinograms", "PET list-mode"
 PLAIN, TRAINED, DEEP = "methods without a network", "trained networks", "deep image priors"
+BEDS, FRAMES, GATES = "scans of several beds", "dynamic scans", "gated scans"
 _ALL_DATA, _ALL_METHODS = (SPECT, SINOGRAM, LISTMODE), (PLAIN, TRAINED, DEEP)
 _PET = (SINOGRAM, LISTMODE)
 
@@ -25,17 +35,21 @@ class Use:
 
     Args:
         data : kinds of data.  methods : families of methods.  needs : another option that must be given along with it,
-            or "one or another".
+            or "one or another".  of : the container that the data must be, `BEDS`, `FRAMES` or `GATES`, None for all.
     """
 
     data: tuple[str, ...] = _ALL_DATA
     methods: tuple[str, ...] = _ALL_METHODS
     needs: str | None = None
+    of: str | None = None
 
 
 USES = {
     "header": Use(),
     "max_ring_difference": Use((LISTMODE,)),
+    "beds": Use((SPECT,), of=BEDS),
+    "frames": Use((SPECT, SINOGRAM), of=FRAMES),
+    "gates": Use((SPECT, SINOGRAM), of=GATES),
     "mu": Use(),
     "mu_series": Use(needs="mu"),
     "mu_unit": Use(needs="mu"),
@@ -94,11 +108,18 @@ USES = {
 
 def kind_of(source: object) -> str:
     """Return the kind of data that a source holds."""
-    if isinstance(source, WindowedScan):
+    if isinstance(source, BedScan):
         return SPECT
-    if not isinstance(source, Scan):
+    if not isinstance(source, (Scan, WindowedScan, ScanSeries, WindowedSeries)):
         return LISTMODE
     return SINOGRAM if isinstance(source.geometry, PETSinogram) else SPECT
+
+
+def container_of(source: object) -> str | None:
+    """Return whether a source holds several beds, frames or gates; None for one scan."""
+    first = source.series[0] if isinstance(source, WindowedSeries) else source
+    kinds = {BedScan: BEDS, DynamicScan: FRAMES, GatedScan: GATES}
+    return next((name for kind, name in kinds.items() if isinstance(first, kind)), None)
 
 
 def family_of(method: str) -> str:
@@ -117,13 +138,15 @@ def check_method(settings: Settings, method: str) -> None:
             _refuse(name, f"{method} does not use it; it is for {where}")
 
 
-def check_data(settings: Settings, kind: str) -> None:
+def check_data(settings: Settings, kind: str, container: str | None = None) -> None:
     """Raise typer.BadParameter, which names the option, for one that the data or the other options leave unused."""
     given = _given(settings)
     for name in given:
         use = USES[name]
         if kind not in use.data:
             _refuse(name, f"it is for {' and '.join(use.data)}, and this is {kind}")
+        if use.of is not None and container != use.of:
+            _refuse(name, f"it is for {use.of}, and this is {f'one of the {container}' if container else 'one scan'}")
         needs = [] if use.needs is None else use.needs.split(" or ")
         if needs and not set(needs) & set(given):
             _refuse(name, f"it is used along with {' or '.join(map(options.option_of, needs))} only")

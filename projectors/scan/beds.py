@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..core.arrays import to_numpy
 from ..core.grid import ImageGrid, positive_numbers
 from ..physics.nuclides import isotope
 from ..spect.camera import SPECTGeometry
@@ -20,6 +21,7 @@ from .showing import shown_scan
 from .study import Study
 
 Value = TypeVar("Value")
+_ABOUT = 0.05
 _ROUNDING = 1e-4  # of a voxel, by which positions of tables are not quite on the lattice
 
 
@@ -154,6 +156,13 @@ class BedScan:
             later = [_seconds(starts[first], start) for start in starts]
             mean = [nuclide.mean_decay(scan_seconds(bed)) for bed in self]  # type: ignore[arg-type]
             weights *= [m * nuclide.decay(t) for m, t in zip(mean, later)]
+        means = [float(np.mean(to_numpy(bed.factors))) for bed in self]
+        if all(abs(mean / t - 1) < _ABOUT < abs(mean - 1) for mean, t in zip(means, durations)):
+            notes = (
+                *notes,
+                "the factors of the beds are about their seconds per view, and these are counted besides; if the factors "
+                "hold the time and the decay, say so, BedScan(..., timed_factors=True)",
+            )
         return weights / weights[first], notes
 
     def timed(self) -> tuple[BedScan, tuple[str, ...]]:

@@ -60,6 +60,11 @@ class Method:
             isinstance(self.prior, PriorChoice) and own.get(self.prior.name) == len(self.prior.values)
         )
 
+    @property
+    def takes_one_image(self) -> bool:
+        """Whether frames or gates must be reconstructed one by one: its prior is made from the image of one of them."""
+        return self.kappa or (self.prior_needs_first and getattr(self.prior, "name", "") == "non-local")
+
     def title(self, n_subsets: int) -> str:
         """Return the name as people write it, and the subsets where there are any."""
         entry = METHODS[self.name]

@@ -1,6 +1,16 @@
 """From a scan to what an engine needs: likelihoods of subsets, grid and start, with every correction in its place."""
 
-from .beds import bed_problems, beds_problem, joint_problem, stitch
+from .batches import fitting, in_batch
+from .beds import (
+    bed_problems,
+    bed_reach,
+    beds_problem,
+    joined_mu,
+    joint_problem,
+    labelled,
+    notes_on_overlap,
+    stitch,
+)
 from .grids import checked_grid, cubes
 from .pet import EventLists, Listmode, pet_grid, pet_problem
 from .pet_scatter import SingleScatter
@@ -17,11 +27,17 @@ __all__ = [
     "SingleScatter",
     "WindowScatter",
     "bed_problems",
+    "bed_reach",
     "beds_problem",
     "checked_grid",
     "cubes",
     "digest",
+    "fitting",
+    "in_batch",
+    "joined_mu",
     "joint_problem",
+    "labelled",
+    "notes_on_overlap",
     "pet_grid",
     "pet_problem",
     "spect_problem",

@@ -20,9 +20,12 @@ def in_batch(scan: Scan | ScanSeries, grid: ImageGrid, subsets: int) -> str:
     """Return a line about the parts of a series and the memory that their images take together; empty for one scan."""
     if not isinstance(scan, ScanSeries):
         return ""
-    parts = str(scan.frames) if isinstance(scan, DynamicScan) else f"{len(scan)} gates"
+    parts, unit = f"{len(scan)} gates", "counts/s"
+    if isinstance(scan, DynamicScan):
+        parts = str(scan.frames)
+        unit += f", decay corrected to {scan.reference:g} s" if scan.radionuclide is not None else ""
     n_bytes = len(scan) * image_bytes(grid.shape, subsets)
-    return f"\n  together     {parts}, in one batch: about {in_words(n_bytes)} for images"
+    return f"\n  together     {parts}, in one batch: about {in_words(n_bytes)} for images, which are in {unit}"
 
 
 def fitting(scan: ScanSeries, grid: ImageGrid, subsets: int) -> int:

@@ -70,7 +70,7 @@ def bed_problems(
     whole = checked_grid(grid, scan.default_grid(), subsets)
     timed, notes = scan.timed()
     whole_mu, about_mu = _on_whole(mu, mu_grid, whole)
-    margin = [_reach(response, whole, camera) if joint else 0.0 for camera in scan.geometries]
+    margin = [bed_reach(response, whole, camera) if joint else 0.0 for camera in scan.geometries]
     slices = [bed_slices(whole, camera, m) for camera, m in zip(scan.geometries, margin)]
     each = scatter if isinstance(scatter, (list, tuple)) else [scatter] * len(scan)
     if len(each) != len(scan):
@@ -316,8 +316,8 @@ def _slices_of_map(
     return replace(given, values=np.asarray(to_numpy(part)), grid=grid_slices(whole, own))
 
 
-def _reach(response: Response | None, grid: ImageGrid, camera: SPECTGeometry) -> float:
-    """How far beyond its rows a bed sees, mm along z."""
+def bed_reach(response: Response | None, grid: ImageGrid, camera: SPECTGeometry) -> float:
+    """Return how far beyond its rows a bed sees, mm along z."""
     pixel = camera.pixel_size[1] + grid.voxel_size[2]
     if response is None:
         return pixel

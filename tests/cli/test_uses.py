@@ -14,6 +14,9 @@ CAMERA = SPECTGeometry.circular(4, 40, (8, 4), 5.0)
 GIVEN = {  # a value for every option that takes one
     "header": "a=1",
     "max_ring_difference": 1,
+    "beds": "joint",
+    "frames": "summed",
+    "gates": "summed",
     "mu": "mu.nii",
     "mu_series": "4",
     "mu_unit": "hu",
