@@ -160,7 +160,7 @@ class BedScan:
         if all(abs(mean / t - 1) < _ABOUT < abs(mean - 1) for mean, t in zip(means, durations)):
             notes = (
                 *notes,
-                "the factors of the beds are about their seconds per view, and these are counted besides; if the factors "
+                "the factors of the beds are about their seconds per view, and these are counted besides; if they "
                 "hold the time and the decay, say so, BedScan(..., timed_factors=True)",
             )
         return weights / weights[first], notes
