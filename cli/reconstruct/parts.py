@@ -74,20 +74,28 @@ class Division:
 
 
 def divide(source: data.Source, settings: Settings, choice: Choice) -> Division:
-    """Return the pieces of a source."""
-    if isinstance(source, BedScan):
-        return _beds(source, settings, choice)
-    if isinstance(source, WindowedSeries):
-        return _windows(source, settings, choice)
-    if isinstance(source, ScanSeries):
-        return _series(source, settings, choice)
-    source = data.with_factors(source, settings.physics)
-    grid = data.grid_of(source, settings.data, settings.physics, choice.subsets)
+    """Return the pieces of a source, and what its image becomes."""
+    if not isinstance(source, (BedScan, WindowedSeries)):
+        source = data.with_factors(source, settings.physics)
+    grid = _grid_of(source, settings, choice)
     quantity = quantities.quantity_of(source, settings, grid)
     source, counting = quantities.counted(source, settings)
-    problem = data.make_problem(source, settings.data, settings.physics, choice.subsets, grid)
-    more = {"mu": _map(problem), "quantity": quantity, "counting": tuple(counting)}
-    return Division((_piece(problem),), grid, problem.summary, _first, **more)
+    if isinstance(source, BedScan):
+        found = _beds(source, grid, settings, choice)
+    elif isinstance(source, WindowedSeries):
+        found = _windows(source, grid, settings, choice)
+    elif isinstance(source, ScanSeries):
+        found = _series(source, grid, settings, choice)
+    else:
+        found = _whole(data.make_problem(source, settings.data, settings.physics, choice.subsets, grid))
+    return replace(found, quantity=quantity, counting=(*counting, *found.counting))
+
+
+def _grid_of(source: data.Source, settings: Settings, choice: Choice) -> ImageGrid:
+    if isinstance(source, BedScan):
+        return checked_grid(None, source.default_grid(settings.physics.voxel), choice.subsets)
+    one = source.series[0] if isinstance(source, WindowedSeries) else source
+    return data.grid_of(one, settings.data, settings.physics, choice.subsets)
 
 
 def outputs_of(settings: Settings, division: Division) -> dict[str, Path]:
@@ -125,8 +133,8 @@ def check_options(settings: Settings, source: data.Source) -> None:
     if series and any(files.values()):
         name = next(name for name, path in files.items() if path)
         _refuse(name, "a file is of one scan, and this one has frames or gates; choose one, or sum them beforehand")
-    if isinstance(source, WindowedSeries) and settings.quantity.dead_time is not None:
-        _refuse("dead_time", "rates of all energy windows of frames or gates are not known; choose a frame or a gate")
+    if isinstance(source, WindowedSeries) and physics.multiplicative is not None:
+        _refuse("multiplicative", "a file is of one energy window, and these frames or gates have several")
     several = series and _wanted(source, settings) != "summed" and len(source) > 1  # type: ignore[arg-type]
     if several and formats.image_kind(settings.output.out) == "interfile":
         _refuse(
@@ -157,14 +165,10 @@ def _beside(path: Path, piece: Piece) -> Path:
     return path.with_name(f"{path.stem}-{name}{path.suffix}")
 
 
-def _beds(scan: BedScan, settings: Settings, choice: Choice) -> Division:
+def _beds(scan: BedScan, whole: ImageGrid, settings: Settings, choice: Choice) -> Division:
     """A problem for each bed on its part of one grid, or one problem of all."""
     joint = settings.data.beds == "joint"
-    whole = checked_grid(None, scan.default_grid(settings.physics.voxel), choice.subsets)
-    quantity = quantities.quantity_of(scan[scan.reference], settings, whole)
-    counted = [quantities.counted(bed, settings) for bed in scan]
-    counting = tuple(f"bed {i}: {line}" for i, (_, lines) in enumerate(counted, 1) for line in lines)
-    timed, notes = replace(scan, beds=tuple(bed for bed, _ in counted)).timed()
+    timed, notes = scan.timed()
     response = data.response_of(data.photopeak(timed[0], settings.physics.peak), settings.physics)
     margins = [bed_reach(response, whole, camera) if joint else 0.0 for camera in scan.geometries]
     grids = [grid_slices(whole, bed_slices(whole, camera, m)) for camera, m in zip(scan.geometries, margins)]
@@ -178,22 +182,19 @@ def _beds(scan: BedScan, settings: Settings, choice: Choice) -> Division:
     fewest = min(problem.n_subsets for problem in problems)
     if joint and any(problem.n_subsets > fewest for problem in problems):
         problems = made(fewest)
-    notes = (*notes, *notes_on_overlap(scan, response))
-    if any(weight != 1 for weight in scan.measured()[0]):
-        weights = ", ".join(f"{weight:.4g}" for weight in scan.measured()[0])
-        counting = (*counting, f"time and decay of the beds, relative to bed {scan.reference + 1}: {weights}")
-    problems = list(labelled(problems, notes))
-    more = {"mu": joined_mu(problems, whole), "quantity": quantity, "counting": counting}
+    weights = ", ".join(f"{weight:.4g}" for weight in scan.measured()[0])
+    said = (f"time and decay of the beds, relative to bed {scan.reference + 1}: {weights}",)
+    problems = list(labelled(problems, (*notes, *notes_on_overlap(scan, response))))
     if joint:
-        problem = joint_problem(problems, whole)
-        return Division((_piece(problem),), whole, problem.summary, _first, **more)
+        return replace(_whole(joint_problem(problems, whole)), counting=said)
     names = [f"bed {i} of {len(problems)}" for i in range(1, len(problems) + 1)]
     pieces = tuple(map(_piece, problems, names))
     summary = "\n".join(f"{name}: {problem.summary}" for name, problem in zip(names, problems))
-    return Division(pieces, whole, summary, lambda images: to_numpy(stitch(images, problems)[0]), **more)
+    made = Division(pieces, whole, summary, lambda images: to_numpy(stitch(images, problems)[0]))
+    return replace(made, mu=joined_mu(problems, whole), counting=said)
 
 
-def _windows(scan: WindowedSeries, settings: Settings, choice: Choice) -> Division:
+def _windows(scan: WindowedSeries, grid: ImageGrid, settings: Settings, choice: Choice) -> Division:
     """The frames or gates of the photopeak, with the scatter of their other windows as background."""
     esse = method_of(settings.physics) == "esse"  # which comes with the image
     with options.named_by_option():
@@ -202,22 +203,15 @@ def _windows(scan: WindowedSeries, settings: Settings, choice: Choice) -> Divisi
     kept = settings.physics.scatter if esse else None
     none = {"scatter": kept, "peak": None, "dew_k": None, "scatter_smoothing": None}
     rest = settings.model_copy(update={"physics": settings.physics.model_copy(update=none)})
-    made = _series(found.scan, rest, choice)  # type: ignore[arg-type]  # a series has one as its photopeak
+    made = _series(found.scan, grid, rest, choice)  # type: ignore[arg-type]  # a series has one as its photopeak
     summary = f"{made.summary}\n  {found.said}" if found.said else made.summary
     return replace(made, summary=summary, notes=(*found.notes, *made.notes))
 
 
-def _series(scan: ScanSeries, settings: Settings, choice: Choice) -> Division:
+def _series(scan: ScanSeries, grid: ImageGrid, settings: Settings, choice: Choice) -> Division:
     """All frames or gates in one batch, in several where memory asks for that, or one by one where the method does."""
-    scan = data.with_factors(scan, settings.physics)
-    grid = data.grid_of(scan, settings.data, settings.physics, choice.subsets)
-    quantity = quantities.quantity_of(scan, settings, grid)
-    scan, lines = quantities.counted(scan, settings)
-    counting = tuple(lines)
     if _wanted(scan, settings) == "summed":
-        problem = data.make_problem(scan.summed(), settings.data, settings.physics, choice.subsets, grid)
-        more = {"mu": _map(problem), "quantity": quantity, "counting": counting}
-        return Division((_piece(problem),), grid, problem.summary, _first, **more)
+        return _whole(data.make_problem(scan.summed(), settings.data, settings.physics, choice.subsets, grid))
     what, n, notes = ("frame" if isinstance(scan, DynamicScan) else "gate"), len(scan), list[str]()
     at_once = n
     if choice.one_by_one or data.one_by_one(settings.physics):
@@ -241,8 +235,12 @@ def _series(scan: ScanSeries, settings: Settings, choice: Choice) -> Division:
     first = pieces[0].make()
     pieces[0] = replace(pieces[0], make=lambda: first)
     times = formats.ImageTimes.of(scan) if isinstance(scan, (DynamicScan, GatedScan)) else None
-    made = (tuple(pieces), grid, first.summary, _stacked, times, _map(first), tuple(notes))
-    return Division(*made, quantity, counting)
+    return Division(tuple(pieces), grid, first.summary, _stacked, times, _map(first), tuple(notes))
+
+
+def _whole(problem: Problem) -> Division:
+    """A single piece."""
+    return Division((_piece(problem),), problem.grid, problem.summary, _first, mu=_map(problem))
 
 
 def _piece(problem: Problem, label: str = "") -> Piece:
