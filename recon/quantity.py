@@ -330,7 +330,7 @@ def _suv(found: Quantity, scan: AnyScan, about: Study, nuclide_name: str) -> Qua
         if injection is not None and about.start is not None
         else "",
     )
-    scale = float(suv(found.scale, activity, weight))
+    scale = float(suv(np.asarray(found.scale), activity, weight))
     return replace(found, scale=scale, unit=SUV, notes=tuple(note for note in notes if note))
 
 

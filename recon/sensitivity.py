@@ -98,7 +98,7 @@ def sensitivity_of_scan(
     """
     single = separated(scan, scatter, peak)
     found = single.scan
-    if not isinstance(found.geometry, SPECTGeometry):
+    if not isinstance(found, Scan) or not isinstance(found.geometry, SPECTGeometry):
         raise ArgumentError(
             "calibration_phantom", "sinograms give no sensitivity; reconstruct the phantom, give the image"
         )

@@ -176,8 +176,7 @@ def _counted_beds(scan: BedScan, settings: Settings) -> tuple[BedScan, list[str]
 def _view_share(source: AnyAcquisition) -> np.ndarray:
     """The activity of each view over the mean."""
     part = reference_part(source)
-    plain = with_view_decay(replace(part, factors=1.0))
-    return np.asarray(plain.factors, float)
+    return np.asarray(with_view_decay(replace(part, factors=1.0)).factors, float)
 
 
 def quantity_of(source: Source, settings: Settings, grid: ImageGrid) -> Quantity:

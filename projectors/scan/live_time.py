@@ -11,15 +11,15 @@ import numpy as np
 from ..core.arrays import Array, as_real, like, to_numpy
 from ..spect.camera import SPECTGeometry
 from .counting import DeadTime, view_decay
-from .dynamic import DynamicScan, GatedScan
+from .dynamic import DynamicScan, GatedScan, ScanSeries
 from .energy_windows import ROUNDED, EnergyWindow, WindowedScan, WindowedSeries
 from .scan import Scan
 
-Counted = TypeVar("Counted", Scan, WindowedScan, DynamicScan, GatedScan, WindowedSeries)
-Single = TypeVar("Single", Scan, WindowedScan, DynamicScan, GatedScan)
+Counted = TypeVar("Counted", bound=Scan | WindowedScan | ScanSeries | WindowedSeries)
+Single = TypeVar("Single", bound=Scan | WindowedScan | ScanSeries)
 
 
-def view_rates(scan: Scan | WindowedScan | DynamicScan | GatedScan | WindowedSeries) -> np.ndarray:
+def view_rates(scan: Scan | WindowedScan | ScanSeries | WindowedSeries) -> np.ndarray:
     """Return the rate of the head that took each view, in counts/s, (..., views).
 
     The counts of all energy windows of the scan are added, but for windows inside of others: they are what the counter
@@ -32,14 +32,15 @@ def view_rates(scan: Scan | WindowedScan | DynamicScan | GatedScan | WindowedSer
         raise ValueError(f"expected a scan of a SPECT camera, got one of {type(scan.geometry).__name__}")
     if isinstance(scan, WindowedScan):
         kept = counted_windows(scan.windows)
-        by_view = sum(_by_view(counts) for window, counts in zip(scan.windows, scan.counts) if window in kept)
-        return np.asarray(by_view) / _duration(scan)
+        by_view = [_by_view(counts) for window, counts in zip(scan.windows, scan.counts) if window in kept]
+        return np.sum(by_view, axis=0) / _duration(scan)
     if isinstance(scan, WindowedSeries):
         kept = counted_windows(scan.windows)
-        return np.asarray(sum(view_rates(one) for window, one in zip(scan.windows, scan.series) if window in kept))
+        rates = [view_rates(one) for window, one in zip(scan.windows, scan.series) if window in kept]
+        return np.sum(rates, axis=0)
     if isinstance(scan, DynamicScan):
         return _by_view(scan.counts) / np.broadcast_to(scan.seconds, (len(scan), scan.geometry.n_views))
-    if isinstance(scan, GatedScan):
+    if isinstance(scan, ScanSeries):
         return _by_view(scan.counts).sum(0) / np.broadcast_to(scan.seconds.sum(0), scan.geometry.n_views)
     return _by_view(scan.counts) / _duration(scan)
 
@@ -90,7 +91,7 @@ def with_view_decay(scan: Counted) -> Counted:
             raise ValueError("views of a gated scan took different times; their decay is not known")
         whole = Scan(scan.counts[0], scan.geometry, duration=float(seconds[0]), radionuclide=scan.radionuclide)
         return _with_factors(scan, view_decay(whole))
-    return _with_factors(scan, view_decay(scan))
+    return _with_factors(scan, view_decay(scan))  # type: ignore[arg-type]  # a Scan
 
 
 def _with_factors(scan: Single, weights: np.ndarray) -> Single:
@@ -101,8 +102,8 @@ def _with_factors(scan: Single, weights: np.ndarray) -> Single:
 def _times(factors: Array | float, weights: np.ndarray) -> Array:
     if getattr(factors, "ndim", 0) == 0:
         return float(factors) * weights
-    factors = as_real(factors)
-    return factors * like(weights, factors)
+    values = as_real(factors)  # type: ignore[arg-type]  # an array
+    return values * like(weights, values)
 
 
 def _by_view(counts: Array) -> np.ndarray:

@@ -14,7 +14,7 @@ from emrecon.projectors.core.progress import stage, tracked
 
 from ..engines.em import osem
 from ..likelihoods.poisson import PoissonLikelihood
-from .problem import ArgumentError, added, seen_start, start_like
+from .problem import ArgumentError, seen_start, start_like
 
 FITS = ("auto", "plane", "segment", "all", "none")
 """Which bins of the tails share a scale; "auto" takes the first of plane, segment and all that has tails."""
@@ -120,12 +120,12 @@ def with_single_scatter(
         mask = tail_mask(survival)
     except ValueError as error:
         raise ArgumentError("scatter", f"sss: {error}") from None
-    image, estimate, change = None, None, math.inf
+    image: Array | None = None
+    estimate, change = np.zeros((), np.float32), math.inf
     scales, fit = np.ones(sinogram.n_planes), wanted.fit
     passes = max(2, math.ceil(_UPDATES / len(parts)))
     for _ in tracked(range(wanted.updates), "scatter and image in turn"):
-        background = own if estimate is None else added(own, estimate)
-        image = _image(scan, parts, background, image, passes)
+        image = _image(scan, parts, own + estimate, image, passes)
         try:
             with stage("scatter of the image"):
                 simulated = single_scatter(
@@ -141,7 +141,7 @@ def with_single_scatter(
         except ValueError as error:
             raise ArgumentError("scatter", f"sss: {error}") from None
         found = per_unit * simulated
-        change = math.inf if estimate is None else float(np.abs(found - estimate).sum() / max(found.sum(), 1e-30))
+        change = float(np.abs(found - estimate).sum() / max(found.sum(), 1e-30))
         estimate = found
     fraction = float(estimate.sum(dtype=float)) / max(float((counts - own).sum(dtype=float)), 1e-30)
     about = (
@@ -155,7 +155,7 @@ def with_single_scatter(
         notes.append(f"some planes have no tails: scatter is scaled by {fit}")
     if wanted.updates > 1 and change > _SETTLED:
         notes.append(f"the scatter still changed by {100 * change:.0f} % in its last update; use more updates")
-    return Simulated(_like(added(own, estimate), scan.counts), said, tuple(notes))
+    return Simulated(_like(own + estimate, scan.counts), said, tuple(notes))
 
 
 def _image(

@@ -249,7 +249,8 @@ def with_effective_scatter(
         scattered = SPECTScatterProjector(system, source, spacing=wanted.spacing)
     except ValueError as error:
         raise ArgumentError("scatter", f"esse: {error}") from None
-    own, image, estimate, change = scan.background, None, None, math.inf
+    image: Array | None = None
+    own, estimate, change = scan.background, 0.0 * scan.counts, math.inf
     passes = max(2, math.ceil(_UPDATES / subsets))
     for _ in tracked(range(wanted.updates), "scatter and image in turn"):
         likelihood = PoissonLikelihood(scan, scan.model(system))
@@ -259,9 +260,9 @@ def with_effective_scatter(
         image = next(at.image for at in osem(parts, image) if at.iteration == passes)
         with stage("scatter of the image"):
             found = scan.factors * scattered.estimate(image)
-        before = 0 * found if estimate is None else estimate
-        estimate = before + _STEP * (found - before)
-        change = _relative(estimate - before, estimate)
+        moved = _STEP * (found - estimate)
+        estimate = estimate + moved
+        change = _relative(moved, estimate)
         scan = replace(scan, background=added(own, estimate))
     low, high = source.energy_window
     share = float(to_numpy(estimate).sum(dtype=float)) / max(float(to_numpy(scan.counts).sum(dtype=float)), 1e-30)
@@ -269,7 +270,7 @@ def with_effective_scatter(
         f"scatter      esse, {source.energy:.4g} keV, window {low:g} to {high:g} keV, resolution "
         f"{100 * source.energy_resolution:.3g} %, {wanted.updates} updates: {100 * share:.1f} % of the counts"
     )
-    notes = ()
+    notes: tuple[str, ...] = ()
     if change > _SETTLED:
         notes = (f"the scatter estimate still changed by {100 * change:.0f} % in its last update; use more updates",)
     return scan, said, notes
