@@ -32,23 +32,28 @@ def info(
     header: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Replace a value of the header; repeat.")
     ] = None,
+    with_names: Annotated[
+        bool, typer.Option("--with-names/--without-names", help="DICOM: say the patient's name and number, too.")
+    ] = False,
 ) -> None:
     """Say what a file holds; without a file, which versions, threads, devices and kernels are in use."""
+    if file is None and with_names:
+        raise typer.BadParameter("name the file whose patient it names", param_hint="--with-names")
     if file is None and header:
         raise typer.BadParameter("name the file whose header it replaces a value of", param_hint="--header")
     with quietly(False):
-        facts = _machine() if file is None else _facts(file, options.header_values(header or ()))
+        facts = _machine() if file is None else _facts(file, options.header_values(header or ()), with_names)
     width, console = max(map(len, facts)), plain_console()
     for name, value in facts.items():
         console.print(f"{name:{width}}  {printable(_plain(value))}")
 
 
-def _facts(file: Path, header: dict[str, Any]) -> dict[str, Any]:
+def _facts(file: Path, header: dict[str, Any], names: bool) -> dict[str, Any]:
     if (file / MANIFEST).is_file():
         return _of_samples(file)
     if file.suffix == ".safetensors":
         return _of_weights(file)
-    return formats.describe(file, **header)
+    return formats.describe(file, names=names, **header)
 
 
 def _of_samples(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from emrecon.projectors import BedScan, DynamicScan, EnergyWindow, GatedScan, SPECTGeometry, Study, isotope
 from emrecon.projectors.core.arrays import to_numpy
 
-from .words import camera_in_words, n_of, seconds_in_words
+from .words import camera_in_words, n_of, radius_in_words, seconds_in_words
 
 _NEAR = 0.5  # of a peak's width: a scatter window is no further from it
 
@@ -48,10 +50,11 @@ def _emission(source: Any) -> Iterator[str]:
 
 
 def _times(source: Any) -> Iterator[str]:
-    if isinstance(source, DynamicScan):
-        yield f"dynamic: {source.frames}"
-    elif isinstance(source, GatedScan):
-        yield f"gated: {n_of(len(source), 'gate')}{', cyclic' if source.cyclic else ''}"
+    series = source.series[0] if hasattr(source, "series") else source
+    if isinstance(series, DynamicScan):
+        yield f"dynamic: {series.frames}"
+    elif isinstance(series, GatedScan):
+        yield f"gated: {n_of(len(series), 'gate')}{', cyclic' if series.cyclic else ''}"
     beds = source.beds if isinstance(source, BedScan) else (source,)
     durations = dict.fromkeys(getattr(bed, "duration", None) for bed in beds)
     for duration in durations:
@@ -63,15 +66,23 @@ def _times(source: Any) -> Iterator[str]:
 def _counts(source: Any) -> Iterator[str]:
     beds = source.beds if isinstance(source, BedScan) else (source,)
     for i, bed in enumerate(beds, 1):
-        if not hasattr(bed, "counts"):
-            continue
+        totals = [_total(part) for part in _arrays(bed)]
         where = f"bed {i}: " if len(beds) > 1 else ""
-        totals = [_total(part) for part in (bed.counts if isinstance(bed.counts, tuple) else (bed.counts,))]
+        if not totals:
+            continue
         if len(totals) == 1:
             yield f"{where}{_grouped(totals[0])} counts"
         else:
             by_window = (f"{window.name} {_grouped(total)}" for window, total in zip(bed.windows, totals))
             yield f"{where}counts by window: {', '.join(by_window)}"
+
+
+def _arrays(bed: Any) -> tuple[Any, ...]:
+    """The counts of each energy window; none of events."""
+    if hasattr(bed, "series"):
+        return tuple(part.counts for part in bed.series)
+    counts = getattr(bed, "counts", ())
+    return counts if isinstance(counts, tuple) else (counts,)
 
 
 def _total(counts: Any) -> float:
@@ -88,6 +99,25 @@ def _half_life(seconds: float) -> str:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.4g} {name}"
     return f"{seconds:.4g} s"
+
+
+_NAMES = "radionuclide|energy window|camera|collimator|began|injected|patient|centre of the scan"
+_LINES = (
+    ("", r"(?P<name>SPECT|PET|PET list-mode|bed \d+|dynamic|gated|counts by window): (?P<rest>.*)"),
+    ("", r"(?P<name>bed \d+: counts by window): (?P<rest>.*)"),
+    ("", rf"(?P<name>{_NAMES}) (?P<rest>.*)"),
+    ("counts", r"(?P<rest>[\d. ]+) counts"),
+    ("time", r"(?P<rest>[\d.e+]+ (?:s|min|h)\b.*)"),
+)
+
+
+def named_line(line: str) -> tuple[str, str]:
+    """Return a line of `acquisition_in_words` as a name and what it is: ("camera", "Maker Model"); else ("", line)."""
+    for name, pattern in _LINES:
+        found = re.fullmatch(pattern, line)
+        if found:
+            return found["name"] if "name" in found.groupdict() else name, found["rest"]
+    return "", line
 
 
 def roles_of(windows: Sequence[EnergyWindow], radionuclide: str | None) -> list[str]:
@@ -174,31 +204,48 @@ def _moment(when: datetime) -> str:
     return f"{when:%Y-%m-%d %H:%M:%S}"
 
 
-def missing_for_quantities(source: Any, calibration: float | None = None) -> list[tuple[bool, str]]:
-    """Return what a quantitative SPECT image needs, and whether the file has it: (has it, in words), in order."""
+@dataclass(frozen=True)
+class Need:
+    """Something that an image in Bq/mL or SUV needs.
+
+    Args:
+        said : what the file says of it, None where it is missing.
+        otherwise : how to give it then.
+    """
+
+    name: str
+    said: str | None
+    otherwise: str
+
+    def __str__(self) -> str:
+        return f"MISSING: {self.otherwise}" if self.said is None else f"yes{f', {self.said}' if self.said else ''}"
+
+
+def needs_of_quantities(source: Any, *, with_ct: bool = False) -> list[Need]:
+    """Return what an image in Bq/mL and SUV needs of SPECT, in order, and whether it is there.
+
+    Args:
+        with_ct : whether there is a CT for the attenuation.
+    """
     first = source[0] if isinstance(source, BedScan) else source
-    study: Study | None = getattr(source, "study", None)
+    known: Study = getattr(source, "study", None) or Study()
     windows, nuclide = getattr(first, "windows", ()), getattr(first, "radionuclide", None)
-    scatter = any("scatter" in role for role in roles_of(windows, nuclide))
-    known = study or Study()
-    sensitivity = calibration or known.calibration
+    scatter = [role for role in roles_of(windows, nuclide) if "scatter" in role]
+    duration = getattr(first, "duration", None)
+    time = "" if not hasattr(first, "duration") else duration and seconds_in_words(duration)
+    camera = getattr(first, "geometry", None)
+    radius = None if camera is None else radius_in_words(camera).removeprefix("radius ")
+    beside = f"{n_of(len(scatter), 'window')} beside a peak" if scatter else None
+    calibration = known.calibration and f"{known.calibration:.5g} counts/s/MBq"
     return [
-        (nuclide is not None, "radionuclide" + (f": {nuclide}" if nuclide else ", with --header radionuclide=NAME")),
-        (getattr(first, "duration", None) is not None or isinstance(first, (DynamicScan, GatedScan)), "time per view"),
-        (
-            scatter,
-            "scatter windows" + ("" if scatter else ": none beside a peak; --scatter esse models scatter instead"),
-        ),
-        (known.collimator is not None, "collimator" + _said(known.collimator, "--collimator NAME")),
-        (
-            sensitivity is not None,
-            "calibration" + _said(sensitivity and f"{sensitivity:.5g} counts/s/MBq", "--calibration CPS_PER_MBQ"),
-        ),
-        (known.injected is not None, "injected activity" + _said(_injected(known), "needed for SUV")),
-        (known.weight is not None, "weight" + _said(known.weight and f"{known.weight:.4g} kg", "needed for SUV")),
-        (False, "attenuation map: a file of projections holds none; --mu CT_FOLDER"),
+        Need("radionuclide", nuclide, "--header radionuclide=NAME"),
+        Need("time per view", time, "--header duration=SECONDS"),
+        Need("radius", radius, "--header radius=MM"),
+        Need("attenuation", "a CT" if with_ct else None, "projections hold none; --mu CT_FOLDER"),
+        Need("scatter", beside, "no windows beside a peak; --scatter esse models it"),
+        Need("collimator", known.collimator, "--collimator NAME"),
+        Need("calibration", calibration, "not in the file; --calibration CPS_PER_MBQ"),
+        Need("injected activity", known.injected and f"{known.injected:.6g} MBq", "for SUV: --injected MBQ"),
+        Need("injection time", known.injection and _moment(known.injection), "for SUV: --injected-at TIME"),
+        Need("weight", known.weight and f"{known.weight:.4g} kg", "for SUV: --weight KG"),
     ]
-
-
-def _said(value: object, otherwise: str) -> str:
-    return f": {value}" if value else f": not in the file ({otherwise})"

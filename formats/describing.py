@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,14 +22,27 @@ from .siemens import read_siemens_norm
 _PETSIRD = b"yardl"  # the first bytes of its binary files
 
 
-def describe_other(path: str | os.PathLike[str]) -> dict[str, object] | None:
+def describe_other(
+    path: str | os.PathLike[str], names: bool = False, overrides: Mapping[str, object] | None = None
+) -> dict[str, object] | None:
     """Return what such a file or folder holds as names and plain values; None for files of other kinds.
 
-    Raises FileNotFoundError; FormatError (a ValueError) for damaged files.
+    Args:
+        names : say the patient's name, too, where DICOM holds it.
+        overrides : values that replace those of the header of DICOM projections.
+
+    Raises FileNotFoundError; FormatError (a ValueError) for damaged files; TypeError for overrides that have no use.
     """
     path = Path(path)
     if path.is_dir() or is_dicom(path):
-        return describe_dicom(path)
+        return describe_dicom(path, names, **(overrides or {}))
+    found = _by_content(path)
+    if found is not None and overrides:
+        raise TypeError(f"{path} has no header whose values can be replaced, got {', '.join(overrides)}")
+    return found
+
+
+def _by_content(path: Path) -> dict[str, object] | None:
     if path.suffix.lower() == ".json":
         return {"format": "record of an image", **read_record(path).facts()}
     if path.suffix.lower() in (".npy", ".npz"):

@@ -407,24 +407,25 @@ def _axes_of(beside: str | os.PathLike[str] | ImageAxes | None) -> ImageAxes | N
     return beside if beside is None or isinstance(beside, ImageAxes) else axes_beside(beside)
 
 
-def describe(path: str | os.PathLike[str], **overrides: object) -> dict[str, object]:
+def describe(path: str | os.PathLike[str], *, names: bool = False, **overrides: object) -> dict[str, object]:
     """Return what a file holds as names and plain values, for `emrecon info`; the file is read and checked in full.
 
     Scans, images and events of every format that is read here, Siemens normalisations, DICOM (a file, or a folder with
     its series), arrays of events (.npy) and checkpoints (.npz).
 
     Args:
+        names : say the patient's name, too, where a DICOM file holds it.
         overrides : values that replace those of the header of a scan or events, as for `read_scan`.
 
     Raises FileNotFoundError; FormatError (a ValueError) for unknown and damaged files; TypeError for overrides that the
     format does not take.
     """
-    other = describe_other(path)
-    kind = _kind_of(path) if other is None else None
-    if overrides and kind != "interfile":
-        raise TypeError(f"{path} has no header whose values can be replaced, got {', '.join(overrides)}")
+    other = describe_other(path, names, overrides)
     if other is not None:
         return other
+    kind = _kind_of(path)
+    if overrides and kind != "interfile":
+        raise TypeError(f"{path} has no header whose values can be replaced, got {', '.join(overrides)}")
     if kind == "hdf5":
         describers = {
             "dynamic": native_dynamic.describe_dynamic,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import numpy as np
 
+from emrecon.formats.acquisition import named_line
 from emrecon.formats.words import grid_in_words, seconds_in_words
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.files import atomic_path
@@ -25,16 +25,6 @@ from .regions import RegionRow, region_rows, scale_of, total_of
 
 SUV_FACTOR = "SUV per Bq/mL"
 """The fact of a record that turns an image in Bq/mL into SUV."""
-
-_WORDS = "radionuclide|energy window|camera|collimator|began|injected|patient|centre of the scan"
-_LINES = (
-    ("", r"(?P<name>SPECT|PET|PET list-mode|bed \d+|dynamic|gated|counts by window): (?P<rest>.*)"),
-    ("", r"(?P<name>bed \d+: counts by window): (?P<rest>.*)"),
-    ("", rf"(?P<name>{_WORDS}) (?P<rest>.*)"),
-    ("counts", r"(?P<rest>[\d. ]+) counts"),
-    ("time", r"(?P<rest>[\d.e+]+ (?:s|min|h)\b.*)"),
-)
-"""How the lines of an acquisition begin, for the list of facts."""
 
 _MANY_FRAMES = 12  # of a table of regions by frame
 
@@ -240,20 +230,11 @@ def _by_frame(run: Run) -> Iterator[Markup]:
 
 def _acquisition(run: Run) -> Markup:
     record = run.record
-    said = facts(map(_named, record.acquisition)) if record.acquisition else element("p", "The record tells nothing.")
+    said = facts(map(named_line, record.acquisition)) if record.acquisition else element("p", "Not recorded.")
     if record.orbit is None:
         return said
     drawn = picture(draw_orbit(record.orbit.camera), "The orbit of the camera, seen from the feet.", "svg", "orbit")
     return element("div", element("div", said), drawn, class_="half")
-
-
-def _named(line: str) -> tuple[str, str]:
-    """A line of an acquisition as a name and what it is."""
-    for name, pattern in _LINES:
-        found = re.fullmatch(pattern, line)
-        if found:
-            return found["name"] if "name" in found.groupdict() else name, found["rest"]
-    return "", line
 
 
 def _reconstruction(run: Run) -> Iterator[Markup]:
