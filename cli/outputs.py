@@ -23,6 +23,7 @@ _SINGLE = (
     ".hdf5",
     ".npz",
     ".csv",
+    ".dcm",
     ".json",
     ".png",
     ".svg",
@@ -100,7 +101,8 @@ def _check_place(path: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise OutputError(errno.EACCES, "cannot write the file, no permission to write there", str(path))
     with writing():
-        check_target(path)
+        if not (path.suffix == ".dcm" and path.is_dir()):  # a series of PET, which is looked at when its kind is known
+            check_target(path)
 
 
 def _written(path: Path) -> set[Path]:

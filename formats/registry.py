@@ -18,6 +18,7 @@ from emrecon.projectors.core.errors import FormatError, naming, require_file
 from emrecon.projectors.core.progress import tracked
 
 from .describing import describe_norm, describe_other, is_norm
+from .dicom.image_writing import ImageFacts, write_dicom_image
 from .dicom.images import dicom_unit, read_dicom_image
 from .dicom.nm import NM_IMAGE_OVERRIDES, NMScan, nm_kind, read_dicom_nm, read_dicom_nm_image
 from .dicom.summary import is_dicom
@@ -62,9 +63,10 @@ _PATTERNS = {
     "nifti": r"\.nii(\.gz)?",
     # SIMIND numbers its headers .h00, .h01, ... and ends images with .hct
     "interfile": r"\.(hs|hv|hct|h\d\d)",
+    "dicom": r"\.dcm",
 }
 _FIRST_LINE = re.compile(rb"[ \t]*+!?[ \t]*+INTERFILE[ \t]*+:=", re.IGNORECASE)
-_KNOWN = ".h5 .hdf5 (emrecon), .nii .nii.gz (NIfTI), .hs .hv .h33 .h00 (Interfile), DICOM"
+_KNOWN = ".h5 .hdf5 (emrecon), .nii .nii.gz (NIfTI), .hs .hv .h33 .h00 (Interfile), .dcm (DICOM)"
 
 
 def read_scan(path: str | os.PathLike[str], **overrides: object) -> NMScan:
@@ -265,8 +267,9 @@ def write_image(
     times: ImageTimes | None = None,
     unit: str = "",
     provenance: Provenance | None = None,
+    facts: ImageFacts | None = None,
 ) -> None:
-    """Write an image on its grid as HDF5 (.h5, .hdf5), NIfTI (.nii, .nii.gz) or Interfile (.hv, .h33).
+    """Write an image on its grid as HDF5 (.h5, .hdf5), NIfTI (.nii, .nii.gz), Interfile (.hv, .h33) or DICOM (.dcm).
 
     Args:
         image : (x, y, z), or frames or gates (F, x, y, z), which HDF5 and NIfTI hold.
@@ -276,6 +279,9 @@ def write_image(
         unit : of the values, such as "counts", "Bq/mL" or "SUV", which the file then says; see `image_unit`.
         provenance : where the image comes from: kept in the file (HDF5, NIfTI) and, but for HDF5, in a JSON file beside
             it (`image.json` of `image.nii.gz`), see `read_provenance`.
+        facts : DICOM alone: whether the image is one of SPECT (NM, a file; the default) or of PET (PT, a folder with a
+            file for each slice), and the study it belongs to, whose placement puts the grid into the patient's
+            coordinates; `ImageFacts.of(scan)`.
 
     Raises ValueError where image, grid and times do not fit together, and for several frames in Interfile;
     FileExistsError where that JSON file is there already and belongs to something else.
@@ -288,7 +294,11 @@ def write_image(
     if provenance is not None:
         unit = unit or provenance.unit
         provenance = replace(provenance, unit=unit)
-    if kind == "interfile":
+    if facts is not None and kind != "dicom":
+        raise TypeError(f"write_image: facts are for DICOM, not for {path}; other formats take a provenance")
+    if kind == "dicom":
+        _write_dicom(path, image, grid, facts or ImageFacts(), times, unit, provenance)
+    elif kind == "interfile":
         write_interfile_image(path, image, grid, axes=_axes_of(beside), unit=unit)
     elif kind == "hdf5":
         native.write_image(path, image, grid, units=unit, provenance=provenance, **as_attributes(times))  # type: ignore[arg-type]
@@ -298,6 +308,21 @@ def write_image(
             write_sidecar(path, times)
     if provenance is not None and beside_it:
         write_record(path, provenance, {} if times is None else times.as_bids())
+
+
+def _write_dicom(
+    path: str | os.PathLike[str],
+    image: Array,
+    grid: ImageGrid,
+    facts: ImageFacts,
+    times: ImageTimes | None,
+    unit: str,
+    provenance: Provenance | None,
+) -> None:
+    """Write DICOM, with the record's text as the description of how the image was made."""
+    method = facts.method or (provenance.text() if provenance is not None else "")
+    own = times or (facts.times if len(image.shape) == 4 else None)
+    write_dicom_image(path, image, grid, facts=replace(facts, method=method, times=own, unit=unit or facts.unit))
 
 
 def read_times(path: str | os.PathLike[str]) -> ImageTimes | None:
@@ -540,7 +565,7 @@ def _petlink_summary(scan: PETLink) -> dict[str, object]:
 
 
 def image_kind(path: str | os.PathLike[str]) -> str:
-    """Return the format an image of this name is written in, "hdf5", "nifti" or "interfile".
+    """Return the format an image of this name is written in, "hdf5", "nifti", "interfile" or "dicom".
 
     Raises ValueError for an unknown suffix; ask before a long computation.
     """

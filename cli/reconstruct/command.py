@@ -381,7 +381,11 @@ def reconstruct(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(rich_help_panel=OUTPUT, help="Image to write: .nii, .nii.gz, .h5 or .hv.")
+        Path,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="Image to write: .nii, .nii.gz, .h5, .hv or .dcm (SPECT: a file; PET: a folder of slices).",
+        ),
     ] = Path("image.nii.gz"),
     picture: Annotated[
         Path | None,
@@ -521,6 +525,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         with stage("problem"):
             work = parts.divide(source, settings, choice)
         check_outputs(parts.outputs_of(settings, work), (config, *_inputs(settings, choice, source)))
+        output.check_image_place(settings, source, work.times)
         console.print(work.summary)
         for line in (*work.counting, *quantities.in_words(work.quantity)):
             console.print(line)
@@ -531,7 +536,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         image = output.filtered(image, work.grid, settings.method.filter, console)
         said = "\n".join((work.summary, *work.counting))
         provenance = record.record_of(choice.done(settings), source, said, journal)
-        output.write_results(settings, image, work.grid, console, provenance, work.quantity, work.times)
+        output.write_results(settings, image, work.grid, console, provenance, work.quantity, work.times, source)
         output.write_overlay(settings, image, work.mu, work.grid, console)
         if repeat is not None:
             with writing():

@@ -44,7 +44,7 @@ def beside(table: DataTable) -> options.Beside:
     """Return what gives the axes of Interfile images: those of the projections, as their header or the user says."""
 
     def axes(image: Path) -> formats.ImageAxes | None:
-        known = image.name.lower().endswith((".h5", ".hdf5", ".nii", ".nii.gz"))
+        known = image.name.lower().endswith((".h5", ".hdf5", ".nii", ".nii.gz", ".dcm"))
         return None if known else formats.axes_beside(table.path, **options.header_values(table.header))
 
     return axes

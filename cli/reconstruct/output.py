@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from emrecon.recon.running import Callback
 
 from ..outputs import writing
 from ..printing import messages
-from .data import beside
+from .data import Source, beside
 from .engine import Engine
+from .quantities import study_of
+from .scatter import scatter_file
 from .settings import Settings
 
 
@@ -58,24 +61,74 @@ def write_results(
     provenance: formats.Provenance,
     quantity: Quantity | None = None,
     times: formats.ImageTimes | None = None,
+    source: Source | None = None,
 ) -> None:
     """Write the image in the unit of a quantity (default: counts) with its record, and the picture if wanted.
 
     times : of frames or gates (F, x, y, z), whose picture is that of their mean.
+    source : what was reconstructed, for DICOM.
     """
     table, quantity = settings.output, quantity or Quantity()
     said = () if quantity.unit == COUNTS else tuple(str(quantity).splitlines())
     image, provenance = quantity(image), replace(provenance, unit=quantity.unit, calibration=said)
     grid = _in_patient(table.out, grid, provenance)
     axes = beside(settings.data)(table.out)
+    facts = dicom_facts(settings, source, times, quantity, provenance.physics)
     with writing(), stage(f"writing {table.out.name}"):
-        more = {"unit": quantity.unit, "provenance": provenance, "times": times}
+        more = {"unit": quantity.unit, "provenance": provenance, "times": times, "facts": facts}
         formats.write_image(table.out, image, grid, beside=axes, **more)  # type: ignore[arg-type]
         if table.picture is not None:
             figures.save(picture_of(_mean(image), grid, quantity.unit), table.picture)
     also = f" and {table.picture}" if table.picture is not None else ""
     also += f", which shows the mean of {len(image)} frames or gates" if also and image.ndim == 4 else ""
-    console.print(f"wrote {table.out}{also}")
+    of = "frame" if facts is not None and facts.kind == "NM" else "slice"
+    what = f", a folder with a file for each {of}" if facts is not None and facts.is_folder else ""
+    console.print(f"wrote {table.out}{what}{also}")
+
+
+def dicom_facts(
+    settings: Settings,
+    source: Source | None,
+    times: formats.ImageTimes | None,
+    quantity: Quantity | None = None,
+    modelled: Sequence[str] = (),
+) -> formats.ImageFacts | None:
+    """Return what a DICOM image says of the scan it is made of, None for other formats.
+
+    times : of the image's frames or gates.  modelled : lines of the problem's summary.
+    """
+    if formats.image_kind(settings.output.out) != "dicom":
+        return None
+    quantity, physics = quantity or Quantity(), settings.physics
+    made = {
+        "ATTN": physics.mu is not None or physics.mu_cylinder is not None,
+        "NORM": physics.norm is not None,
+        "RAN": physics.randoms is not None or isinstance(source, formats.PETLink),
+        "SCAT": scatter_file(physics) is not None or any(line.split()[:1] == ["scatter"] for line in modelled),
+        "DTIM": settings.quantity.dead_time is not None,
+    }
+    if source is None or isinstance(source, formats.PETLink):
+        facts = formats.ImageFacts(kind="PT", duration=None if source is None else source.duration())
+    else:
+        facts = formats.ImageFacts.of(source)
+    return replace(
+        facts,
+        times=times,
+        study=study_of(source, settings.quantity),
+        unit=quantity.unit,
+        corrections=tuple(name for name, applied in made.items() if applied),
+        decay_to=quantity.decay_to,
+        reference=quantity.reference,
+        description=f"{facts.description} {settings.method.method}".strip(),
+    )
+
+
+def check_image_place(settings: Settings, source: Source, times: formats.ImageTimes | None) -> None:
+    """Raise OutputError where a DICOM image cannot be written, before hours of work."""
+    facts = dicom_facts(settings, source, times)
+    if facts is not None:
+        with writing():
+            facts.check_place(settings.output.out)
 
 
 def _in_patient(out: Path, grid: ImageGrid, provenance: formats.Provenance) -> ImageGrid:

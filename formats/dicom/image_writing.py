@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from emrecon.projectors import ImageGrid, Study
+from emrecon.projectors import (
+    BedScan,
+    GatedScan,
+    ImageGrid,
+    Scan,
+    ScanSeries,
+    SPECTGeometry,
+    Study,
+    WindowedScan,
+    WindowedSeries,
+    peak_window,
+)
 from emrecon.projectors.core.arrays import Array, to_numpy
-from emrecon.projectors.core.files import atomic_path
+from emrecon.projectors.core.files import atomic_path, check_target
 
 from ..times import ImageTimes
 from .attributes import FilePath, lenient
 from .facts import PETFacts, known_half_life
 from .nm.writing_images import ReconFacts, moment_of_frame, recon_dataset
 from .units import image_unit
-from .writing import decimal, new_folder, put_slice, series_dataset, when, writable
+from .writing import check_folder, decimal, new_folder, put_slice, series_dataset, when, writable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+AnyScan = Scan | WindowedScan | WindowedSeries | BedScan | ScanSeries
 KINDS = ("NM", "PT")
 _DECAY = {"none": "NONE", "start": "START", "time": "START", "injection": "ADMIN"}
 _BEAT = 1000.0  # ms of an R-R interval, where nothing says how long it is
@@ -31,9 +44,11 @@ _BEAT = 1000.0  # ms of an R-R interval, where nothing says how long it is
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a DICOM image says besides its values, grid and study; all of it may be left out.
+    """What a DICOM image says besides its values and grid; all of it may be left out.
 
     Args:
+        kind : "NM" (SPECT) or "PT" (PET).
+        study : of the scan: patient, study, tracer, times and frame of reference go with the image.
         unit : of the values: "counts", "Bq/mL", "SUV", "1/cm", "Gy", ...
         method : how it was made, for DerivationDescription: "OSEM, 8 subsets, 4 iterations, attenuation".
         description : SeriesDescription.
@@ -46,9 +61,11 @@ class ImageFacts:
         reference : that moment, where it is known.
         times : `ImageTimes` of frames or gates.
 
-    Raises ValueError for unknown units and moments.
+    Raises ValueError for unknown kinds, units and moments.
     """
 
+    kind: str = "NM"
+    study: Study | None = None
     unit: str = "counts"
     method: str = ""
     description: str = ""
@@ -61,9 +78,39 @@ class ImageFacts:
     times: ImageTimes | None = None
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind {self.kind!r} of DICOM image; choose from {', '.join(KINDS)}")
         image_unit(self.unit)
         if self.decay_to not in _DECAY:
             raise ValueError(f"unknown decay_to {self.decay_to!r}; choose from {', '.join(_DECAY)}")
+
+    @classmethod
+    def of(cls, scan: AnyScan) -> Self:
+        """Return what a scan says of the images that are made of it: kind, study, tracer, duration and times."""
+        first = scan.beds[0] if isinstance(scan, BedScan) else scan
+        own = first.series[0] if isinstance(first, WindowedSeries) else first
+        series = isinstance(own, ScanSeries)
+        return cls(
+            kind="NM" if isinstance(own.geometry, SPECTGeometry) else "PT",
+            study=own.study,
+            description=own.description,
+            radionuclide=own.radionuclide,
+            energy_window=_window(first),
+            duration=_seconds(scan),
+            times=ImageTimes.of(own) if series else None,  # type: ignore[arg-type]  # these are the two kinds
+        )
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the image is written as a folder of files: PT, and time frames of NM."""
+        return self.kind == "PT" or (self.times is not None and self.times.starts is not None)
+
+    def check_place(self, path: FilePath) -> None:
+        """Raise OSError where the image cannot be written to a path, because of what is there."""
+        if self.is_folder:
+            check_folder(Path(path))
+        else:
+            check_target(path)
 
     @property
     def all_corrections(self) -> tuple[str, ...]:
@@ -72,13 +119,40 @@ class ImageFacts:
         return own if self.decay_to == "none" else (*own, "DECY")
 
 
+def _window(scan: Scan | WindowedScan | WindowedSeries | ScanSeries) -> tuple[float, float] | None:
+    """The limits of the photopeak window, None where they are not known."""
+    if not isinstance(scan, (WindowedScan, WindowedSeries)):
+        return scan.energy_window
+    with suppress(ValueError):
+        return peak_window(scan).limits
+    return None
+
+
+def _seconds(scan: AnyScan) -> float | None:
+    """How long a scan took, None where nothing says so."""
+    if isinstance(scan, WindowedSeries):
+        return _seconds(scan.series[0])
+    if isinstance(scan, BedScan):
+        parts = [_seconds(bed) for bed in scan]
+        return None if None in parts else sum(filter(None, parts))
+    if isinstance(scan, ScanSeries):
+        per_head = np.unique(scan.geometry.head, return_counts=True)[1].max() if _is_spect(scan) else 1
+        gated = isinstance(scan, GatedScan)
+        return float(scan.seconds.mean(1).sum() * per_head) if gated else float(scan.frames.durations.sum())  # type: ignore[attr-defined]
+    if scan.duration is None or not _is_spect(scan):
+        return scan.duration
+    return scan.duration * int(np.unique(scan.geometry.head, return_counts=True)[1].max())  # type: ignore[union-attr]
+
+
+def _is_spect(scan: Scan | WindowedScan | ScanSeries) -> bool:
+    return isinstance(scan.geometry, SPECTGeometry)
+
+
 def write_dicom_image(
     path: FilePath,
     image: Array,
     grid: ImageGrid,
     *,
-    study: Study | None = None,
-    kind: str = "NM",
     facts: ImageFacts | None = None,
     overwrite: bool = True,
     **changes: object,
@@ -91,10 +165,8 @@ def write_dicom_image(
         image : (x, y, z), or frames or gates (F, x, y, z) with `times`.
         grid : in the scan's own coordinates, which `study.placement` puts into the patient's; without a study, or
             without a placement, it is taken for the patient's LPS axes.
-        study : of the scan: patient, study, tracer, times and frame of reference go with the image.
-        kind : "NM" (SPECT) or "PT" (PET).
-        facts : what else there is to say, `ImageFacts`.
-        changes : fields of `ImageFacts` that differ: unit="Bq/mL", method="OSEM, 8 subsets", ...
+        facts : what there is to say, `ImageFacts`; `ImageFacts.of(scan)` says what the scan does.
+        changes : fields of `ImageFacts` that differ: study=scan.study, kind="PT", unit="Bq/mL", method="OSEM", ...
 
     NM files are RECON TOMO, gates RECON GATED TOMO, slices from the feet up. Values have 16 bits: they are rounded by
     at most half a step of the image's largest magnitude / 65535 (/ 32767 where there are negative values); for PT the
@@ -107,17 +179,15 @@ def write_dicom_image(
 
     Source: DICOM PS3.3, A.5, A.21, C.8.4.15 and C.8.9.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r} of DICOM image; choose from {', '.join(KINDS)}")
     facts = replace(facts or ImageFacts(), **changes)  # type: ignore[arg-type]  # checked by ImageFacts
-    study = study or Study()
+    study = facts.study or Study()
     parts = _parts(image, grid, facts.times)
     x, y, z = study.placement or (0.0, 0.0, 0.0)
     placed = ImageGrid(grid.shape, grid.voxel_size, (grid.origin[0] + x, grid.origin[1] + y, grid.origin[2] + z))
     with lenient():
-        if kind == "PT":
+        if facts.kind == "PT":
             _write_folder(path, _pet_slices(parts, placed, study, facts), overwrite)
-        elif facts.times is None or facts.times.starts is None:
+        elif facts.times is None or not facts.is_folder:
             with atomic_path(path, overwrite) as file:
                 _save(_nm(parts, placed, study, facts, study.start, facts.duration), file)
         else:

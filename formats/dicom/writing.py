@@ -53,8 +53,13 @@ def derivation(grid: ImageGrid, method: str = "") -> str:
     """Return what was done to make an image, and its grid in full precision: decimals of DICOM are shorter."""
     sizes, origin = (" ".join(map(repr, numbers)) for numbers in (grid.voxel_size, grid.origin))
     place = f"image on a grid of {sizes} mm from {origin} mm"
-    said = f"{' '.join(method.split())}, emrecon {__version__}; " if method else ""
-    return said[: 1024 - len(place)] + place
+    said = " ".join(method.split())
+    if said and "emrecon" not in said:
+        said += f", emrecon {__version__}"
+    longest = 1022 - len(place)
+    if len(said) > longest:
+        said = f"{said[: longest - 4]} ..."
+    return f"{said}; {place}" if said else place
 
 
 def series_dataset(facts: PETFacts, grid: ImageGrid, signed: bool, method: str = "") -> Dataset:
@@ -259,7 +264,7 @@ def patient_orientation(position: str | None) -> dict[str, object]:
 def new_folder(folder: FilePath, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; on success it takes its place, on any exception it is removed."""
     target = Path(os.path.realpath(folder))
-    _check_folder(target, overwrite)
+    check_folder(target, overwrite)
     temporary = temporary_beside(target)
     try:
         temporary.mkdir()
@@ -268,7 +273,7 @@ def new_folder(folder: FilePath, overwrite: bool) -> Iterator[Path]:
         raise OSError(error.errno, f"cannot write the series, {reason}", str(target)) from error
     try:
         yield temporary
-        _check_folder(target, overwrite)
+        check_folder(target, overwrite)
         _move_into_place(temporary, target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -277,7 +282,8 @@ def new_folder(folder: FilePath, overwrite: bool) -> Iterator[Path]:
         raise
 
 
-def _check_folder(target: Path, overwrite: bool) -> None:
+def check_folder(target: Path, overwrite: bool = True) -> None:
+    """Raise FileExistsError where a series must not be written to a path: a file, or a folder with other things."""
     if not target.exists():
         return
     if not target.is_dir():

@@ -101,8 +101,6 @@ VENDOR_HABITS: Mapping[str, NMHabits] = MappingProxyType(
             *("Philips Medical Systems", "BrightView XCT"),
             radii="average",
             frame_order=("rotation", "detector", "window", "view"),
-            zoom=1.46,
-            pixel_spacing="before zoom",
             patient_position="both",
         ),
         "mediso": NMHabits(

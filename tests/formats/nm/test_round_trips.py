@@ -31,7 +31,11 @@ def test_every_position_and_direction(tmp_path, position, direction):
 HABITS = {
     "siemens": ({}, {}),
     "ge": ({}, {"radius": tuple(camera().radius)}),
-    "philips": ({}, {"spacing_is_zoomed": "no", "radius": tuple(camera().radius)}),
+    "philips": ({}, {"radius": tuple(camera().radius)}),
+    "spacing before zoom": (
+        {"vendor": None, "zoom": 1.46, "pixel_spacing": "before zoom"},
+        {"spacing_is_zoomed": "no"},
+    ),
     "mediso": ({}, {}),
     "spectrum": ({}, {}),
     "shuffled": ({"vendor": None, "frame_order": ("shuffled",)}, {}),
