@@ -22,6 +22,7 @@ from emrecon.projectors import (
     WindowedSeries,
     attenuation_from_ct,
     find_body,
+    isotope,
     peak_window,
 )
 from emrecon.projectors.core.errors import FormatError
@@ -115,23 +116,18 @@ def read_mu(
         if unit != "hu":
             return _of_map(path, np.asarray(values), own, scan, unit or "1/cm", move, kvp, remove_bed)
         ct = CTImage(values, own, CTFacts())
-    wanted = scan_grid(scan) if grid is None else grid
+    wanted = _grid_of(scan) if grid is None else grid
     return _of_ct(path, ct, scan, wanted, _Choice(_energy(scan, energy), kvp, move, remove_bed))
 
 
-def scan_grid(scan: Measured) -> ImageGrid:
-    """Return the grid of a scan: its own, of several beds one with the voxels of the first over all of them."""
-    if not isinstance(scan, BedScan):
-        geometry = getattr(scan, "geometry", None) or getattr(scan, "sinogram", None)
-        if geometry is None:
-            raise TypeError(f"a scan is needed, got {type(scan).__name__}")
-        found: ImageGrid = geometry.default_grid()
-        return found
-    grids = [bed.geometry.default_grid() for bed in scan]
-    first, last = grids[0], grids[-1]
-    size = first.voxel_size[2]
-    n = 1 + math.ceil((last.origin[2] - first.origin[2]) / size - 1e-6) + last.shape[2] - 1
-    return ImageGrid((*first.shape[:2], n), first.voxel_size, first.origin)
+def _grid_of(scan: Measured) -> ImageGrid:
+    if isinstance(scan, BedScan):
+        return scan.default_grid()
+    geometry = getattr(scan, "geometry", None) or getattr(scan, "sinogram", None)
+    if geometry is None:
+        raise TypeError(f"a scan is needed, got {type(scan).__name__}")
+    found: ImageGrid = geometry.default_grid()
+    return found
 
 
 # ---- from a CT -------------------------------------------------------------------------------------------------------
@@ -295,16 +291,17 @@ def _energy(scan: Measured, energy: float | None) -> float:
     if energy is not None:
         return energy
     one = scan.beds[0] if isinstance(scan, BedScan) else scan
-    geometry = getattr(one, "geometry", None) or getattr(one, "sinogram", None)
-    if isinstance(geometry, PETSinogram):
+    if isinstance(getattr(one, "geometry", None) or getattr(one, "sinogram", None), PETSinogram):
         return ELECTRON_MASS
     try:
-        if isinstance(one, (WindowedScan, WindowedSeries)):
-            one = one.scan(peak_window(one).name)
-        return float(one.photon_energy())  # type: ignore[union-attr]
-    except (ValueError, AttributeError) as error:
+        window = peak_window(one).limits if isinstance(one, (WindowedScan, WindowedSeries)) else None
+        name = getattr(one, "radionuclide", None)
+        if name is None:
+            raise ValueError("the scan names no radionuclide")
+        return isotope(name).energy_in(window or getattr(one, "energy_window", None))
+    except ValueError as error:
         raise FormatError(
-            f"a CT is converted at the energy of the photons, which is not known: {error}; give energy="
+            f"a CT is converted at the energy of the photons, which is not known: {error}; give energy= (--energy)"
         ) from error
 
 
@@ -342,4 +339,4 @@ def _vector(shift: Sequence[float]) -> tuple[float, float, float]:
     values = tuple(float(value) for value in shift)
     if len(values) != 3 or not all(map(math.isfinite, values)):
         raise FormatError(f"shift must be three finite mm (left, back, head), got {shift}")
-    return values  # type: ignore[return-value]
+    return values

@@ -41,7 +41,7 @@ def find_body(hu: np.ndarray, grid: ImageGrid) -> BodyMask | None:
     A body that is too small for this (an animal, a small phantom) is looked for with smaller balls.
     """
     coarse = _coarser(grid)
-    values = resample(np.asarray(hu, np.float32) + 1000, grid, coarse) - 1000
+    values = np.asarray(resample(np.asarray(hu, np.float32) + 1000, grid, coarse)) - 1000
     found = _pieces(values > _TISSUE, coarse)
     if found is None:
         return None
@@ -58,7 +58,7 @@ def _coarser(grid: ImageGrid) -> ImageGrid:
     shape = tuple(max(1, round(edge / max(_COARSE, size))) for edge, size in zip(extent, grid.voxel_size))
     size = extent / shape
     origin = grid.centre - (np.array(shape) - 1) / 2 * size
-    return ImageGrid(shape, tuple(size.tolist()), tuple(origin.tolist()))  # type: ignore[arg-type]
+    return ImageGrid(shape, tuple(size.tolist()), tuple(origin.tolist()))
 
 
 def _pieces(dense: np.ndarray, grid: ImageGrid) -> tuple[np.ndarray, int] | None:

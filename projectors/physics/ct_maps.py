@@ -84,8 +84,7 @@ def attenuation_from_ct(
         slab = _slices(ct_grid, part)
         values = np.asarray(hounsfield_to_mu(block, energy_kev, kvp, scanner), np.float32)
         mu[..., part] = resample(values, slab, _beneath(grid, slab))
-    whole: np.ndarray = resample(mu, _beneath(grid, ct_grid), grid)
-    return whole
+    return np.asarray(resample(mu, _beneath(grid, ct_grid), grid))
 
 
 def ct_coverage(ct_grid: ImageGrid, grid: ImageGrid) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,32 +64,32 @@ def attenuation_of(
         if own_grid is not None:
             raise ArgumentError("mu_grid", "mu_grid is given, but mu is not")
         return Attenuation(None)
-    notes, source = list[str | None](), ""
     if isinstance(mu, AttenuationMap):
         if own_grid is not None:
             raise ArgumentError("mu_grid", "mu is an AttenuationMap, which has its own grid; leave mu_grid out")
-        notes += mu.notes
-        mu, own_grid, source = mu.values, mu.grid, mu.source
+        found = attenuation_of(mu.values, mu.grid, grid, energy, counts, batch=batch)
+        return replace(found, notes=(*mu.notes, *found.notes), source=mu.source)
+    notes: list[str | None] = []
     if own_grid is not None:
         mu = _resampled(mu, own_grid, grid)
         notes.append(_outside(own_grid, grid))
-    mu = on_grid("mu", mu, grid, batch=batch)
-    low, high = extremes(mu)
+    values: Array = on_grid("mu", mu, grid, batch=batch)
+    low, high = extremes(values)
     if -_SLIGHT * high <= low < 0:
-        xp = array_namespace(mu)
+        xp = array_namespace(values)
         notes.append(
-            f"{int((to_numpy(mu) < 0).sum())} values of mu slightly below zero (down to {low:.2g} /cm) are set to 0"
+            f"{int((to_numpy(values) < 0).sum())} values of mu slightly below zero (down to {low:.2g} /cm) are set to 0"
         )
-        mu, low = xp.where(mu < 0, xp.zeros_like(mu), mu), 0.0
+        values, low = xp.where(values < 0, xp.zeros_like(values), values), 0.0
     try:
         if not low >= 0:  # or NaN
-            check_attenuation(mu, "mu")
-        check_unit(mu, energy)
-        check_attenuation(mu, "mu")
+            check_attenuation(values, "mu")
+        check_unit(values, energy)
+        check_attenuation(values, "mu")
     except ValueError as error:
         raise ArgumentError("mu", str(error)) from error
-    notes += [note_on_energy(mu, energy), left_out(to_numpy(mu), counts)]
-    return Attenuation(mu, tuple(note for note in notes if note), source)
+    notes += [note_on_energy(values, energy), left_out(to_numpy(values), counts)]
+    return Attenuation(values, tuple(note for note in notes if note))
 
 
 def counts_by_slice(grid: ImageGrid, heights: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -12,11 +12,14 @@ from emrecon.formats import FormatError, read_image, read_mu
 from emrecon.projectors import (
     AttenuationMap,
     BedScan,
+    EnergyWindow,
+    GatedScan,
     ImageGrid,
     PETSinogram,
     Scan,
     SPECTGeometry,
     Study,
+    WindowedScan,
     attenuation_from_ct,
     find_body,
     hounsfield_to_mu,
@@ -124,14 +127,19 @@ def test_one_file_stands_for_its_series(folder):
     assert grid == GRID
 
 
-def test_beds_have_one_map(folder):
+def test_beds_windows_and_gates(folder):
     low, high = (replace(CAMERA, axial_shift=shift) for shift in (-40.0, 41.0))
     both = BedScan((scan(camera=low), scan(camera=high)))
-    found = read_mu(folder, both)
-    for bed in both:
-        grid = bed.geometry.default_grid()
-        assert found.grid.origin[2] <= grid.origin[2] + 1e-6
-        assert found.grid.origin[2] + (found.grid.shape[2] - 1) * 9 >= grid.origin[2] + (grid.shape[2] - 1) * 9 - 1e-6
+    assert read_mu(folder, both).grid == both.default_grid()
+    ones = np.ones(CAMERA.shape, np.float32)
+    lutetium = EnergyWindow(187, 229, "peak"), EnergyWindow(166, 187, "low"), EnergyWindow(101, 124, "113")
+    for n in (2, 3):
+        windowed = WindowedScan(lutetium[:n], (ones,) * n, CAMERA, radionuclide="Lu-177", study=STUDY)
+        found = read_mu(folder, windowed)
+        assert found.energy == pytest.approx(208.4, abs=0.1)
+        assert not found.notes
+    gates = GatedScan(np.stack([ones, ones]), CAMERA, [1.0, 1.0], radionuclide="Tc-99m", study=STUDY)
+    assert read_mu(folder, gates).energy == pytest.approx(140.5, abs=0.1)
 
 
 # ---- what is assumed is said -----------------------------------------------------------------------------------------
@@ -234,9 +242,11 @@ def test_refusals(tmp_path, changes, more, message):
 
 
 def test_energy_and_place_must_be_known(folder):
-    with pytest.raises(FormatError, match="energy of the photons, which is not known"):
+    with pytest.raises(FormatError, match=r"names no radionuclide; give energy= \(--energy\)"):
         read_mu(folder, scan(radionuclide=None, window=None))
     assert read_mu(folder, scan(radionuclide=None, window=None), energy=208).energy == 208
+    with pytest.raises(FormatError, match="no photon line in the energy window"):
+        read_mu(folder, scan(window=(200.0, 210.0)))
     with pytest.raises(FormatError, match="do not overlap"):
         read_mu(folder, scan(replace(STUDY, placement=(0.0, 5000.0, 0.0))))
 
