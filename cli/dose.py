@@ -128,7 +128,7 @@ def dose(
     ] = None,
     density_unit: Annotated[
         str | None,
-        typer.Option(rich_help_panel=BODY, help=f"Of --density, where the file does not say it: {_DENSITY_UNITS}."),
+        typer.Option(rich_help_panel=BODY, help="Of --density, where the file does not say it: hu, g/mL or 1/cm."),
     ] = None,
     density_energy: Annotated[
         float | None,

@@ -2,7 +2,7 @@
 
 from .acquisition import AcquisitionModel
 from .beds import BedScan, bed_slices, grid_slices
-from .counting import DeadTime, RecoveryTable, planar_sensitivity, scan_seconds, spect_calibration, view_decay
+from .counting import DeadTime, planar_sensitivity, scan_seconds, spect_calibration, view_decay
 from .dynamic import DynamicScan, GatedScan, ScanSeries, all_views_at_once
 from .energy_windows import (
     EnergyWindow,
@@ -14,6 +14,7 @@ from .energy_windows import (
 )
 from .frames import Frames, Gates, decay_factors, histogram_events, split_events
 from .live_time import counted_windows, view_rates, with_dead_time, with_view_decay
+from .recovery import RecoveryCurve, RecoveryTable
 from .scan import Scan
 from .study import Study
 from .window_choice import ChosenWindows, peak_window, scatter_windows
@@ -28,6 +29,7 @@ __all__ = [
     "Frames",
     "GatedScan",
     "Gates",
+    "RecoveryCurve",
     "RecoveryTable",
     "Scan",
     "ScanSeries",

@@ -1,14 +1,12 @@
-"""Counting: dead time, decay from view to view, calibration of SPECT from a sensitivity, and recovery coefficients."""
+"""Counting: dead time, decay from view to view, calibration of SPECT from a sensitivity."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator
 from scipy.special import lambertw
 
 from ..core.grid import ImageGrid
@@ -186,83 +184,6 @@ def _gated_seconds(scan: GatedScan) -> float:
 def _without_decay(calibration: Calibration) -> Calibration:
     """The calibration of images whose decay is corrected already."""
     return replace(calibration, factor=calibration.factor * calibration.decay)
-
-
-@dataclass(frozen=True)
-class RecoveryTable:
-    """Recovery coefficients of spheres by diameter: the share of its excess over the background that an object shows::
-
-        RC = (measured - background) / (true - background)
-
-    Args:
-        diameters : mm, increasing, at least two.
-        coefficients : as many, positive.
-
-    Between diameters they are interpolated by monotone cubics (PCHIP): no overshoots, so they rise where the table
-    does.
-
-    Raises ValueError for lengths that differ, and values that are not positive or do not increase.
-
-    Source: Fritsch & Carlson 1980 (monotone cubics).
-    """
-
-    diameters: tuple[float, ...]
-    coefficients: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        diameters, coefficients = (np.ravel(np.asarray(v, float)) for v in (self.diameters, self.coefficients))
-        if diameters.size != coefficients.size or diameters.size < 2:
-            raise ValueError(
-                f"RecoveryTable needs two or more diameters and as many coefficients, got {diameters.size} and "
-                f"{coefficients.size}"
-            )
-        if not (np.isfinite(diameters).all() and diameters[0] > 0 and (np.diff(diameters) > 0).all()):
-            raise ValueError(f"RecoveryTable diameters must be positive mm and increase, got {diameters.tolist()}")
-        if not (np.isfinite(coefficients).all() and (coefficients > 0).all()):
-            raise ValueError(
-                f"RecoveryTable coefficients must be positive, got {coefficients.tolist()}; is the background too high?"
-            )
-        object.__setattr__(self, "diameters", tuple(diameters.tolist()))
-        object.__setattr__(self, "coefficients", tuple(coefficients.tolist()))
-
-    @classmethod
-    def from_spheres(
-        cls, diameters: Sequence[float], means: Sequence[float], true: float, background: float = 0.0
-    ) -> RecoveryTable:
-        """Return the table of a phantom whose spheres all hold `true` and show `means`.
-
-        Args:
-            background : what the image has around them. Spheres of one diameter (several scans) are averaged; any
-                order.
-
-        Raises ValueError where true equals the background.
-        """
-        sizes, values = np.ravel(np.asarray(diameters, float)), np.ravel(np.asarray(means, float))
-        if sizes.size != values.size:
-            raise ValueError(
-                f"RecoveryTable.from_spheres needs one mean per diameter, got {sizes.size} diameters and "
-                f"{values.size} means"
-            )
-        if not math.isfinite(true - background) or true == background:
-            raise ValueError(
-                f"RecoveryTable.from_spheres: true and background must differ, got {true} and {background}"
-            )
-        different, index = np.unique(sizes, return_inverse=True)
-        shares = (values - background) / (true - background)
-        return cls(tuple(different), tuple(np.bincount(index, shares) / np.bincount(index)))
-
-    def coefficient(self, diameter: ArrayLike) -> float | np.ndarray:
-        """Return the coefficient of one diameter or an array of them; raises ValueError outside of the table."""
-        wanted = np.asarray(diameter, float)
-        low, high = self.diameters[0], self.diameters[-1]
-        if not ((wanted >= low) & (wanted <= high)).all():
-            raise ValueError(f"RecoveryTable covers {low:g} to {high:g} mm, got {diameter!r}; nothing is extrapolated")
-        found = PchipInterpolator(self.diameters, self.coefficients)(wanted)
-        return found if wanted.ndim else float(found)
-
-    def correct(self, mean: float | np.ndarray, diameter: ArrayLike, background: float = 0.0) -> float | np.ndarray:
-        """Return the true value of a sphere with a mean, background + (mean - background) / RC(diameter)."""
-        return background + (mean - background) / self.coefficient(diameter)
 
 
 def _rates(rate: ArrayLike, what: str) -> float | np.ndarray:

@@ -18,6 +18,7 @@ from .measures import (
     suv_mean,
     suv_peak,
 )
+from .recovery import nema_recovery, sphere_recovery
 from .regions import RegionOfInterest, Sphere, region_means, region_of, regions_of
 
 __all__ = [
@@ -35,12 +36,14 @@ __all__ = [
     "contrast_to_noise",
     "ensemble_statistics",
     "nema_image_quality",
+    "nema_recovery",
     "nrmse",
     "psnr",
     "recovery_coefficient",
     "region_means",
     "region_of",
     "regions_of",
+    "sphere_recovery",
     "ssim",
     "ssim_map",
     "suv_max",

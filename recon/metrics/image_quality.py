@@ -132,6 +132,13 @@ def nema_image_quality(image: Array, grid: ImageGrid, layout: ImageQualityLayout
     return ImageQuality(spheres, float(100 * lung / backgrounds[max(backgrounds)].mean()))
 
 
+def background_level(image: Array, grid: ImageGrid, layout: ImageQualityLayout) -> float:
+    """Return the mean of the background regions of a layout, of the diameter of its largest sphere, in all slices."""
+    volume = to_numpy(image)
+    slices = [_slice(volume, grid, z) for z in layout.slices]
+    return float(_background(slices, grid, layout, float(layout.diameters.max())).mean())
+
+
 def _sphere(mean: float, diameter: float, ratio: float, background: np.ndarray) -> SphereQuality:
     level = float(background.mean())
     contrast = 100 * (mean / level - 1) / (ratio - 1)  # of a cold sphere: ratio 0

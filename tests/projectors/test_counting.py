@@ -16,9 +16,9 @@ from emrecon.projectors import (
     SPECTProjector,
     isotope,
 )
+from emrecon.projectors.scan import RecoveryTable
 from emrecon.projectors.scan.counting import (
     DeadTime,
-    RecoveryTable,
     planar_sensitivity,
     scan_seconds,
     spect_calibration,
