@@ -29,6 +29,10 @@ def report(
         list[Path] | None,
         typer.Option(help="Regions for the table: RTSTRUCT, SEG, or an image of labels; repeat for several files."),
     ] = None,
+    mask_names: Annotated[
+        str | None,
+        typer.Option(metavar="1=NAME,2=NAME", help="Names of the numbers in --masks that are images of labels."),
+    ] = None,
     title: Annotated[str, typer.Option(help='Heading (default: "Reconstruction report").')] = "",
     with_names: Annotated[
         bool, typer.Option("--with-names/--without-names", help="Show the patient's name, from --names-from.")
@@ -46,11 +50,12 @@ def report(
         raise typer.BadParameter(f"a report is .html, not {out.name!r}", param_hint="--out")
     if names_from is not None and not with_names:
         raise typer.BadParameter("it is used along with --with-names only", param_hint="--names-from")
+    names = _names(mask_names, masks)
     check_outputs({"report": out}, [run, ct, names_from, *(masks or ())])
     with quietly(quiet):
         patient = _patient(run, names_from) if with_names else ""
         with stage(f"reading {run.name}"):
-            found = figures.read_run(run, ct=ct, masks=masks or ())
+            found = figures.read_run(run, ct=ct, masks=masks or (), names=names)
         with writing(), stage("report"):
             figures.write_report(out, found, title=title, patient=patient)
     plain_console(quiet=quiet).print(f"wrote {out}")
@@ -65,3 +70,18 @@ def _patient(run: Path, source: Path | None) -> str:
             raise
         advice = f"{run.name} does not hold the patient's name; name the scan or a DICOM file by --names-from FILE"
         raise typer.BadParameter(advice, param_hint="--with-names") from error
+
+
+def _names(text: str | None, masks: list[Path] | None) -> dict[int, str] | None:
+    """The names of labels: {1: "liver"} of "1=liver"."""
+    if text is None:
+        return None
+    if not masks:
+        raise typer.BadParameter("it is used along with --masks only", param_hint="--mask-names")
+    names: dict[int, str] = {}
+    for part in text.split(","):
+        label, _, name = part.partition("=")
+        if not (label.strip().isdigit() and name.strip()):
+            raise typer.BadParameter(f"{part.strip()!r} is not NUMBER=NAME", param_hint="--mask-names")
+        names[int(label)] = name.strip()
+    return names

@@ -178,6 +178,8 @@ class Provenance:
 def _parameter(name: str, value: str) -> str:
     if name in ("subsets", "iterations"):
         return f"{value} {name[:-1] if value == '1' else name}"
+    if name == "filter":
+        return f"filter of {float(value):g} mm" if value.replace(".", "", 1).isdigit() else f"filter {value}"
     return name if value == "yes" else f"{name} {value}"
 
 

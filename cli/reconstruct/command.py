@@ -535,7 +535,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         image = work.combined([_piece(piece, choice, settings, journal) for piece in work.pieces])
         image = output.filtered(image, work.grid, settings.method.filter, console)
         said = "\n".join((work.summary, *work.counting))
-        provenance = record.record_of(choice.done(settings), source, said, journal)
+        provenance = record.record_of(choice.done(settings), source, said, journal, work.quantity)
         output.write_results(settings, image, work.grid, console, provenance, work.quantity, work.times, source)
         output.write_overlay(settings, image, work.mu, work.grid, console)
         if repeat is not None:

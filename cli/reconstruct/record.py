@@ -11,10 +11,11 @@ from typing import Any
 
 from rich.console import Console
 
-from emrecon import formats
-from emrecon.projectors import BedScan, SPECTGeometry
+from emrecon import figures, formats
+from emrecon.projectors import BedScan, SPECTGeometry, Study, isotope
 from emrecon.projectors.core.progress import stage
-from emrecon.recon import History
+from emrecon.projectors.physics.quantities import CONCENTRATION, suv
+from emrecon.recon import History, Quantity
 
 from .. import options
 from ..outputs import named_files
@@ -77,7 +78,9 @@ class Journal:
             self.notes.append(went)
 
 
-def record_of(settings: Settings, source: Any, physics: str, journal: Journal, unit: str = "") -> formats.Provenance:
+def record_of(
+    settings: Settings, source: Any, physics: str, journal: Journal, quantity: Quantity | None = None
+) -> formats.Provenance:
     """Return the record of a run: everything that the report shows, without the patient's name."""
     hidden = formats.patient_words(getattr(source, "study", None))
     with stage("digests of the inputs"):
@@ -86,7 +89,7 @@ def record_of(settings: Settings, source: Any, physics: str, journal: Journal, u
         command=formats.without_words(command_line(settings), hidden),
         method=settings.method.method,
         parameters=_parameters(settings),
-        unit=unit,
+        unit="" if quantity is None else quantity.unit,
         inputs=inputs,
         acquisition=_clean(formats.acquisition_in_words(source), hidden),
         physics=_clean(physics.splitlines(), hidden),
@@ -94,7 +97,7 @@ def record_of(settings: Settings, source: Any, physics: str, journal: Journal, u
         convergence=tuple(formats.Pass(**row) for row in journal.history.rows),
         orbit=_orbit(source),
         placement=getattr(getattr(source, "study", None), "placement", None),
-        subject=_subject(source, settings),
+        subject=_subject(source, settings, quantity),
         seconds=round(journal.seconds, 3),
     )
 
@@ -164,10 +167,9 @@ def _orbit(source: Any) -> formats.Orbit | None:
     return formats.Orbit.of(camera) if isinstance(camera, SPECTGeometry) else None
 
 
-def _subject(source: Any, settings: Settings) -> dict[str, float | str]:
-    study = study_of(source, settings.quantity)
-    if study is None:
-        return {}
+def _subject(source: Any, settings: Settings, quantity: Quantity | None) -> dict[str, float | str]:
+    study = study_of(source, settings.quantity) or Study()
+    nuclide = getattr(source, "radionuclide", None)
     said = {
         "weight (kg)": study.weight,
         "height (m)": study.height,
@@ -175,6 +177,20 @@ def _subject(source: Any, settings: Settings) -> dict[str, float | str]:
         "injected (MBq)": study.injected,
         "injection": study.injection and study.injection.isoformat(),
         "start": study.start and study.start.isoformat(),
-        "radionuclide": getattr(source, "radionuclide", None),
+        "radionuclide": nuclide,
+        figures.SUV_FACTOR: _suv_factor(study, nuclide, quantity),
     }
     return {name: value for name, value in said.items() if value is not None}
+
+
+def _suv_factor(study: Study, nuclide: str | None, quantity: Quantity | None) -> float | None:
+    """What turns an image in Bq/mL into SUV by body weight; None where something for it is not known."""
+    if quantity is None or quantity.unit != CONCENTRATION or nuclide is None:
+        return None
+    moment = study.injection if quantity.decay_to == "injection" else quantity.reference
+    if None in (study.weight, study.injected, study.injection, moment):
+        return None
+    if (moment.tzinfo is None) != (study.injection.tzinfo is None) or moment < study.injection:  # type: ignore[union-attr, operator]
+        return None
+    left = isotope(nuclide).decay((moment - study.injection).total_seconds())  # type: ignore[operator]
+    return float(suv(1.0, study.injected * left, study.weight))  # type: ignore[operator, arg-type]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from emrecon import formats
+from emrecon.formats.describing import is_dicom
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.physics.ct_maps import shifted_grid
 
@@ -54,13 +55,20 @@ class Run:
         return np.asarray(np.tensordot(weights / weights.sum(), self.image, 1))
 
 
-def read_run(run: FilePath, *, ct: FilePath | None = None, masks: Sequence[FilePath] = ()) -> Run:
+def read_run(
+    run: FilePath,
+    *,
+    ct: FilePath | None = None,
+    masks: Sequence[FilePath] = (),
+    names: Mapping[int, str] | None = None,
+) -> Run:
     """Return an image with its record, and what a report shows beside it.
 
     Args:
         run : the image, the JSON file beside it, or a folder with one such file.
         ct : folder or file of a CT in HU, in the patient's coordinates.
         masks : RTSTRUCT, SEG or label images, see `formats.read_masks`.
+        names : of the numbers of label images.
 
     Raises FileNotFoundError, FormatError (a ValueError) where there is no image or no record.
     """
@@ -75,7 +83,8 @@ def read_run(run: FilePath, *, ct: FilePath | None = None, masks: Sequence[FileP
         )
     regions: dict[str, np.ndarray] = {}
     for file in masks:
-        for name, mask in formats.read_masks(file, grid).items():
+        own = names if names and not (Path(file).is_dir() or is_dicom(file)) else None  # DICOM names its regions
+        for name, mask in formats.read_masks(file, grid, names=own).items():
             regions[_free(name, regions)] = mask
     return Run(
         name=path.name,

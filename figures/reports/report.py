@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -26,6 +26,7 @@ from .regions import RegionRow, region_rows, scale_of, total_of
 SUV_FACTOR = "SUV per Bq/mL"
 """The fact of a record that turns an image in Bq/mL into SUV."""
 
+_LONGER = {"filter": "filter, FWHM in mm"}
 _MANY_FRAMES = 12  # of a table of regions by frame
 
 
@@ -35,6 +36,7 @@ def write_report(
     *,
     ct: FilePath | None = None,
     masks: Sequence[FilePath] = (),
+    names: Mapping[int, str] | None = None,
     title: str = "",
     patient: str = "",
 ) -> None:
@@ -42,13 +44,13 @@ def write_report(
 
     Args:
         run : the image, the JSON file beside it, a folder with one such file, or what `read_run` returned.
-        ct, masks : as for `read_run`.
+        ct, masks, names : as for `read_run`.
         title : the heading (default: "Reconstruction report").
         patient : a name to show; without it the report holds none (see `patient_of`).
 
     Raises as `read_run` does, and OSError naming the file that cannot be written.
     """
-    found = run if isinstance(run, Run) else read_run(run, ct=ct, masks=masks)
+    found = run if isinstance(run, Run) else read_run(run, ct=ct, masks=masks, names=names)
     text = report_html(found, title=title, patient=patient)
     with atomic_path(path) as temporary:
         temporary.write_text(text, "utf-8")
@@ -88,7 +90,7 @@ def _key(run: Run) -> Markup:
         "radionuclide": nuclide,
         "largest value": f"{number(float(values.max()) / scale)} {unit}",
         "total in the image": f"{number(total)} {total_unit}",
-        "method": record.how,
+        "method": record.how.replace(record.method, record.method.upper(), 1),
         "voxels": f"{' × '.join(map(str, run.grid.shape))} of {sizes} mm",
     }
     return element(
@@ -240,8 +242,8 @@ def _acquisition(run: Run) -> Markup:
 def _reconstruction(run: Run) -> Iterator[Markup]:
     record = run.record
     pairs: list[tuple[str, object]] = [
-        ("method", record.method),
-        *((name.replace("_", " "), value) for name, value in record.parameters.items()),
+        ("method", record.method.upper()),
+        *((_LONGER.get(name, name.replace("_", " ")), value) for name, value in record.parameters.items()),
         ("image", grid_in_words(run.grid)),
         ("unit", run.unit),
     ]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cli_cases import emrecon
 
-from emrecon import formats, recon
+from emrecon import figures, formats, recon
 from emrecon.cli.reconstruct.record import command_line
 from emrecon.cli.reconstruct.settings import DataTable, MethodTable, OutputTable, PhysicsTable, Settings
 from emrecon.projectors import BedScan, EnergyWindow, Scan, SPECTGeometry, Study, WindowedScan
@@ -134,3 +134,15 @@ def test_beds_are_told_apart():
     said = formats.acquisition_in_words(BedScan(tuple(beds)))
     assert said[0] == "SPECT at 2 bed positions"
     assert said[2].endswith("detector +100 mm along the axis")
+
+
+def test_the_record_turns_activity_into_suv(folder, tmp_path):
+    times = ("--injected-at", "2026-01-02T09:00", "--started-at", "2026-01-02T15:00")
+    common = ("--subsets", 2, "--iterations", 1, "--calibration", 90, "--decay-to", "start", *times)
+    emrecon("reconstruct", folder / "Richard_Roe.h5", *common, "--out", tmp_path / "i.h5", check=0)
+    emrecon("reconstruct", folder / "Richard_Roe.h5", *common, "--unit", "SUV", "--out", tmp_path / "s.h5", check=0)
+    activity, uptake = (formats.read_image(tmp_path / name)[0] for name in ("i.h5", "s.h5"))
+    record = formats.read_provenance(tmp_path / "i.h5")
+    assert record.unit == "Bq/mL"
+    assert np.allclose(activity * record.subject[figures.SUV_FACTOR], uptake, rtol=1e-5)
+    assert any("sensitivity 90 counts/s/MBq" in line for line in record.calibration)

@@ -30,7 +30,19 @@ def test_an_image_becomes_a_report(folder, tmp_path):
     assert "Study &lt;1&gt;" in text
     assert "Roe" not in text
     assert "99-1234" not in text
-    assert "osem, 2 subsets, 3 iterations" in text
+    assert "OSEM, 2 subsets, 3 iterations" in text
+
+
+def test_regions_are_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("emrecon.figures.reports.report.picture", lambda figure, says, *more, **other: says)
+    grid = CAMERA.default_grid()
+    labels = np.zeros(grid.shape, np.float32)
+    labels[3:6, 3:6, 1:4] = 7
+    formats.write_image(tmp_path / "labels.nii.gz", labels, grid)
+    out = tmp_path / "report.html"
+    common = ("--masks", tmp_path / "labels.nii.gz", "--mask-names", "7=hot sphere")
+    emrecon("report", folder / "image.nii.gz", *common, "--out", out, check=0)
+    assert "hot sphere" in out.read_text()
 
 
 def test_the_name_is_shown_on_demand(folder, tmp_path, monkeypatch):
@@ -46,6 +58,10 @@ def test_the_name_is_shown_on_demand(folder, tmp_path, monkeypatch):
 
 def test_what_cannot_be_is_said_in_a_line(folder, tmp_path):
     image = folder / "image.nii.gz"
+    for value, words in (("1", "is not NUMBER=NAME"), ("1=liver", "along with --masks only")):
+        masks = () if "liver" in value else ("--masks", image)
+        done = emrecon("report", image, *masks, "--mask-names", value, "--out", tmp_path / "a.html", check=2)
+        assert words in " ".join(done.stderr.replace("│", " ").split())
     assert "--out" in emrecon("report", image, "--out", tmp_path / "a.txt", check=2).stderr
     assert "does not exist" in emrecon("report", image, "--out", tmp_path / "no" / "a.html", check=4).stderr
     assert "no.nii" in emrecon("report", folder / "no.nii", "--out", tmp_path / "a.html", check=3).stderr
