@@ -128,6 +128,6 @@ def test_subsets_keep_what_has_no_views():
     np.testing.assert_array_equal(part.background, COUNTS[1::3])
     assert part.factors is scan.factors
     assert part.geometry == GEOMETRY.subset(1, 3)
-    for name in ("duration", "radionuclide", "energy_window", "description"):
+    for name in ("duration", "radionuclide", "energy_window", "description", "study"):
         assert getattr(part, name) == getattr(scan, name)
-    assert len(fields(scan)) == 8, "a new field must be carried over by subset"
+    assert len(fields(scan)) == 9, "a new field must be carried over by subset"
