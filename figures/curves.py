@@ -54,7 +54,8 @@ def convergence(
         )
     if log:
         axis.set_yscale("log")
-    set_axes(axis, against, quantity)
+    every = np.concatenate([np.ravel(np.asarray(x, float)) for x, _ in curves.values()])
+    set_axes(axis, against, quantity, whole=bool(np.all(every == np.round(every))))
     if len(curves) > 1 or next(iter(curves)):
         axis.legend(fontsize=SMALL, frameon=False)
     return page.figure
@@ -82,7 +83,7 @@ def energy_windows(
         raise ValueError(f"energy_windows got {len(windows)} windows and {len(counts)} numbers of counts")
     levels = _levels(windows)
     rows = max(levels) + 1
-    page = sheet([[[Cell(5.6, 1.5, 0.6, 0.15, 0.1 + 0.36 * rows, 0.5)]]], title=title)
+    page = sheet([[[Cell(5.6, 1.5, 0.85, 0.15, 0.1 + 0.36 * rows, 0.5)]]], title=title)
     (axis,) = page.panels()
     low, high = min(w.lower for w in windows), max(w.upper for w in windows)
     lines = [] if radionuclide is None else list(isotope(radionuclide).photons.items())
@@ -108,15 +109,18 @@ def energy_windows(
     return page.figure
 
 
-def set_axes(axis: Axes, x: str, y: str) -> None:
-    """Give a panel of curves its labels, short numbers, thin lines and a faint grid; call it when all is drawn."""
+def set_axes(axis: Axes, x: str, y: str, *, whole: bool = False) -> None:
+    """Give a panel of curves its labels, short numbers, thin lines and a faint grid; call it when all is drawn.
+
+    whole : only whole numbers along x.
+    """
     from matplotlib.ticker import MaxNLocator
 
     for side, label, limits in ((axis.xaxis, x, axis.get_xlim()), (axis.yaxis, y, axis.get_ylim())):
         times = ""
         if side.get_scale() == "linear":
             write, times = shortened(max(map(abs, limits)))
-            side.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+            side.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], integer=whole and side is axis.xaxis))
             side.set_major_formatter(write)
         side.set_label_text(f"{plain(label)}  {times}".strip(), fontsize=TEXT)
     axis.tick_params(labelsize=SMALL, width=0.5, length=3)

@@ -47,7 +47,8 @@ def orbit(
     reach = 1.06 * max(float(np.hypot(geometry.radius, half + np.abs(geometry.shift)).max()), 1.0)
     if image is not None:
         _body(axis, np.asarray(to_numpy(image)), grid)
-    for number, head in enumerate(np.unique(geometry.head)):
+    heads = np.unique(geometry.head)
+    for number, head in enumerate(heads):
         _head(axis, middle[geometry.head == head], along[geometry.head == head], half, HEADS[number % len(HEADS)])
     axis.plot(0, 0, "+", color="0.35", markersize=8, markeredgewidth=0.8)
     axis.set_xlim(-reach, reach)
@@ -63,9 +64,9 @@ def orbit(
     axis.plot([right - length, right], [right, right], color="black", linewidth=1.6, solid_capstyle="butt")
     axis.text(right - length / 2, right - 0.03 * reach, words, ha="center", va="bottom", fontsize=SMALL)
     axis.text(0.02, 0.98, "seen from the feet", transform=axis.transAxes, va="top", fontsize=SMALL, color="0.35")
-    for number, head in enumerate(np.unique(geometry.head)):
+    for number, head in enumerate(heads):
         place = {"transform": axis.transAxes, "va": "bottom", "fontsize": TEXT, "color": HEADS[number % len(HEADS)]}
-        axis.text(0.02, 0.02 + 0.045 * number, f"head {head}", **place)
+        axis.text(0.02, 0.02 + 0.045 * (len(heads) - 1 - number), f"head {head}", **place)
     return page.figure
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 WIDE, HIGH, LARGEST = 7.4, 4.4, 2.9
 """Inches that the panels of a row fill at most together, that one is high, and that the wider side of one is long."""
 
-_LETTER, _HEADING = 0.2, 0.42
+_LETTER, _HEADING = 0.2, 0.44
 _BAR, _NUMBERS = 0.13, 0.66
 
 
@@ -279,7 +279,7 @@ def heading(axis: Axes, text: str) -> None:
         plain(text),
         (0.5, 1),
         xycoords="axes fraction",
-        xytext=(0, 11),
+        xytext=(0, 12),
         textcoords="offset points",
         ha="center",
         va="bottom",
