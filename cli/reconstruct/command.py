@@ -533,7 +533,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         for said in work.notes:
             journal.note(said)
         image = work.combined([_piece(piece, choice, settings, journal) for piece in work.pieces])
-        image = output.filtered(image, work.grid, settings.method.filter, console)
+        image = output.filtered(image, work.grid, settings.method.filter, journal)
         said = "\n".join((work.summary, *work.counting))
         provenance = record.record_of(choice.done(settings), source, said, journal, work.quantity)
         output.write_results(settings, image, work.grid, console, provenance, work.quantity, work.times, source)

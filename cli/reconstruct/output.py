@@ -20,10 +20,11 @@ from emrecon.recon import Checkpoint, History, Log, ProgressBar, Quantity, Relat
 from emrecon.recon.running import Callback
 
 from ..outputs import writing
-from ..printing import messages, note
+from ..printing import messages
 from .data import Source, beside
 from .engine import Engine
 from .quantities import study_of
+from .record import Journal
 from .scatter import scatter_file
 from .settings import Settings
 
@@ -45,18 +46,18 @@ def callbacks_of(
     return found
 
 
-def filtered(image: np.ndarray, grid: ImageGrid, fwhm: float | None, console: Console) -> np.ndarray:
+def filtered(image: np.ndarray, grid: ImageGrid, fwhm: float | None, journal: Journal) -> np.ndarray:
     """Return the image after the Gaussian filter, where one is wanted, and say so."""
     if fwhm is None:
         return image
     flat = [axis for axis, n in zip("xyz", grid.shape) if n == 1]
     besides = f", not along {' and '.join(flat)}, where the image is one voxel" if flat else ""
-    console.print(f"filtered with a Gaussian of {fwhm:g} mm FWHM{besides}")
+    journal.console.print(f"filtered with a Gaussian of {fwhm:g} mm FWHM{besides}")
     soft = to_numpy(GaussianBlur(grid, fwhm)(image))
     before = float(image.sum(dtype=float))
     lost = 1 - float(soft.sum(dtype=float)) / before if before > 0 else 0.0
     if lost > _LOST:
-        note(f"the filter carries {100 * lost:.1f} % of the activity out of the image at its sides", console)
+        journal.note(f"the filter carries {100 * lost:.1f} % of the activity out of the image at its sides")
     return soft
 
 
@@ -78,6 +79,7 @@ def write_results(
     table, quantity = settings.output, quantity or Quantity()
     said = () if quantity.unit == COUNTS else tuple(str(quantity).splitlines())
     image, provenance = quantity(image), replace(provenance, unit=quantity.unit, calibration=said)
+    drawn = grid if provenance.placement is None else shifted_grid(grid, provenance.placement)
     grid = _in_patient(table.out, grid, provenance)
     axes = beside(settings.data)(table.out)
     facts = dicom_facts(settings, source, times, quantity, provenance.physics)
@@ -85,7 +87,7 @@ def write_results(
         more = {"unit": quantity.unit, "provenance": provenance, "times": times, "facts": facts}
         formats.write_image(table.out, image, grid, beside=axes, **more)  # type: ignore[arg-type]
         if table.picture is not None:
-            figures.save(picture_of(_mean(image), grid, quantity.unit), table.picture)
+            figures.save(picture_of(_mean(image), drawn, quantity.unit), table.picture)
     also = f" and {table.picture}" if table.picture is not None else ""
     also += f", which shows the mean of {len(image)} frames or gates" if also and image.ndim == 4 else ""
     of = "frame" if facts is not None and facts.kind == "NM" else "slice"
