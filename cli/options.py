@@ -61,7 +61,9 @@ def response(name: str | None, law: str | None, energy: float, intrinsic: float 
         slope, intercept = numbers(law, ",", "--response", "SLOPE,INTERCEPT (mm per mm, mm)")
         with naming("--response"):
             return LinearResponse(slope, intercept)
-    if not name:
+    if not name or name.lower() == "none":
+        if intrinsic is not None:
+            raise typer.BadParameter("it is used along with a collimator only", param_hint="--intrinsic")
         return None
     shown = "the names of emrecon.projectors.collimators(), such as siemens-lehr, ge-megp or SIMIND's sy-lehr"
     found = collimator(matching(name, collimators(), "collimator", shown=shown))

@@ -149,7 +149,7 @@ def attenuation(
 
 def _energy(scan: Scan | ScanSeries, physics: PhysicsTable) -> float:
     """The energy of the photons in keV; it is asked for where a collimator needs it and the scan does not tell."""
-    if physics.energy is not None or physics.collimator is None:
+    if physics.energy is not None or (physics.collimator or "none").lower() == "none":
         return physics.energy or 0.0
     try:
         return scan.photon_energy()
