@@ -118,10 +118,7 @@ def reconstruct(
     ] = None,
     collimator: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=PHYSICS,
-            help="SPECT: collimator by name, such as siemens-lehr, or none (default: that of the file).",
-        ),
+        typer.Option(rich_help_panel=PHYSICS, help="SPECT: collimator by name, or none (default: that of the file)."),
     ] = None,
     response: Annotated[
         str | None,
