@@ -15,9 +15,16 @@ from emrecon.projectors import (
     peak_window,
 )
 
+from . import data
 from .settings import Settings
 
 _LOG = logging.getLogger("emrecon")
+
+
+def open_source(settings: Settings) -> tuple[Settings, data.Source]:
+    """Return the source of the data, and the settings with the collimator that its file names."""
+    source = data.open_source(settings.data)
+    return with_collimator(settings, source), source
 
 
 def with_collimator(settings: Settings, source: object) -> Settings:

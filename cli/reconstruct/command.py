@@ -17,8 +17,7 @@ from .. import learned, options
 from ..errors import interruptible
 from ..outputs import check_outputs, writing
 from ..printing import plain_console, quietly
-from . import data, engine, output, parts, quantities, record, uses
-from .collimators import with_collimator
+from . import collimators, data, engine, output, parts, quantities, record, uses
 from .config import read_config, write_config
 from .scatter import scatter_file
 from .settings import DataTable, MethodTable, OutputTable, PhysicsTable, QuantityTable, RunTable, Settings
@@ -118,7 +117,7 @@ def reconstruct(
     ] = None,
     collimator: Annotated[
         str | None,
-        typer.Option(rich_help_panel=PHYSICS, help="SPECT: collimator by name, or none (default: that of the file)."),
+        typer.Option(rich_help_panel=PHYSICS, help="SPECT: collimator by name, or none (default: the file's)."),
     ] = None,
     response: Annotated[
         str | None,
@@ -517,8 +516,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
     choice = engine.choose_method(settings)
     with interruptible(lambda: _how_to_go_on(files)), quietly(settings.run.quiet):
         with stage(f"reading {settings.data.path.name}"):
-            source = data.open_source(settings.data)
-        settings = with_collimator(settings, source)
+            settings, source = collimators.open_source(settings)
         uses.check_data(settings, uses.kind_of(source), uses.container_of(source))
         quantities.check_quantity(settings.quantity)
         parts.check_options(settings, source)
