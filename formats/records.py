@@ -1,7 +1,8 @@
 """Where an image comes from: the version, the command, its inputs with their digests, the method and the physics.
 
 A record is written with an image and read back from it: as a header extension of NIfTI, in the native HDF5 file, and
-as a JSON file beside every image but HDF5 (`image.json` of `image.nii.gz`). It never holds a patient's name.
+as a JSON file beside every image but HDF5 (`image.json` of `image.nii.gz`, `image.dcm.json` of DICOM). It never holds a
+patient's name.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from emrecon.projectors.core.progress import tracked
 from emrecon.projectors.core.texts import read_json
 
 SCHEMA = "emrecon provenance 1"
-_SUFFIXES = re.compile(r"\.(nii\.gz|nii|h5|hdf5|hv|h33|dcm|json)$", re.IGNORECASE)
+_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _DATA = (".v", ".i33")  # of Interfile images, beside their headers
 _LONGEST_FREE_TEXT = 1024  # characters of DICOM's DerivationDescription
 _PATIENT = ("PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName")
@@ -190,9 +191,11 @@ def _json(value: object) -> str:
 
 
 def sidecar_of(path: str | os.PathLike[str]) -> Path:
-    """Return the JSON file that belongs beside an image: `image.json` of `image.nii.gz`."""
+    """Return the JSON file that belongs beside an image: `image.json` of `image.nii.gz`, `image.dcm.json` of DICOM."""
     path = Path(path)
-    return path.with_name((_SUFFIXES.sub("", path.name) or path.name) + ".json")
+    if path.suffix.lower() == ".json":
+        return path
+    return path.with_name(_NIFTI.sub("", path.name) + ".json")
 
 
 def has_record_beside(path: str | os.PathLike[str]) -> bool:
@@ -210,10 +213,16 @@ def check_record(path: str | os.PathLike[str]) -> None:
     except FormatError:
         reason = "a file of that name is there already and is no record of an image; choose another name for the image"
     else:
-        if older.image in ("", Path(path).name) or not (place.parent / older.image).exists():
+        # another image in NIfTI of the name holds its record itself
+        if older.image in ("", Path(path).name) or _NIFTI.search(older.image) or not _beside(place, older).exists():
             return
         reason = f"it is the record of {older.image}, which this image would replace; choose another name for the image"
     raise FileExistsError(errno.EEXIST, f"cannot write the record of {Path(path).name} beside it: {reason}", str(place))
+
+
+def _beside(place: Path, record: Provenance) -> Path:
+    """The image that a record stands beside."""
+    return place.parent / Path(record.image).name
 
 
 def write_record(path: str | os.PathLike[str], provenance: Provenance, more: Mapping[str, object] = _NOTHING) -> Path:

@@ -138,7 +138,7 @@ def test_beds_are_told_apart():
 
 def test_the_record_turns_activity_into_suv(folder, tmp_path):
     times = ("--injected-at", "2026-01-02T09:00", "--started-at", "2026-01-02T15:00")
-    common = ("--subsets", 2, "--iterations", 1, "--calibration", 90, "--decay-to", "start", *times)
+    common = ("--subsets", 2, "--iterations", 1, "--calibration", 90, "--decay-to", "injection", *times)
     emrecon("reconstruct", folder / "Richard_Roe.h5", *common, "--out", tmp_path / "i.h5", check=0)
     emrecon("reconstruct", folder / "Richard_Roe.h5", *common, "--unit", "SUV", "--out", tmp_path / "s.h5", check=0)
     activity, uptake = (formats.read_image(tmp_path / name)[0] for name in ("i.h5", "s.h5"))

@@ -40,14 +40,15 @@ def test_a_record_comes_back_from_every_format(tmp_path, name):
     formats.write_image(path, IMAGE, GRID, provenance=RECORD)
     assert same(formats.read_provenance(path))
     assert np.array_equal(formats.read_image(path)[0], IMAGE)
-    assert (tmp_path / "a.json").exists() == (name != "a.h5")
+    beside = tmp_path / ("a.json" if ".nii" in name else f"{name}.json")
+    assert sorted(tmp_path.glob("*.json")) == ([] if name == "a.h5" else [beside])
     facts = formats.describe(path)
     assert facts["method"] == "osem, 4 subsets, 2 iterations"
     assert facts["command"] == RECORD.command
     if name != "a.h5":
-        assert same(formats.read_provenance(tmp_path / "a.json"))
+        assert same(formats.read_provenance(beside))
         assert same(formats.read_provenance(tmp_path))
-        assert formats.describe(tmp_path / "a.json")["unit"] == "Bq/mL"
+        assert formats.describe(beside)["unit"] == "Bq/mL"
 
 
 def test_nifti_is_read_by_others_and_holds_the_record_itself(tmp_path):
@@ -79,8 +80,12 @@ def test_another_json_file_is_not_replaced(tmp_path):
     (tmp_path / "a.json").unlink()
     for _ in range(2):  # its own older one is
         formats.write_image(tmp_path / "a.nii", IMAGE, GRID, provenance=RECORD)
-    with pytest.raises(FileExistsError, match=r"the record of a\.nii"):
-        formats.write_image(tmp_path / "a.hv", IMAGE, GRID, provenance=RECORD)
+    formats.write_image(tmp_path / "a.nii.gz", IMAGE, GRID, provenance=RECORD)
+    assert same(formats.read_provenance(tmp_path / "a.nii"))  # it holds its record itself
+    formats.write_image(tmp_path / "b.hv", IMAGE, GRID, provenance=RECORD)
+    (tmp_path / "b.hv.json").rename(tmp_path / "c.hv.json")
+    with pytest.raises(FileExistsError, match=r"the record of b\.hv"):
+        formats.write_image(tmp_path / "c.hv", IMAGE, GRID, provenance=RECORD)
 
 
 def test_a_record_of_an_older_image_is_not_taken(tmp_path):
