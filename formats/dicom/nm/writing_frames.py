@@ -13,6 +13,7 @@ from emrecon.projectors.core.arrays import to_numpy
 
 from .writing_habits import VECTORS, NMHabits
 
+_Window = tuple[str, tuple[float, float] | None]
 AnyScan = Scan | WindowedScan | BedScan | GatedScan | DynamicScan
 LARGEST = 65535
 _PLANAR = ("STATIC", "WHOLE BODY", "DYNAMIC", "GATED")
@@ -62,7 +63,7 @@ class Acquisition:
 
     kind: str
     scan: AnyScan
-    windows: tuple[tuple[str, tuple[float, float] | None], ...]
+    windows: tuple[_Window, ...]
     rotations: tuple[Rotation, ...]
     parts: tuple[Part, ...]
     slot_seconds: tuple[float, ...] = ()
@@ -76,15 +77,14 @@ def acquisition_of(scan: AnyScan, kind: str | None) -> Acquisition:
         raise ValueError(f"unknown kind {kind!r} of NM image; choose from {', '.join(_KINDS)}")
     if not isinstance(scan, AnyScan):
         raise TypeError(f"write_dicom_nm writes a Scan or a container of scans, got {type(scan).__name__}")
-    beds = scan.beds if isinstance(scan, BedScan) else (scan,)
-    for bed in beds:
-        _require_bare(bed)
+    for part in scan.beds if isinstance(scan, BedScan) else (scan,):
+        _require_bare(part)
     if isinstance(scan, GatedScan):
         found = _gated(scan)
     elif isinstance(scan, DynamicScan):
         found = _dynamic(scan)
     else:
-        found = _static(scan, beds)
+        found = _static(scan, scan.beds if isinstance(scan, BedScan) else (scan,))
     if kind is None:
         return found
     one_view = all(orbit.views.size == 1 for rotation in found.rotations for orbit in rotation.orbits)
@@ -95,12 +95,16 @@ def acquisition_of(scan: AnyScan, kind: str | None) -> Acquisition:
     return replace(found, kind=kind)
 
 
-def _require_bare(scan: object) -> None:
-    """A camera writes counts; what a model has in addition would be lost."""
-    geometry = scan.geometry  # type: ignore[attr-defined]
-    if not isinstance(geometry, SPECTGeometry):
+def _camera_of(scan: Scan | WindowedScan | GatedScan | DynamicScan) -> SPECTGeometry:
+    if not isinstance(scan.geometry, SPECTGeometry):
         raise ValueError("write_dicom_nm writes SPECT projections, not PET sinograms")
-    background, factors = getattr(scan, "background", 0.0), scan.factors  # type: ignore[attr-defined]
+    return scan.geometry
+
+
+def _require_bare(scan: Scan | WindowedScan | GatedScan | DynamicScan) -> None:
+    """A camera writes counts; what a model has in addition would be lost."""
+    _camera_of(scan)
+    background, factors = getattr(scan, "background", 0.0), scan.factors
     if np.any(to_numpy(background) != 0) or np.any(to_numpy(factors) != 1):
         raise ValueError(
             "write_dicom_nm: an NM file holds counts only; write HDF5 to keep background and factors, or leave them "
@@ -115,11 +119,12 @@ def _static(scan: AnyScan, beds: tuple[Scan | WindowedScan, ...]) -> Acquisition
         for w, image in enumerate(images, 1):
             parts.append(Part(_projections(image), {"window": w, "rotation": b}))
     first = beds[0]
+    windows: tuple[_Window, ...]
     if isinstance(first, WindowedScan):
         windows = tuple((window.name, window.limits) for window in first.windows)
     else:
         windows = (("photopeak", first.energy_window),)
-    rotations = tuple(_rotation(bed.geometry, bed.duration) for bed in beds)
+    rotations = tuple(_rotation(bed, bed.duration) for bed in beds)
     planar = all(orbit.views.size == 1 for rotation in rotations for orbit in rotation.orbits)
     if planar and len(beds) > 1:
         raise ValueError("write_dicom_nm: planar images of several beds are written as one file for each")
@@ -131,7 +136,7 @@ def _gated(scan: GatedScan) -> Acquisition:
     seconds = np.asarray(scan.seconds)
     if not np.allclose(seconds, seconds[:, :1], rtol=1e-6):
         raise ValueError("write_dicom_nm: gates whose durations differ from view to view do not fit in an NM file")
-    rotation = _rotation(scan.geometry, float(seconds[:, 0].sum()))
+    rotation = _rotation(scan, float(seconds[:, 0].sum()))
     planar = all(orbit.views.size == 1 for orbit in rotation.orbits)
     windows = (("photopeak", scan.energy_window),)
     slots = tuple(seconds[:, 0].tolist())
@@ -139,7 +144,7 @@ def _gated(scan: GatedScan) -> Acquisition:
 
 
 def _dynamic(scan: DynamicScan) -> Acquisition:
-    rotation = _rotation(scan.geometry, None)
+    rotation = _rotation(scan, None)
     planar = all(orbit.views.size == 1 for orbit in rotation.orbits)
     durations, starts = scan.frames.durations, scan.frames.starts
     gaps = np.concatenate([[starts[0]], starts[1:] - scan.frames.ends[:-1]])
@@ -198,7 +203,8 @@ def _projections(image: object) -> np.ndarray:
     return values
 
 
-def _rotation(geometry: SPECTGeometry, seconds: float | None) -> Rotation:
+def _rotation(scan: Scan | WindowedScan | GatedScan | DynamicScan, seconds: float | None) -> Rotation:
+    geometry = _camera_of(scan)
     orbits = tuple(_orbit(geometry, head) for head in np.unique(geometry.head))
     if len({orbit.views.size for orbit in orbits}) > 1:
         raise ValueError("write_dicom_nm: the heads of an NM file have equally many views")
