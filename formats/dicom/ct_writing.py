@@ -12,7 +12,7 @@ from emrecon.projectors.core.arrays import Array
 
 from .attributes import FilePath, lenient
 from .nm.writing_modules import patient_and_study, put
-from .writing import decimal, derivation, new_folder, when, writable
+from .writing import decimal, derivation, new_folder, save, when, writable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -62,18 +62,15 @@ def write_dicom_ct(
         shared = _series(placed, study, kvp, description)
         for k in range(grid.shape[2]):
             _put_slice(shared, values[:, :, k], placed, k)
-            shared.save_as(temporary / f"{k + 1:04d}.dcm", enforce_file_format=True)
+            save(shared, temporary / f"{k + 1:04d}.dcm")
 
 
 def _series(grid: ImageGrid, study: Study, kvp: float, description: str) -> Dataset:
     """Return what all slices share."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+    from pydicom.dataset import Dataset
+    from pydicom.uid import generate_uid
 
     made = Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.file_meta.MediaStorageSOPClassUID = UID(CT_STORAGE)
     (nx, ny, _), (dx, dy, dz) = grid.shape, grid.voxel_size
     about = patient_and_study(study)
     for name in ("PatientOrientationCodeSequence", "PatientGantryRelationshipCodeSequence"):
@@ -123,7 +120,7 @@ def _put_slice(made: Dataset, values: np.ndarray, grid: ImageGrid, k: int) -> No
 
     x, y, z = grid.origin
     z += k * grid.voxel_size[2]
-    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid(None)
+    made.SOPInstanceUID = generate_uid(None)
     made.InstanceNumber = k + 1
     made.ImagePositionPatient = [decimal(x), decimal(y), decimal(z)]
     made.SliceLocation = decimal(z)

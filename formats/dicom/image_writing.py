@@ -24,14 +24,14 @@ from emrecon.projectors import (
     peak_window,
 )
 from emrecon.projectors.core.arrays import Array, to_numpy
-from emrecon.projectors.core.files import atomic_path, check_target
+from emrecon.projectors.core.files import check_target
 
 from ..times import ImageTimes
 from .attributes import FilePath, lenient
 from .facts import PETFacts, known_half_life
 from .nm.writing_images import ReconFacts, moment_of_frame, recon_dataset
 from .units import image_unit
-from .writing import check_folder, decimal, new_folder, put_slice, series_dataset, when, writable
+from .writing import check_folder, decimal, new_folder, put_slice, save, series_dataset, when, writable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -188,8 +188,7 @@ def write_dicom_image(
         if facts.kind == "PT":
             _write_folder(path, _pet_slices(parts, placed, study, facts), overwrite)
         elif facts.times is None or not facts.is_folder:
-            with atomic_path(path, overwrite) as file:
-                _save(_nm(parts, placed, study, facts, study.start, facts.duration), file)
+            save(_nm(parts, placed, study, facts, study.start, facts.duration), path, overwrite)
         else:
             _write_folder(path, _nm_frames(parts, placed, study, facts, facts.times), overwrite)
 
@@ -209,18 +208,7 @@ def _parts(image: Array, grid: ImageGrid, times: ImageTimes | None) -> np.ndarra
 def _write_folder(path: FilePath, datasets: Iterator[Dataset], overwrite: bool) -> None:
     with new_folder(path, overwrite) as folder:
         for number, dataset in enumerate(datasets, 1):
-            _save(dataset, folder / f"{number:04d}.dcm")
-
-
-def _save(dataset: Dataset, path: Path) -> None:
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import UID, ExplicitVRLittleEndian
-
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = UID(dataset.SOPClassUID)
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.save_as(path, enforce_file_format=True)
+            save(dataset, folder / f"{number:04d}.dcm")
 
 
 # ---- NM --------------------------------------------------------------------------------------------------------------

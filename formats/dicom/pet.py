@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array
-from emrecon.projectors.core.files import atomic_path
 
 from .attributes import FilePath, lenient
 from .facts import PETFacts, PETImage, facts_like, facts_of
@@ -22,7 +21,7 @@ from .series import (
     volume_of,
 )
 from .suv import decay_reference_time, suv_factor
-from .writing import new_folder, put_slice, series_dataset, writable
+from .writing import new_folder, put_slice, save, series_dataset, writable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -102,5 +101,4 @@ def write_dicom_pet(
         dataset = series_dataset(facts, grid, signed)
         for k in range(grid.shape[2]):
             put_slice(dataset, values[:, :, k], grid, k, signed)
-            with atomic_path(temporary / f"{k + 1:04d}.dcm") as file:
-                dataset.save_as(file, enforce_file_format=True)
+            save(dataset, temporary / f"{k + 1:04d}.dcm")

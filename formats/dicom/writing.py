@@ -18,7 +18,7 @@ import numpy as np
 from emrecon import __version__
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array, to_numpy
-from emrecon.projectors.core.files import cannot_write, temporary_beside
+from emrecon.projectors.core.files import atomic_path, cannot_write, temporary_beside
 
 from .attributes import PET_STORAGE, FilePath
 from .facts import PETFacts, radionuclide_code
@@ -64,12 +64,9 @@ def derivation(grid: ImageGrid, method: str = "") -> str:
 
 def series_dataset(facts: PETFacts, grid: ImageGrid, signed: bool, method: str = "") -> Dataset:
     """Return what all slices share: the patient, study, series, equipment and geometry."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.dataset import Dataset
 
     dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     values = _study_attributes(facts) | _series_attributes(facts) | _image_attributes(grid, signed, method)
     for name, value in values.items():
         if value is not None:
@@ -160,7 +157,7 @@ def _image_attributes(grid: ImageGrid, signed: bool, method: str) -> dict[str, o
 
 def put_slice(dataset: Dataset, values: np.ndarray, grid: ImageGrid, k: int, signed: bool) -> None:
     """Put slice k (columns, rows) into the dataset: stored = values / RescaleSlope, rounded."""
-    from pydicom.uid import UID, generate_uid
+    from pydicom.uid import generate_uid
 
     largest = 32767 if signed else 65535
     slope = decimal(max(float(np.abs(values).max()) / largest, np.finfo(np.float64).tiny) if values.any() else 1.0)
@@ -168,14 +165,26 @@ def put_slice(dataset: Dataset, values: np.ndarray, grid: ImageGrid, k: int, sig
     stored = np.clip(np.rint(values / float(slope or 1)), -largest, largest)
     x, y, z = grid.origin
     z += k * grid.voxel_size[2]
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(None)
-    dataset.file_meta.MediaStorageSOPClassUID = UID(PET_STORAGE)
+    dataset.SOPInstanceUID = generate_uid(None)
     dataset.InstanceNumber = dataset.ImageIndex = k + 1
     dataset.ImagePositionPatient = [decimal(x), decimal(y), decimal(z)]
     dataset.SliceLocation = decimal(z)
     dataset.RescaleSlope = slope
     dataset.PixelData = np.ascontiguousarray(stored.T).astype("<i2" if signed else "<u2").tobytes()
     dataset["PixelData"].VR = "OW"
+
+
+def save(dataset: Dataset, path: FilePath, overwrite: bool = True) -> None:
+    """Write a dataset as a file, complete or not at all: explicit little endian, identified as what it says it is."""
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import UID, ExplicitVRLittleEndian
+
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = UID(dataset.SOPClassUID)
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(dataset.SOPInstanceUID)
+    with atomic_path(path, overwrite) as file:
+        dataset.save_as(file, enforce_file_format=True)
 
 
 def decimal(number: float | None) -> str | None:

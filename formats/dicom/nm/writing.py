@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emrecon.projectors import BedScan, SPECTGeometry, Study
-from emrecon.projectors.core.files import atomic_path
 
 from ..attributes import FilePath, lenient
 from ..units import real_world_mapping
-from ..writing import code_item, decimal, new_folder
+from ..writing import code_item, decimal, new_folder, save
 from .writing_frames import Acquisition, AnyScan, Frames, Orbit, Rotation, acquisition_of, frames_of, stored
 from .writing_habits import NMHabits, habits_of
 from .writing_modules import (
-    NM_STORAGE,
     ascii_text,
     energy_windows,
     image_pixel,
@@ -106,22 +103,11 @@ def write_dicom_nm(
                 for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
                     setattr(dataset, name, shared[0][name].value)
                 dataset.InstanceNumber = k
-                _save(dataset, folder / f"{k:04d}.dcm")
+                save(dataset, folder / f"{k:04d}.dcm")
         return
     acquisition = acquisition_of(scan, kind)
-    with lenient(), atomic_path(path, overwrite) as file:
-        _save(_dataset(acquisition, chosen, description, rescale, heart_rate), file)
-
-
-def _save(dataset: Dataset, path: Path) -> None:
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import UID, ExplicitVRLittleEndian
-
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = UID(NM_STORAGE)
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.save_as(path, enforce_file_format=True)
+    with lenient():
+        save(_dataset(acquisition, chosen, description, rescale, heart_rate), path, overwrite)
 
 
 def _dataset(
