@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from emrecon import formats
-from emrecon.projectors import AttenuationMap, ImageGrid, LinearResponse, collimator, collimators
+from emrecon.projectors import AttenuationMap, ImageGrid, LinearResponse, Study, collimator, collimators
 from emrecon.projectors.core.resampling import resample
 from emrecon.projectors.spect.collimation import Response
 from emrecon.recon import ArgumentError
@@ -147,21 +147,22 @@ def _shift(text: str | None) -> tuple[float, ...]:
     return found
 
 
-def guide(paths: Sequence[Path], grid: ImageGrid, beside: Beside) -> np.ndarray | None:
+def guide(paths: Sequence[Path], grid: ImageGrid, beside: Beside, study: Study | None = None) -> np.ndarray | None:
     """Return the guide on the image grid from --guide, float32; None without.
 
     Args:
         beside : gives the axes of Interfile images.
+        study : of the scan whose coordinates the grid is in; DICOM and NIfTI are in those of the patient.
 
     One image is (x, y, z), several are (guides, x, y, z) in the order of the paths.
     """
-    shown = [_finite_on(path, grid, beside) for path in paths]
+    shown = [_finite_on(path, grid, beside, study) for path in paths]
     return np.stack(shown) if len(shown) > 1 else next(iter(shown), None)
 
 
-def _finite_on(path: Path, grid: ImageGrid, beside: Beside) -> np.ndarray:
-    image, own_grid = formats.read_image(path, beside=beside(path))
-    on_grid = resample(np.asarray(image, np.float32), own_grid, grid)
+def _finite_on(path: Path, grid: ImageGrid, beside: Beside, study: Study | None) -> np.ndarray:
+    image, own_grid = formats.read_image(path, beside=None if path.is_dir() else beside(path))
+    on_grid = resample(np.asarray(image, np.float32), formats.grid_in_scan(path, own_grid, study), grid)
     if not np.isfinite(on_grid).all():
         raise ValueError(f"{path}: a guide must be finite, and this image holds NaN or infinite values")
     return np.asarray(on_grid)

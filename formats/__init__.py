@@ -15,7 +15,7 @@ if __name__ != "emrecon.formats":
 from emrecon.projectors.core import FormatError, atomic_path
 
 from .acquisition import acquisition_in_words
-from .attenuation import Measured, read_mu
+from .attenuation import Measured, grid_in_scan, read_mu
 from .dicom import (
     ImageFacts,
     PETFacts,
@@ -145,6 +145,7 @@ __all__ = [
     "describe_dynamic",
     "axes_beside",
     "Measured",
+    "grid_in_scan",
     "image_kind",
     "holds_image",
     "image_unit",

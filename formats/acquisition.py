@@ -58,7 +58,7 @@ def _times(source: Any) -> Iterator[str]:
     beds = source.beds if isinstance(source, BedScan) else (source,)
     durations = dict.fromkeys(getattr(bed, "duration", None) for bed in beds)
     for duration in durations:
-        if duration is not None:
+        if duration is not None and not callable(duration):  # events would have to be read for it
             per = " per view" if isinstance(getattr(beds[0], "geometry", None), SPECTGeometry) else ""
             yield f"{seconds_in_words(duration)}{per}"
 

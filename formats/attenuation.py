@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,9 @@ from emrecon.projectors.physics.attenuation import ct_scanners, tube_voltages
 from emrecon.projectors.physics.compton import ELECTRON_MASS
 from emrecon.projectors.physics.ct_maps import ct_coverage, ct_truncation, shifted_grid
 
+from .dicom.attributes import lenient
 from .dicom.ct import CTFacts, CTImage, is_ct, read_ct, whole_series
+from .dicom.series import headers_of
 from .dicom.summary import is_dicom
 from .interfile.images import ImageAxes
 from .registry import read_image
@@ -42,6 +45,7 @@ _VOLTAGES = (60.0, 160.0)  # kV, of tubes whose tables are near enough
 _HIGHEST = 10.0  # 1/cm; see `check_attenuation`
 _AIR = -200.0  # HU, below which every CT has some voxels
 _SAME = 0.5  # mm
+_SCALE = (0x0033, 0x1038)  # of Siemens' attenuation maps, as PyTomography reads them (Polson et al. 2025)
 
 
 Measured = Scan | WindowedScan | WindowedSeries | ScanSeries | BedScan | PETLink
@@ -229,12 +233,12 @@ def _placed(path: str | os.PathLike[str], ct: CTImage, scan: Measured, grid: Ima
 
 
 def _of_file(path: str | os.PathLike[str], own: ImageGrid, scan: Measured) -> tuple[ImageGrid, str | None]:
-    """The grid of an image in the coordinates of the scan: DICOM and NIfTI have those of the patient."""
-    place = _placement(scan)
-    if place is None or not in_patient(path):
+    """The grid of an image in the coordinates of the scan, and what was assumed."""
+    here = grid_in_scan(path, own, getattr(scan, "study", None))
+    if here is own:
         return own, None
     note = f"{Path(path).name} is taken to be in the coordinates of the patient, in which the scan says where it lies"
-    return shifted_grid(own, [-value for value in place]), note
+    return here, note
 
 
 def _frames(facts: CTFacts, study: Study) -> list[str]:
@@ -272,9 +276,15 @@ def _centred(ct: CTImage, grid: ImageGrid) -> tuple[ImageGrid, list[str]]:
     return shifted_grid(ct.grid, (-axis[0], -axis[1], middle - z)), [note]
 
 
-def _placement(scan: Measured) -> tuple[float, float, float] | None:
-    study: Study | None = getattr(scan, "study", None)
-    return None if study is None else study.placement
+def grid_in_scan(path: str | os.PathLike[str], grid: ImageGrid, study: Study | None) -> ImageGrid:
+    """Return the grid of an image file in the coordinates of a scan, whose placement `study` says.
+
+    DICOM and NIfTI files lie in the patient, Interfile and HDF5 in the scan; without a placement all are taken to be in
+    the scan's coordinates.
+    """
+    if study is None or study.placement is None or not in_patient(path):
+        return grid
+    return shifted_grid(grid, [-value for value in study.placement])
 
 
 def in_patient(path: str | os.PathLike[str]) -> bool:
@@ -329,10 +339,28 @@ def _of_map(
             "say so by unit='hu' (--mu-unit hu)"
         )
     place, said = _of_file(path, own, scan)
-    notes = tuple(note for note in (said, _moved(shift)) if note)
+    scale = _scale(path)
+    scaled = f"the values of {Path(path).name} are divided by {scale:g}, the scale in its attribute (0033,1038)"
+    notes = tuple(note for note in (said, _moved(shift), scaled if scale != 1 else None) if note)
+    values = values / np.float32(scale)
     if unit == "1/mm":
         values = values * np.float32(10)
     return AttenuationMap(values, shifted_grid(place, shift), None, notes, Path(path).name)
+
+
+def _scale(path: str | os.PathLike[str]) -> float:
+    """What the stored values of a map in DICOM are larger by: Siemens notes it in a private attribute."""
+    if not _is_dicom(path):
+        return 1.0
+    with lenient():
+        for _, header in headers_of(path)[0]:
+            value = getattr(header.get(_SCALE), "value", None)
+            with suppress(ValueError, TypeError, UnicodeDecodeError):
+                value = value.decode("ascii").strip("\0 ") if isinstance(value, bytes) else value
+                scale = float(value)  # type: ignore[arg-type]  # a TypeError is suppressed
+                if math.isfinite(scale) and scale > 0:
+                    return scale
+    return 1.0
 
 
 def _vector(shift: Sequence[float]) -> tuple[float, float, float]:

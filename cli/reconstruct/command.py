@@ -1,25 +1,18 @@
-"""The command: its options by panel, and the way from data to problem, engine and output."""
+"""The command: its options by panel."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from emrecon.projectors.core.progress import stage
-from emrecon.recon import METHODS, Checkpoint, History, Problem
+from emrecon.recon import METHODS
 from emrecon.recon.methods import known_priors
 
 from .. import learned, options
-from ..errors import interruptible
-from ..outputs import check_outputs, writing
-from ..printing import plain_console, quietly
-from . import collimators, data, engine, output, parts, quantities, record, uses
-from .config import read_config, write_config
-from .scatter import scatter_file
+from .config import read_config
+from .running import run
 from .settings import DataTable, MethodTable, OutputTable, PhysicsTable, QuantityTable, RunTable, Settings
 
 DATA, PHYSICS, QUANTITY, METHOD, OUTPUT, RUN = "Data", "Physics", "Quantity", "Method", "Output", "Run"
@@ -504,97 +497,3 @@ def reconstruct(
             run=RunTable(device=device, quiet=quiet),
         )
     run(settings, config, write_config)
-
-
-def run(settings: Settings, config: Path | None = None, repeat: Path | None = None) -> None:
-    """Read the data, make the problem, run the engine and write the image.
-
-    config : the file that the settings came from, which no output may replace.  repeat : a file to write them to.
-    """
-    begun, files = time.perf_counter(), settings.output
-    console = plain_console(quiet=settings.run.quiet)
-    choice = engine.choose_method(settings)
-    with interruptible(lambda: _how_to_go_on(files)), quietly(settings.run.quiet):
-        with stage(f"reading {settings.data.path.name}"):
-            settings, source = collimators.open_source(settings)
-        uses.check_data(settings, uses.kind_of(source), uses.container_of(source))
-        quantities.check_quantity(settings.quantity)
-        parts.check_options(settings, source)
-        outputs = {options.option_of(name): path for name, path in files} | {"--write-config": repeat}
-        check_outputs(outputs, (config, *_inputs(settings, choice, source)))
-        choice.check_device(settings.run.device)
-        with stage("problem"):
-            work = parts.divide(source, settings, choice)
-        check_outputs(parts.outputs_of(settings, work), (config, *_inputs(settings, choice, source)))
-        output.check_image_place(settings, source, work.times)
-        console.print(work.summary)
-        for line in (*work.counting, *quantities.in_words(work.quantity)):
-            console.print(line)
-        journal = record.Journal(console, History(every=files.log is not None), begun)
-        for said in work.notes:
-            journal.note(said)
-        image = work.combined([_piece(piece, choice, settings, journal) for piece in work.pieces])
-        image = output.filtered(image, work.grid, settings.method.filter, journal)
-        said = "\n".join((work.summary, *work.counting))
-        provenance = record.record_of(choice.done(settings), source, said, journal, work.quantity)
-        output.write_results(settings, image, work.grid, console, provenance, work.quantity, work.times, source)
-        output.write_overlay(settings, image, work.mu, work.grid, console)
-        if repeat is not None:
-            with writing():
-                write_config(repeat, choice.done(settings))
-
-
-def _piece(piece: parts.Piece, choice: engine.Choice, settings: Settings, journal: record.Journal) -> np.ndarray:
-    """Run the engine on a piece of the data, and keep what it says."""
-    own = journal.of_piece()
-    if piece.label:
-        journal.console.print(piece.label)
-    with stage(piece.label or "image"):
-        problem = piece.make()
-        for said in problem.notes:
-            own.note(said)
-        image = _image(problem, choice, parts.settings_of(settings, piece), own)
-    journal.keep(own)
-    return image
-
-
-def _image(problem: Problem, choice: engine.Choice, settings: Settings, journal: record.Journal) -> np.ndarray:
-    """Run the engine; the time that is printed counts from when the command started."""
-    learned.check(choice.name, choice.trained, problem.grid)
-    for warning in learned.notes(choice.trained, problem.grid, problem.modality):
-        journal.note(warning)
-    guide = options.guide(settings.method.guide, problem.grid, data.beside(settings.data))
-    where = settings.output.checkpoint
-    keeper = None if where is None else Checkpoint(where, signature=choice.signature(problem, guide))
-    with stage("beginning"):
-        made = choice.prepare(problem, guide, settings.run.device, keeper)
-    for line in choice.beginning(made):
-        journal.console.print(line)
-    journal.begin(made)
-    watchers = output.callbacks_of(settings, made, choice.iterations, keeper, journal.history)
-    last = engine.iterate(made, choice.iterations, watchers)
-    journal.console.print(f"{made}, {output.n_passes(last.iteration)}, {journal.seconds:.1f} s in all")
-    unexplained = problem.unexplained(last.image)
-    if unexplained:
-        journal.note(f"{unexplained}; --background gives one")
-    for warning in learned.fit_notes(made, last.image):
-        journal.note(warning)
-    return last.image
-
-
-def _how_to_go_on(files: OutputTable) -> str:
-    kept = [] if files.checkpoint is None else [files.checkpoint, *parts.of_pieces(files.checkpoint)]
-    found = [path for path in kept if path.exists()]
-    if found:
-        return f"the same command goes on from the checkpoint {', '.join(map(str, found))}"
-    return "no image was written; with --checkpoint FILE, the same command goes on after the last whole iteration"
-
-
-def _inputs(settings: Settings, choice: engine.Choice, source: data.Source) -> tuple[Path | None, ...]:
-    """The files that no output may replace."""
-    weights = choice.trained.path if choice.trained else None
-    physics = settings.physics
-    terms = physics.norm, physics.multiplicative, physics.additive, physics.randoms, scatter_file(physics)
-    source_of_calibration = quantities.phantom(settings.quantity)
-    own = settings.data.path, physics.mu, *terms, weights, source_of_calibration and source_of_calibration.path
-    return (*own, *settings.method.guide, *data.files_of(source))

@@ -354,7 +354,7 @@ def test_every_option_that_names_a_file_to_read_is_an_input():
     from pathlib import Path
     from types import SimpleNamespace
 
-    from emrecon.cli.reconstruct import command
+    from emrecon.cli.reconstruct import running
     from emrecon.cli.reconstruct.settings import DataTable, MethodTable, PhysicsTable, Settings
 
     tables, paths = {}, set()
@@ -366,4 +366,4 @@ def test_every_option_that_names_a_file_to_read_is_an_input():
     choice = SimpleNamespace(trained=SimpleNamespace(path=Path("weights")))
     source = Scan(np.ones(CAMERA.shape, np.float32), CAMERA)
     assert {"norm", "mu", "guide", "weights", "projections"} <= {path.name for path in paths}
-    assert set(command._inputs(Settings(**tables), choice, source)) >= paths
+    assert set(running._inputs(Settings(**tables), choice, source)) >= paths

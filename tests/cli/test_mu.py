@@ -6,7 +6,7 @@ from cli_cases import emrecon
 from ct_cases import CENTRE, FRAME, cylinder, write_ct
 
 from emrecon import formats
-from emrecon.projectors import ImageGrid, Scan, SPECTGeometry, SPECTProjector, Study
+from emrecon.projectors import ImageGrid, Scan, SPECTGeometry, SPECTProjector, Study, resample
 from emrecon.recon import reconstruct, spect_problem
 
 CT = ImageGrid((26, 24, 18), (8.0, 8.0, 8.0), (-98.0, -310.0, 972.0))
@@ -77,3 +77,14 @@ def test_options_of_a_ct_count(case, tmp_path):
     again = emrecon(*run[:2], "--config", tmp_path / "b.toml", "--out", tmp_path / "c.h5", check=0)
     assert "at 150 keV" in again.stdout
     np.testing.assert_array_equal(*(formats.read_image(tmp_path / f"{name}.h5")[0] for name in "bc"))
+
+
+def test_a_ct_as_guide_lies_where_it_belongs(case, tmp_path):
+    folder, _ = case
+    run = ("reconstruct", folder / "scan.h5", "--method", "kem", "--kernel", "8,3", "--iterations", 1, "--subsets", 2)
+    emrecon(*run, "--guide", folder / "ct", "--out", tmp_path / "a.h5", check=0)
+    grid = CAMERA.default_grid()
+    shifted = ImageGrid(CT.shape, CT.voxel_size, tuple(np.subtract(CT.origin, STUDY.placement)))
+    formats.write_image(tmp_path / "guide.h5", resample(cylinder(CT).astype(np.float32), shifted, grid), grid)
+    emrecon(*run, "--guide", tmp_path / "guide.h5", "--out", tmp_path / "b.h5", check=0)
+    np.testing.assert_allclose(*(formats.read_image(tmp_path / f"{name}.h5")[0] for name in "ab"), rtol=1e-5)

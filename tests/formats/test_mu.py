@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pydicom
 import pytest
 from ct_cases import CENTRE, FRAME, GRID, cylinder, write_ct
 from pet_cases import ONE_RING
@@ -327,3 +328,17 @@ def test_small_and_missing_bodies(value):
     assert (found is None) == (value < 0)
     if found is not None:
         assert found.removed == 0
+
+
+def test_a_map_in_dicom_is_scaled_and_placed(tmp_path, folder):
+    dicom = read_mu(folder, scan())
+    formats.write_dicom_image(tmp_path / "mu.dcm", 10000 * dicom.values, dicom.grid, study=STUDY)
+    with pytest.raises(ValueError, match="divide it by 10000"):
+        spect_problem(scan(), mu=read_mu(tmp_path / "mu.dcm", scan()), subsets=1)
+    dataset = pydicom.dcmread(tmp_path / "mu.dcm")
+    dataset.private_block(0x0033, "SIEMENS MED NM", create=True).add_new(0x38, "DS", "10000")
+    dataset.save_as(tmp_path / "mu.dcm")
+    found = read_mu(tmp_path / "mu.dcm", scan())
+    np.testing.assert_allclose(found.values, dicom.values, atol=1e-4)
+    np.testing.assert_allclose(found.grid.origin, dicom.grid.origin, atol=1e-3)
+    assert any("divided by 10000" in note for note in found.notes)

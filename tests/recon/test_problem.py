@@ -35,6 +35,7 @@ GRID = ImageGrid((16, 16, 6), 5.0)
 CAMERA = SPECTGeometry.circular(12, 70, (16, 6), 5.0)
 BODY = uniform_cylinder(radius=28, height=24)
 RESPONSE = LinearResponse(0.03, 2.0)
+OTHER = replace(RING, name="other", crystals=1.1 * RING.crystals)
 MU = BODY.attenuation(GRID, 140.5).astype(np.float32)
 
 
@@ -357,7 +358,11 @@ def test_a_norm_weighs_the_crystals():
         ({"randoms": np.ones(3)}, "randoms", "does not broadcast"),
         ({"subsets": 99}, "subsets", "only 32 views"),
         ({"max_ring_difference": 1}, "max_ring_difference", "list-mode only"),
-        ({"norm": Normalisation(replace(RING, name="other"))}, "norm", "norm belongs to other"),
+        (
+            {"norm": Normalisation(OTHER)},
+            "norm",
+            "norm belongs to other",
+        ),
     ],
 )
 def test_arguments_of_pet_are_named(options, argument, message):
