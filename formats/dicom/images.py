@@ -13,6 +13,7 @@ from emrecon.projectors.core.errors import FormatError
 
 from .attributes import FilePath, lenient, text_of
 from .ct import read_dicom_ct, whole_series
+from .nm.header import RECONSTRUCTED, type_of
 from .nm.images import unit_of
 from .nm.reading import read_dicom_nm_image
 from .pet import read_dicom_pet
@@ -62,7 +63,7 @@ def read_dicom_image(
         if series is not None:
             wanted = [item for item in images if str(series) in (_uid(item), text_of(item, "SeriesNumber"))]
             images = wanted or images
-        found = Counter(modality_of(header) for header in images)
+        found = Counter(_kind(header) for header in images)
         known = [name for name in found if name in READERS]
     if len(known) == 1:
         return READERS[known[0]](files, series=series, frame=frame)
@@ -70,6 +71,12 @@ def read_dicom_image(
     if known:
         raise FormatError(f"{path} holds images of several modalities ({kinds}); choose a series by series=")
     raise FormatError(f"{path} holds {kinds}; images are read of {', '.join(READERS)}")
+
+
+def _kind(header: Dataset) -> str:
+    """The modality; projections and planar images of NM are no images in this sense."""
+    modality, kind = modality_of(header), type_of(header)
+    return modality if modality != "NM" or kind in RECONSTRUCTED else f"NM {kind}".strip()
 
 
 def _uid(header: Dataset) -> str | None:

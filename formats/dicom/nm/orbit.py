@@ -350,9 +350,10 @@ def _ge_offsets(path: Path, header: Dataset, frames: FrameTable, notes: Notes) -
 
 
 def _ge_list(header: Dataset) -> np.ndarray | None:
+    """The last of each three numbers of Tomo View Offset, of all items of the Xeleris Detector Information Sequence."""
     try:
         sequence = next(e for e in header if e.tag.group == _GE_GROUP and e.tag.element & 0xFF == _GE_SEQUENCE)
-        values = np.array([float(value) for value in sequence.value[0][_GE_OFFSETS].value])
+        values = np.array([float(value) for item in sequence.value for value in item[_GE_OFFSETS].value])
         return values.reshape(-1, 3)[:, -1] if np.isfinite(values).all() else None
     except Exception:  # not there, or of another kind: private attributes may be anything
         return None

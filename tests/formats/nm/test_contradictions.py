@@ -1,5 +1,7 @@
 """Files that contradict themselves or leave things out get one line that names the attribute, or a note."""
 
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
@@ -232,6 +234,9 @@ def test_every_name_is_documented_and_taken(files):
     assert (said.injected, said.weight, said.height, said.calibration) == (100, 70, 1.7, 9.3)
     assert (said.collimator, said.patient_position) == ("ge-megp", "FFS")
     assert set(given) <= set(formats.NM_OVERRIDES)
+    page = (Path(__file__).parents[3] / "docs" / "dicom.md").read_text()
+    assert [name for name in formats.NM_OVERRIDES if f"| `{name}` |" not in page] == []
+    assert [name for name in formats.NM_IMAGE_OVERRIDES if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("position", ["detector", "corner", "centre"])

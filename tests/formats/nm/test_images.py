@@ -3,7 +3,7 @@
 import numpy as np
 import pydicom
 import pytest
-from nm_cases import study
+from nm_cases import scan, study
 from pydicom.dataset import Dataset
 from real_data import real_data
 
@@ -161,3 +161,12 @@ def test_real_files(notes):
     for name, words in (("NM1_UNC.dcm", "WHOLE BODY"), ("PT_suyashkumar_1.dcm", "is PT, not NM")):
         with pytest.raises(formats.FormatError, match=words):
             formats.read_scan(folder / name)
+
+
+def test_images_among_projections(tmp_path):
+    values = image()
+    formats.write_dicom_image(tmp_path / "image.dcm", values, GRID, unit="Bq/mL", study=study())
+    formats.write_dicom_nm(tmp_path / "scan.dcm", scan())
+    found, _ = formats.read_image(tmp_path)
+    assert np.allclose(found, values, atol=values.max() / 65535)
+    assert formats.read_scan(tmp_path).geometry.n_views == 8
