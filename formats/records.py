@@ -32,6 +32,7 @@ _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _DATA = (".v", ".i33")  # of Interfile images, beside their headers
 _LONGEST_FREE_TEXT = 1024  # characters of DICOM's DerivationDescription
 _PATIENT = ("PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName")
+_TECHNICAL = ("<", "image ", "camera ", "sampling ", "kernels ")  # of a problem's summary, for the shortest text
 _AT_ONCE = 2**22  # bytes
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
@@ -148,7 +149,8 @@ class Provenance:
 
     def text(self, longest: int = _LONGEST_FREE_TEXT) -> str:
         """Return a line or some for people, as for DICOM's DerivationDescription; cut where it is too long."""
-        said = [f"emrecon {self.version}: {self.how}", *(" ".join(line.split()) for line in self.physics)]
+        modelled = (" ".join(line.split()) for line in self.physics)
+        said = [f"emrecon {self.version}: {self.how}", *(line for line in modelled if not line.startswith(_TECHNICAL))]
         said += [f"from {item.name} (SHA-256 {item.sha256[:16]})" for item in self.inputs] + [self.command]
         whole = "; ".join(part for part in said if part)
         return whole if len(whole) <= longest else f"{whole[: longest - 4]} ..."

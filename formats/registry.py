@@ -320,7 +320,7 @@ def _write_dicom(
     provenance: Provenance | None,
 ) -> None:
     """Write DICOM, with the record's text as the description of how the image was made."""
-    method = facts.method or (provenance.text() if provenance is not None else "")
+    method = facts.method or (provenance.text(900) if provenance is not None else "")
     own = times or (facts.times if len(image.shape) == 4 else None)
     write_dicom_image(path, image, grid, facts=replace(facts, method=method, times=own, unit=unit or facts.unit))
 
@@ -447,7 +447,7 @@ def describe(path: str | os.PathLike[str], *, names: bool = False, **overrides: 
     """
     other = describe_other(path, names, overrides)
     if other is not None:
-        return other
+        return other | _record_facts(path)
     kind = _kind_of(path)
     if overrides and kind != "interfile":
         raise TypeError(f"{path} has no header whose values can be replaced, got {', '.join(overrides)}")

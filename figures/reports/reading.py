@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from emrecon import formats
-from emrecon.formats.describing import is_dicom
+from emrecon.formats.dicom.summary import dicom_patient, is_dicom
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.physics.ct_maps import shifted_grid
 
@@ -123,10 +123,13 @@ def patient_of(path: FilePath) -> str:
 
     Raises FileNotFoundError; FormatError where the file names nobody.
     """
-    study = getattr(formats.read_scan(path), "study", None)
-    said = dict(study.attributes) if study is not None else {}
-    name = " ".join(said.get("PatientName", "").replace("^", " ").split())
-    parts = [part for part in (name, said.get("PatientID", "")) if part]
+    if Path(path).is_dir() or is_dicom(path):
+        name, number = dicom_patient(path)
+    else:
+        study = getattr(formats.read_acquisition(path), "study", None)
+        said = dict(study.attributes) if study is not None else {}
+        name, number = said.get("PatientName", ""), said.get("PatientID", "")
+    parts = [part for part in (" ".join(name.replace("^", " ").split()), number) if part]
     if not parts:
         raise formats.FormatError(f"{path} names no patient")
     return ", ".join(parts)

@@ -97,6 +97,16 @@ def describe_dicom(path: FilePath, names: bool = False, **overrides: object) -> 
     return {name: _without(value, hidden) for name, value in facts.items() if value not in (None, (), "")}
 
 
+def dicom_patient(path: FilePath) -> tuple[str, str]:
+    """Return the patient's name and number in a DICOM file or folder, each empty where it is not there.
+
+    Raises FileNotFoundError; FormatError for files that are not DICOM.
+    """
+    with lenient():
+        header = next(iter(_groups(path).values()))[0][1]
+        return text_of(header, "PatientName") or "", text_of(header, "PatientID") or ""
+
+
 def _groups(path: FilePath) -> dict[str, _Group]:
     """The files of each series."""
     headers, _ = headers_of(path)

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from cli_cases import emrecon
 
-from emrecon import formats
+from emrecon import figures, formats
 from emrecon.projectors import BedScan, ImageGrid
 
 GRID = ImageGrid((5, 5, 4), 4.0)
@@ -77,6 +77,7 @@ def test_the_series_of_a_folder_are_listed(study):
 def test_the_name_is_said_on_demand(study):
     assert "SECRET^NAME" in info(study, "--with-names")["name"]
     assert "--with-names" in emrecon("info", "--with-names", check=2).stderr
+    assert figures.patient_of(study / "tomo.dcm").startswith("SECRET NAME")
 
 
 def test_other_kinds_are_told(study, tmp_path):
