@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from emrecon import formats
+from emrecon.formats.dicom.nm import nm_kind
 from emrecon.formats.dicom.series import headers_of
 from emrecon.formats.dicom.summary import is_dicom
 from emrecon.projectors import ImageGrid, Study, isotope
@@ -275,6 +276,7 @@ def _read(files, hours, nuclide, unit, corrected_to, said) -> _Images:  # type: 
             with named(path.name):
                 parts = np.asarray(resample(parts, own, grid))
         grid = own if grid is None else grid
+        _check_study(path, hours[start], nuclide, said)
         back = _taken_back(path, corrected_to, said)
         volumes += [
             np.asarray(part, float) * scale * (2 ** (-hours[start + i] / half_life) if back else 1.0)
@@ -333,18 +335,25 @@ def _taken_back(path: Path, corrected_to: str | None, said: _Said) -> bool:
     stated = _correction(path)
     if corrected_to is None and stated == "injection":
         said(f"{path.name} is decay corrected to injection; its values are brought to the time of the scan")
+    elif corrected_to is None and stated == "unknown":
+        said(
+            f"{path.name} is decay corrected, but does not say to when; it is taken for the time of the scan "
+            "(--corrected-to injection otherwise)"
+        )
     elif corrected_to == "scan" and stated == "injection":
         said(f"{path.name} says that it is decay corrected to injection, and is taken as --corrected-to says")
     return (corrected_to or stated) == "injection"
 
 
 def _correction(path: Path) -> str | None:
-    """The moment that a file says its values are corrected to, "injection", "scan" or None."""
+    """What a file says that its values are corrected to: "injection", "scan", "unknown"; None where it is mute."""
     if path.is_dir() or is_dicom(path):
-        with suppress(formats.FormatError, OSError, TypeError):
-            stated = formats.read_dicom_pet(path).facts.decay_correction
-            return {"ADMIN": "injection", "START": "scan", "NONE": "scan"}.get(stated or "")
-        return None
+        _, header = headers_of(path)[0][0]
+        terms = {"ADMIN": "injection", "START": "scan", "NONE": "scan"}
+        stated = str(header.get("DecayCorrection", "") or "").strip().upper()
+        if stated:
+            return terms.get(stated, "unknown")
+        return "unknown" if "DECY" in str(header.get("CorrectedImage", "")) else None
     with suppress(formats.FormatError, OSError):
         record = formats.read_provenance(path)
         for line in (*record.calibration, *record.physics, *record.notes):
@@ -352,6 +361,20 @@ def _correction(path: Path) -> str | None:
             if found:
                 return "scan" if found[1] else "injection"
     return None
+
+
+def _check_study(path: Path, hours: float, nuclide: str, said: _Said) -> None:
+    """Say where a file of nuclear medicine contradicts the nuclide or the time that was given."""
+    if not is_dicom(path) or nm_kind(path) != "image":
+        return
+    found = formats.read_dicom_nm_image(path)
+    if found.radionuclide is not None and found.radionuclide != isotope(nuclide).name:
+        said(f"{path.name} is an image of {found.radionuclide}, and the dose is that of {isotope(nuclide).name}")
+    injection, start = found.study.injection, found.study.start
+    if injection is not None and start is not None and (injection.tzinfo is None) == (start.tzinfo is None):
+        own = (start - injection).total_seconds() / 3600
+        if abs(own - hours) > max(0.5, 0.02 * hours):
+            said(f"{path.name} was measured {own:.4g} h after the injection by its header, and not {hours:g} h")
 
 
 def _masks(paths: Sequence[Path], labels: Sequence[str], grid: ImageGrid, said: _Said) -> dict[str, np.ndarray]:

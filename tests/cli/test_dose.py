@@ -2,13 +2,14 @@
 
 import csv
 import json
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
 from cli_cases import emrecon
 
 from emrecon import formats
-from emrecon.projectors import ImageGrid
+from emrecon.projectors import ImageGrid, Study
 from emrecon.recon.dosimetry import treatment_dose
 
 GRID = ImageGrid((14, 12, 10), 5.0, (-20.0, -30.0, 100.0))
@@ -154,6 +155,42 @@ def test_another_grid_is_said(folder):
     done = run(folder, "--out", "moved.nii.gz", images=("t4.nii.gz", "other.nii.gz", "t96.nii.gz"))
     assert "other.nii.gz is on another grid" in done.stdout
     np.testing.assert_allclose(formats.read_image(folder / "moved.nii.gz")[0], expected().dose.image, rtol=1e-4)
+
+
+def test_images_and_ct_of_dicom(folder):
+    """NM, and PT that is corrected to injection; contradictions of the header are said; no name is kept."""
+    injection = datetime(2026, 3, 2, 9)
+    for t, image in zip(TIMES, SCANS):
+        about = Study(
+            injection=injection,
+            start=injection + timedelta(hours=t if t < 90 else 80),
+            injected=7400.0,
+            attributes={"PatientName": "Doe^Jane"},
+        )
+        more = {"kind": "NM", "unit": "Bq/mL", "study": about, "radionuclide": "Lu-177" if t < 90 else "In-111"}
+        formats.write_dicom_image(folder / f"Jane{t:g}.dcm", image, GRID, **more)
+    hu = np.full((28, 24, 20), 40.0)
+    formats.write_dicom_ct(folder / "ct", hu, ImageGrid((28, 24, 20), 2.5, (-21.25, -31.25, 98.75)))
+    images = ("Jane4.dcm", "Jane24.dcm", "Jane96.dcm")
+    done = run(folder, "--density", "ct", "--out", "nm.nii.gz", images=images)
+    assert "Jane96.dcm is an image of In-111" in done.stdout
+    assert "80 h after the injection by its header, and not 96 h" in done.stdout
+    assert "Jane24.dcm was measured" not in done.stdout
+    density = 1.03 + 26 / 86 * 0.0462
+    np.testing.assert_allclose(
+        formats.read_image(folder / "nm.nii.gz")[0], expected().dose.image / density, rtol=1e-3, atol=1e-4
+    )
+    record = formats.read_provenance(folder / "nm.nii.gz")
+    assert "Jane" not in record.json()
+    physical = 574300.8 / 3600
+    about = Study(injection=injection, start=injection + timedelta(hours=4), injected=7400.0, weight=70.0)
+    more = {"kind": "PT", "unit": "Bq/mL", "study": about, "radionuclide": "Lu-177", "duration": 600.0}
+    formats.write_dicom_image(folder / "pt", SCANS[0] * 2 ** (4 / physical), GRID, decay_to="injection", **more)
+    done = run(folder, "--model", "physical", "--out", "pt.nii.gz", images=("pt",), times=("--times", "4"))
+    assert "pt is decay corrected to injection" in done.stdout
+    run(folder, "--model", "physical", "--out", "one.nii.gz", images=("t4.nii.gz",), times=("--times", "4"))
+    one = formats.read_image(folder / "one.nii.gz")[0]
+    np.testing.assert_allclose(formats.read_image(folder / "pt.nii.gz")[0], one, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
