@@ -35,14 +35,8 @@ PUBLISHED = (
     ("I-131", (3, 3, 3), (0, 0, 0), 9.2e-1, "MIRD 17"),
     ("I-131", (6, 6, 6), (5, 5, 5), 6.1e-6, "MIRD 17"),
     ("I-131", (3, 3, 3), (5, 5, 5), 2.63e-5, "MIRD 17"),
-    ("Lu-177", (4.8, 4.8, 4.8), (0, 0, 0), 2.066e-1, "PyTheranostics"),
-    ("Lu-177", (4.8, 4.8, 4.8), (1, 0, 0), 2.255e-3, "PyTheranostics"),
-    ("Lu-177", (4.8, 4.8, 4.8), (1, 1, 0), 6.98e-5, "PyTheranostics"),
-    ("Lu-177", (4.8, 4.8, 4.8), (1, 1, 1), 1.908e-5, "PyTheranostics"),
-    ("Lu-177", (4.8, 4.8, 4.8), (3, 0, 0), 5.887e-6, "PyTheranostics"),
-    ("Lu-177", (4.8, 4.8, 4.8), (5, 5, 5), 7.765e-7, "PyTheranostics"),
 )
-"""Nuclide, mm, voxels away, mGy/(MBq s), from: MIRD pamphlet 17 (Bolch et al. 1999), DPM and PyTheranostics' kernel."""
+"""Nuclide, mm, voxels away, mGy/(MBq s), from: MIRD pamphlet 17 (Bolch et al. 1999), and the code DPM."""
 
 
 def electron_table() -> str:
@@ -74,7 +68,9 @@ def photon_table() -> str:
         weights = 1 / np.sqrt(np.maximum(shares, 1e-7) / n + (0.005 * shares) ** 2 + 1e-14)
         rows = np.vstack([terms.T * weights[:, None], 1e5 * whole])
         found, _ = nnls(rows, np.append((shares - primary) * weights, 1e5 * (mu / absorbed - 1)))
-        worst = np.abs((primary + terms.T @ found) / np.maximum(shares, 1e-12) - 1)[shares > 1e-4].max()
+        worst = np.abs((primary + terms.T @ found) / np.maximum(shares, 1e-12) - 1)[
+            (x[1:] <= 8) & (shares > 3e-3)
+        ].max()
         print(f"{energy} keV: worst shell {worst:.1%}", flush=True)
         lines.append(f"{energy}," + ",".join(f"{value:.5g}" for value in found))
     return "\n".join(lines) + "\n"
