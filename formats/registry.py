@@ -341,8 +341,13 @@ def read_times(path: str | os.PathLike[str]) -> ImageTimes | None:
 
 
 def holds_image(path: str | os.PathLike[str]) -> bool:
-    """Whether a file holds an image, and no scan, list-mode or other data; its values are not read."""
+    """Whether a file or folder holds an image, and no scan, list-mode or other data; its values are not read.
+
+    Of DICOM: reconstructed NM, PT or CT, and not planar images.
+    """
     kind = _kind_of(path)
+    if kind == "dicom":
+        return nm_kind(path) in (None, "image")
     if kind == "hdf5":
         return native.kind_of(path) == "image"
     if kind == "interfile":

@@ -9,6 +9,7 @@ from datetime import datetime
 import numpy as np
 
 from emrecon.projectors import (
+    DeadTime,
     ImageGrid,
     Radionuclide,
     Scan,
@@ -17,6 +18,7 @@ from emrecon.projectors import (
     isotope,
     planar_sensitivity,
     scan_seconds,
+    view_rates,
 )
 from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.scan.window_choice import Peak
@@ -84,7 +86,12 @@ class MeasuredCalibration:
 
 
 def sensitivity_of_scan(
-    scan: Scan | WindowedScan, source: SourceActivity, *, peak: Peak | None = None, scatter: Scatter = None
+    scan: Scan | WindowedScan,
+    source: SourceActivity,
+    *,
+    peak: Peak | None = None,
+    scatter: Scatter = None,
+    dead_time: DeadTime | None = None,
 ) -> MeasuredCalibration:
     """Return the sensitivity of one head in counts/s/MBq from planar or SPECT views of a source in air::
 
@@ -93,6 +100,7 @@ def sensitivity_of_scan(
     Args:
         scan : all of whose views see all of the source, without attenuation; several views are averaged.
         peak, scatter : as in `spect_problem`, which should be those of the patients.
+        dead_time : counts are divided by the fraction of events that was counted, see `with_dead_time`.
 
     Raises ArgumentError where duration, radionuclide or times are not known, or no counts are left.
     """
@@ -107,11 +115,18 @@ def sensitivity_of_scan(
         raise ArgumentError("calibration_phantom", "the seconds per view of the phantom's scan are not known")
     start = found.study.start if found.study else None
     activity, how = source.during(start, scan_seconds(found), nuclide)
-    whole = np.broadcast_to(to_numpy(found.background), tuple(found.counts.shape))
-    counts = float((to_numpy(found.counts) - whole).sum(dtype=float)) / found.geometry.n_views
+    by_view = np.asarray((to_numpy(found.counts) - to_numpy(found.background)).sum((-2, -1), dtype=float))
+    if dead_time is not None:
+        try:
+            by_view = by_view / dead_time.live_fraction(view_rates(scan))
+        except ValueError as error:
+            raise ArgumentError("dead_time", f"the scan of the source: {error}") from None
+    counts = float(by_view.mean())
     if not counts > 0:
         raise ArgumentError("calibration_phantom", "no counts of the source are left")
-    per_view = f"{counts:.6g} counts per view of {found.duration:g} s, in the mean of {found.geometry.n_views} views"
+    corrected = "" if dead_time is None else ", corrected for dead time"
+    n = found.geometry.n_views
+    per_view = f"{counts:.6g} counts per view of {found.duration:g} s, in the mean of {n} views{corrected}"
     notes = (how, per_view, *filter(None, (" ".join(single.said.split()),)), *single.notes)
     return MeasuredCalibration(planar_sensitivity(counts, found.duration, activity), notes)
 

@@ -13,6 +13,8 @@ import numpy as np
 import typer
 
 from emrecon import formats
+from emrecon.formats.dicom.nm import nm_kind
+from emrecon.formats.dicom.summary import is_dicom
 from emrecon.projectors import (
     BedScan,
     DeadTime,
@@ -20,6 +22,7 @@ from emrecon.projectors import (
     ImageGrid,
     PETSinogram,
     Scan,
+    SPECTGeometry,
     Study,
     WindowedScan,
     WindowedSeries,
@@ -241,20 +244,50 @@ def _measured(source: AnyAcquisition, settings: Settings) -> MeasuredCalibration
         said.source,
         peak=None if one else settings.physics.peak,
         scatter=None if one else window_scatter(settings.physics),
+        dead_time=dead_time(settings.quantity),
     )
 
 
 def _scan_of(said: Phantom) -> Scan | WindowedScan | None:
     """The phantom's file as a scan, None where it is an image."""
-    name = said.path.name.lower()
-    if name.endswith((".nii", ".nii.gz", ".hv")) or (
-        name.endswith((".h5", ".hdf5")) and formats.holds_image(said.path)
-    ):
+    if formats.holds_image(said.path):
         return None
+    if (said.path.is_dir() or is_dicom(said.path)) and nm_kind(said.path) == "planar":
+        return _views_of(said.path, formats.read_planar(said.path))
     found = formats.read_acquisition(said.path)
     if not isinstance(found, (Scan, WindowedScan)):
         _refuse("calibration_phantom", f"{said.path} holds a {type(found).__name__}; give one scan of the source")
     return found
+
+
+def _views_of(path: Path, planar: formats.PlanarImages) -> Scan | WindowedScan:
+    """Planar images as views of a camera: one for each head, of every energy window."""
+    durations = planar.durations[~np.isnan(planar.durations)]
+    if np.unique(planar.parts).size > 1 or (durations.size and np.ptp(durations) > 1e-3 * durations.max()):
+        _refuse("calibration_phantom", f"{path} holds several frames or gates; give one image of each head and window")
+    windows = [*dict.fromkeys(planar.windows)]
+    images = [[i for i, window in enumerate(planar.windows) if window == one] for one in windows]
+    if len({len(some) for some in images}) > 1:
+        _refuse("calibration_phantom", f"{path} has different numbers of images in its windows")
+    n, shape = len(images[0]), (planar.counts.shape[2], planar.counts.shape[1])
+    # where the heads were does not matter: counts are added
+    camera = SPECTGeometry(360 / n * np.arange(n), 1.0, shape, planar.pixel_size or 1.0, head=np.arange(n))
+    counts = [np.swapaxes(planar.counts[some], 1, 2).astype(np.float32) for some in images]
+    seconds = float(durations[0]) if durations.size else None
+    known = [window for window in windows if window is not None]
+    if len(windows) > 1 and len(known) == len(windows):
+        return WindowedScan(
+            known, counts, camera, duration=seconds, radionuclide=planar.radionuclide, study=planar.study
+        )
+    limits = known[0].limits if known else None
+    return Scan(
+        counts[0],
+        camera,
+        duration=seconds,
+        radionuclide=planar.radionuclide,
+        energy_window=limits,
+        study=planar.study,
+    )
 
 
 def _of_image(said: Phantom, source: AnyAcquisition) -> MeasuredCalibration:

@@ -96,7 +96,8 @@ def test_suv_and_injection(folder):
 
 def test_a_phantom_gives_the_sensitivity(folder):
     in_air = SENSITIVITY * SECONDS * 40.0 * TC.mean_decay(2 * SECONDS)
-    planar = np.full((2, 4, 4), in_air / 16, np.float32)
+    rate = in_air / SECONDS
+    planar = np.full((2, 4, 4), COUNTER.measured_rate(rate) / rate * in_air / 16, np.float32)
     camera = SPECTGeometry(np.array([0.0, 180]), 100.0, (4, 4), 10.0)
     point = Scan(planar, camera, duration=SECONDS, radionuclide="Tc-99m", study=Study(start=START))
     formats.write_scan(folder / "point.h5", point)
@@ -115,6 +116,20 @@ def test_a_phantom_gives_the_sensitivity(folder):
     found, done = reconstructed(folder, "--calibration-phantom", image, "--dead-time", COUNTER.tau)
     assert f"sum of the image {total:.6g}"[:22] in done.stdout
     assert found == pytest.approx(CONCENTRATION, rel=0.02)
+
+
+def test_a_planar_image_gives_the_sensitivity(folder):
+    in_air = SENSITIVITY * SECONDS * 40.0 / 80  # per pixel
+    camera = SPECTGeometry(np.array([0.0, 180]), 100.0, (10, 8), 10.0, head=np.array([0, 1]))
+    side = np.full(camera.shape, 0.1 * in_air * 6 / 28.1, np.float32).round()
+    peak = np.full(camera.shape, 1.1 * in_air, np.float32).round()
+    point = WindowedScan(WINDOWS, (peak, side, side), camera, duration=SECONDS, radionuclide="Tc-99m", study=STUDY)
+    formats.write_dicom_nm(folder / "planar.dcm", point)
+    assert formats.read_planar(folder / "planar.dcm").kind == "STATIC"
+    _, done = reconstructed(folder, "--calibration-phantom", f"{folder / 'planar.dcm'}:40")
+    said = next(line for line in done.stdout.splitlines() if "of the phantom" in line)
+    assert float(said.split()[1]) == pytest.approx(SENSITIVITY, rel=1e-3)
+    assert "40 MBq, taken as the mean during the scan" in said
 
 
 def test_the_files_own_calibration(folder):
