@@ -49,6 +49,7 @@ from .hdf5 import (
     write_windowed_scan,
     write_windowed_series,
 )
+from .images import holds_image, image_unit
 from .interfile import (
     ImageAxes,
     PETSinogramFacts,
@@ -89,9 +90,7 @@ from .records import (
 from .registry import (
     axes_beside,
     describe,
-    holds_image,
     image_kind,
-    image_unit,
     read_acquisition,
     read_dynamic,
     read_gated,

@@ -19,7 +19,7 @@ from emrecon.projectors.core.progress import tracked
 
 from .describing import describe_norm, describe_other, is_norm
 from .dicom.image_writing import ImageFacts, write_dicom_image
-from .dicom.images import dicom_unit, read_dicom_image
+from .dicom.images import read_dicom_image
 from .dicom.nm import NM_IMAGE_OVERRIDES, NMScan, nm_kind, read_dicom_nm, read_dicom_nm_image
 from .dicom.summary import is_dicom
 from .hdf5 import describe_beds, describe_windowed_series, read_beds, read_windowed_series
@@ -39,7 +39,7 @@ from .interfile import (
     write_interfile_pet,
 )
 from .interfile.header import load_header
-from .interfile.images import PET_AXES, SPECT_AXES, ImageAxes, interfile_axes, interfile_unit
+from .interfile.images import PET_AXES, SPECT_AXES, ImageAxes, interfile_axes
 from .interfile.parts import Parts, parts_of
 from .interfile.pet import is_sinogram
 from .nifti import nifti_unit, read_nifti, read_nifti_provenance, write_nifti
@@ -338,32 +338,6 @@ def read_times(path: str | os.PathLike[str]) -> ImageTimes | None:
         return None
     image, _ = read_nifti(path)
     return read_sidecar(path, len(image)) if image.ndim == 4 else None
-
-
-def holds_image(path: str | os.PathLike[str]) -> bool:
-    """Whether a file or folder holds an image, and no scan, list-mode or other data; its values are not read.
-
-    Of DICOM: reconstructed NM, PT or CT, and not planar images.
-    """
-    kind = _kind_of(path)
-    if kind == "dicom":
-        return nm_kind(path) in (None, "image")
-    if kind == "hdf5":
-        return native.kind_of(path) == "image"
-    if kind == "interfile":
-        keys = load_header(path, {}, ()).keys
-        return not (is_petlink(path) or _is_pet(path) or "number of projections" in keys)
-    return kind == "nifti"
-
-
-def image_unit(path: str | os.PathLike[str]) -> str | None:
-    """Return the unit of the values of an image file that says it, such as "Bq/mL", or None; see `write_image`."""
-    if Path(path).is_dir() or is_dicom(path):
-        return dicom_unit(path)
-    kind = _kind_of(path)
-    if kind == "interfile":
-        return interfile_unit(path)
-    return native.image_unit(path) if kind == "hdf5" else nifti_unit(path)
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance:
