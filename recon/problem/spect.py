@@ -102,8 +102,8 @@ def spect_problem(
     map_ = attenuation_of(mu, mu_grid, grid, _energy(scan, response), _profile(scan, camera, grid), batch=True)
     system = SPECTProjector(grid, camera, map_.mu, response)
     subsets, few = filled_subsets(subsets, counts_by_view(to_numpy(scan.counts), len(camera.shape)), grid)
-    said, unsettled = windows.said, ()
-    if isinstance(scatter, EffectiveScatter):
+    said, unsettled = windows.said, tuple[str, ...]()
+    if isinstance(scatter, EffectiveScatter) and isinstance(scan, Scan):  # of frames and gates it was refused
         scan, own, unsettled = with_effective_scatter(scan, system, scatter, _energy(scan, response), subsets)
         said = "\n  ".join(filter(None, (said, own)))
     likelihood = PoissonLikelihood(scan, scan.model(system))
