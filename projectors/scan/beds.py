@@ -155,6 +155,12 @@ class BedScan:
             nuclide = isotope(self.radionuclide)
             later = [_seconds(starts[first], start) for start in starts]
             mean = [nuclide.mean_decay(scan_seconds(bed)) for bed in self]  # type: ignore[arg-type]
+            ends = [t + scan_seconds(bed) for t, bed in zip(later, self)]  # type: ignore[arg-type]
+            order = sorted(range(len(self)), key=lambda i: later[i])
+            if any(later[b] < ends[a] - 1 for a, b in itertools.pairwise(order)):
+                notes = (
+                    "the beds say starts at which other beds were still measured; is the decay between them right?",
+                )
             weights *= [m * nuclide.decay(t) for m, t in zip(mean, later)]
         means = [float(np.mean(to_numpy(bed.factors))) for bed in self]
         if all(abs(mean / t - 1) < _ABOUT < abs(mean - 1) for mean, t in zip(means, durations)):

@@ -108,6 +108,8 @@ def test_time_and_decay_of_beds():
     weights, notes = BedScan(tuple(replace(bed, study=None, duration=None) for bed in beds)).measured()
     assert weights.tolist() == [1, 1]
     assert "no duration" in notes[0]
+    together = BedScan((beds[0], replace(beds[1], study=beds[0].study)))
+    assert "still measured" in together.measured()[1][0]
     doubled = BedScan(tuple(replace(bed, factors=bed.duration) for bed in beds))
     assert "about their seconds per view" in doubled.measured()[1][0]
     with pytest.raises(ValueError, match="bed 2 says no duration"):

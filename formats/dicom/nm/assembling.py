@@ -24,6 +24,7 @@ from emrecon.projectors import (
 from emrecon.projectors.core.errors import FormatError, naming
 
 from .acquisitions import Acquisition
+from .bed_times import one_after_another
 from .given import Given
 from .header import tag
 from .notes import Notes
@@ -98,8 +99,10 @@ def assembled(files: list[Acquisition], given: Given, notes: Notes) -> NMScan:
             f"{given.path}: {len(made)} beds of {len(wrong)} frames or gates each; choose one by bed=1 to {len(made)}, "
             "or frame= or gate="
         )
+    tables = [table.where(table.bed == bed) for bed in beds]
+    turns = [(int(own.file[0]), int(own.sweep.min())) for own in tables]
     with naming(given.path):
-        return BedScan(tuple(made))  # type: ignore[arg-type]  # checked
+        return BedScan(tuple(one_after_another(made, turns, given.path, notes)))  # type: ignore[arg-type]  # checked
 
 
 # ---- the table of all frames -----------------------------------------------------------------------------------------
