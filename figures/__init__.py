@@ -22,7 +22,7 @@ from .looks import COLOURS, CT, DIFFERENCE, Look, parse_window
 from .orbits import orbit, orbit_words
 from .planes import Layer, index_at, indices_at
 from .projections import maximum_projection, rotating_projection
-from .reports import SUV_FACTOR, Run, patient_of, read_run, region_rows, report_html, write_report
+from .reports import Run, patient_of, read_run, region_rows, report_html, write_report
 from .sheets import SUFFIXES, frame_files, picture_kind, save, save_frames
 from .views import montage, orthoviews, side_by_side
 
@@ -59,7 +59,6 @@ __all__ = [
     "Run",
     "patient_of",
     "region_rows",
-    "SUV_FACTOR",
     # files
     "save",
     "save_frames",

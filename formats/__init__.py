@@ -74,6 +74,7 @@ from .petsird import (
     read_petsird,
     read_petsird_header,
 )
+from .recording import record_run
 from .records import (
     InputFile,
     Orbit,
@@ -161,6 +162,7 @@ __all__ = [
     "used_file",
     "without_words",
     "write_record",
+    "record_run",
     # Interfile and NIfTI
     "ImageAxes",
     "PETSinogramFacts",

@@ -28,6 +28,9 @@ from emrecon.projectors.core.progress import tracked
 from emrecon.projectors.core.texts import read_json
 
 SCHEMA = "emrecon provenance 1"
+SUV_FACTOR = "SUV per Bq/mL"
+"""The fact of a record that turns an image in Bq/mL into SUV."""
+
 _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _DATA = (".v", ".i33")  # of Interfile images, beside their headers
 _LONGEST_FREE_TEXT = 1024  # characters of DICOM's DerivationDescription

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from emrecon import figures, formats
-from emrecon.projectors import BedScan, SPECTGeometry, Study, isotope
+from emrecon import formats
 from emrecon.projectors.core.progress import stage
-from emrecon.projectors.physics.quantities import CONCENTRATION, suv
 from emrecon.recon import History, Quantity
 
 from .. import options
@@ -82,24 +80,20 @@ def record_of(
     settings: Settings, source: Any, physics: str, journal: Journal, quantity: Quantity | None = None
 ) -> formats.Provenance:
     """Return the record of a run: everything that the report shows, without the patient's name."""
-    hidden = formats.patient_words(getattr(source, "study", None))
     with stage("digests of the inputs"):
-        inputs = tuple(formats.used_file(role, path, hidden) for role, path in _inputs(settings, source))
-    return formats.Provenance(
-        command=formats.without_words(command_line(settings), hidden),
-        method=settings.method.method,
-        parameters=_parameters(settings),
-        unit="" if quantity is None else quantity.unit,
-        inputs=inputs,
-        acquisition=_clean(formats.acquisition_in_words(source), hidden),
-        physics=_clean(physics.splitlines(), hidden),
-        notes=_clean(journal.notes, hidden),
-        convergence=tuple(formats.Pass(**row) for row in journal.history.rows),
-        orbit=_orbit(source),
-        placement=getattr(getattr(source, "study", None), "placement", None),
-        subject=_subject(source, settings, quantity),
-        seconds=round(journal.seconds, 3),
-    )
+        return formats.record_run(
+            source,
+            physics,
+            settings.method.method,
+            inputs=_inputs(settings, source),
+            quantity=quantity,
+            convergence=journal.history.rows,
+            notes=journal.notes,
+            command=command_line(settings),
+            seconds=journal.seconds,
+            study=study_of(source, settings.quantity),
+            **_parameters(settings),
+        )
 
 
 def command_line(settings: Settings) -> str:
@@ -156,41 +150,3 @@ def _inputs(settings: Settings, source: Any) -> Iterator[tuple[str, Path]]:
             if place not in seen and place.exists():
                 seen.add(place)
                 yield part, file
-
-
-def _clean(lines: Iterable[str], hidden: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(formats.without_words(line, hidden) for line in lines if line.strip())
-
-
-def _orbit(source: Any) -> formats.Orbit | None:
-    camera = source.geometries[0] if isinstance(source, BedScan) else getattr(source, "geometry", None)
-    return formats.Orbit.of(camera) if isinstance(camera, SPECTGeometry) else None
-
-
-def _subject(source: Any, settings: Settings, quantity: Quantity | None) -> dict[str, float | str]:
-    study = study_of(source, settings.quantity) or Study()
-    nuclide = getattr(source, "radionuclide", None)
-    said = {
-        "weight (kg)": study.weight,
-        "height (m)": study.height,
-        "sex": study.sex,
-        "injected (MBq)": study.injected,
-        "injection": study.injection and study.injection.isoformat(),
-        "start": study.start and study.start.isoformat(),
-        "radionuclide": nuclide,
-        figures.SUV_FACTOR: _suv_factor(study, nuclide, quantity),
-    }
-    return {name: value for name, value in said.items() if value is not None}
-
-
-def _suv_factor(study: Study, nuclide: str | None, quantity: Quantity | None) -> float | None:
-    """What turns an image in Bq/mL into SUV by body weight; None where something for it is not known."""
-    if quantity is None or quantity.unit != CONCENTRATION or nuclide is None:
-        return None
-    moment = study.injection if quantity.decay_to == "injection" else quantity.reference
-    if None in (study.weight, study.injected, study.injection, moment):
-        return None
-    if (moment.tzinfo is None) != (study.injection.tzinfo is None) or moment < study.injection:  # type: ignore[union-attr, operator]
-        return None
-    left = isotope(nuclide).decay((moment - study.injection).total_seconds())  # type: ignore[operator]
-    return float(suv(1.0, study.injected * left, study.weight))  # type: ignore[operator, arg-type]

@@ -7,10 +7,9 @@ provenance. No patient's name is in it unless one is given.
 
 from .reading import Run, patient_of, read_run
 from .regions import RegionRow, region_rows
-from .report import SUV_FACTOR, report_html, write_report
+from .report import report_html, write_report
 
 __all__ = [
-    "SUV_FACTOR",
     "Run",
     "read_run",
     "patient_of",

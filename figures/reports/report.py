@@ -9,6 +9,7 @@ from datetime import datetime
 import numpy as np
 
 from emrecon.formats.acquisition import named_line
+from emrecon.formats.records import SUV_FACTOR
 from emrecon.formats.words import grid_in_words, seconds_in_words
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.files import atomic_path
@@ -22,9 +23,6 @@ from ..views import orthoviews
 from .page import Markup, document, element, facts, listing, picture, section, table
 from .reading import FilePath, Run, read_run
 from .regions import RegionRow, region_rows, scale_of, total_of
-
-SUV_FACTOR = "SUV per Bq/mL"
-"""The fact of a record that turns an image in Bq/mL into SUV."""
 
 _LONGER = {"filter": "filter, FWHM in mm"}
 _MANY_FRAMES = 12  # of a table of regions by frame

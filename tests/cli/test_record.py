@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cli_cases import emrecon
 
-from emrecon import figures, formats, recon
+from emrecon import formats, recon
 from emrecon.cli.reconstruct.record import command_line
 from emrecon.cli.reconstruct.settings import DataTable, MethodTable, OutputTable, PhysicsTable, Settings
 from emrecon.projectors import BedScan, EnergyWindow, Scan, SPECTGeometry, Study, WindowedScan
@@ -144,5 +144,5 @@ def test_the_record_turns_activity_into_suv(folder, tmp_path):
     activity, uptake = (formats.read_image(tmp_path / name)[0] for name in ("i.h5", "s.h5"))
     record = formats.read_provenance(tmp_path / "i.h5")
     assert record.unit == "Bq/mL"
-    assert np.allclose(activity * record.subject[figures.SUV_FACTOR], uptake, rtol=1e-5)
+    assert np.allclose(activity * record.subject["SUV per Bq/mL"], uptake, rtol=1e-5)
     assert any("sensitivity 90 counts/s/MBq" in line for line in record.calibration)
