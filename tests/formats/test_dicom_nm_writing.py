@@ -80,6 +80,7 @@ CASES = {
     "TOMO of beds": beds,
     "GATED TOMO": gated,
     "TOMO of frames": lambda: dynamic(camera(), 60, 120),
+    "GATED TOMO of windows": lambda: projectors.WindowedSeries(WINDOWS, (gated(), gated())),
     "STATIC": lambda: scan(PLANAR),
     "DYNAMIC": lambda: dynamic(PLANAR, 1, 1, 5, 5),
     "GATED": lambda: projectors.GatedScan(counts(3, *PLANAR.shape), PLANAR, [1, 1, 1], study=STUDY),
@@ -240,3 +241,21 @@ def test_what_cameras_leave_out_or_get_wrong(tmp_path):
     offset = written(tmp_path, scan(), radius_offset=5.0)
     noted = offset[0x0055, 0x1022][0][0x0013, 0x101E].value
     assert offset.DetectorInformationSequence[0].RadialPosition[0] + noted[2] == 200
+
+
+def test_windows_of_gates(tmp_path):
+    one = gated()
+    two = replace(one, counts=one.counts + 1)
+    file = written(tmp_path, projectors.WindowedSeries(WINDOWS, (one, two)))
+    assert list(file.EnergyWindowVector) == [1] * 12 + [2] * 12
+    assert (file.pixel_array[12:] == file.pixel_array[:12] + 1).all()
+    assert [item.EnergyWindowName for item in file.EnergyWindowInformationSequence] == ["peak", "lower"]
+
+
+def test_names_of_any_script(tmp_path):
+    study = replace(STUDY, attributes={"PatientName": "Müller^Jörg=山田^太郎", "FrameOfReferenceUID": "1.2.9"})
+    file = written(tmp_path, scan(study=study))
+    assert file.PatientName == "Müller^Jörg=山田^太郎"
+    assert file.FrameOfReferenceUID == "1.2.9"
+    with pytest.raises(ValueError, match="no DICOM keyword: Nonsense"):
+        written(tmp_path, scan(study=replace(STUDY, attributes={"Nonsense": "1"})))

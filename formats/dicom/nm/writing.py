@@ -70,7 +70,8 @@ def write_dicom_nm(
         path : the file; where `beds="files"`, the folder of one file per bed, 0001.dcm, 0002.dcm, ... from the feet up.
         scan : `Scan` and `WindowedScan` give TOMO, or STATIC where each head has one view; `BedScan` one rotation for
             each bed, with its TableTraverse; `GatedScan` GATED TOMO (GATED); `DynamicScan` TOMO with one rotation for
-            each frame, or DYNAMIC where each head has one view. Without background and factors: files hold counts.
+            each frame, or DYNAMIC where each head has one view; `WindowedSeries` these in several windows. Without
+            background and factors: files hold counts.
         vendor : "siemens", "ge", "philips", "mediso" or "spectrum" write it with that maker's `VENDOR_HABITS`; None
             follows the standard.
         kind : value 3 of ImageType where it is not the one above: "WHOLE BODY" for "STATIC".

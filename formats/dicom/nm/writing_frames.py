@@ -8,13 +8,22 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from emrecon.projectors import BedScan, DynamicScan, GatedScan, Scan, SPECTGeometry, WindowedScan
+from emrecon.projectors import (
+    BedScan,
+    DynamicScan,
+    GatedScan,
+    Scan,
+    ScanSeries,
+    SPECTGeometry,
+    WindowedScan,
+    WindowedSeries,
+)
 from emrecon.projectors.core.arrays import to_numpy
 
 from .writing_habits import VECTORS, NMHabits
 
 _Window = tuple[str, tuple[float, float] | None]
-AnyScan = Scan | WindowedScan | BedScan | GatedScan | DynamicScan
+AnyScan = Scan | WindowedScan | BedScan | GatedScan | DynamicScan | WindowedSeries
 LARGEST = 65535
 _PLANAR = ("STATIC", "WHOLE BODY", "DYNAMIC", "GATED")
 _KINDS = ("TOMO", "GATED TOMO", *_PLANAR)
@@ -77,12 +86,10 @@ def acquisition_of(scan: AnyScan, kind: str | None) -> Acquisition:
         raise ValueError(f"unknown kind {kind!r} of NM image; choose from {', '.join(_KINDS)}")
     if not isinstance(scan, AnyScan):
         raise TypeError(f"write_dicom_nm writes a Scan or a container of scans, got {type(scan).__name__}")
-    for part in scan.beds if isinstance(scan, BedScan) else (scan,):
-        _require_bare(part)
-    if isinstance(scan, GatedScan):
-        found = _gated(scan)
-    elif isinstance(scan, DynamicScan):
-        found = _dynamic(scan)
+    if isinstance(scan, WindowedSeries):
+        found = _in_windows(scan)
+    elif isinstance(scan, (GatedScan, DynamicScan)):
+        found = _of_series(scan)
     else:
         found = _static(scan, scan.beds if isinstance(scan, BedScan) else (scan,))
     if kind is None:
@@ -95,13 +102,13 @@ def acquisition_of(scan: AnyScan, kind: str | None) -> Acquisition:
     return replace(found, kind=kind)
 
 
-def _camera_of(scan: Scan | WindowedScan | GatedScan | DynamicScan) -> SPECTGeometry:
+def _camera_of(scan: Scan | WindowedScan | ScanSeries) -> SPECTGeometry:
     if not isinstance(scan.geometry, SPECTGeometry):
         raise ValueError("write_dicom_nm writes SPECT projections, not PET sinograms")
     return scan.geometry
 
 
-def _require_bare(scan: Scan | WindowedScan | GatedScan | DynamicScan) -> None:
+def _require_bare(scan: Scan | WindowedScan | ScanSeries) -> None:
     """A camera writes counts; what a model has in addition would be lost."""
     _camera_of(scan)
     background, factors = getattr(scan, "background", 0.0), scan.factors
@@ -112,8 +119,27 @@ def _require_bare(scan: Scan | WindowedScan | GatedScan | DynamicScan) -> None:
         )
 
 
+def _of_series(scan: ScanSeries) -> Acquisition:
+    """Gates or time frames of one energy window."""
+    _require_bare(scan)
+    return _gated(scan) if isinstance(scan, GatedScan) else _dynamic(scan)  # type: ignore[arg-type]  # there are two
+
+
+def _in_windows(scan: WindowedSeries) -> Acquisition:
+    """Gates or time frames of several energy windows."""
+    each = [_of_series(series) for series in scan.series]
+    parts = tuple(
+        Part(part.counts, part.numbers | {"window": w}) for w, own in enumerate(each, 1) for part in own.parts
+    )
+    return replace(
+        each[0], scan=scan, windows=tuple((window.name, window.limits) for window in scan.windows), parts=parts
+    )
+
+
 def _static(scan: AnyScan, beds: tuple[Scan | WindowedScan, ...]) -> Acquisition:
     parts: list[Part] = []
+    for bed in beds:
+        _require_bare(bed)
     for b, bed in enumerate(beds, 1):
         images = bed.counts if isinstance(bed, WindowedScan) else (bed.counts,)
         for w, image in enumerate(images, 1):
@@ -203,7 +229,7 @@ def _projections(image: object) -> np.ndarray:
     return values
 
 
-def _rotation(scan: Scan | WindowedScan | GatedScan | DynamicScan, seconds: float | None) -> Rotation:
+def _rotation(scan: Scan | WindowedScan | ScanSeries, seconds: float | None) -> Rotation:
     geometry = _camera_of(scan)
     orbits = tuple(_orbit(geometry, head) for head in np.unique(geometry.head))
     if len({orbit.views.size for orbit in orbits}) > 1:

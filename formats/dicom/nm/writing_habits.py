@@ -101,6 +101,7 @@ VENDOR_HABITS: Mapping[str, NMHabits] = MappingProxyType(
             *("Philips Medical Systems", "BrightView XCT"),
             radii="average",
             frame_order=("rotation", "detector", "window", "view"),
+            image_position="corner",
             patient_position="both",
         ),
         "mediso": NMHabits(

@@ -58,7 +58,9 @@ def patient_and_study(study: Study, position: str = "codes") -> dict[str, object
         "StudyInstanceUID": generate_uid(None),
         **when("Study", study.start),
         **{name: value for name, value in study.attributes.items() if name not in _OWN},
-        "FrameOfReferenceUID": study.frame_of_reference or generate_uid(None),
+        "FrameOfReferenceUID": study.frame_of_reference
+        or study.attributes.get("FrameOfReferenceUID")
+        or generate_uid(None),
         "PatientSex": study.sex or study.attributes.get("PatientSex", ""),
         "PatientWeight": decimal(study.weight) or study.attributes.get("PatientWeight"),
         "PatientSize": decimal(study.height) or study.attributes.get("PatientSize"),
