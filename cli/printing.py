@@ -74,6 +74,29 @@ def log_shown() -> Iterator[None]:
         log.propagate = passed_on
 
 
+@contextmanager
+def warnings_kept() -> Iterator[list[str]]:
+    """Give a list that gets every warning the library logs in the body, each once."""
+    keeper = _Keeper(logging.WARNING)
+    log = logging.getLogger("emrecon")
+    log.addHandler(keeper)
+    try:
+        yield keeper.texts
+    finally:
+        log.removeHandler(keeper)
+
+
+class _Keeper(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = printable(record.getMessage())
+        if text not in self.texts:
+            self.texts.append(text)
+
+
 class _Printer(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = printable(record.getMessage())

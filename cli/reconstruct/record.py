@@ -32,7 +32,7 @@ _WITH_FILES = ("scatter", "calibration_phantom")
 class Journal:
     """What a run says while it works: its notes are printed and kept, its convergence is kept.
 
-    begun : when the command started, of `time.perf_counter`.
+    begun : when the command started, of `time.perf_counter`.  notes : with what the library has logged already.
     """
 
     console: Console

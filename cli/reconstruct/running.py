@@ -14,7 +14,7 @@ from emrecon.recon import Checkpoint, History, Problem
 from .. import learned, options
 from ..errors import interruptible
 from ..outputs import check_outputs, writing
-from ..printing import plain_console, quietly
+from ..printing import plain_console, quietly, warnings_kept
 from . import collimators, data, engine, output, parts, quantities, record, uses
 from .config import write_config
 from .scatter import scatter_file
@@ -29,7 +29,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
     begun, files = time.perf_counter(), settings.output
     console = plain_console(quiet=settings.run.quiet)
     choice = engine.choose_method(settings)
-    with interruptible(lambda: _how_to_go_on(files)), quietly(settings.run.quiet):
+    with interruptible(lambda: _how_to_go_on(files)), quietly(settings.run.quiet), warnings_kept() as warned:
         with stage(f"reading {settings.data.path.name}"):
             settings, source = collimators.open_source(settings)
         uses.check_data(settings, uses.kind_of(source), uses.container_of(source))
@@ -46,7 +46,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         for line in (*work.counting, *quantities.in_words(work.quantity)):
             console.print(line)
         study = getattr(source, "study", None)
-        journal = record.Journal(console, History(every=files.log is not None), begun)
+        journal = record.Journal(console, History(every=files.log is not None), begun, warned)
         for said in work.notes:
             journal.note(said)
         image = work.combined([_piece(piece, choice, settings, journal, study) for piece in work.pieces])

@@ -79,3 +79,16 @@ def test_becquerel_per_ml_and_place(tmp_path, case, vendor, position, values):
     near = np.where(from_ball < 30, np.maximum(image - 2e5, 0), 0)
     place = [float((near * axis).sum() / near.sum()) for axis in (x, y, z)]
     np.testing.assert_allclose(place, BALL, atol=VOXEL / 2)
+
+
+def test_what_the_reader_assumed_is_in_the_record(tmp_path, case):
+    files = case.write(tmp_path, vendor="siemens")
+    out = tmp_path / "image.nii.gz"
+    done = emrecon(
+        *["reconstruct", files.nm, "--mu", files.ct, "--scatter", "tew", "--response", "0.02,1.5"],
+        *["--subsets", 4, "--iterations", 1, "--out", out],
+        check=0,
+    )
+    said = [note for note in formats.read_provenance(out).notes if "taken as the corner" in note]
+    assert len(said) == 1
+    assert done.stderr.count("taken as the corner") == 1
