@@ -18,6 +18,7 @@ if __name__ != "emrecon.recon":
 from emrecon.projectors.core.bars import show_progress
 from emrecon.projectors.core.renaming import renamed
 
+from .bed_reconstruction import reconstruct_beds
 from .engines import (
     BarzilaiBorwein,
     Constant,
@@ -172,6 +173,7 @@ __all__ = [
     "run",
     "nrmse",
     # several bed positions
+    "reconstruct_beds",
     "bed_problems",
     "beds_problem",
     "joint_problem",

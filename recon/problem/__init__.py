@@ -9,6 +9,7 @@ from .beds import (
     joint_problem,
     labelled,
     notes_on_overlap,
+    part_of,
     stitch,
 )
 from .grids import checked_grid, cubes
@@ -38,6 +39,7 @@ __all__ = [
     "joint_problem",
     "labelled",
     "notes_on_overlap",
+    "part_of",
     "pet_grid",
     "pet_problem",
     "spect_problem",

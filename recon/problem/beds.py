@@ -142,7 +142,7 @@ def joint_problem(problems: Sequence[Problem], grid: ImageGrid) -> Problem:
 
     Raises ValueError where grids do not fit, subsets differ, or beds have different bins.
     """
-    first = [_slices_of(problem.grid, grid).start for problem in problems]
+    first = [part_of(problem.grid, grid).start for problem in problems]
     if len({problem.n_subsets for problem in problems}) != 1:
         raise ValueError(f"joint_problem: beds have {[p.n_subsets for p in problems]} subsets; they must be the same")
     parts = tuple(
@@ -189,7 +189,7 @@ def stitch(images: Sequence[Array], problems: Sequence[Problem]) -> tuple[Array,
     Raises ValueError where grids are not parts of one lattice, or images do not fit them.
     """
     whole = joined_grid([problem.grid for problem in problems])
-    slices = [_slices_of(problem.grid, whole) for problem in problems]
+    slices = [part_of(problem.grid, whole) for problem in problems]
     xp, batch = array_namespace(images[0]), tuple(images[0].shape[:-3])
     total, weight = (
         xp.zeros((*shape, *whole.shape), dtype=images[0].dtype, device=images[0].device) for shape in (batch, ())
@@ -212,7 +212,7 @@ def joined_mu(problems: Sequence[Problem], grid: ImageGrid) -> np.ndarray | None
         return None
     whole = np.zeros(grid.shape, np.float32)
     for problem in problems:
-        whole[..., _slices_of(problem.grid, grid)] = to_numpy(problem.mu)
+        whole[..., part_of(problem.grid, grid)] = to_numpy(problem.mu)
     return whole
 
 
@@ -230,8 +230,8 @@ def joined_grid(grids: Sequence[ImageGrid]) -> ImageGrid:
     return ImageGrid((*first.shape[:2], max(ends)), first.voxel_size, first.origin)
 
 
-def _slices_of(grid: ImageGrid, whole: ImageGrid) -> slice:
-    """Which slices of the whole a grid is."""
+def part_of(grid: ImageGrid, whole: ImageGrid) -> slice:
+    """Return which slices of the whole a grid is; ValueError where it is no part of it."""
     start = round((grid.origin[2] - whole.origin[2]) / whole.voxel_size[2])
     expected = grid_slices(whole, slice(start, start + grid.shape[2])) if start >= 0 else whole
     if expected.shape != grid.shape or not np.allclose(expected.affine, grid.affine, atol=_SAME * whole.voxel_size[2]):

@@ -119,6 +119,18 @@ def test_time_and_decay_of_beds():
         BedScan((beds[0], zoned)).measured()
 
 
+def test_one_call(whole):
+    beds, guide = beds_of(2), np.zeros((16, 16, 17), np.float32)
+    image, grid = recon.reconstruct_beds(beds, iterations=6, **options(whole))
+    np.testing.assert_array_equal(image, stitched(beds, **options(whole))[0])
+    joint, _ = recon.reconstruct_beds(beds, iterations=1, beds="joint", **options(whole))
+    assert joint.shape == grid.shape
+    guided, _ = recon.reconstruct_beds(beds, "map-em", 1, prior="bowsher:0.01,3", guide=guide, response=RESPONSE)
+    assert guided.shape == grid.shape
+    with pytest.raises(recon.ArgumentError, match="unknown beds 'both'; choose from stitched, joint"):
+        recon.reconstruct_beds(beds, beds="both")
+
+
 def test_gaps_and_small_overlaps_are_told():
     plain = {"response": RESPONSE, "subsets": 2}
     gap = recon.bed_problems(beds_of(2, step=13 * PIXEL), **plain)
