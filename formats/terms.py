@@ -6,24 +6,26 @@ import os
 
 import numpy as np
 
-from emrecon.projectors import PETSinogram, Scan, SPECTGeometry
+from emrecon.projectors import PETSinogram, Scan, ScanSeries, SPECTGeometry
 from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.core.errors import FormatError
 
 from .interfile import read_interfile_pet
-from .registry import read_scan
+from .registry import read_acquisition, read_scan
 
 _SAME = 1e-3  # mm and degrees
 
 
-def read_term(path: str | os.PathLike[str], scan: Scan) -> np.ndarray:
-    """Return the values of a file of projections or of a sinogram that has the bins of a scan.
+def read_term(path: str | os.PathLike[str], scan: Scan | ScanSeries) -> np.ndarray:
+    """Return the values of a file of projections or of a sinogram that has the bins of a scan (frames, gates).
 
     Args:
         path : Interfile header or emrecon HDF5 file; its counts are the values, which may be any numbers.
-        scan : whose scanner, TOF bins or camera the file must have.
+        scan : whose scanner, TOF bins or camera the file must have. For a dynamic or gated scan the file is HDF5 of as
+            many frames or gates, or of one scan for all of them.
 
-    Returns values in the order of the scan's counts, (views, bins, rows) or (views, radial, [TOF,] planes); of a file
+    Returns values in the order of the scan's counts, ([frames,] views, bins, rows) or ([frames,] views, radial, [TOF,]
+    planes); of a file
     without TOF for a TOF scan (views, radial, 1, planes), which broadcasts. The expected counts of data as SIRF and
     PETRIC have them, prompts.hs with mult_factors.hs (m) and additive_term.hs (a), are m (A x + a)::
 
@@ -32,8 +34,11 @@ def read_term(path: str | os.PathLike[str], scan: Scan) -> np.ndarray:
 
     Raises FileNotFoundError; FormatError, which names the file, where it cannot be read or its bins are others.
     """
+    series = _series_in(path) if isinstance(scan, ScanSeries) else None
+    if series is not None:
+        return _of_series(path, series, scan)  # type: ignore[arg-type]  # a series, too
     if isinstance(scan.geometry, PETSinogram):
-        return _of_sinogram(path, scan, scan.geometry)
+        return _of_sinogram(path, scan.geometry)
     found = _one_scan(path)
     if not isinstance(found.geometry, SPECTGeometry):
         raise FormatError(f"{path}: holds a PET sinogram, and the scan is of SPECT")
@@ -48,7 +53,29 @@ def _one_scan(path: str | os.PathLike[str]) -> Scan:
     return found
 
 
-def _of_sinogram(path: str | os.PathLike[str], scan: Scan, wanted: PETSinogram) -> np.ndarray:
+def _series_in(path: str | os.PathLike[str]) -> ScanSeries | None:
+    """The frames or gates of an HDF5 file, None for other files."""
+    if not str(path).lower().endswith((".h5", ".hdf5")):
+        return None
+    found = read_acquisition(path)
+    return found if isinstance(found, ScanSeries) else None
+
+
+def _of_series(path: str | os.PathLike[str], found: ScanSeries, wanted: ScanSeries) -> np.ndarray:
+    if len(found) != len(wanted):
+        raise FormatError(f"{path}: holds {len(found)} frames or gates, and the scan has {len(wanted)}")
+    values, there, here = np.asarray(to_numpy(found.counts)), found.geometry, wanted.geometry
+    if isinstance(there, PETSinogram) and isinstance(here, PETSinogram):
+        _compare_bins(path, there, here)
+        values = values[..., None, :] if there.tof is None and here.tof is not None else values
+    elif isinstance(there, SPECTGeometry) and isinstance(here, SPECTGeometry):
+        _compare_cameras(path, there, here)
+    else:
+        raise FormatError(f"{path}: of SPECT and PET, the file holds one and the scan the other")
+    return _checked(path, values)
+
+
+def _of_sinogram(path: str | os.PathLike[str], wanted: PETSinogram) -> np.ndarray:
     if str(path).lower().endswith((".h5", ".hdf5")):
         other = _one_scan(path)
         if not isinstance(other.geometry, PETSinogram):
@@ -56,13 +83,17 @@ def _of_sinogram(path: str | os.PathLike[str], scan: Scan, wanted: PETSinogram) 
         values, found = to_numpy(other.counts), other.geometry
     else:
         values, found, _ = read_interfile_pet(path, scanner=wanted.scanner, **_timing(path, wanted))
+    _compare_bins(path, found, wanted)
+    values = _checked(path, np.asarray(values))
+    return values[..., None, :] if found.tof is None and wanted.tof is not None else values
+
+
+def _compare_bins(path: str | os.PathLike[str], found: PETSinogram, wanted: PETSinogram) -> None:
     wrong = _differences(found, wanted)
     if found.tof is not None and (wanted.tof is None or found.tof.n_bins != wanted.tof.n_bins):
         wrong.append(f"{found.tof.n_bins} TOF bins, not {wanted.tof.n_bins if wanted.tof else 'none'}")
     if wrong:
         raise FormatError(f"{path}: its bins are not those of the scan: {', '.join(wrong)}")
-    values = _checked(path, np.asarray(values))
-    return values[..., None, :] if found.tof is None and wanted.tof is not None else values
 
 
 def _differences(found: PETSinogram, wanted: PETSinogram) -> list[str]:

@@ -187,16 +187,27 @@ def _background(scan: Scan | ScanSeries, physics: PhysicsTable) -> np.ndarray | 
     """The background of the files, factors x additive + randoms + scatter + background."""
     background = scan.background if physics.background is None else physics.background
     if physics.additive is not None:
-        background = background + scan.factors * _term("additive", physics.additive, scan)
+        background = background + _timed_factors(scan) * _term("additive", physics.additive, scan)
     for name, path in (("randoms", physics.randoms), ("scatter", scatter_file(physics))):
         if path is not None:
             background = background + _term(name, path, scan)
     return background
 
 
+def _timed_factors(scan: Scan | ScanSeries) -> np.ndarray | float:
+    """The factors; of frames and gates times their seconds and decay, as their models have it."""
+    if not isinstance(scan, ScanSeries):
+        return scan.factors  # type: ignore[return-value]  # of files
+    time = scan.seconds * getattr(scan, "decay", 1.0)
+    return np.asarray(scan.factors) * time.reshape(*time.shape, *[1] * (len(scan.geometry.shape) - 1))
+
+
 def _term(name: str, path: Path, scan: AnyScan) -> np.ndarray:
     """The values of a file for every bin; they must not be negative."""
     values = formats.read_term(path, scan)
+    if name in ("randoms", "scatter") and isinstance(scan, ScanSeries) and values.ndim == len(scan.geometry.shape):
+        why = f"{path} holds the counts of one scan, and these are {len(scan)} frames or gates; give a file of as many"
+        raise typer.BadParameter(why, param_hint=options.option_of(name))
     if values.min() < 0:
         why = f"{path}: {int((values < 0).sum())} values are negative, down to {values.min():.4g}"
         raise typer.BadParameter(why, param_hint=options.option_of(name))

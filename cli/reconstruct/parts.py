@@ -130,9 +130,6 @@ def check_options(settings: Settings, source: data.Source) -> None:
             _refuse(
                 "unit", "factors of these beds hold time and decay, so that images have the unit they were made for"
             )
-    if series and any(files.values()):
-        name = next(name for name, path in files.items() if path)
-        _refuse(name, "a file is of one scan, and this one has frames or gates; choose one, or sum them beforehand")
     if isinstance(source, WindowedSeries) and physics.multiplicative is not None:
         _refuse("multiplicative", "a file is of one energy window, and these frames or gates have several")
     several = series and _wanted(source, settings) != "summed" and len(source) > 1  # type: ignore[arg-type]

@@ -115,6 +115,25 @@ def test_what_does_not_go_together(folder, tmp_path, file, options, said):
     assert said in shown(done)
 
 
+def test_terms_of_frames(folder, tmp_path):
+    scan = formats.read_gated(folder / "gates.h5")
+    scatter = replace(scan, counts=np.full_like(scan.counts, 0.5) * np.array([1, 3], "f4")[:, None, None, None])
+    formats.write_dynamic(tmp_path / "scatter.h5", scatter)
+    out = ("--out", tmp_path / "a.h5", *QUICK)
+    emrecon("reconstruct", folder / "gates.h5", "--scatter", tmp_path / "scatter.h5", *out, check=0)
+    whole = replace(scan, background=0.1 + scatter.counts)
+    expected = recon.reconstruct(recon.spect_problem(whole, response=RESPONSE, subsets=2), iterations=2)
+    np.testing.assert_allclose(formats.read_image(tmp_path / "a.h5")[0], expected, rtol=1e-4, atol=1e-6)
+    formats.write_scan(tmp_path / "one.h5", replace(scan.gate(0), factors=1.0))
+    done = emrecon("reconstruct", folder / "gates.h5", "--scatter", tmp_path / "one.h5", *out, check=2)
+    assert "holds the counts of one scan" in shown(done)
+    formats.write_dynamic(
+        tmp_path / "three.h5", GatedScan(np.ones((3, *scan.geometry.shape)), scan.geometry, np.ones(3))
+    )
+    done = emrecon("reconstruct", folder / "gates.h5", "--scatter", tmp_path / "three.h5", *out, check=3)
+    assert "holds 3 frames or gates, and the scan has 2" in shown(done)
+
+
 def test_gaps_are_told(folder, tmp_path):
     scan = formats.read_beds(folder / "beds.h5")
     far = replace(scan[1], geometry=replace(scan[1].geometry, axial_shift=80.0))
