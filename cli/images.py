@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import typer
@@ -166,4 +166,4 @@ def _suv_factor(path: Path) -> float | None:
     except formats.FormatError:
         return None
     with named("--unit"):
-        return cast("float", formats.suv_factor(facts))
+        return formats.suv_factor(facts)

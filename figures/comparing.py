@@ -74,11 +74,10 @@ def comparison(
     index, views = indices_at(first, grid, at), planes_of(grid)
     longest = max(max(view.size(grid)) for view in views)
     inches = min(per_mm([views[0].size(grid)] * 3, largest=2.0), 2.0 / longest)
-    rows: list[list[Cell | None]] = [
-        [_cell(view, grid, inches, 0.46 if row == 0 else 0.2)] * 2
-        + [_bar(view, grid, inches), _cell(view, grid, inches, 0.46 if row == 0 else 0.2), _bar(view, grid, inches)]
-        for row, view in enumerate(views)
-    ]
+    rows: list[list[Cell | None]] = []
+    for view in views:
+        cell, bar = _cell(view, grid, inches, 0.2 if rows else 0.46), _bar(view, grid, inches)
+        rows.append([cell, cell, bar, cell, bar])
     plots = [[Cell(3.0, 1.9, 0.55, 0.15, 0.3, 0.45), Cell(2.2, 1.9, 0.65, 0.15, 0.3, 0.45)]]
     page = sheet([rows, plots], title=title, footer=footer)
     _slices(page.blocks[0], layers, views, index, outlines, names)
@@ -169,7 +168,7 @@ def profile(
     place = (points - grid.origin) / grid.voxel_size
     inside = np.all((place >= -0.5 - 1e-6) & (place <= np.array(grid.shape) - 0.5 + 1e-6), axis=1)
     if not inside.any():
-        raise ValueError(f"the line from {_point(first)} to {_point(last)} lies outside of the image")
+        raise ValueError(f"the line from {_point(start)} to {_point(end)} lies outside of the image")
     values = map_coordinates(np.asarray(to_numpy(image), float), place[inside].T, order=1, mode="nearest")
     return distance[inside], values
 

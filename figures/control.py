@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emrecon.projectors import ImageGrid
-from emrecon.projectors.core.arrays import Array
+from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.physics.attenuation_maps import commonest_attenuation
 
 from .looks import Look, put_bar
@@ -50,9 +50,9 @@ def attenuation_control(
 
     Raises ValueError where they do not fit the grid.
     """
-    layer = Layer(image, grid, look or Look())
+    layer = Layer(to_numpy(image), grid, look or Look())
     body = commonest_attenuation(mu) or 1.0
-    below = Layer(mu, grid, Look("1/cm", "grey", (0.0, 2 * body), quantity="\u03bc"))
+    below = Layer(to_numpy(mu), grid, Look("1/cm", "grey", (0.0, 2 * body), quantity="\u03bc"))
     index, views = indices_at(layer.image, grid, at), planes_of(grid)
     half = layer.look.limits(layer.image)[1] / 2
     inches = per_mm([view.size(grid) for view in views], largest=2.4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -48,7 +48,10 @@ def convergence(
             raise ValueError(f"curve {name!r} needs as many values of x as of y, got {xs.size} and {ys.size}")
         if log and not (ys[np.isfinite(ys)] > 0).all():
             raise ValueError(f"curve {name!r} has values that are not positive; a logarithmic scale cannot show them")
-        style = {"color": OUTLINES[number % len(OUTLINES)], "linestyle": _STYLES[number // len(OUTLINES) % 4]}
+        style: dict[str, Any] = {
+            "color": OUTLINES[number % len(OUTLINES)],
+            "linestyle": _STYLES[number // len(OUTLINES) % 4],
+        }
         axis.plot(
             xs, ys, marker="o" if xs.size <= 40 else None, markersize=3, linewidth=1.3, label=plain(name), **style
         )
@@ -126,9 +129,9 @@ def set_axes(axis: Axes, x: str, y: str, *, whole: bool = False) -> None:
     axis.tick_params(labelsize=SMALL, width=0.5, length=3)
     axis.grid(True, linewidth=0.4, color="0.88")
     axis.set_axisbelow(True)
-    for side, spine in axis.spines.items():
+    for edge, spine in axis.spines.items():
         spine.set_linewidth(0.6)
-        spine.set_visible(side in ("left", "bottom"))
+        spine.set_visible(edge in ("left", "bottom"))
 
 
 def _bar(axis: Axes, window: EnergyWindow, level: int, colour: str, counts: float | None) -> None:
@@ -140,7 +143,13 @@ def _bar(axis: Axes, window: EnergyWindow, level: int, colour: str, counts: floa
               solid_capstyle="butt")  # fmt: skip
     said = f"{window.name}  " if window.name else ""
     said += f"{window.lower:.4g}\u2013{window.upper:.4g} keV" + ("" if counts is None else f"\n{counts:.4g} counts")
-    place = {"transform": across, "ha": "center", "va": "bottom", "fontsize": SMALL - 0.5, "linespacing": 1.0}
+    place: dict[str, Any] = {
+        "transform": across,
+        "ha": "center",
+        "va": "bottom",
+        "fontsize": SMALL - 0.5,
+        "linespacing": 1.0,
+    }
     axis.text((window.lower + window.upper) / 2, y + 0.04 / inches, plain(said), clip_on=False, **place)
 
 

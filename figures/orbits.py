@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,7 +65,12 @@ def orbit(
     axis.text(right - length / 2, right - 0.03 * reach, words, ha="center", va="bottom", fontsize=SMALL)
     axis.text(0.02, 0.98, "seen from the feet", transform=axis.transAxes, va="top", fontsize=SMALL, color="0.35")
     for number, head in enumerate(heads):
-        place = {"transform": axis.transAxes, "va": "bottom", "fontsize": TEXT, "color": HEADS[number % len(HEADS)]}
+        place: dict[str, Any] = {
+            "transform": axis.transAxes,
+            "va": "bottom",
+            "fontsize": TEXT,
+            "color": HEADS[number % len(HEADS)],
+        }
         axis.text(0.02, 0.02 + 0.045 * (len(heads) - 1 - number), f"head {head}", **place)
     return page.figure
 

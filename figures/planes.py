@@ -255,7 +255,7 @@ def put_scale_bar(axis: Axes, width: float, ink: str) -> None:
     rim = outlined(ink, 2.6)
     y = 0.08 / inches
     axis.plot([low, high], [y, y], transform=axis.transAxes, linewidth=1.8, solid_capstyle="butt", **rim)
-    place = {"transform": axis.transAxes, "ha": "center", "va": "bottom", "fontsize": SMALL}
+    place: dict[str, Any] = {"transform": axis.transAxes, "ha": "center", "va": "bottom", "fontsize": SMALL}
     axis.text((low + high) / 2, y + 0.03 / inches, words, **place, **outlined(ink, 1.8))
 
 
@@ -271,7 +271,7 @@ def put_names(axis: Axes, names: Collection[str], colours: Sequence[str] = OUTLI
     axis.set_axis_off()
     for number, name in enumerate(names):
         colour = colours[number % len(colours)]
-        place = {"transform": axis.transAxes, "va": "center", "fontsize": SMALL, "fontweight": "bold"}
+        place: dict[str, Any] = {"transform": axis.transAxes, "va": "center", "fontsize": SMALL, "fontweight": "bold"}
         axis.text(0, 1 - (number + 0.5) / len(names), plain(name[:24]), color=colour, **place)
 
 

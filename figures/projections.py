@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emrecon.projectors import ImageGrid
-from emrecon.projectors.core.arrays import Array
+from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.projectors.core.progress import tracked
 
 from .looks import Look
@@ -53,7 +53,7 @@ def maximum_projection(
     Raises ValueError for images and masks that do not fit, and for unknown planes.
     """
     layer, views, outlines = (
-        Layer(image, grid, look or Look()),
+        Layer(to_numpy(image), grid, look or Look()),
         [plane_named(n) for n in planes],
         checked_masks(masks, grid),
     )
@@ -96,7 +96,7 @@ def rotating_projection(
     """
     if n < 1:
         raise ValueError(f"rotating_projection needs at least one direction, got {n}")
-    layer = Layer(image, grid, look or Look())
+    layer = Layer(to_numpy(image), grid, look or Look())
     angles = 360 / n * np.arange(n)
     shadows = list(tracked(_shadows(*_joined(layer.image, grid), angles), "projections", n))
     fixed = _fixed(layer, [shadow for shadow, _ in shadows])

@@ -195,7 +195,7 @@ class _Page:
         self.figure, self.width, self.height = figure, width, height
 
     def text(self, x: float, y: float, lines: list[str], points: float, align: str) -> None:
-        place = {"ha": align, "va": "top", "fontsize": points, "linespacing": 1.25}
+        place: dict[str, Any] = {"ha": align, "va": "top", "fontsize": points, "linespacing": 1.25}
         self.figure.text(x / self.width, 1 - y / self.height, plain("\n".join(lines)), **place)
 
     def block(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def orthoviews(
 
     Raises ValueError for images and masks that do not fit, and a point outside of the image.
     """
-    layer = Layer(image, grid, look or usual_look(under), opacity)
+    layer = Layer(to_numpy(image), grid, look or usual_look(under), opacity)
     index, views = indices_at(layer.image, grid, at), planes_of(grid)
     outlines = checked_masks(masks, grid)
     inches = per_mm([view.size(grid) for view in views])
@@ -118,7 +118,7 @@ def montage(
 
     Raises ValueError for slices that the image does not have, and as `orthoviews` does.
     """
-    layer, view = Layer(image, grid, look or usual_look(under), opacity), plane_named(plane)
+    layer, view = Layer(to_numpy(image), grid, look or usual_look(under), opacity), plane_named(plane)
     chosen, outlines = chosen_slices(grid, view, slices, positions), checked_masks(masks, grid)
     size = view.size(grid)
     n = min(columns or _columns(len(chosen), size), len(chosen))
@@ -161,7 +161,8 @@ def side_by_side(
     if len({values.shape for values in arrays.values()}) != 1:
         shapes = sorted({values.shape for values in arrays.values()})
         raise ValueError(f"side_by_side needs images of one shape, got {shapes}")
-    grid = ImageGrid(next(iter(arrays.values())).shape, tuple(voxel_size))
+    dx, dy, dz = map(float, voxel_size)
+    grid = ImageGrid(next(iter(arrays.values())).shape, (dx, dy, dz))
     size = AXIAL.size(grid)
     inches = per_mm([size] * len(arrays), largest=2.2)
     cells = [Cell(size[0] * inches, size[1] * inches, 0.04, 0.04, 0.06, 0.04)] * len(arrays)
@@ -290,7 +291,7 @@ def heading(axis: Axes, text: str) -> None:
 
 
 def _cross(axis: Axes, view: Plane, grid: ImageGrid, index: tuple[int, int, int]) -> None:
-    thin = {"linewidth": 0.6, "color": "#4a90d9", "alpha": 0.9}
+    thin: dict[str, Any] = {"linewidth": 0.6, "color": "#4a90d9", "alpha": 0.9}
     at = [grid.origin[k] + grid.voxel_size[k] * index[k] for k in range(3)]
     axis.axvline(at[view.right], **thin)
     axis.axhline(at[view.up], **thin)

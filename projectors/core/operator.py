@@ -140,7 +140,7 @@ class LinearOperator(ABC):
         ends = {"from": compact(self.in_shape), "to": compact(self.out_shape)}
         rows = {**ends, **known, **attenuated, **self._html_rows()}
         geometry = known["geometry"]
-        drawing = geometry.orbit_svg() if hasattr(geometry, "orbit_svg") else ""
+        drawing = geometry.orbit_svg() if geometry is not None and hasattr(geometry, "orbit_svg") else ""
         return html_table(type(self).__name__.lstrip("_"), rows, drawing)
 
     def _html_rows(self) -> dict[str, object]:

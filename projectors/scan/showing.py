@@ -32,7 +32,7 @@ def shown_scan(title: str, scan: Any, **rows: object) -> str:
         "factors": _unless(getattr(scan, "factors", None), 1.0),
         **_measurement(getattr(scan, "study", None)),
     }
-    drawing = geometry.orbit_svg() if hasattr(geometry, "orbit_svg") else ""
+    drawing = geometry.orbit_svg() if geometry is not None and hasattr(geometry, "orbit_svg") else ""
     return html_table(title, facts, drawing)
 
 
