@@ -151,7 +151,8 @@ def _figure(brain: Brain, results: dict[str, Result]) -> Any:
     images |= {name: image for name, (image, *_) in results.items()}
     head = brain.mr > 0.2 * brain.mr.max()
     inside = _extent(head.any((1, 2))), _extent(head.any((0, 2)))
-    notes = {name: f"NRMSE {nrmse(image, brain.truth):.2f}" for name, (image, *_) in results.items()}
+    notes = {"MR": "scale of its own"}
+    notes |= {name: f"NRMSE {nrmse(image, brain.truth):.2f}" for name, (image, *_) in results.items()}
     shown = {name: image[inside] for name, image in images.items()}
     return figures.side_by_side(shown, {"": (0, black)}, notes, voxel_size=brain.grid.voxel_size, unit="kBq/mL")
 

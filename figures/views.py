@@ -164,7 +164,7 @@ def side_by_side(
     dx, dy, dz = map(float, voxel_size)
     grid = ImageGrid(next(iter(arrays.values())).shape, (dx, dy, dz))
     size = AXIAL.size(grid)
-    inches = per_mm([size] * len(arrays), largest=2.2)
+    inches = min(2.2 / max(size), 10.5 / (len(arrays) * size[0]))
     cells = [Cell(size[0] * inches, size[1] * inches, 0.04, 0.04, 0.06, 0.04)] * len(arrays)
     label = Cell(0.16 if any(slices) else 0.0, 0.1, 0, 0, 0, 0)
     bar = Cell(_BAR, min(1.5, 0.8 * cells[0].height), 0.1, _NUMBERS)
@@ -188,7 +188,9 @@ def side_by_side(
         put_bar(last, look, norm, look.norm(np.stack([values[:, :, z] for values in arrays.values()]))[1])
     for axis, title in zip(page.blocks[1][0][1:], arrays):
         assert axis is not None
-        axis.set_title(plain(title), fontsize=TEXT + 1, pad=4)
+        # a long title gets smaller letters, so that it does not meet its neighbour
+        fits = cells[0].width * 72 / (0.62 * max(len(title), 1))
+        axis.set_title(plain(title), fontsize=min(TEXT + 1, fits), pad=4)
     if notes:
         page.panels(2)[0].set_axis_off()
         for axis, title in zip(page.blocks[1][-1][1:], arrays):

@@ -159,3 +159,15 @@ def test_another_grid_is_resampled_with_a_note(folder):
 )
 def test_comparisons_that_cannot_be_made(folder, options, message):
     assert message in shown(compare(folder, "more.h5", "--out", "h.png", *options, check=2))
+
+
+def test_dicom_says_its_unit_and_becomes_suv(folder):
+    from emrecon.cli.images import load
+    from emrecon.formats import PETFacts
+
+    image = np.full(GRID.shape, 5000.0, np.float32)
+    formats.write_dicom_pet(folder / "PT", image, GRID, PETFacts(units="BQML", decay_correction="NONE"))
+    shown = load(folder / "PT", unit="kBq/mL")
+    assert (shown.unit, formats.image_unit(folder / "PT")) == ("kBq/mL", "Bq/mL")
+    np.testing.assert_allclose(shown.image, 5.0, rtol=1e-4)
+    assert "the patient's weight in kg" in view(folder, "--out", "p.png", "--unit", "SUV", image="PT", check=2)
