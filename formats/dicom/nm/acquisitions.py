@@ -40,7 +40,7 @@ class Acquisition:
         windows : of the file, by number.
         pixel : (bin, row) mm.  shape : (bins, rows).
         z : (frames,) mm of the middle of the rows; of the patient where `place` says it, else only between tables.
-        gate_shares : of the time of a view, for each gate slot; None where all are alike.
+        gate_shares : of the time of a view, (R-R intervals, gates); None where an R-R interval's share is not known.
     """
 
     path: Path
@@ -179,21 +179,33 @@ def _heights(path: Path, orbit: Orbit, place: Place, study: Study, frames: Frame
 
 
 def _gate_shares(path: Path, header: Dataset, frames: FrameTable, notes: Notes) -> np.ndarray | None:
-    """How the time of a view is shared by the gates; None where equally."""
-    n = int(frames.slot.max()) + 1
-    if n == 1:
+    """How the time of a view is shared by R-R intervals and their gates."""
+    n, m = int(frames.slot.max()) + 1, int(frames.interval.max()) + 1
+    if n == m == 1:
         return None
-    for gated in items_of(header, "GatedInformationSequence"):
-        for data in items_of(gated, "DataInformationSequence"):
-            slots = items_of(data, "TimeSlotInformationSequence")
-            times = [single_of(path, slot, "TimeSlotTime") for slot in slots]
-            if len(times) == n and all(time and time > 0 for time in times):
-                shares = np.array(times, float)
-                return shares / shares.sum()
-            if times and len(times) not in (0, n):
-                raise FormatError(
-                    f"{path}: {tag('TimeSlotInformationSequence')} has {len(times)} items, but "
-                    f"{tag('TimeSlotVector')} tells {n} gates apart"
-                )
-    notes.add(path, f"the time of a view is shared equally by the {n} gates; pass gate_seconds= to say otherwise")
-    return None
+    gated = items_of(header, "GatedInformationSequence")
+    data = [item for part in gated for item in items_of(part, "DataInformationSequence")]
+    equally = f"the time of a view is shared equally by the {n} gates; pass gate_seconds= to say otherwise"
+    times = np.ones((m, n))
+    for i, item in enumerate(data[:m]):
+        slots = [single_of(path, slot, "TimeSlotTime") for slot in items_of(item, "TimeSlotInformationSequence")]
+        if slots and len(slots) != n:
+            raise FormatError(
+                f"{path}: {tag('TimeSlotInformationSequence')} has {len(slots)} items, but {tag('TimeSlotVector')} tells "
+                f"{n} gates apart"
+            )
+        if slots and all(time and time > 0 for time in slots):
+            times[i] = np.array(slots, float)
+        elif i == 0:
+            notes.add(path, equally)
+    if not data:
+        notes.add(path, equally)
+    beats = np.ones(m)
+    if m > 1:
+        names = ("NominalInterval", "IntervalsAcquired")
+        spent = [[single_of(path, item, name) for name in names] for item in data[:m]]
+        if len(spent) < m or any(not value or value <= 0 for pair in spent for value in pair):
+            return None
+        beats = np.array([float(pair[0] or 0) * float(pair[1] or 0) for pair in spent])
+    shares: np.ndarray = times / times.sum(1, keepdims=True) * (beats / beats.sum())[:, None]
+    return shares

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -307,6 +307,11 @@ def _check_same_views(context: Context, parts: list[Any]) -> None:
                 f"{context.given.path}: the energy windows have different views; two acquisitions? Choose by window= "
                 "or series="
             )
+        if getattr(part, "duration", None) != getattr(parts[0], "duration", None):
+            raise FormatError(
+                f"{context.given.path}: the energy windows were measured for {parts[0].duration} and {part.duration} s "
+                "a view; choose one by window=, or pass duration= in s"
+            )
 
 
 def _of_window(
@@ -482,9 +487,21 @@ def _counts(context: Context, parts: list[Table]) -> np.ndarray:
 
 
 def _study(context: Context, part: Table, placement: tuple[float, float, float] | None) -> Study:
-    files = [context.files[i] for i in np.unique(part.file).tolist()]
-    starts = [file.start for file in files if file.start is not None]
-    return replace(files[0].study, placement=placement, start=min(starts) if starts else None)
+    used = {i: part.frame[part.file == i] for i in np.unique(part.file).tolist()}
+    starts = [start for i, frames in used.items() if (start := _begun(context.files[i], frames)) is not None]
+    return replace(context.files[next(iter(used))].study, placement=placement, start=min(starts) if starts else None)
+
+
+def _begun(file: Acquisition, frames: np.ndarray) -> datetime | None:
+    """When the first rotation of some frames began in a file of several: one follows the other."""
+    turns, seconds = file.frames.turn, file.orbit.seconds
+    if file.start is None or turns.max() == 0:
+        return file.start
+    first = int(turns[frames].min())
+    if seconds is None:
+        return file.start if first == 0 else None
+    earlier = [float(seconds[turns == turn].mean()) * file.frames.n_views for turn in range(first)]
+    return file.start + timedelta(seconds=sum(earlier))
 
 
 # ---- times -----------------------------------------------------------------------------------------------------------
@@ -516,10 +533,14 @@ def _gate_seconds(context: Context, parts: list[Table], gates: np.ndarray) -> np
             f"{context.given.path}: {tag('ActualFrameDuration')} is missing; pass gate_seconds= in s of each gate in a "
             "view"
         )
-    file = context.files[int(parts[0].file[0])]
-    n = int(file.frames.slot.max()) + 1
-    shares = np.full(n, 1 / n) if file.gate_shares is None else file.gate_shares
-    return view * shares[gates]
+    shares = context.files[int(parts[0].file[0])].gate_shares
+    if shares is None:
+        raise FormatError(
+            f"{context.given.path}: how long each R-R interval was measured is not known ({tag('IntervalsAcquired')}, "
+            f"{tag('NominalInterval')}); pass gate_seconds= in s of each gate in a view"
+        )
+    seconds: np.ndarray = view * shares[(context.given.count("rr_interval") or 1) - 1][gates]
+    return seconds
 
 
 def _frames(context: Context, parts: list[Table]) -> tuple[Frames, np.ndarray]:

@@ -260,8 +260,19 @@ def test_gates_of_several_kinds_of_beats(tmp_path):
     header.save_as(tmp_path / "a")
     with pytest.raises(formats.FormatError, match=r"2 R-R intervals .* choose one by rr_interval="):
         formats.read_scan(tmp_path / "a")
-    found = formats.read_gated(tmp_path / "a", rr_interval=2)
+    with pytest.raises(formats.FormatError, match="how long each R-R interval was measured is not known"):
+        formats.read_gated(tmp_path / "a", rr_interval=2)
+    found = formats.read_gated(tmp_path / "a", rr_interval=2, gate_seconds=(1, 2))
     assert np.array_equal(found.counts, gated.counts[2:])
+    assert found.durations.tolist() == [1, 2]
+    beats = []
+    for interval, n in ((800, 30), (1200, 10)):
+        beats.append(pydicom.Dataset())
+        beats[-1].NominalInterval, beats[-1].IntervalsAcquired = interval, n
+    header.GatedInformationSequence[0].DataInformationSequence = beats
+    header.save_as(tmp_path / "a")
+    found = formats.read_gated(tmp_path / "a", rr_interval=2)
+    assert np.allclose(found.durations, 4 * 12 / 36 / 2)
 
 
 def test_windows_of_gates(tmp_path):
