@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +171,7 @@ def read_acquisition(path: str | os.PathLike[str], **overrides: object) -> NMSca
             return read_scan(path, **overrides)
         return read_gated(path, **overrides) if found == "gate" else read_dynamic(path, **overrides)
     if _kind_of(path) == "hdf5":
-        readers = {
+        readers: dict[str, Callable[[str | os.PathLike[str]], NMScan]] = {
             "dynamic": native_dynamic.read_dynamic,
             "gated": native_dynamic.read_gated,
             "windowed-scan": native_windows.read_windowed_scan,

@@ -102,4 +102,4 @@ def dicom_unit(path: FilePath, *, series: str | int | None = None) -> str | None
         if kind == "NM":
             return unit_of(file, header)
         said = text_of(header, "Units")
-    return "HU" if kind == "CT" else _PET_UNITS.get(said, said) or None
+    return "HU" if kind == "CT" else _PET_UNITS.get(said or "", said) or None

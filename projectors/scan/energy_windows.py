@@ -129,7 +129,7 @@ class WindowedScan:
 
         Raises KeyError for names that do not exist, ValueError where windows overlap or none is named.
         """
-        estimate = _estimated(self.window(peak), *(self._pair(name) for name in (lower, upper)), k)
+        estimate = _estimated(self.window(peak), (self._pair(lower), self._pair(upper)), k)
         return replace(self.scan(peak), background=smooth_projections(estimate, fwhm, self.geometry.pixel_size))
 
     def _pair(self, name: str | None) -> tuple[EnergyWindow, Array] | None:
@@ -149,13 +149,18 @@ def _index_of(windows: tuple[EnergyWindow, ...], name: str) -> int:
     return names.index(name)
 
 
-def _estimated(peak: EnergyWindow, below: object, above: object, k: float | None) -> Array:
+def _estimated(
+    peak: EnergyWindow,
+    beside: tuple[tuple[EnergyWindow, Array] | None, tuple[EnergyWindow, Array] | None],
+    k: float | None,
+) -> Array:
     """The scatter in the peak window: of three windows, or with k of two."""
+    below, above = beside
     if k is None:
-        return triple_energy_window(peak, below, above)  # type: ignore[arg-type]  # checked there
+        return triple_energy_window(peak, below, above)
     if below is None or above is not None:
         raise ValueError("scatter_corrected with k takes one scatter window, lower; leave k out for two of them")
-    return dual_energy_window(peak, below, k)  # type: ignore[arg-type]  # checked there
+    return dual_energy_window(peak, below, k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,9 +258,11 @@ class WindowedSeries:
         Args:
             lower, upper, k, fwhm : as for `WindowedScan.scatter_corrected`.
         """
-        pairs = (None if name is None else (self.window(name), self.scan(name).counts) for name in (lower, upper))
-        estimate = _estimated(self.window(peak), *pairs, k)
+        estimate = _estimated(self.window(peak), (self._pair(lower), self._pair(upper)), k)
         return replace(self.scan(peak), background=smooth_projections(estimate, fwhm, self.geometry.pixel_size))
+
+    def _pair(self, name: str | None) -> tuple[EnergyWindow, Array] | None:
+        return None if name is None else (self.window(name), self.scan(name).counts)
 
 
 def dual_energy_window(peak: EnergyWindow, scatter: tuple[EnergyWindow, Array], k: float) -> Array:

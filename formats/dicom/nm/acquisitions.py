@@ -191,8 +191,8 @@ def _gate_shares(path: Path, header: Dataset, frames: FrameTable, notes: Notes) 
         slots = [single_of(path, slot, "TimeSlotTime") for slot in items_of(item, "TimeSlotInformationSequence")]
         if slots and len(slots) != n:
             raise FormatError(
-                f"{path}: {tag('TimeSlotInformationSequence')} has {len(slots)} items, but {tag('TimeSlotVector')} tells "
-                f"{n} gates apart"
+                f"{path}: {tag('TimeSlotInformationSequence')} has {len(slots)} items, but {tag('TimeSlotVector')} "
+                f"tells {n} gates apart"
             )
         if slots and all(time and time > 0 for time in slots):
             times[i] = np.array(slots, float)

@@ -129,8 +129,8 @@ def _collimator(path: Path, header: Dataset, given: Given, notes: Notes) -> str 
     chosen = given.text("collimator")
     if chosen is not None:
         return chosen
-    names = [text_of(item, "CollimatorGridName") for item in items_of(header, "DetectorInformationSequence")]
-    names = [*dict.fromkeys(name for name in (*names, text_of(header, "CollimatorGridName")) if name)]
+    items = (*items_of(header, "DetectorInformationSequence"), header)
+    names = [*dict.fromkeys(name for item in items if (name := text_of(item, "CollimatorGridName")))]
     if len(names) > 1:
         notes.add(path, f"the heads have different collimators, {' and '.join(names)}; the first is taken for all")
     return names[0] if names else None
