@@ -13,6 +13,7 @@ import numpy as np
 
 from emrecon.projectors import (
     BedScan,
+    DynamicScan,
     GatedScan,
     ImageGrid,
     Scan,
@@ -135,17 +136,18 @@ def _seconds(scan: AnyScan) -> float | None:
     if isinstance(scan, BedScan):
         parts = [_seconds(bed) for bed in scan]
         return None if None in parts else sum(filter(None, parts))
-    if isinstance(scan, ScanSeries):
-        per_head = np.unique(scan.geometry.head, return_counts=True)[1].max() if _is_spect(scan) else 1
-        gated = isinstance(scan, GatedScan)
-        return float(scan.seconds.mean(1).sum() * per_head) if gated else float(scan.frames.durations.sum())  # type: ignore[attr-defined]
-    if scan.duration is None or not _is_spect(scan):
-        return scan.duration
-    return scan.duration * int(np.unique(scan.geometry.head, return_counts=True)[1].max())  # type: ignore[union-attr]
+    if isinstance(scan, GatedScan):
+        return float(scan.seconds.mean(1).sum()) * _per_head(scan)
+    if isinstance(scan, DynamicScan):
+        return float(scan.frames.durations.sum())
+    seconds = None if isinstance(scan, ScanSeries) else scan.duration  # of which there are the two above
+    return None if seconds is None else seconds * _per_head(scan)
 
 
-def _is_spect(scan: Scan | WindowedScan | ScanSeries) -> bool:
-    return isinstance(scan.geometry, SPECTGeometry)
+def _per_head(scan: Scan | WindowedScan | ScanSeries) -> int:
+    """How many views a head takes one after another; a PET scanner measures all at once."""
+    camera = scan.geometry
+    return int(np.unique(camera.head, return_counts=True)[1].max()) if isinstance(camera, SPECTGeometry) else 1
 
 
 def write_dicom_image(
@@ -281,7 +283,7 @@ def _put_part(shared: Dataset, p: int, times: ImageTimes, about: PETFacts) -> No
         setattr(shared, name, value)
     seconds = times.durations[p]
     frame = replace(about, frame_start=begin, frame_duration=seconds)
-    own = series_dataset(frame, ImageGrid((1, 1, 1), 1.0), False)
+    own = series_dataset(frame, ImageGrid((1, 1, 1), (1.0, 1.0, 1.0)), False)
     shared.ActualFrameDuration = round(1000 * seconds)
     shared.FrameReferenceTime = own.FrameReferenceTime
     if "DecayFactor" in own:

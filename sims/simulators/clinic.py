@@ -67,7 +67,8 @@ class ClinicalCase:
 
         Raises OSError where the folder is missing or cannot be written to, and as `formats.write_dicom_nm` does.
         """
-        known = formats.VENDOR_HABITS[vendor].beds if vendor in formats.VENDOR_HABITS else "rotations"
+        habit = formats.VENDOR_HABITS.get(vendor or "")
+        known = habit.beds if habit else "rotations"
         several = isinstance(self.scan, BedScan) and habits.get("beds", known) == "files"
         files = CaseFiles(Path(folder) / ("nm" if several else "nm.dcm"), Path(folder) / "ct")
         formats.write_dicom_nm(files.nm, self.scan, vendor=vendor, **habits)  # type: ignore[arg-type]

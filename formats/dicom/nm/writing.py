@@ -132,7 +132,7 @@ def _dataset(
             study, ascii_text(text), study.manufacturer or habits.manufacturer, study.model or habits.model
         ),
     )
-    put(made, image_pixel(*pixels.shape[1:], (dz * size, du * size), len(pixels)))
+    put(made, image_pixel(pixels.shape[1], pixels.shape[2], (dz * size, du * size), len(pixels)))
     put(made, _vectors(acquisition, frames))
     put(made, _image(acquisition, pixels, step))
     made.EnergyWindowInformationSequence = energy_windows(acquisition.windows)
