@@ -271,10 +271,12 @@ def _views_of(path: Path, planar: formats.PlanarImages) -> Scan | WindowedScan:
         _refuse("calibration_phantom", f"{path} has different numbers of images in its windows")
     n, shape = len(images[0]), (planar.counts.shape[2], planar.counts.shape[1])
     # where the heads were does not matter: counts are added
-    camera = SPECTGeometry(360 / n * np.arange(n), 1.0, shape, planar.pixel_size or 1.0, head=np.arange(n))
-    counts = [np.swapaxes(planar.counts[some], 1, 2).astype(np.float32) for some in images]
+    along_rows, along_columns = planar.pixel_size or (1.0, 1.0)
+    angles, heads = 360 / n * np.arange(n), np.arange(n)
+    camera = SPECTGeometry(angles, np.ones(1), shape, (along_columns, along_rows), head=heads)
+    counts = tuple(np.swapaxes(planar.counts[some], 1, 2).astype(np.float32) for some in images)
     seconds = float(durations[0]) if durations.size else None
-    known = [window for window in windows if window is not None]
+    known = tuple(window for window in windows if window is not None)
     if len(windows) > 1 and len(known) == len(windows):
         return WindowedScan(
             known, counts, camera, duration=seconds, radionuclide=planar.radionuclide, study=planar.study
