@@ -117,7 +117,7 @@ def attenuation(
             unit=choice.unit,
             series=choice.series,
             kvp=choice.kvp,
-            shift=_shift(choice.shift),
+            shift=shift_of(choice.shift),
             remove_bed=choice.remove_bed,
             beside=None if path.is_dir() else beside(path),
         )
@@ -136,8 +136,8 @@ def attenuation(
     return body.attenuation(grid, 140.5)
 
 
-def _shift(text: str | None) -> tuple[float, ...]:
-    """Three mm from --mu-shift."""
+def shift_of(text: str | None) -> tuple[float, ...]:
+    """Return the three mm of --mu-shift, zeros without."""
     try:
         found = tuple(float(part) for part in (text or "0,0,0").split(","))
     except ValueError:

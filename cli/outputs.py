@@ -71,6 +71,8 @@ def _check_suffix(option: str, path: Path) -> None:
     try:
         if option == "--out":
             formats.image_kind(path)
+        if option == "--report" and path.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"a report is .html, not {path.name!r}")
         if option == "--log" and path.suffix not in (".csv", ".json"):
             raise ValueError(f"a log is .csv or .json, not {path.name!r}")
     except ValueError as error:

@@ -25,6 +25,9 @@ def report(
     ct: Annotated[
         Path | None, typer.Option(help="CT in HU to show the image over: a DICOM folder, NIfTI or HDF5.")
     ] = None,
+    ct_series: Annotated[
+        str | None, typer.Option(metavar="NUMBER|UID", help="CT series, where the folder of --ct holds several.")
+    ] = None,
     masks: Annotated[
         list[Path] | None,
         typer.Option(help="Regions for the table: RTSTRUCT, SEG, or an image of labels; repeat for several files."),
@@ -50,12 +53,14 @@ def report(
         raise typer.BadParameter(f"a report is .html, not {out.name!r}", param_hint="--out")
     if names_from is not None and not with_names:
         raise typer.BadParameter("it is used along with --with-names only", param_hint="--names-from")
+    if ct_series is not None and ct is None:
+        raise typer.BadParameter("it is used along with --ct only", param_hint="--ct-series")
     names = _names(mask_names, masks)
     check_outputs({"report": out}, [run, ct, names_from, *(masks or ())])
     with quietly(quiet):
         patient = _patient(run, names_from) if with_names else ""
         with stage(f"reading {run.name}"):
-            found = figures.read_run(run, ct=ct, masks=masks or (), names=names)
+            found = figures.read_run(run, ct=ct, ct_series=ct_series, masks=masks or (), names=names)
         with writing(), stage("report"):
             figures.write_report(out, found, title=title, patient=patient)
     plain_console(quiet=quiet).print(f"wrote {out}")

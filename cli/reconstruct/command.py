@@ -392,6 +392,18 @@ def reconstruct(
             help="Picture (.png, .svg, .pdf) with three views of --mu over the image, to see whether they fit.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=OUTPUT, help="Report of the run, .html, as `emrecon report` writes it, over the CT of --mu."
+        ),
+    ] = None,
+    masks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            rich_help_panel=OUTPUT, help="Regions in the report: RTSTRUCT, SEG or an image of labels; repeat."
+        ),
+    ] = None,
     log: Annotated[
         Path | None,
         typer.Option(rich_help_panel=OUTPUT, help=".csv or .json with iteration, seconds and objective."),
@@ -487,7 +499,15 @@ def reconstruct(
             frames=frames,  # type: ignore[arg-type]
             gates=gates,  # type: ignore[arg-type]
         )
-        output = OutputTable(out=out, picture=picture, mu_picture=mu_picture, log=log, checkpoint=checkpoint)
+        output = OutputTable(
+            out=out,
+            picture=picture,
+            mu_picture=mu_picture,
+            report=report,
+            masks=tuple(masks or ()),
+            log=log,
+            checkpoint=checkpoint,
+        )
         settings = Settings(
             data=data,
             physics=physics,

@@ -15,7 +15,7 @@ from .. import learned, options
 from ..errors import interruptible
 from ..outputs import check_outputs, writing
 from ..printing import plain_console, quietly, warnings_kept
-from . import collimators, data, engine, output, parts, quantities, record, uses
+from . import collimators, data, engine, output, parts, quantities, record, reports, uses
 from .config import write_config
 from .scatter import scatter_file
 from .settings import OutputTable, Settings
@@ -35,7 +35,8 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         uses.check_data(settings, uses.kind_of(source), uses.container_of(source))
         quantities.check_quantity(settings.quantity)
         parts.check_options(settings, source)
-        outputs = {options.option_of(name): path for name, path in files} | {"--write-config": repeat}
+        written = {options.option_of(name): path for name, path in files if name != "masks"}
+        outputs = written | {"--write-config": repeat}
         check_outputs(outputs, (config, *_inputs(settings, choice, source)))
         choice.check_device(settings.run.device)
         with stage("problem"):
@@ -55,6 +56,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         provenance = record.record_of(choice.done(settings), source, said, journal, work.quantity)
         output.write_results(settings, image, work.grid, console, provenance, work.quantity, work.times, source)
         output.write_overlay(settings, image, work.mu, work.grid, console)
+        reports.write_report(settings, console)
         if repeat is not None:
             with writing():
                 write_config(repeat, choice.done(settings))
@@ -117,4 +119,4 @@ def _inputs(settings: Settings, choice: engine.Choice, source: data.Source) -> t
     terms = physics.norm, physics.multiplicative, physics.additive, physics.randoms, scatter_file(physics)
     source_of_calibration = quantities.phantom(settings.quantity)
     own = settings.data.path, physics.mu, *terms, weights, source_of_calibration and source_of_calibration.path
-    return (*own, *settings.method.guide, *data.files_of(source))
+    return (*own, *settings.method.guide, *settings.output.masks, *data.files_of(source))

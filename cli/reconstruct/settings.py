@@ -110,6 +110,8 @@ class OutputTable(Panel):
     out: Path = Path("image.nii.gz")
     picture: Path | None = None
     mu_picture: Path | None = None
+    report: Path | None = None
+    masks: tuple[Path, ...] = ()
     log: Path | None = None
     checkpoint: Path | None = None
 

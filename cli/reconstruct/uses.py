@@ -98,6 +98,8 @@ USES = {
     "filter": Use(),
     "picture": Use(),
     "mu_picture": Use(needs="mu"),
+    "report": Use(),
+    "masks": Use(needs="report"),
     "log": Use(methods=(PLAIN, DEEP)),
     "checkpoint": Use(methods=(PLAIN, DEEP)),
     "device": Use(),

@@ -59,6 +59,7 @@ def read_run(
     run: FilePath,
     *,
     ct: FilePath | None = None,
+    ct_series: str | None = None,
     masks: Sequence[FilePath] = (),
     names: Mapping[int, str] | None = None,
 ) -> Run:
@@ -67,6 +68,7 @@ def read_run(
     Args:
         run : the image, the JSON file beside it, or a folder with one such file.
         ct : folder or file of a CT in HU, in the patient's coordinates.
+        ct_series : UID or number of the series, where the folder holds several.
         masks : RTSTRUCT, SEG or label images, see `formats.read_masks`.
         names : of the numbers of label images.
 
@@ -91,7 +93,7 @@ def read_run(
         image=np.asarray(image),
         grid=grid,
         record=record,
-        ct=None if ct is None else formats.read_image(ct),
+        ct=None if ct is None else formats.read_image(ct, **({} if ct_series is None else {"series": ct_series})),
         masks=regions,
         times=formats.read_times(path) if image.ndim == 4 else None,
         remarks=tuple(remarks),

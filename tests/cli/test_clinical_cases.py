@@ -92,3 +92,25 @@ def test_what_the_reader_assumed_is_in_the_record(tmp_path, case):
     said = [note for note in formats.read_provenance(out).notes if "taken as the corner" in note]
     assert len(said) == 1
     assert done.stderr.count("taken as the corner") == 1
+
+
+def test_one_command_from_the_folders_to_dicom_and_the_report(tmp_path, case):
+    files = case.write(tmp_path, vendor="siemens")
+    labels = np.zeros(case.patient_grid.shape, np.int16)
+    labels[10:14, 10:14, 8:12] = 1
+    formats.write_image(tmp_path / "organs.nii.gz", labels, case.patient_grid)
+    out, page = tmp_path / "image.dcm", tmp_path / "report.html"
+    emrecon(
+        *["reconstruct", files.nm, "--mu", files.ct, "--mu-shift", "0,0,2", "--scatter", "tew", "--calibration", 60],
+        *["--response", "0.02,1.5", "--subsets", 4, "--iterations", 1, "--out", out],
+        *["--report", page, "--masks", tmp_path / "organs.nii.gz"],
+        check=0,
+    )
+    text = page.read_text("utf-8")
+    assert "label 1" in text
+    assert "HU" in text
+    assert "taken as the corner" in text
+    assert "Phantom" not in text
+    assert formats.describe(out)["units"] == "Bq/mL"
+    refused = emrecon("reconstruct", files.nm, "--out", out, "--report", tmp_path / "report.pdf", check=2)
+    assert "a report is .html" in refused.stderr

@@ -61,6 +61,8 @@ GIVEN = {  # a value for every option that takes one
     "filter": 8,
     "picture": "a.png",
     "mu_picture": "m.png",
+    "report": "r.html",
+    "masks": "organs.nii",
     "log": "a.csv",
     "checkpoint": "a.npz",
     "device": "cpu",
