@@ -342,3 +342,18 @@ def test_a_map_in_dicom_is_scaled_and_placed(tmp_path, folder):
     np.testing.assert_allclose(found.values, dicom.values, atol=1e-4)
     np.testing.assert_allclose(found.grid.origin, dicom.grid.origin, atol=1e-3)
     assert any("divided by 10000" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("position", ["HFS", "HFP", "FFS", "FFP"])
+def test_a_camera_and_a_ct_of_one_study(tmp_path, position, caplog):
+    """Written as DICOM and read back, the CT lies where the camera's coordinates have it, however the patient lies."""
+    study = replace(STUDY, patient_position=position)
+    small = ImageGrid((26, 24, 18), (8.0, 8.0, 8.0), tuple(np.subtract((-98.0, -310.0, 970.0), PLACE)))
+    hu = cylinder(small, centre=tuple(np.subtract(CENTRE, PLACE)))
+    formats.write_dicom_ct(tmp_path / "ct", hu, small, study=study, kvp=130)
+    formats.write_dicom_nm(tmp_path / "nm.dcm", replace(scan(study), duration=10.0))
+    found = read_mu(tmp_path / "ct", formats.read_scan(tmp_path / "nm.dcm"))
+    expected = attenuation_from_ct(hu, small, CAMERA.default_grid(), 140.511, kvp=130)
+    np.testing.assert_allclose(found.values, expected, atol=1e-5)
+    assert not found.notes
+    assert "130 kV" in found.source
