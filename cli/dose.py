@@ -222,7 +222,9 @@ def _files_and_times(images: Sequence[Path], times: Sequence[str]) -> tuple[list
     return files, hours
 
 
-def _check_choices(nuclide, model, fit, method, corrected_to, density_unit) -> None:  # type: ignore[no-untyped-def]
+def _check_choices(
+    nuclide: str, model: str, fit: str, method: str, corrected_to: str | None, density_unit: str | None
+) -> None:
     with named("--nuclide"):
         emissions_of(nuclide)
     for option, value, choices in (
@@ -236,7 +238,17 @@ def _check_choices(nuclide, model, fit, method, corrected_to, density_unit) -> N
             raise typer.BadParameter(f"{value!r} is not one of {', '.join(choices)}", param_hint=option)
 
 
-def _check_use(masks, fit, table, label, density, density_unit, density_energy, half_life, injected) -> None:  # type: ignore[no-untyped-def]
+def _check_use(
+    masks: Sequence[Path] | None,
+    fit: str,
+    table: Path | None,
+    label: Sequence[str] | None,
+    density: Path | None,
+    density_unit: str | None,
+    density_energy: float | None,
+    half_life: float | None,
+    injected: float | None,
+) -> None:
     """Refuse options that would be ignored, and numbers without a meaning."""
     for option, used, needed in (
         ("--fit", fit == "organ" and not masks, "--masks"),
@@ -258,7 +270,14 @@ def _check_use(masks, fit, table, label, density, density_unit, density_energy, 
 # ---- what is read ----------------------------------------------------------------------------------------------------
 
 
-def _read(files, hours, nuclide, unit, corrected_to, said) -> _Images:  # type: ignore[no-untyped-def]
+def _read(
+    files: Sequence[Path],
+    hours: Sequence[float],
+    nuclide: str,
+    unit: str | None,
+    corrected_to: str | None,
+    said: _Said,
+) -> _Images:
     """Return all scans in Bq/mL at their own times, on the grid of the first."""
     volumes: list[np.ndarray] = []
     grid: ImageGrid | None = None
@@ -402,7 +421,9 @@ def _label_names(labels: Sequence[str]) -> dict[int, str]:
     return names
 
 
-def _density(path, unit, energy, nuclide, found: _Images, said: _Said) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _density(
+    path: Path, unit: str | None, energy: float | None, nuclide: str, found: _Images, said: _Said
+) -> np.ndarray:
     """Density in g/mL on the images' grid, air where the file does not reach."""
     with stage("reading the density"):
         image, own = formats.read_image(path)
@@ -452,7 +473,14 @@ def _show(result: Treatment, console: Console) -> None:
         console.print(printable(f"{name}: {fit} (MBq h)"))
 
 
-def _record(files, masks, density, parameters, notes, result) -> formats.Provenance:  # type: ignore[no-untyped-def]
+def _record(
+    files: Sequence[Path],
+    masks: Sequence[Path],
+    density: Path | None,
+    parameters: dict[str, str],
+    notes: Sequence[str],
+    result: Treatment,
+) -> formats.Provenance:
     inputs = [("image", path) for path in files] + [("--masks", path) for path in masks]
     inputs += [] if density is None else [("--density", density)]
     hidden = _patient_words([path for _, path in inputs])

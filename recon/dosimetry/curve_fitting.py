@@ -84,7 +84,15 @@ def fit_curves(
     return np.concatenate([rates for rates, _ in parts]), np.concatenate([amplitudes for _, amplitudes in parts])
 
 
-def _fitted(model, times, values, weights, slowest, fastest, precision):  # type: ignore[no-untyped-def]
+def _fitted(
+    model: CurveModel,
+    times: np.ndarray,
+    values: np.ndarray,
+    weights: np.ndarray,
+    slowest: float,
+    fastest: np.ndarray,
+    precision: float,
+) -> tuple[np.ndarray, np.ndarray]:
     n, low, high = model.n_rates, np.log(slowest), np.log(fastest)
     if high.max() <= low:
         rates = np.full((len(values), n), slowest)
@@ -106,10 +114,19 @@ def _fitted(model, times, values, weights, slowest, fastest, precision):  # type
     return rates, _amplitudes(model.basis(times, rates), values, weights)[0]
 
 
-def _refined(model, times, values, weights, start, low, high, precision):  # type: ignore[no-untyped-def]
+def _refined(
+    model: CurveModel,
+    times: np.ndarray,
+    values: np.ndarray,
+    weights: np.ndarray,
+    start: np.ndarray,
+    low: float,
+    high: np.ndarray,
+    precision: float,
+) -> np.ndarray:
     """Levenberg and Marquardt's steps of the logarithms of rates, with the amplitudes that are best at each of them."""
 
-    def misfit(logs, data):  # type: ignore[no-untyped-def]
+    def misfit(logs: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         basis = model.basis(times, np.exp(logs))
         amplitudes, cost = _amplitudes(basis, data, weights)
         return np.sqrt(weights) * (data - (amplitudes[..., None] * basis).sum(-2)), cost
@@ -145,7 +162,7 @@ def _refined(model, times, values, weights, start, low, high, precision):  # typ
     return best
 
 
-def _amplitudes(basis, values, weights):  # type: ignore[no-untyped-def]
+def _amplitudes(basis: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Amplitudes >= 0 of one or two curves (..., terms, times), and the weighted sum of squares that is left."""
     weighted = basis * weights
     right = (weighted * values[..., None, :]).sum(-1)

@@ -218,7 +218,17 @@ def _slowest_used(model: CurveModel, rates: np.ndarray, amplitudes: np.ndarray) 
     return np.where(amplitudes[:, 0] > 0, rates[:, first], rates[:, model.terms[1][0]])
 
 
-def _finished(model, nuclide, t, y, sigma, known, rates, amplitudes, bounds) -> TimeActivityFit:  # type: ignore[no-untyped-def]
+def _finished(
+    model: str,
+    nuclide: str,
+    t: np.ndarray,
+    y: np.ndarray,
+    sigma: np.ndarray,
+    known: bool,
+    rates: np.ndarray,
+    amplitudes: np.ndarray,
+    bounds: tuple[float, np.ndarray],
+) -> TimeActivityFit:
     if not (amplitudes > 0).any():
         raise ValueError("the fit found no activity: are the values positive, and the times those after injection?")
     held = (rates < bounds[0] * (1 + _AT_BOUND)) | (rates > bounds[1] * (1 - _AT_BOUND))
@@ -226,7 +236,16 @@ def _finished(model, nuclide, t, y, sigma, known, rates, amplitudes, bounds) -> 
     return TimeActivityFit(model, isotope(nuclide).name, t, y, rates, amplitudes, covariance, held)
 
 
-def _covariance(model, t, y, sigma, known, rates, amplitudes, held):  # type: ignore[no-untyped-def]
+def _covariance(
+    model: CurveModel,
+    t: np.ndarray,
+    y: np.ndarray,
+    sigma: np.ndarray,
+    known: bool,
+    rates: np.ndarray,
+    amplitudes: np.ndarray,
+    held: np.ndarray,
+) -> np.ndarray | None:
     """Of (amplitudes, rates) by the curvature at the fit; rates at bounds and amplitudes of 0 are held."""
     columns = list(model.basis(t, rates))
     for i in range(model.n_rates):
@@ -251,7 +270,9 @@ def _covariance(model, t, y, sigma, known, rates, amplitudes, held):  # type: ig
     return whole
 
 
-def _with_half_life(t, y, sigma, known, nuclide, model, half_life):  # type: ignore[no-untyped-def]
+def _with_half_life(
+    t: np.ndarray, y: np.ndarray, sigma: np.ndarray, known: bool, nuclide: str, model: str, half_life: float
+) -> TimeActivityFit:
     physical = _physical_half_life(nuclide)
     if model != "mono":
         raise ValueError(f'a known half-life belongs to model "mono", not {model!r}')
@@ -289,7 +310,9 @@ def _share_until(fit: TimeActivityFit, time: float) -> float:
     return 1 - float(fit.amplitudes @ np.array(left)) / fit.integral if fit.integral > 0 else 1.0
 
 
-def _points(times, values, uncertainties):  # type: ignore[no-untyped-def]
+def _points(
+    times: ArrayLike, values: ArrayLike, uncertainties: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     t, y = (np.ravel(np.asarray(v, float)) for v in (times, values))
     if t.size != y.size:
         raise ValueError(f"there are {t.size} times and {y.size} values; give one value per time")

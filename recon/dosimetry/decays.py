@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from scipy.special import loggamma
@@ -112,9 +113,18 @@ def emissions_of(nuclide: str) -> Emissions:
         (beta.per_decay * beta_spectrum(energies, beta, found["daughter_z"], found["mass_number"]) for beta in betas),
         np.zeros(_BINS),
     )
-    lines = (np.array([[float(e), y] for e, y in found[key].items()]).reshape(-1, 2) for key in _LINES)
-    electrons, photons = lines
-    return Emissions(name, betas, energies, yields, *electrons.T, *photons.T, found["local_kev"])
+    electrons, photons = (np.array([[float(e), y] for e, y in found[key].items()]).reshape(-1, 2) for key in _LINES)
+    return Emissions(
+        name,
+        betas,
+        energies,
+        yields,
+        electron_energies=electrons[:, 0],
+        electron_yields=electrons[:, 1],
+        photon_energies=photons[:, 0],
+        photon_yields=photons[:, 1],
+        local=found["local_kev"],
+    )
 
 
 _LINES = ("electrons_kev", "photons_kev")
@@ -156,6 +166,7 @@ def _fermi(k: int, W: np.ndarray, p: np.ndarray, Z: int, A: int) -> np.ndarray:
 
 
 @cache
-def _tabulated() -> dict[str, dict]:
+def _tabulated() -> dict[str, dict[str, Any]]:
     text = (files(__package__) / "emissions.json").read_text(encoding="utf-8")
-    return json.loads(text)["nuclides"]  # type: ignore[no-any-return]
+    found: dict[str, dict[str, Any]] = json.loads(text)["nuclides"]
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -163,7 +163,9 @@ def _photons(voxel: tuple[float, ...], reach: tuple[int, ...], point: PointKerne
     return _along_rays(voxel, reach, far, within) + _at_points(voxel, reach, point, weight, near)
 
 
-def _along_rays(voxel, reach, radius, within) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _along_rays(
+    voxel: tuple[float, ...], reach: tuple[int, ...], radius: float, within: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """Energy per voxel of what lies within a radius: shells of rays, each point shared among its eight voxels.
 
     within : from increasing radii, the first one 0, to the energy inside.
@@ -218,7 +220,13 @@ def _spread(places: list[np.ndarray], amount: np.ndarray, shape: tuple[int, ...]
     return total
 
 
-def _at_points(voxel, reach, point, weight, near) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _at_points(
+    voxel: tuple[float, ...],
+    reach: tuple[int, ...],
+    point: PointKernel,
+    weight: Callable[[np.ndarray], np.ndarray],
+    near: float,
+) -> np.ndarray:
     """Energy per voxel of photons far from the source: eight points of Gauss' rule for two triangles, per voxel."""
     volume = math.prod(voxel)
     farthest = math.sqrt(sum(((r + 1) * d) ** 2 for r, d in zip(reach, voxel)))

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,7 +96,7 @@ class OrganTable:
                 return organ
         raise KeyError(f"no organ {name!r}; there are {', '.join(o.name for o in self.organs)}")
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[OrganDose]:
         return iter(self.organs)
 
     def __len__(self) -> int:
@@ -212,7 +212,15 @@ def organ_doses(
     return OrganTable(rows, dose.nuclide, injected)
 
 
-def _organ(name, inside, dose, mass, injected, fit, thresholds) -> OrganDose:  # type: ignore[no-untyped-def]
+def _organ(
+    name: str,
+    inside: np.ndarray,
+    dose: DoseMap,
+    mass: np.ndarray,
+    injected: float | None,
+    fit: TimeActivityFit | None,
+    thresholds: Sequence[float],
+) -> OrganDose:
     values, weights = dose.image[inside], mass[inside]
     total = float(weights.sum())
     mean = float((values * weights).sum()) / total if total > 0 else 0.0

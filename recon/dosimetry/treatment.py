@@ -107,9 +107,18 @@ def _own_half_life(model: str, half_life: float | None, nuclide: str) -> float |
     return half_life
 
 
-def _organ_fits(t, stack, grid, nuclide, inside, model, own):  # type: ignore[no-untyped-def]
+def _organ_fits(
+    t: np.ndarray,
+    stack: np.ndarray,
+    grid: ImageGrid,
+    nuclide: str,
+    inside: Mapping[str, np.ndarray],
+    model: str,
+    own: float | None,
+) -> tuple[dict[str, TimeActivityFit], list[str]]:
     """Curves of the activities of masks in MBq, and notes on them."""
-    fits, notes = {}, []
+    fits: dict[str, TimeActivityFit] = {}
+    notes: list[str] = []
     for name, mask in inside.items():
         totals = stack[:, mask].sum(1) * grid.voxel_volume / 1e6
         try:
@@ -120,12 +129,14 @@ def _organ_fits(t, stack, grid, nuclide, inside, model, own):  # type: ignore[no
     return fits, notes
 
 
-def _one_fit(t, totals, nuclide, model, own):  # type: ignore[no-untyped-def]
+def _one_fit(t: np.ndarray, totals: np.ndarray, nuclide: str, model: str, own: float | None) -> TimeActivityFit:
     name = "mono" if own is not None else model
     return fit_time_activity(t, totals, nuclide, model=name, half_life=own)
 
 
-def _by_voxel(t, stack, nuclide, model, own, notes):  # type: ignore[no-untyped-def]
+def _by_voxel(
+    t: np.ndarray, stack: np.ndarray, nuclide: str, model: str, own: float | None, notes: list[str]
+) -> np.ndarray:
     """Time-integrated activity concentration in MBq h/mL, from a curve in every voxel."""
     if own is not None:
         return _known(t, stack, own)
@@ -148,7 +159,17 @@ def _known(t: np.ndarray, stack: np.ndarray, half_life: float) -> np.ndarray:
     return integral
 
 
-def _shared(t, stack, grid, nuclide, inside, fits, model, own, notes):  # type: ignore[no-untyped-def]
+def _shared(
+    t: np.ndarray,
+    stack: np.ndarray,
+    grid: ImageGrid,
+    nuclide: str,
+    inside: Mapping[str, np.ndarray],
+    fits: Mapping[str, TimeActivityFit],
+    model: str,
+    own: float | None,
+    notes: list[str],
+) -> np.ndarray:
     """MBq h/mL: integrals of organs and of the rest, in proportion to the voxels' activities."""
     weights = np.gradient(t) if t.size > 1 else np.ones(1)
     weighted = np.maximum(np.tensordot(weights, stack, 1), 0)
