@@ -512,31 +512,12 @@ def nm_beds(folder):
     return lambda: formats.read_scan(folder / "scan.dcm")
 
 
-@seed("nm-gated")
-def nm_gated(folder):
+@seed("nm-images")
+def nm_images(folder):
     import nm_cases
 
-    from emrecon.projectors import GatedScan
-
-    camera = nm_cases.camera()
-    scan = GatedScan(nm_cases.numbers((2, *camera.shape)), camera, [1.0, 2.0], study=nm_cases.study("FFP"))
-    formats.write_dicom_nm(folder / "scan.dcm", scan, vendor="mediso")
-    return lambda: formats.read_scan(folder / "scan.dcm")
-
-
-@seed("nm-planar")
-def nm_planar(folder):
-    import nm_cases
-
-    formats.write_dicom_nm(folder / "scan.dcm", nm_cases.windowed(n=1))
-    return lambda: formats.read_planar(folder / "scan.dcm")
-
-
-@seed("nm-image")
-def nm_image(folder):
-    import nm_cases
-
+    formats.write_dicom_nm(folder / "planar.dcm", nm_cases.windowed(n=1))
     formats.write_dicom_image(
         folder / "image.dcm", counts(GRID.shape), GRID, unit="Bq/mL", method="OSEM", study=nm_cases.study()
     )
-    return lambda: formats.read_image(folder / "image.dcm")
+    return lambda: (formats.read_planar(folder / "planar.dcm"), formats.read_image(folder / "image.dcm"))
