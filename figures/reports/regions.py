@@ -11,7 +11,7 @@ import numpy as np
 from emrecon.projectors import ImageGrid
 from emrecon.recon import RegionOfInterest, suv_peak
 
-_SCALES = ((1e6, "MBq/mL"), (1e3, "kBq/mL"), (1.0, "Bq/mL"))
+_SCALES = ((1e7, 1e6, "MBq/mL"), (1e3, 1e3, "kBq/mL"), (0.0, 1.0, "Bq/mL"))  # from this value on
 _TOTALS = ((1e9, "GBq"), (1e6, "MBq"), (1e3, "kBq"), (1.0, "Bq"))
 
 
@@ -60,7 +60,7 @@ def scale_of(unit: str, values: Sequence[float]) -> tuple[float, str]:
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     if unit != "Bq/mL":
         return 1.0, unit
-    return next((scale for scale in _SCALES if largest >= scale[0]), _SCALES[-1])
+    return next((divisor, name) for least, divisor, name in _SCALES if largest >= least)
 
 
 def total_of(unit: str, values: Sequence[float]) -> tuple[float, str]:
