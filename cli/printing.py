@@ -48,14 +48,17 @@ def note(text: str, to: Console | None = None) -> None:
 def quietly(quiet: bool) -> Iterator[None]:
     """Show bars for the work in the body, or, where that is wanted, nothing of the log but errors."""
     log = logging.getLogger("emrecon")
-    level = log.level
-    if quiet:
-        log.setLevel(logging.ERROR)
+    # whoever else listens, such as the record of a run, hears everything
+    told: list[logging.Logger | logging.Handler] = [one for one in log.handlers if isinstance(one, _Printer)] or [log]
+    levels = [one.level for one in told]
+    for one in told if quiet else ():
+        one.setLevel(logging.ERROR)
     try:
         with nullcontext() if quiet else show_progress(messages()):
             yield
     finally:
-        log.setLevel(level)
+        for one, level in zip(told, levels):
+            one.setLevel(level)
 
 
 @contextmanager

@@ -146,3 +146,14 @@ def test_the_record_turns_activity_into_suv(folder, tmp_path):
     assert record.unit == "Bq/mL"
     assert np.allclose(activity * record.subject["SUV per Bq/mL"], uptake, rtol=1e-5)
     assert any("sensitivity 90 counts/s/MBq" in line for line in record.calibration)
+
+
+def test_what_a_reader_assumes_is_kept_even_when_nothing_is_printed(tmp_path):
+    import nm_cases
+
+    formats.write_dicom_nm(tmp_path / "tomo.dcm", nm_cases.scan(), vendor="siemens")
+    out = tmp_path / "i.h5"
+    common = ("--subsets", 1, "--iterations", 1, "--background", 1, "--out", out)
+    done = emrecon("reconstruct", tmp_path / "tomo.dcm", *common, "--quiet", check=0)
+    assert done.stderr == ""
+    assert any("ImagePositionPatient" in note for note in formats.read_provenance(out).notes)
