@@ -78,7 +78,9 @@ def main() -> None:
     drawn = {
         "views": figures.orthoviews(image, GRID, look, at="max"),
         "overlay": figures.orthoviews(image, GRID, over, at="max", under=below, masks=masks, crosshair=True),
-        "montage": figures.montage(image, GRID, Look(UNIT, log=True, window=(1, None)), plane="coronal", slices=12),
+        "montage": figures.montage(
+            image, GRID, Look(UNIT, log=True, window=(1, None)), plane="coronal", positions=range(-80, 81, 20)
+        ),
         "mip": figures.maximum_projection(image, GRID, Look(UNIT, window=(0, "99%"))),
         "comparison": figures.comparison(truth, image, GRID, look, names=("truth", "seen"), at="max", line="z"),
         "difference": figures.difference_map(image, soft, GRID, Look(UNIT, "blue-red", symmetric=True), at="max"),

@@ -249,6 +249,7 @@ def draw_layers(axis: Axes, layer: Layer, under: Layer | None, view: Plane, inde
     if under is not None:
         position = view.position(layer.grid, index)
         below = under.at(view, position)
+        axis.set_facecolor("0.25" if under.ink == "white" else "0.85")  # where nothing is below, not the colour of air
         if below is not None:
             draw_slice(axis, under, view, below, under.look.norm(under.image)[0])
     values = view.of(layer.image, index)
