@@ -27,7 +27,7 @@ PHANTOM = sims.Phantom(
 CASES = [
     ("siemens", "HFS", {}),
     ("ge", "FFS", {"radius": 140.0}),
-    ("philips", "HFP", {"spacing_is_zoomed": "no"}),
+    ("philips", "HFP", {}),
     ("mediso", "FFP", {}),
     ("spectrum", "FFS", {}),
     (None, "FFP", {}),

@@ -24,7 +24,6 @@ from emrecon.projectors import (
 from emrecon.projectors.core.errors import FormatError, naming
 
 from .acquisitions import Acquisition
-from .bed_times import one_after_another
 from .given import Given
 from .header import tag
 from .notes import Notes
@@ -99,10 +98,14 @@ def assembled(files: list[Acquisition], given: Given, notes: Notes) -> NMScan:
             f"{given.path}: {len(made)} beds of {len(wrong)} frames or gates each; choose one by bed=1 to {len(made)}, "
             "or frame= or gate="
         )
-    tables = [table.where(table.bed == bed) for bed in beds]
-    turns = [(int(own.file[0]), int(own.sweep.min())) for own in tables]
+    first = [int(table.file[table.bed == bed][0]) for bed in beds]
+    together = max(first.count(file) for file in first)
+    if together > 1 and all(bed.study.start is not None for bed in made):
+        notes.add(
+            given.path, f"{together} beds of one file, with one start, are taken to follow one another without pauses"
+        )
     with naming(given.path):
-        return BedScan(tuple(one_after_another(made, turns, given.path, notes)))  # type: ignore[arg-type]  # checked
+        return BedScan(tuple(made))  # type: ignore[arg-type]  # checked
 
 
 # ---- the table of all frames -----------------------------------------------------------------------------------------

@@ -111,7 +111,12 @@ def place_of(
     rows = (shape[1] - 1) / 2 * pixel[1]
     middle = float(corner[2] + (rows if rows_up else -rows))
     start, radius, shift = first_view(head)
-    meaning = given.choice("position", "detector", "corner", "centre") or _meaning(path, header, corner, axes, start)
+    same = len(placed) > 1 and all(
+        np.array_equal(_triple(path, detectors[i], "ImagePositionPatient", 3), corner) for i in placed
+    )
+    meaning = given.choice("position", "detector", "corner", "centre") or _meaning(
+        path, header, corner, axes, start, same
+    )
     half = (shape[0] - 1) / 2 * pixel[0]
     x, y, said = float(corner[0]), float(corner[1]), ""
     if meaning == "detector":
@@ -124,10 +129,18 @@ def place_of(
         right = -1 if axes is not None and axes[0] < -0.5 else 1
         x, y = x + right * half, y + half
         said = "the corner of the reconstructed volume, as Siemens and Mediso have it"
+        said += ", and as it is the same for all heads" if same else ""
     else:
         height = _table_height(path, header)
         y -= height or 0.0
         said = f"the axis of rotation, as GE has it, y from the table ({tag('TableHeight')} {height or 0.0:g} mm)"
+    if meaning == "detector" and len(placed) == 1 and axes is not None and abs(axes[0] - 1) <= _ALIGNED:
+        notes.add(
+            path,
+            f"{tag('ImagePositionPatient')} is taken as DICOM defines it, the first pixel of the detector, whose first "
+            f"view is from the front: the axis is at ({x:.1f}, {y:.1f}) mm; pass position=corner where it is "
+            "that of the volume",
+        )
     if meaning != "detector":
         notes.add(
             path,
@@ -162,13 +175,16 @@ def _rows_up(path: Path, axes: np.ndarray | None, given: Given, notes: Notes) ->
     return False
 
 
-def _meaning(path: Path, header: Dataset, corner: np.ndarray, axes: np.ndarray | None, start: float) -> str:
-    """What ImagePositionPatient is the position of."""
+def _meaning(path: Path, header: Dataset, corner: np.ndarray, axes: np.ndarray | None, start: float, same: bool) -> str:
+    """What ImagePositionPatient is the position of.
+
+    same : whether it is the same for several heads, which cannot be in one place.
+    """
     maker = (text_of(header, "Manufacturer") or "").upper()
     known = abs(corner[0]) < _ZERO or maker.startswith("GE") or _table_height(path, header) is not None
     if abs(corner[1]) < _ZERO and known:
         return "centre"
-    if axes is None or any(name in maker for name in _CORNERS):
+    if axes is None or same or any(name in maker for name in _CORNERS):
         return "corner"
     a = np.deg2rad(start)
     sign = -1 if axes[5] > 0 else 1
