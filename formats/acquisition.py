@@ -37,7 +37,7 @@ def _place(source: Any) -> list[str]:
 
 
 def _emission(source: Any) -> Iterator[str]:
-    first = source[0] if isinstance(source, BedScan) else source
+    first: Any = source[0] if isinstance(source, BedScan) else source
     nuclide = getattr(first, "radionuclide", None)
     if nuclide is not None:
         yield f"radionuclide {nuclide}, half-life {_half_life(isotope(nuclide).half_life)}"
@@ -236,7 +236,10 @@ def needs_of_quantities(source: Any, *, with_ct: bool = False) -> list[Need]:
     camera = getattr(first, "geometry", None)
     radius = None if camera is None else radius_in_words(camera).removeprefix("radius ")
     beside = f"{n_of(len(scatter), 'window')} beside a peak" if scatter else None
-    calibration = known.calibration and f"{known.calibration:.5g} counts/s/MBq"
+    calibration = None if known.calibration is None else f"{known.calibration:.5g} counts/s/MBq"
+    injected = None if known.injected is None else f"{known.injected:.6g} MBq"
+    when = None if known.injection is None else _moment(known.injection)
+    weight = None if known.weight is None else f"{known.weight:.4g} kg"
     return [
         Need("radionuclide", nuclide, "--header radionuclide=NAME"),
         Need("time per view", time, "--header duration=SECONDS"),
@@ -245,7 +248,7 @@ def needs_of_quantities(source: Any, *, with_ct: bool = False) -> list[Need]:
         Need("scatter", beside, "no windows beside a peak; --scatter esse models it"),
         Need("collimator", known.collimator, "--collimator NAME"),
         Need("calibration", calibration, "not in the file; --calibration CPS_PER_MBQ"),
-        Need("injected activity", known.injected and f"{known.injected:.6g} MBq", "for SUV: --injected MBQ"),
-        Need("injection time", known.injection and _moment(known.injection), "for SUV: --injected-at TIME"),
-        Need("weight", known.weight and f"{known.weight:.4g} kg", "for SUV: --weight KG"),
+        Need("injected activity", injected, "for SUV: --injected MBQ"),
+        Need("injection time", when, "for SUV: --injected-at TIME"),
+        Need("weight", weight, "for SUV: --weight KG"),
     ]

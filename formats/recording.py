@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
+import numpy as np
+
 from emrecon.projectors import BedScan, SPECTGeometry, Study, isotope
 from emrecon.projectors.physics.quantities import CONCENTRATION, suv
 
@@ -105,13 +107,13 @@ def _orbit(source: Any) -> Orbit | None:
 
 
 def _subject(study: Study, nuclide: str | None, quantity: Unit | None) -> dict[str, float | str]:
-    said = {
+    said: dict[str, float | str | None] = {
         "weight (kg)": study.weight,
         "height (m)": study.height,
         "sex": study.sex,
         "injected (MBq)": study.injected,
-        "injection": study.injection and study.injection.isoformat(),
-        "start": study.start and study.start.isoformat(),
+        "injection": None if study.injection is None else study.injection.isoformat(),
+        "start": None if study.start is None else study.start.isoformat(),
         "radionuclide": nuclide,
         SUV_FACTOR: _suv_factor(study, nuclide, quantity),
     }
@@ -129,4 +131,4 @@ def _suv_factor(study: Study, nuclide: str | None, quantity: Unit | None) -> flo
     if (moment.tzinfo is None) != (injection.tzinfo is None) or moment < injection:
         return None
     left = isotope(nuclide).decay((moment - injection).total_seconds())
-    return float(suv(1.0, injected * left, weight))
+    return float(suv(np.ones(1), injected * left, weight)[0])

@@ -81,8 +81,8 @@ class Orbit:
     @classmethod
     def of(cls, camera: SPECTGeometry) -> Orbit:
         """Return the orbit of a camera."""
-        values = camera.angles.tolist(), camera.radius.tolist(), camera.head.tolist()
-        return cls(*map(tuple, values), camera.n_bins, camera.pixel_size)
+        angles, radius, head = (tuple(values.tolist()) for values in (camera.angles, camera.radius, camera.head))
+        return cls(angles, radius, head, camera.n_bins, camera.pixel_size)
 
     @property
     def camera(self) -> SPECTGeometry:
@@ -302,8 +302,8 @@ def _fact(value: Any, name: str) -> float | str:
 
 
 def _used(item: dict[str, Any]) -> InputFile:
-    texts = [_typed(item[name], str, name) for name in ("role", "name", "sha256")]
-    return InputFile(*texts, int(_number(item["size"])), int(_number(item.get("n_files", 1))))
+    role, name, sha256 = (_typed(item[key], str, key) for key in ("role", "name", "sha256"))
+    return InputFile(role, name, sha256, int(_number(item["size"])), int(_number(item.get("n_files", 1))))
 
 
 def _pass(item: dict[str, Any]) -> Pass:

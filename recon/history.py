@@ -53,7 +53,7 @@ class History:
         self._previous = None
 
     def _look(self, row: Row) -> None:
-        if self.objective is not None:
+        if self.objective is not None and self._previous is not None:
             value = float(np.sum(to_numpy(self.objective(self._previous))))
             row["objective"] = value if math.isfinite(value) else None
 
