@@ -58,7 +58,7 @@ class Shown:
             _ = look.colormap
         with named("--log"):
             look = replace(look, log=log)
-        with named(option):
+        with named("--log" if log else option):
             look.limits(self.image)
         return look, said
 

@@ -182,7 +182,7 @@ def _slices(
     names: tuple[str, str],
 ) -> None:
     grid = layers[0].grid
-    norms = [layer.look.norm(layer.image) for layer in layers]
+    norms = [layer.norm for layer in layers]
     ends = _both(norms[0][1], norms[1][1])
     for number, (row, view) in enumerate(zip(rows, views)):
         panels = [axis for k, axis in enumerate(row) if k in (0, 1, 3) and axis is not None]

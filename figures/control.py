@@ -63,7 +63,7 @@ def attenuation_control(
     shown = (layer, ((0.5 * body, _SKIN), (1.25 * body, _BONE))), (below, ((half, _HOT),))
     for row, (one, levels) in enumerate(shown):
         *panels, bar = (axis for axis in page.blocks[0][row] if axis is not None)
-        norm, ends = one.look.norm(one.image)
+        norm, ends = one.norm
         for axis, view in zip(panels, views):
             number = index[view.across]
             draw_slice(axis, one, view, view.of(one.image, number), norm)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from .sheets import SMALL, TEXT, outlined, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
 
 OUTLINES = ("#0aa5d8", "#2fb344", "#e83fb8", "#f0740a", "#8a5cf0", "#c8a200", "#d8413a", "#1fa698")
 """Colours of the contours of masks, in order."""
@@ -108,7 +110,12 @@ class Layer:
             raise ValueError(f"opacity must be above 0 and at most 1, got {self.opacity}")
         object.__setattr__(self, "image", values)
 
-    @property
+    @cached_property
+    def norm(self) -> tuple[Normalize, str]:
+        """The norm of the look for this image, and where values lie beyond it; found once, as images may be large."""
+        return self.look.norm(self.image)
+
+    @cached_property
     def ink(self) -> str:
         """The colour of texts on the image, "black" or "white"."""
         return self.look.ink(self.image)

@@ -239,7 +239,7 @@ def put_side(axes: Sequence[Axes], layer: Layer, under: Layer | None, masks: Map
     """Fill the cells of `side_cells`."""
     shown = [one for one in (layer, under) if one is not None]
     for axis, one in zip(axes, shown):
-        put_bar(axis, one.look, *one.look.norm(one.image))
+        put_bar(axis, one.look, *one.norm)
     if masks:
         put_names(axes[len(shown)], masks)
 
@@ -251,9 +251,9 @@ def draw_layers(axis: Axes, layer: Layer, under: Layer | None, view: Plane, inde
         below = under.at(view, position)
         axis.set_facecolor("0.25" if under.ink == "white" else "0.85")  # where nothing is below, not the colour of air
         if below is not None:
-            draw_slice(axis, under, view, below, under.look.norm(under.image)[0])
+            draw_slice(axis, under, view, below, under.norm[0])
     values = view.of(layer.image, index)
-    draw_slice(axis, layer, view, values, layer.look.norm(layer.image)[0], over=under is not None)
+    draw_slice(axis, layer, view, values, layer.norm[0], over=under is not None)
     frame(axis, view, layer.grid)
 
 
