@@ -29,8 +29,8 @@ def reconstruct(
     projections: Annotated[
         Path,
         typer.Argument(
-            help="SPECT: DICOM NM file or folder; SPECT or PET sinogram: Interfile header (.hs, .hdr, .h00 ...) or emrecon "
-            "HDF5 file; header of PETLINK list-mode (.l.hdr); or `projections` in --config."
+            help="SPECT: DICOM NM file or folder; SPECT or PET sinogram: Interfile header (.hs, .hdr, .h00 ...) or "
+            "emrecon HDF5 file; header of PETLINK list-mode (.l.hdr); or `projections` in --config."
         ),
     ],
     header: Annotated[
