@@ -37,13 +37,16 @@ def _place(source: Any) -> list[str]:
 
 
 def _emission(source: Any) -> Iterator[str]:
-    first: Any = source[0] if isinstance(source, BedScan) else source
+    first: Any = source
+    if isinstance(source, BedScan):
+        first = source[0]
     nuclide = getattr(first, "radionuclide", None)
     if nuclide is not None:
         yield f"radionuclide {nuclide}, half-life {_half_life(isotope(nuclide).half_life)}"
     windows: Sequence[EnergyWindow] = getattr(first, "windows", ())
     if not windows and getattr(first, "energy_window", None) is not None:
-        windows = (EnergyWindow(*first.energy_window),)
+        low, high = first.energy_window
+        windows = (EnergyWindow(low, high),)
     for window, role in zip(windows, roles_of(windows, nuclide)):
         name = f" ({window.name})" if window.name else ""
         yield f"energy window {window.lower:.5g} to {window.upper:.5g} keV{name}: {role}"

@@ -107,7 +107,7 @@ def _orbit(source: Any) -> Orbit | None:
 
 
 def _subject(study: Study, nuclide: str | None, quantity: Unit | None) -> dict[str, float | str]:
-    said: dict[str, float | str | None] = {
+    said: dict[str, Any] = {
         "weight (kg)": study.weight,
         "height (m)": study.height,
         "sex": study.sex,
@@ -131,4 +131,5 @@ def _suv_factor(study: Study, nuclide: str | None, quantity: Unit | None) -> flo
     if (moment.tzinfo is None) != (injection.tzinfo is None) or moment < injection:
         return None
     left = isotope(nuclide).decay((moment - injection).total_seconds())
-    return float(suv(np.ones(1), injected * left, weight)[0])
+    factor: Any = suv(np.ones(1), injected * left, weight)
+    return float(factor[0])

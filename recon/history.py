@@ -53,8 +53,9 @@ class History:
         self._previous = None
 
     def _look(self, row: Row) -> None:
-        if self.objective is not None and self._previous is not None:
-            value = float(np.sum(to_numpy(self.objective(self._previous))))
+        objective, image = self.objective, self._previous
+        if objective is not None and image is not None:
+            value = float(np.sum(to_numpy(objective(image))))
             row["objective"] = value if math.isfinite(value) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
@@ -20,6 +21,7 @@ from emrecon.projectors import (
     WindowedSeries,
     peak_window,
 )
+from emrecon.projectors.core.arrays import Array
 from emrecon.projectors.spect.collimation import Response
 from emrecon.recon import Problem, pet_grid, pet_problem, spect_problem
 from emrecon.recon.problem import checked_grid, cubes
@@ -165,13 +167,16 @@ def _of_pet(
     subsets: int,
     grid: ImageGrid,
 ) -> Problem:
-    events = isinstance(source, formats.PETLink)
-    sinogram: PETSinogram = source.sinogram if events else source.geometry
+    measured: Any = source  # with its background
+    if not isinstance(source, formats.PETLink):
+        measured = replace(source, background=_background(source, physics))
+    sinogram = source.sinogram if isinstance(source, formats.PETLink) else source.geometry
+    scanner: Any = getattr(sinogram, "scanner", None)
     return pet_problem(
-        source if events else replace(source, background=_background(source, physics)),
+        measured,
         mu=attenuation(source, data, physics, grid),
-        norm=None if physics.norm is None else formats.read_siemens_norm(physics.norm, sinogram.scanner),
-        scatter=physics.background if events else pet_scatter(physics),
+        norm=None if physics.norm is None else formats.read_siemens_norm(physics.norm, scanner),
+        scatter=physics.background if isinstance(source, formats.PETLink) else pet_scatter(physics),
         psf=physics.psf,
         grid=grid,
         subsets=subsets,
@@ -183,7 +188,7 @@ def _grid(grid: ImageGrid, voxel: float | None, subsets: int) -> ImageGrid:
     return checked_grid(None, grid, subsets) if voxel is None else cubes(grid, voxel, subsets)
 
 
-def _background(scan: Scan | ScanSeries, physics: PhysicsTable) -> np.ndarray | float:
+def _background(scan: Scan | ScanSeries, physics: PhysicsTable) -> Array | float:
     """The background of the files, factors x additive + randoms + scatter + background."""
     background = scan.background if physics.background is None else physics.background
     if physics.additive is not None:
@@ -204,7 +209,7 @@ def _timed_factors(scan: Scan | ScanSeries) -> np.ndarray | float:
 
 def _term(name: str, path: Path, scan: AnyScan) -> np.ndarray:
     """The values of a file for every bin; they must not be negative."""
-    values = formats.read_term(path, scan)
+    values = formats.read_term(path, scan)  # type: ignore[arg-type]  # which refuses several windows
     if name in ("randoms", "scatter") and isinstance(scan, ScanSeries) and values.ndim == len(scan.geometry.shape):
         why = f"{path} holds the counts of one scan, and these are {len(scan)} frames or gates; give a file of as many"
         raise typer.BadParameter(why, param_hint=options.option_of(name))

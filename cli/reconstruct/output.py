@@ -78,7 +78,8 @@ def write_results(
     """
     table, quantity = settings.output, quantity or Quantity()
     said = () if quantity.unit == COUNTS else tuple(str(quantity).splitlines())
-    image, provenance = quantity(image), replace(provenance, unit=quantity.unit, calibration=said)
+    image = to_numpy(quantity(image))
+    provenance = replace(provenance, unit=quantity.unit, calibration=said)
     drawn = grid if provenance.placement is None else shifted_grid(grid, provenance.placement)
     grid = _in_patient(table.out, grid, provenance)
     axes = beside(settings.data)(table.out)
@@ -123,7 +124,7 @@ def dicom_facts(
     return replace(
         facts,
         times=times,
-        study=study_of(source, settings.quantity),
+        study=None if source is None else study_of(source, settings.quantity),  # type: ignore[arg-type]
         unit=quantity.unit,
         corrections=tuple(name for name, applied in made.items() if applied),
         decay_to=quantity.decay_to,

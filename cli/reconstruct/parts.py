@@ -78,8 +78,8 @@ def divide(source: data.Source, settings: Settings, choice: Choice) -> Division:
     if not isinstance(source, (BedScan, WindowedSeries)):
         source = data.with_factors(source, settings.physics)
     grid = _grid_of(source, settings, choice)
-    quantity = quantities.quantity_of(source, settings, grid)
-    source, counting = quantities.counted(source, settings)
+    quantity = quantities.quantity_of(source, settings, grid)  # type: ignore[arg-type]  # series are of a kind there
+    source, counting = quantities.counted(source, settings)  # type: ignore[arg-type]
     if isinstance(source, BedScan):
         found = _beds(source, grid, settings, choice)
     elif isinstance(source, WindowedSeries):
@@ -187,8 +187,8 @@ def _beds(scan: BedScan, whole: ImageGrid, settings: Settings, choice: Choice) -
     names = [f"bed {i} of {len(problems)}" for i in range(1, len(problems) + 1)]
     pieces = tuple(map(_piece, problems, names))
     summary = "\n".join(f"{name}: {problem.summary}" for name, problem in zip(names, problems))
-    made = Division(pieces, whole, summary, lambda images: to_numpy(stitch(images, problems)[0]))
-    return replace(made, mu=joined_mu(problems, whole), counting=said)
+    division = Division(pieces, whole, summary, lambda images: to_numpy(stitch(images, problems)[0]))
+    return replace(division, mu=joined_mu(problems, whole), counting=said)
 
 
 def _windows(scan: WindowedSeries, grid: ImageGrid, settings: Settings, choice: Choice) -> Division:

@@ -118,5 +118,6 @@ def _inputs(settings: Settings, choice: engine.Choice, source: data.Source) -> t
     physics = settings.physics
     terms = physics.norm, physics.multiplicative, physics.additive, physics.randoms, scatter_file(physics)
     source_of_calibration = quantities.phantom(settings.quantity)
-    own = settings.data.path, physics.mu, *terms, weights, source_of_calibration and source_of_calibration.path
+    calibrated = None if source_of_calibration is None else source_of_calibration.path
+    own = settings.data.path, physics.mu, *terms, weights, calibrated
     return (*own, *settings.method.guide, *settings.output.masks, *data.files_of(source))

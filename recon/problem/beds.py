@@ -79,7 +79,7 @@ def bed_problems(
     def made(n: int) -> list[Problem]:
         return [
             spect_problem(
-                bed,  # type: ignore[arg-type]  # which refuses what it does not take
+                bed,
                 mu=_slices_of_map(whole_mu, mu, whole, own),
                 response=response,
                 scatter=more,
@@ -155,8 +155,9 @@ def joint_problem(problems: Sequence[Problem], grid: ImageGrid) -> Problem:
     signature = f"all of {len(problems)} beds at once: {'; '.join(problem.signature for problem in problems)}"
     notes = tuple(note for problem in problems for note in problem.notes)
     summary = f"{len(problems)} beds in one likelihood, {grid}\n{shown}"
-    made = {"parts": parts, "grid": grid, "start": start, "mu": joined_mu(problems, grid)}
-    return replace(problems[0], **made, summary=summary, signature=signature, notes=notes)
+    mu = joined_mu(problems, grid)
+    said = {"summary": summary, "signature": signature}
+    return replace(problems[0], parts=parts, grid=grid, start=start, mu=mu, notes=notes, **said)  # type: ignore[arg-type]
 
 
 def beds_problem(scan: BedScan, *, grid: ImageGrid | None = None, subsets: int = 8, **options: Any) -> Problem:
@@ -208,10 +209,10 @@ def stitch(images: Sequence[Array], problems: Sequence[Problem]) -> tuple[Array,
 
 def joined_mu(problems: Sequence[Problem], grid: ImageGrid) -> np.ndarray | None:
     """Return the attenuation map of several beds on a grid over all of them, None without maps; 0 where no bed is."""
-    if any(problem.mu is None for problem in problems):
-        return None
     whole = np.zeros(grid.shape, np.float32)
     for problem in problems:
+        if problem.mu is None:
+            return None
         whole[..., part_of(problem.grid, grid)] = to_numpy(problem.mu)
     return whole
 
@@ -287,10 +288,10 @@ def _on_whole(
     mu: Array | AttenuationMap | None, own_grid: ImageGrid | None, whole: ImageGrid
 ) -> tuple[Array | None, tuple[str, ...]]:
     """A map on the grid over all beds, and what it leaves out."""
-    if isinstance(mu, AttenuationMap) and own_grid is None:
+    if isinstance(mu, AttenuationMap):
+        if own_grid is not None:
+            raise ArgumentError("mu_grid", "mu is an AttenuationMap, which has its own grid; leave mu_grid out")
         mu, own_grid = mu.values, mu.grid
-    elif isinstance(mu, AttenuationMap):
-        raise ArgumentError("mu_grid", "mu is an AttenuationMap, which has its own grid; leave mu_grid out")
     if mu is None:
         if own_grid is not None:
             raise ArgumentError("mu_grid", "mu_grid is given, but mu is not")

@@ -224,7 +224,7 @@ def _of_sinogram(
         raise ArgumentError("norm", "norm is given, and the scan has factors of its own, which hold the normalisation")
     numbers = tracked(range(subsets), "factors of subsets")
     parts = tuple(_of_views(scan.subset(k, subsets), corrections, known) for k in numbers)
-    said, unsettled = "", ()
+    said, unsettled = "", tuple[str, ...]()
     if scatter is not None:
         found = _simulated(scan, parts, corrections, known, scatter)
         scan = replace(scan, background=found.background)

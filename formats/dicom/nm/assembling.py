@@ -100,7 +100,7 @@ def assembled(files: list[Acquisition], given: Given, notes: Notes) -> NMScan:
         )
     first = [int(table.file[table.bed == bed][0]) for bed in beds]
     together = max(first.count(file) for file in first)
-    if together > 1 and all(bed.study.start is not None for bed in made):
+    if together > 1 and all(bed.study is not None and bed.study.start is not None for bed in made):
         notes.add(
             given.path, f"{together} beds of one file, with one start, are taken to follow one another without pauses"
         )

@@ -112,7 +112,8 @@ def place_of(
     middle = float(corner[2] + (rows if rows_up else -rows))
     start, radius, shift = first_view(head)
     same = len(placed) > 1 and all(
-        np.array_equal(_triple(path, detectors[i], "ImagePositionPatient", 3), corner) for i in placed
+        np.array_equal(floats_of(path, detectors[i], "ImagePositionPatient"), corner)  # type: ignore[arg-type]  # placed
+        for i in placed
     )
     meaning = given.choice("position", "detector", "corner", "centre") or _meaning(
         path, header, corner, axes, start, same
