@@ -68,7 +68,7 @@ def grid_of(source: AnyScan | formats.PETLink, data: DataTable, physics: Physics
     """Return the grid of the image of a source that is no scan of several beds."""
     if isinstance(source, formats.PETLink) or isinstance(source.geometry, PETSinogram):
         sinogram = source.sinogram if isinstance(source, formats.PETLink) else source.geometry
-        own = pet_grid(source, data.max_ring_difference)  # type: ignore[arg-type]
+        own = pet_grid(source, data.max_ring_difference)
         return _grid(own, physics.voxel, min(subsets, sinogram.n_views))
     return _grid(source.geometry.default_grid(), physics.voxel, min(subsets, source.geometry.n_views))
 

@@ -157,7 +157,7 @@ def joint_problem(problems: Sequence[Problem], grid: ImageGrid) -> Problem:
     summary = f"{len(problems)} beds in one likelihood, {grid}\n{shown}"
     mu = joined_mu(problems, grid)
     said = {"summary": summary, "signature": signature}
-    return replace(problems[0], parts=parts, grid=grid, start=start, mu=mu, notes=notes, **said)  # type: ignore[arg-type]
+    return replace(problems[0], parts=parts, grid=grid, start=start, mu=mu, notes=notes, **said)
 
 
 def beds_problem(scan: BedScan, *, grid: ImageGrid | None = None, subsets: int = 8, **options: Any) -> Problem:
@@ -291,7 +291,7 @@ def _on_whole(
     if isinstance(mu, AttenuationMap):
         if own_grid is not None:
             raise ArgumentError("mu_grid", "mu is an AttenuationMap, which has its own grid; leave mu_grid out")
-        mu, own_grid = mu.values, mu.grid
+        own_grid, mu = mu.grid, mu.values
     if mu is None:
         if own_grid is not None:
             raise ArgumentError("mu_grid", "mu_grid is given, but mu is not")
