@@ -94,7 +94,8 @@ class Orbit:
 class Pass:
     """One point of the way to the image: after how many iterations and seconds, f(x), and how much the image changed.
 
-    objective : None where it was not computed.  change : |x - previous| / |previous|, None for the first.
+    objective : None where it was not computed.  change : ``|x - previous| / |previous|``, None for
+    the first.
     """
 
     iteration: int

@@ -20,8 +20,8 @@ class History:
         image = reconstruct(problem, "osem", callbacks=[history])
         history.rows  # [{"iteration": 1, "seconds": 0.4, "objective": 1234.5, "change": None}, ...]
 
-    The change is |x - previous| / |previous|, over all voxels. The objective costs a projection of all views, so it is
-    computed at the iterations 1, 2, 3, 4, 6, 8, 12, 16, 24, ... (at most two for each doubling) and at the last one.
+    The change is ``|x - previous| / |previous|``, over all voxels. The objective costs a projection of all views, so it
+    is computed at the iterations 1, 2, 3, 4, 6, 8, 12, 16, 24, ... (at most two for each doubling) and at the last one.
 
     Args:
         objective : f(image), None to leave it out.

@@ -39,7 +39,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         outputs = written | {"--write-config": repeat}
         check_outputs(outputs, (config, *_inputs(settings, choice, source)))
         choice.check_device(settings.run.device)
-        with stage("problem"):
+        with stage("problem"), options.named_by_option():
             work = parts.divide(source, settings, choice)
         check_outputs(parts.outputs_of(settings, work), (config, *_inputs(settings, choice, source)))
         output.check_image_place(settings, source, work.times)

@@ -19,11 +19,11 @@ class Agreement:
         n_voxels : of the region.
         mean, reference_mean : of f and t.
         bias : (mean f - mean t) / mean t; NaN where the mean of t is 0.
-        nrmse : |f - t| / |t|; NaN where t is 0 everywhere.
+        nrmse : ``|f - t| / |t|``; NaN where t is 0 everywhere.
         ssim : the mean structural similarity; NaN where the reference has no positive value.
         correlation : Pearson's; NaN where an image has one value only.
         scale : what f is multiplied by to be closest to t, <f, t> / <f, f>; NaN where f is 0 everywhere.
-        largest_difference : max |f - t|, in the unit of the images.
+        largest_difference : ``max |f - t|``, in the unit of the images.
     """
 
     n_voxels: int

@@ -40,8 +40,8 @@ def test_a_folder_of_several_series_lists_them(tmp_path):
         formats.write_dicom_pet(tmp_path / name, IMAGE, GRID, formats.PETFacts(units="BQML", series_description=name))
     found = facts_of(tmp_path)
     assert found["holds"] == "2 series"
-    assert found["series 1"].startswith("PT, number")
-    assert {found["series 1"].split()[-1], found["series 2"].split()[-1]} == {"one", "two"}
+    assert found["series 1"].startswith("PT: 4 slices of 6 x 5")
+    assert {found[f"series {i}"].split("; ")[1] for i in (1, 2)} == {"one", "two"}
 
 
 @pytest.mark.parametrize("modality", ["NM", "CT"])
@@ -56,8 +56,7 @@ def test_other_modalities_are_named(tmp_path, modality):
     if modality == "CT":
         assert (found["format"], found["units"]) == ("DICOM CT", "HU")
     else:
-        assert found["holds"] == "NM, 4 images, which are not read as PT or CT are"
-        assert found["Rows"] == "5"
+        assert found["holds"] == "NM of unknown type: 4 files, 1 frame of 6 x 5, 4 slices"
 
 
 def test_folders_without_images_and_files_that_are_none(tmp_path):
