@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from emrecon import figures, formats
-from emrecon.projectors import GaussianBlur, ImageGrid
+from emrecon.projectors import GaussianBlur, ImageGrid, ScanSeries, WindowedSeries
 from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.core.progress import stage
 from emrecon.projectors.physics.ct_maps import shifted_grid
@@ -78,22 +78,29 @@ def write_results(
     """
     table, quantity = settings.output, quantity or Quantity()
     said = () if quantity.unit == COUNTS else tuple(str(quantity).splitlines())
+    unit = _unit_of(quantity, source)
     image = to_numpy(quantity(image))
-    provenance = replace(provenance, unit=quantity.unit, calibration=said)
+    provenance = replace(provenance, unit=unit, calibration=said)
     drawn = grid if provenance.placement is None else shifted_grid(grid, provenance.placement)
     grid = _in_patient(table.out, grid, provenance)
     axes = beside(settings.data)(table.out)
     facts = dicom_facts(settings, source, times, quantity, provenance.physics)
     with writing(), stage(f"writing {table.out.name}"):
-        more = {"unit": quantity.unit, "provenance": provenance, "times": times, "facts": facts}
+        more = {"unit": unit, "provenance": provenance, "times": times, "facts": facts}
         formats.write_image(table.out, image, grid, beside=axes, **more)  # type: ignore[arg-type]
         if table.picture is not None:
-            figures.save(picture_of(_mean(image), drawn, quantity.unit), table.picture)
+            figures.save(picture_of(_mean(image), drawn, unit), table.picture)
     also = f" and {table.picture}" if table.picture is not None else ""
     also += f", which shows the mean of {len(image)} frames or gates" if also and image.ndim == 4 else ""
     of = "frame" if facts is not None and facts.kind == "NM" else "slice"
     what = f", a folder with a file for each {of}" if facts is not None and facts.is_folder else ""
     console.print(f"wrote {table.out}{what}{also}")
+
+
+def _unit_of(quantity: Quantity, source: Source | None) -> str:
+    """The unit of an image: the models of frames and gates hold their time, so that theirs are counts per second."""
+    timed = isinstance(source, (ScanSeries, WindowedSeries))
+    return "counts/s" if timed and quantity.unit == COUNTS else quantity.unit
 
 
 def dicom_facts(
@@ -125,7 +132,7 @@ def dicom_facts(
         facts,
         times=times,
         study=None if source is None else study_of(source, settings.quantity),  # type: ignore[arg-type]
-        unit=quantity.unit,
+        unit=_unit_of(quantity, source),
         corrections=tuple(name for name, applied in made.items() if applied),
         decay_to=quantity.decay_to,
         reference=quantity.reference,

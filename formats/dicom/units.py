@@ -22,6 +22,7 @@ class ImageUnit(NamedTuple):
 IMAGE_UNITS: Mapping[str, ImageUnit] = MappingProxyType(
     {
         "counts": ImageUnit("{counts}", "Counts", "CNTS"),
+        "counts/s": ImageUnit("{counts}/s", "Counts per second", "CPS"),
         "Bq/mL": ImageUnit("Bq/ml", "Becquerels/milliliter", "BQML"),
         "kBq/mL": ImageUnit("kBq/ml", "kilobecquerels/milliliter"),
         "MBq/mL": ImageUnit("MBq/ml", "megabecquerels/milliliter"),

@@ -97,6 +97,7 @@ def test_gates(folder, tmp_path, wanted):
     expected = recon.reconstruct(recon.spect_problem(scan, response=RESPONSE, subsets=2), iterations=2)
     np.testing.assert_allclose(image, expected, rtol=1e-5, atol=1e-6)
     assert (formats.read_times(tmp_path / "a.h5") is not None) is (wanted == "each")
+    assert formats.describe(tmp_path / "a.h5")["units"] == "counts/s"  # the time of a gate is in its model
 
 
 @pytest.mark.parametrize(
