@@ -13,6 +13,7 @@ from .em import em_step
 from .loop import Iterate, begin, living, repeat, taken_apart
 from .plain_steps import positive_root
 from .schedules import Order, sequential
+from .watch import taken_back
 
 _LEAST = 0.1  # of the sensitivity: what a one-step-late denominator never falls below
 
@@ -123,11 +124,12 @@ def osl(
     Args:
         likelihood, prior : f and U, U anything with a gradient, such as `beta * RelativeDifference(...)` or a median
             root prior; or `f + U` alone.
-        start, order, iteration : as in `osem`. It need not converge; see `osl_step`.
+        start, order, iteration : as in `osem`. It need not converge; see `osl_step`. Where U has a value, images that
+            are worse than those before them are not handed out, whatever the subsets, as in `osem`.
 
     Source: Green 1990.
     """
-    return _penalised(likelihood, prior, start, n_subsets, order, iteration, osl_step)
+    return _penalised(likelihood, prior, start, n_subsets, order, iteration, osl_step, always=True)
 
 
 def _penalised(
@@ -138,6 +140,7 @@ def _penalised(
     order: Order,
     iteration: int,
     step: Callable[[Array, Likelihood, Any, float], Array],
+    always: bool = False,
 ) -> Iterator[Iterate]:
     f, prior = taken_apart(likelihood, prior)
     if not hasattr(prior, "gradient"):
@@ -150,4 +153,5 @@ def _penalised(
         xp = array_namespace(x)
         return xp.where(seen, step(x, part, prior, share), xp.zeros_like(x))
 
-    return living(repeat((at.iteration, at.image), parts, order, update), parts, at.image)
+    iterates = living(repeat((at.iteration, at.image), parts, order, update), parts, at.image)
+    return taken_back(iterates, parts, at.image, prior, always=always)
