@@ -10,7 +10,6 @@ from ..likelihoods.protocol import Likelihood, knows_counts
 from .loop import Iterate, begin, living, repeat
 from .plain_steps import plain_step
 from .schedules import Order, sequential
-from .watch import taken_back
 
 
 def em_step(x: Array, likelihood: Likelihood) -> Array:
@@ -71,10 +70,6 @@ def osem(
     The loop has no memory but the image: passing the last image as `start` (and its number as `iteration`), or the last
     iterate, goes on exactly.
 
-    With subsets of fewer than five views a pass can make the image worse. Then the objective is looked at, for half a
-    pass more, and an image that lies above the lowest objective met by more than 1 % of the fall since the start is not
-    handed out: the one before it is yielded again, and the loop goes on from its own.
-
     A subset with few counts sets voxels with activity to 0, and they stay so: the log warns where one holds less than
     a count for each line of voxels along y.
 
@@ -84,5 +79,4 @@ def osem(
     Source: Hudson & Larkin 1994.
     """
     at, parts = begin(likelihood, start, n_subsets, iteration)
-    iterates = living(repeat((at.iteration, at.image), parts, order, em_step), parts, at.image)
-    return taken_back(iterates, parts, at.image)
+    return living(repeat((at.iteration, at.image), parts, order, em_step), parts, at.image)

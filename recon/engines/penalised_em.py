@@ -13,7 +13,6 @@ from .em import em_step
 from .loop import Iterate, begin, living, repeat, taken_apart
 from .plain_steps import positive_root
 from .schedules import Order, sequential
-from .watch import taken_back
 
 _LEAST = 0.1  # of the sensitivity: what a one-step-late denominator never falls below
 
@@ -124,12 +123,11 @@ def osl(
     Args:
         likelihood, prior : f and U, U anything with a gradient, such as `beta * RelativeDifference(...)` or a median
             root prior; or `f + U` alone.
-        start, order, iteration : as in `osem`. It need not converge; see `osl_step`. Where U has a value, images that
-            are worse than those before them are not handed out, whatever the subsets, as in `osem`.
+        start, order, iteration : as in `osem`. It need not converge; see `osl_step`.
 
     Source: Green 1990.
     """
-    return _penalised(likelihood, prior, start, n_subsets, order, iteration, osl_step, always=True)
+    return _penalised(likelihood, prior, start, n_subsets, order, iteration, osl_step)
 
 
 def _penalised(
@@ -140,7 +138,6 @@ def _penalised(
     order: Order,
     iteration: int,
     step: Callable[[Array, Likelihood, Any, float], Array],
-    always: bool = False,
 ) -> Iterator[Iterate]:
     f, prior = taken_apart(likelihood, prior)
     if not hasattr(prior, "gradient"):
@@ -153,5 +150,4 @@ def _penalised(
         xp = array_namespace(x)
         return xp.where(seen, step(x, part, prior, share), xp.zeros_like(x))
 
-    iterates = living(repeat((at.iteration, at.image), parts, order, update), parts, at.image)
-    return taken_back(iterates, parts, at.image, prior, always=always)
+    return living(repeat((at.iteration, at.image), parts, order, update), parts, at.image)

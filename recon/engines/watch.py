@@ -1,18 +1,15 @@
-"""What keeps engines from rising: a look at the objective before an image is handed out."""
+"""What keeps gradient engines from rising: a look at the objective before an image is handed out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-from emrecon.projectors.core.arrays import Array, add_up, array_namespace, like
-
-from .loop import Iterate
+from emrecon.projectors.core.arrays import Array, array_namespace, like
 
 _RISE = 0.01  # of the fall since the start: so far above the lowest objective met an image may lie
 _NOISE = 1e-7  # of the objective: what float32 cannot tell
 _STILL = 1e-3  # of the expected counts: what changes less is not looked at
-_FEW_VIEWS = 5  # of a subset: with as many, passes of EM over subsets do not rise
 
 
 class Watch(NamedTuple):
@@ -35,9 +32,7 @@ class Watch(NamedTuple):
         """Return the watch after an image of this value was accepted."""
         return Watch(self.first, array_namespace(value).minimum(self.lowest, value))
 
-    def look(
-        self, objective: Callable[[Array], Array], x: Array, before: Array, scale: Array | float
-    ) -> tuple[Array, Watch]:
+    def look(self, objective: Callable[[Array], Array], x: Array, before: Array, scale: Array) -> tuple[Array, Watch]:
         """Return which items are worse, as booleans (..., 1, 1, 1), and the watch after this look.
 
         Args:
@@ -64,52 +59,3 @@ class Watch(NamedTuple):
 def is_worse(now: Array, before: Array) -> Array:
     """Which items' objectives have risen, as booleans (..., 1, 1, 1)."""
     return ~(now <= before + _NOISE * abs(before))[..., None, None, None]
-
-
-def taken_back(
-    iterates: Iterator[Iterate], parts: Sequence[Any], x: Array, prior: Any = None, *, always: bool = False
-) -> Iterator[Iterate]:
-    """Return the iterates of an engine that knows no objective, with the last accepted image in place of a worse one.
-
-    Subsets of fewer than five views make EM go in wide circles; the engine goes on from its own image all the same, and
-    the next one that is not worse is handed out again.
-
-    Args:
-        x : where it starts.  prior : U of f + U; where it has no value nothing is watched.
-        always : also with subsets of many views, or one.
-    """
-    if not (always or _few_views(parts)) or (prior is not None and not hasattr(prior, "value")):
-        return iterates
-
-    def objective(image: Array) -> Array:
-        value = add_up(part.value(image) for part in parts)
-        return value if prior is None else value + prior.value(image)
-
-    return _taken_back(iterates, objective, x)
-
-
-def _taken_back(iterates: Iterator[Iterate], objective: Callable[[Array], Array], x: Array) -> Iterator[Iterate]:
-    watch, accepted = None, x
-    for iterate in iterates:
-        if watch is None:
-            watch = _begun(objective, accepted)
-        if watch is not None:
-            worse, watch = watch.look(objective, iterate.image, accepted, 1.0)
-            accepted = array_namespace(accepted).where(worse, accepted, iterate.image)
-        else:  # nothing to compare with
-            accepted = iterate.image
-        yield iterate._replace(image=accepted)
-
-
-def _begun(objective: Callable[[Array], Array], x: Array) -> Watch | None:
-    """A watch that begins at an image, None where its objective has no bound."""
-    try:
-        value = objective(x)
-    except ValueError:
-        return None
-    return Watch(value, value)
-
-
-def _few_views(parts: Sequence[Any]) -> bool:
-    shapes = [getattr(getattr(getattr(part, "model", None), "projector", None), "out_shape", None) for part in parts]
-    return len(parts) > 1 and all(shape is not None and len(shape) > 1 and shape[0] < _FEW_VIEWS for shape in shapes)
