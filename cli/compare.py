@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,6 +115,9 @@ def compare(
         for name, shown in zip(names, (first, second)):
             for text in shown.notes:
                 note(f"{name}: {text}", console)
+        moments = [_moment_of(path) for path in (a, b)]
+        if None not in moments and moments[0] != moments[1]:
+            note(f"{names[0]} is decay corrected to {moments[0]}, {names[1]} to {moments[1]}", console)
         second, covered, said = _on_grid_of(first, second, names, scale)
         chosen = _region(first, region, region_name, threshold)
         chosen, more = _within(chosen, covered, names)
@@ -140,6 +145,16 @@ def compare(
                 _write(json_file, found, first, chosen, factor)
     also = f" and {json_file}" if json_file is not None else ""
     console.print(f"wrote {out}{also}")
+
+
+def _moment_of(path: Path) -> str | None:
+    """The moment that an image is decay corrected to, as its record says; None where it says none."""
+    with suppress(formats.FormatError, OSError):
+        for line in formats.read_provenance(path).calibration:
+            found = re.search(r"decay corrected to ([^(;]*(\([^)]*\))?)", line)
+            if found:
+                return found[1].strip()
+    return None
 
 
 def _labels(text: str) -> tuple[str, str]:

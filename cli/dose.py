@@ -24,7 +24,6 @@ from emrecon.formats.dicom.summary import is_dicom
 from emrecon.projectors import ImageGrid, Study, isotope
 from emrecon.projectors.core.progress import stage
 from emrecon.projectors.core.resampling import resample
-from emrecon.projectors.physics.ct_maps import shifted_grid
 from emrecon.recon.dosimetry import (
     MODELS,
     Treatment,
@@ -35,7 +34,7 @@ from emrecon.recon.dosimetry import (
 )
 from emrecon.recon.dosimetry.dose import AIR, METHODS
 
-from .images import known, named
+from .images import in_patient, known, named
 from .outputs import check_outputs, writing
 from .printing import note, plain_console, printable, quietly
 
@@ -284,7 +283,7 @@ def _read(
     half_life = isotope(nuclide).half_life / 3600
     for path in files:
         image, own = formats.read_image(path)
-        own = _in_patient(path, own)
+        own = in_patient(path, own)
         scale = _to_becquerels(path, unit)
         parts = image if image.ndim == 4 else image[None]
         start = len(volumes)
@@ -321,17 +320,6 @@ def _same(one: ImageGrid, other: ImageGrid) -> bool:
     return one.shape == other.shape and np.allclose(one.affine, other.affine, atol=1e-3)
 
 
-def _in_patient(path: Path, grid: ImageGrid) -> ImageGrid:
-    """The grid in the patient's coordinates, where HDF5 and Interfile have kept the place of the scan."""
-    if not path.name.lower().endswith((".h5", ".hdf5", ".hv", ".h33")):
-        return grid
-    with suppress(formats.FormatError, OSError):
-        placement = formats.read_provenance(path).placement
-        if placement is not None:
-            return shifted_grid(grid, placement)
-    return grid
-
-
 def _to_becquerels(path: Path, unit: str | None) -> float:
     own = known(formats.image_unit(path))
     given = known(unit)
@@ -355,9 +343,10 @@ def _taken_back(path: Path, corrected_to: str | None, said: _Said) -> bool:
     if corrected_to is None and stated == "injection":
         said(f"{path.name} is decay corrected to injection; its values are brought to the time of the scan")
     elif corrected_to is None and stated == "unknown":
-        said(
-            f"{path.name} is decay corrected, but does not say to when; it is taken for the time of the scan "
-            "(--corrected-to injection otherwise)"
+        raise typer.BadParameter(
+            f"{path.name} is decay corrected, but not to the time of the scan or of the injection as far as it says; "
+            "say which, scan or injection, or reconstruct it with --decay-to start",
+            param_hint="--corrected-to",
         )
     elif corrected_to == "scan" and stated == "injection":
         said(f"{path.name} says that it is decay corrected to injection, and is taken as --corrected-to says")
@@ -366,19 +355,23 @@ def _taken_back(path: Path, corrected_to: str | None, said: _Said) -> bool:
 
 def _correction(path: Path) -> str | None:
     """What a file says that its values are corrected to: "injection", "scan", "unknown"; None where it is mute."""
+    with suppress(formats.FormatError, OSError):
+        record = formats.read_provenance(path)
+        for line in (*record.calibration, *record.physics, *record.notes):
+            found = re.search(r"decay corrected to (the start of the scan|the injection)?", line)
+            if found:
+                return {"the start of the scan": "scan", "the injection": "injection"}.get(found[1] or "", "unknown")
     if path.is_dir() or is_dicom(path):
         _, header = headers_of(path)[0][0]
         terms = {"ADMIN": "injection", "START": "scan", "NONE": "scan"}
         stated = str(header.get("DecayCorrection", "") or "").strip().upper()
         if stated:
             return terms.get(stated, "unknown")
+        said = str(header.get("DerivationDescription", "") or "")
+        for words, moment in (("the start of the scan", "scan"), ("the injection", "injection")):
+            if f"decay corrected to {words}" in said:
+                return moment
         return "unknown" if "DECY" in str(header.get("CorrectedImage", "")) else None
-    with suppress(formats.FormatError, OSError):
-        record = formats.read_provenance(path)
-        for line in (*record.calibration, *record.physics, *record.notes):
-            found = re.search(r"decay corrected to (the start of the scan)?", line)
-            if found:
-                return "scan" if found[1] else "injection"
     return None
 
 
@@ -429,7 +422,7 @@ def _density(
         image, own = formats.read_image(path)
     if image.ndim != 3:
         raise formats.FormatError(f"{path} holds several volumes, shape {image.shape}; save one as its own file")
-    own = _in_patient(path, own)
+    own = in_patient(path, own)
     unit = _density_unit(path, image, unit, said)
     with named("--density"):
         if unit == "hu":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from emrecon.figures import Look
 from emrecon.formats.dicom.nm import nm_kind
 from emrecon.formats.dicom.summary import is_dicom
 from emrecon.projectors import ImageGrid
+from emrecon.projectors.physics.ct_maps import shifted_grid
 
 from . import options
 
@@ -79,6 +80,7 @@ def load(path: Path, *, frame: int | None = None, unit: str | None = None, heade
     if by_reader and frame is not None:
         overrides["frame"] = frame
     image, grid = formats.read_image(path, **overrides)
+    grid = in_patient(path, grid)
     notes: list[str] = []
     if image.ndim == 4:
         image, said = _frame(image, None if by_reader else frame)
@@ -90,6 +92,17 @@ def load(path: Path, *, frame: int | None = None, unit: str | None = None, heade
         notes.append(f"{missing} voxels are NaN or infinite; they have a colour of their own")
     shown = Shown(image, grid, known(formats.image_unit(path)), tuple(notes))
     return shown if unit is None else _in_unit(shown, known(unit), path)
+
+
+def in_patient(path: Path, grid: ImageGrid) -> ImageGrid:
+    """Return a grid in the patient's coordinates, where HDF5 and Interfile have kept the place of the scan."""
+    if not path.name.lower().endswith((".h5", ".hdf5", ".hv", ".h33")):
+        return grid
+    with suppress(formats.FormatError, OSError):
+        placement = formats.read_provenance(path).placement
+        if placement is not None:
+            return shifted_grid(grid, placement)
+    return grid
 
 
 def known(unit: str | None) -> str:

@@ -155,6 +155,7 @@ class Provenance:
         """Return a line or some for people, as for DICOM's DerivationDescription; cut where it is too long."""
         modelled = (" ".join(line.split()) for line in self.physics)
         said = [f"emrecon {self.version}: {self.how}", *(line for line in modelled if not line.startswith(_TECHNICAL))]
+        said += [line for line in self.calibration if "decay corrected" in line]
         said += [f"from {item.name} (SHA-256 {item.sha256[:16]})" for item in self.inputs] + [self.command]
         whole = "; ".join(part for part in said if part)
         return whole if len(whole) <= longest else f"{whole[: longest - 4]} ..."

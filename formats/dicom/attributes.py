@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emrecon.projectors import Study
 from emrecon.projectors.core.errors import FormatError
+
+from ..records import patient_words, without_words
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -55,6 +58,12 @@ def texts_of(header: Dataset, keyword: str) -> tuple[str, ...]:
 def text_of(header: Dataset, keyword: str) -> str | None:
     """Return the first value of an attribute as a text, None where there is none."""
     return next(iter(texts_of(header, keyword)), None) or None
+
+
+def without_patient(header: Dataset, text: str) -> str:
+    """Return a text without the words of the patient's name and number that the header holds."""
+    said = {keyword: text_of(header, keyword) or "" for keyword in ("PatientName", "PatientID", "PatientBirthName")}
+    return without_words(text, patient_words(Study(attributes=said)))
 
 
 def number_of(header: Dataset, keyword: str) -> float | None:

@@ -13,7 +13,7 @@ import numpy as np
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.errors import FormatError
 
-from .attributes import items_of, number_of, text_of, texts_of
+from .attributes import items_of, number_of, text_of, texts_of, without_patient
 from .regions import usual_spacing, volume_shares
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _structures(path: Path, header: Dataset) -> Iterator[_Structure]:
         about = names.get(number)
         if about is None:
             raise FormatError(f"{path}: contours belong to region {number}, which no StructureSetROISequence names")
-        name = text_of(about, "ROIName") or f"region {number:g}"
+        name = without_patient(header, text_of(about, "ROIName") or f"region {number:g}")
         found = _Structure(name, text_of(about, "ReferencedFrameOfReferenceUID"))
         for contour in items_of(item, "ContourSequence"):
             kind = (text_of(contour, "ContourGeometricType") or "").upper()

@@ -14,7 +14,7 @@ from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.errors import FormatError, check_size
 from emrecon.projectors.core.progress import tracked
 
-from .attributes import items_of, number_of, numbers_of, text_of
+from .attributes import items_of, number_of, numbers_of, text_of, without_patient
 from .regions import box_shares
 from .rtstruct import require_some, unique_names
 from .series import check_axes, turned
@@ -90,7 +90,7 @@ def _segments(path: Path, header: Dataset) -> dict[int, str]:
     for item in items_of(header, "SegmentSequence"):
         number = int(numbers_of(path, item, "SegmentNumber", 1)[0])
         if number:  # 0 is the background of a label map
-            found[number] = text_of(item, "SegmentLabel") or f"segment {number}"
+            found[number] = without_patient(header, text_of(item, "SegmentLabel") or f"segment {number}")
     if not found:
         raise FormatError(f"{path} names no segments (SegmentSequence); damaged?")
     return found

@@ -204,6 +204,13 @@ def _estimated(scan: WindowedScan | WindowedSeries, chosen: ChosenWindows, wante
         side = "below" if wanted.method == "dew" else "below or above"
         why = "; ".join((f"{wanted.method} needs a scatter window {side} {main}", *notes))
         raise ArgumentError("scatter", f"{why}; the windows are {', '.join(map(str, scan.windows))}")
+    overlapping = next((note for note in notes if "overlap the photopeak" in note), None)
+    if wanted.method == "tew" and overlapping is not None:
+        raise ArgumentError(
+            "scatter",
+            f"tew has one window only, as {overlapping}; dew takes one (lower), none takes none, and a "
+            "WindowScatter names those to take",
+        )
     k = None
     if wanted.method == "dew" and lower is not None:
         k = wanted.k if wanted.per_kev else wanted.k * lower.width / main.width  # dual_energy_window's is per keV

@@ -145,6 +145,10 @@ def test_decay_correction_to_injection_is_taken_back(folder):
     formats.write_image(folder / "said.nii.gz", SCANS[2] * 2 ** (96 / physical), GRID, unit="Bq/mL", provenance=record)
     done = run(folder, "--out", "said-dose.nii.gz", images=("t4.nii.gz", "t24.nii.gz", "said.nii.gz"))
     assert "said.nii.gz is decay corrected to injection" in done.stdout
+    other = formats.Provenance("c", "osem", calibration=("values are decay corrected to the time given (2026-01-12)",))
+    formats.write_image(folder / "other.nii.gz", SCANS[2], GRID, unit="Bq/mL", provenance=other)
+    refused = run(folder, "--out", "x.nii.gz", images=("t4.nii.gz", "t24.nii.gz", "other.nii.gz"), check=2)
+    assert "--corrected-to" in refused.stderr
     np.testing.assert_allclose(formats.read_image(folder / "said-dose.nii.gz")[0], expected().dose.image, rtol=1e-4)
 
 

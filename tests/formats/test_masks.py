@@ -79,6 +79,12 @@ def test_holes_islands_and_keyholes(tmp_path):
     np.testing.assert_array_equal(read_masks(xor, GRID)["ring"], masks["ring"])
 
 
+def test_names_of_regions_lose_the_name_of_the_patient(tmp_path):
+    path = write_structures(tmp_path / "rs.dcm", [("Liver Jane Doe", sphere())])
+    (name,) = read_masks(path, GRID)
+    assert name == "Liver ... ..."
+
+
 def test_area_is_that_of_the_polygon():
     points = np.random.default_rng(0).normal(0, 1, (7, 2)).cumsum(0)
     points = points[np.argsort(np.arctan2(*(points - points.mean(0)).T))]  # a star, which does not cross itself

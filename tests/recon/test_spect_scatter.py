@@ -95,6 +95,12 @@ def test_one_scatter_window():
             "scatter",
             "dew needs a scatter window below peak .*; the windows are peak .*, upper",
         ),
+        (
+            WindowedScan((PEAK, EnergyWindow(115, 135, "low"), UPPER), COUNTS, CAMERA, radionuclide="Tc-99m"),
+            {"scatter": "tew"},
+            "scatter",
+            "tew has one window only, as low .* overlap the photopeak",
+        ),
     ],
 )
 def test_what_cannot_be_estimated_is_refused(scan, options, argument, message):

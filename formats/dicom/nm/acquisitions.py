@@ -12,7 +12,7 @@ import numpy as np
 from emrecon.projectors import EnergyWindow, Study
 from emrecon.projectors.core.errors import FormatError
 
-from ..attributes import items_of, text_of
+from ..attributes import items_of, text_of, texts_of
 from ..series import start_of
 from .circumstances import study_of
 from .frames import FrameTable, frames_of
@@ -92,6 +92,8 @@ class Acquisition:
 
 def acquisition_of(path: Path, header: Dataset, given: Given, notes: Notes) -> Acquisition:
     """Return what a file of projections says but for its pixels; raises FormatError where it cannot be used."""
+    if "TRANSMISSION" in [value.upper() for value in texts_of(header, "ImageType")]:
+        raise FormatError(f"{path} is a transmission scan ({tag('ImageType')}), not one of emission; leave it out")
     n_frames, rows, columns = matrix_of(path, header)
     frames = frames_of(path, header, n_frames, given, notes)
     orbit = orbit_of(path, header, frames, given, notes)

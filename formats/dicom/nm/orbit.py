@@ -116,6 +116,13 @@ def _angles(
         step = _step(path, item, frames, given, notes)
         sign = _sign(path, item, frames, given)
         starts = _starts(path, header, item, int(r), frames, detectors, rotations, given, notes)
+        used = np.unique(frames.head[mine])
+        apart = np.abs((starts[used][:, None] - starts[used] + 180) % 360 - 180)[np.triu_indices(used.size, 1)]
+        if apart.size and apart.min() < _SAME_ANGLE and np.abs(starts[used]).max() <= _LARGEST_ANGLE:
+            raise FormatError(
+                f"{path}: two heads have one {tag('StartAngle')}, {_listed(starts[used])} degrees; where they were "
+                "cannot be known: pass start_angle=[...] in degrees, one for each head"
+            )
         angle[mine] = starts[frames.head[mine]] + sign * step * frames.view[mine]
     return angle
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _POSITIONS = ("HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL")
 _ALIGNED = 0.02  # of direction cosines: about a degree
 _ZERO = 1e-3  # mm
+_CONTRADICTION = 10.0  # mm between the axes that the heads say
 _CORNERS = ("SIEMENS", "MEDISO")
 _GANTRY = {"F-10470": "HF", "102540005": "HF", "F-10480": "FF", "102541009": "FF"}
 _LYING = {"F-10340": "S", "40199007": "S", "F-10310": "P", "1240000": "P"}
@@ -101,6 +102,13 @@ def place_of(
     if axes is None:
         axes = _triple(path, header, "ImageOrientationPatient", 6)
     rows_up = _rows_up(path, axes, given, notes)
+    if not given.has("row_order"):
+        ways = {_along(path, one) for one in detectors} - {0}
+        if len(ways) > 1:
+            raise FormatError(
+                f"{path}: the rows run to the head in one detector and to the feet in another "
+                f"({tag('ImageOrientationPatient')}); pass row_order=head or feet"
+            )
     if corner is None:
         notes.add(
             path,
@@ -120,12 +128,19 @@ def place_of(
     )
     half = (shape[0] - 1) / 2 * pixel[0]
     x, y, said = float(corner[0]), float(corner[1]), ""
+    if meaning == "detector" and not given.has("position"):
+        found = [
+            _axis(_triple(path, detectors[i], "ImagePositionPatient", 3), first_view(i), half, rows_up) for i in placed
+        ]
+        if len(found) > 1 and np.ptp(found, axis=0).max() > max(_CONTRADICTION, 2 * max(pixel)):
+            notes.add(
+                path,
+                f"{tag('ImagePositionPatient')} of the detectors puts the axis of rotation at "
+                f"{' and '.join(f'({a:.1f}, {b:.1f})' for a, b in found)} mm; the first is taken, pass "
+                "placement=(x, y, z) or position= to say otherwise",
+            )
     if meaning == "detector":
-        a, sign = np.deg2rad(start), -1 if rows_up else 1
-        # the columns run along sign x (-cos a, sin a); the first is half a detector before its centre
-        first = sign * (shift - half)
-        x -= radius * np.sin(a) - first * np.cos(a)
-        y -= radius * np.cos(a) + first * np.sin(a)
+        x, y = _axis(corner, (start, radius, shift), half, rows_up)
     elif meaning == "corner":
         right = -1 if axes is not None and axes[0] < -0.5 else 1
         x, y = x + right * half, y + half
@@ -149,6 +164,28 @@ def place_of(
             "or placement= to say otherwise",
         )
     return Place((float(x), float(y)), middle, rows_up)
+
+
+def _axis(
+    corner: np.ndarray | None, view: tuple[float, float, float], half: float, rows_up: bool
+) -> tuple[float, float]:
+    """The axis of rotation (x, y) mm, where `corner` is the centre of the first pixel of a detector in a view.
+
+    view : angle in degrees, radius and shift along the columns in mm.  half : of the detector's width, mm.
+    """
+    start, radius, shift = view
+    a, sign = np.deg2rad(start), -1 if rows_up else 1
+    # the columns run along sign x (-cos a, sin a); the first is half a detector before its centre
+    first = sign * (shift - half)
+    x, y = (0.0, 0.0) if corner is None else (float(corner[0]), float(corner[1]))
+    return float(x - radius * np.sin(a) + first * np.cos(a)), float(y - radius * np.cos(a) - first * np.sin(a))
+
+
+def _along(path: Path, detector: Dataset) -> int:
+    """1 where the rows of a detector run to the head, -1 to the feet, 0 where it does not say."""
+    axes = floats_of(path, detector, "ImageOrientationPatient")
+    along = 0.0 if axes is None or axes.size != 6 else float(axes[5])
+    return int(np.sign(along)) if abs(abs(along) - 1) <= _ALIGNED else 0
 
 
 def _triple(path: Path, item: Dataset, keyword: str, n: int) -> np.ndarray | None:

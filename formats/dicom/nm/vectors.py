@@ -72,6 +72,12 @@ def vectors_of(
             f"{path}: {tag(vector)} is missing, and {tag(number)} is {_announced(path, header, needed[0])}; which "
             "frame is what cannot be known"
         )
+    if "view" in wanted and found["view"] is None and n_frames > 1:
+        notes.add(
+            path,
+            f"{tag(VECTORS['view'][0])} is missing: the frames of a head are taken to follow one another in the order "
+            "of its views",
+        )
     for name in wanted:
         if found[name] is None and name not in _LAST and name not in missing:
             found[name] = np.ones(n_frames, int)

@@ -48,6 +48,11 @@ def of(sequence, keyword, value):
     return edit
 
 
+def of_one(sequence, keyword, value):
+    """An edit of the first item of a sequence."""
+    return lambda header: setattr(header[sequence].value[0], keyword, value)
+
+
 def without_vectors(header):
     for name in ("EnergyWindowVector", "DetectorVector", "RotationVector", "AngularViewVector"):
         delattr(header, name)
@@ -94,6 +99,12 @@ ERRORS = {
     "text": (of(A, "StartAngle", "12"), None),
     "two angles": (of(A, "StartAngle", [1, 2]), r"StartAngle \(0054,0200\) has 2 values"),
     "absurd angle": (of(A, "StartAngle", 99999), r"StartAngle .* damaged header"),
+    "one angle of two heads": (of(A, "StartAngle", 90.0), r"two heads have one StartAngle"),
+    "transmission": (of("", "ImageType", ["ORIGINAL", "PRIMARY", "TOMO", "TRANSMISSION"]), r"is a transmission scan"),
+    "rows both ways": (
+        of_one(A, "ImageOrientationPatient", [1.0, 0, 0, 0, 0, 1.0]),
+        r"rows run to the head in one detector",
+    ),
     "pinhole": (of(A, "CollimatorType", "PINH"), r"CollimatorType .* is PINH, and only parallel holes"),
     "tilt": (of(A, "GantryDetectorTilt", 12), r"GantryDetectorTilt .* is 12 degrees"),
     "no spacing": (of("", "PixelSpacing", None), r"PixelSpacing .* is missing; pass pixel_size="),
@@ -141,6 +152,8 @@ def test_values_that_are_given_instead(edited, name):
 
 
 NOTES = {
+    "no view vector": (of("", "AngularViewVector", None), "follow one another in the order of its views"),
+    "positions apart": (of_one(A, "ImagePositionPatient", [60.0, 60.0, 60.0]), "puts the axis of rotation at"),
     "one radius": (of(A, "RadialPosition", 250), "a circular orbit is assumed"),
     "zoom": (of(A, "ZoomFactor", [1.5, 1.5]), "PixelSpacing (0028,0030) of 4 mm is taken as that of the zoomed pixels"),
     "offset": (of(A, "CenterOfRotationOffset", 2), "CenterOfRotationOffset (0018,1145) of 2 mm is modelled"),
