@@ -87,7 +87,10 @@ def read_run(
     for file in masks:
         own = names if names and not (Path(file).is_dir() or is_dicom(file)) else None  # DICOM names its regions
         for name, mask in formats.read_masks(file, grid, names=own).items():
-            regions[_free(name, regions)] = mask
+            if mask.any():
+                regions[_free(name, regions)] = mask
+            else:
+                remarks.append(f"the region {name} lies outside of the image and is left out")
     return Run(
         name=path.name,
         image=np.asarray(image),
