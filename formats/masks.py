@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from .registry import read_image
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+_LOG = logging.getLogger("emrecon")
 _READERS = {"RTSTRUCT": structure_masks, "SEG": segment_masks}
 _MOST_LABELS = 1000
 
@@ -95,5 +97,20 @@ def _labels(path: Path, grid: ImageGrid, names: Mapping[int, str]) -> dict[str, 
         raise FormatError(f"{path} has no label {unknown[0]}; it holds {', '.join(map(str, numbers[:20]))}")
     said = unique_names([names.get(number, f"label {number}") for number in numbers])
     masks = {name: box_shares(rounded == number, own, grid) >= 0.5 for number, name in zip(numbers, said)}
+    for number, name in zip(numbers, said):
+        if masks[name].any() and _goes_on(rounded == number, own, grid):
+            _LOG.warning("%s: %s goes on beyond the grid, where it is cut off", path.name, name)
     require_some(path, masks, grid)
     return masks
+
+
+def _goes_on(mask: np.ndarray, own: ImageGrid, grid: ImageGrid) -> bool:
+    """Whether the centre of a voxel of a mask lies outside of another grid."""
+    for axis in range(3):
+        there = np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis})))
+        place = own.origin[axis] + there[[0, -1]] * own.voxel_size[axis]
+        half = grid.voxel_size[axis] / 2
+        low, high = grid.origin[axis] - half, grid.origin[axis] + grid.shape[axis] * grid.voxel_size[axis] - half
+        if place[0] < low or place[1] > high:
+            return True
+    return False

@@ -195,12 +195,14 @@ def test_numbers_are_short(value, text):
     assert number(value) == text
 
 
-def test_a_region_outside_of_the_image_is_left_out_and_said(tmp_path):
+def test_a_region_outside_of_the_image_is_left_out_and_said(tmp_path, caplog):
     formats.write_image(tmp_path / "a.nii", image(), GRID, provenance=RECORD)
     wide = ImageGrid((24, 10, 8), 5.0, GRID.origin)
     values = np.zeros(wide.shape, np.float32)
-    values[4:8, 4:8, 2:6], values[20:23] = 1, 2
+    values[8:16, 4:8, 2:6], values[20:23] = 1, 2
     formats.write_image(tmp_path / "labels.nii", values, wide)
     run = figures.read_run(tmp_path / "a.nii", masks=[tmp_path / "labels.nii"])
     assert list(run.masks) == ["label 1"]
+    assert run.masks["label 1"].sum() == 4 * 4 * 4
+    assert "label 1 goes on beyond the grid, where it is cut off" in caplog.text
     assert run.remarks == ("the region label 2 lies outside of the image and is left out",)

@@ -122,7 +122,15 @@ def _injection(
         )
         return None
     moment = moment_of(f"{start:%Y%m%d}", time)
-    return moment - timedelta(days=1) if moment and moment > start else moment
+    if moment is None or moment <= start:
+        return moment
+    before = moment - timedelta(days=1)
+    notes.add(
+        path,
+        f"{tag('RadiopharmaceuticalStartTime')} is a time of day after the start of the scan, and is taken as that of "
+        f"the day before, {(start - before).total_seconds() / 3600:.1f} h before the scan; --injected-at says otherwise",
+    )
+    return before
 
 
 def _collimator(path: Path, header: Dataset, given: Given, notes: Notes) -> str | None:

@@ -1,5 +1,6 @@
 """Files that contradict themselves or leave things out get one line that names the attribute, or a note."""
 
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from nm_cases import camera, in_patient, numbers, scan, study, windowed
 
 from emrecon import formats
+from emrecon.formats.dicom.nm.circumstances import _injection
+from emrecon.formats.dicom.nm.notes import Notes
 from emrecon.projectors import GatedScan
 
 A = "DetectorInformationSequence"
@@ -308,3 +311,13 @@ def test_windows_of_gates(tmp_path):
     corrected = found.scatter_corrected("w1", "w0", k=0.5)
     assert np.allclose(corrected.background, parts[0].counts * 0.5 * 27 / 26)
     assert found.part(1).scan("w0").counts.sum() == parts[0].counts[1].sum()
+
+
+@pytest.mark.parametrize(("time", "hours"), [("233000", 1.0), ("013000", 23.0)])
+def test_an_injection_after_the_start_is_that_of_the_day_before_and_said(time, hours):
+    tracer, notes = pydicom.Dataset(), Notes()
+    tracer.RadiopharmaceuticalStartTime = time
+    start = datetime(2026, 1, 5, 0, 30)
+    found = _injection(Path("a.dcm"), pydicom.Dataset(), tracer, start, "Tc-99m", notes)
+    assert (start - found).total_seconds() == hours * 3600
+    assert f"the day before, {hours:.1f} h before the scan" in notes.lines()[0]
