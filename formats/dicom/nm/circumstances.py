@@ -125,10 +125,11 @@ def _injection(
     if moment is None or moment <= start:
         return moment
     before = moment - timedelta(days=1)
+    hours = (start - before).total_seconds() / 3600
     notes.add(
         path,
         f"{tag('RadiopharmaceuticalStartTime')} is a time of day after the start of the scan, and is taken as that of "
-        f"the day before, {(start - before).total_seconds() / 3600:.1f} h before the scan; --injected-at says otherwise",
+        f"the day before, {hours:.1f} h before the scan; --injected-at says otherwise",
     )
     return before
 
