@@ -15,11 +15,13 @@ PLACES = {  # left, bottom, width of a package
     "recon": (3.3, 1.6, 6.7),
     "unrolled": (3.3, 3.2, 4.6),
     "figures": (8.2, 3.2, 1.8),
-    "cli": (0.0, 4.8, 10.0),
+    "evaluation": (0.0, 4.8, 10.0),
+    "cli": (0.0, 6.4, 10.0),
 }
 COLOURS = {
     "projectors": "#d9e4f2", "formats": "#e3efdc", "sims": "#f6ead1",
     "recon": "#f3dcdc", "unrolled": "#e6dcf1", "cli": "#e8e8e8", "figures": "#dcefef",
+    "evaluation": "#f0e6f0",
 }  # fmt: skip
 WAY = (
     "file",
@@ -51,12 +53,12 @@ def box(axis, left, bottom, width, height, text, colour, size=9, top=False):
 
 def main():
     """Draw and write."""
-    figure = Figure(figsize=(10, 7.6))
+    figure = Figure(figsize=(10, 9.2))
     FigureCanvasAgg(figure)
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
     axis.set_xlim(-0.2, 10.2)
-    axis.set_ylim(-0.15, 8.0)
+    axis.set_ylim(-0.15, 9.6)
     rooms = storeys()
     for package, (left, bottom, width) in PLACES.items():
         box(axis, left, bottom, width, 1.35, f"emrecon.{package}", COLOURS[package], 11, top=True)
@@ -65,16 +67,16 @@ def main():
             step = (width - 0.2) / len(inner)
             box(axis, left + 0.1 + i * step + 0.04, bottom + 0.2, step - 0.08, 0.55, room, "white", 7.5)
     axis.text(9.1, 3.75, "pictures: slices, MIP,\noverlays, orbits", ha="center", va="center", fontsize=7.5)
-    axis.text(5.0, 5.25, "options, panels, TOML files, printing: no physics", ha="center", va="center", fontsize=8.5)
+    axis.text(5.0, 6.85, "options, panels, TOML files, printing: no physics", ha="center", va="center", fontsize=8.5)
     axis.text(
-        5.0, 6.32, "a package imports those below it (sims and recon do not know each other)", ha="center", fontsize=9
+        5.0, 7.92, "a package imports those below it (sims and recon do not know each other)", ha="center", fontsize=9
     )
-    axis.text(5.0, 7.75, "The way of a scan", ha="center", fontsize=11, weight="bold")
+    axis.text(5.0, 9.35, "The way of a scan", ha="center", fontsize=11, weight="bold")
     step = 10.0 / len(WAY)
     for i, name in enumerate(WAY):
-        box(axis, i * step + 0.06, 6.85, step - 0.3, 0.65, name, "#fffbe6", 7)
+        box(axis, i * step + 0.06, 8.45, step - 0.3, 0.65, name, "#fffbe6", 7)
         if i:
-            axis.annotate("", (i * step + 0.04, 7.17), (i * step - 0.22, 7.17), arrowprops={"arrowstyle": "->"})
+            axis.annotate("", (i * step + 0.04, 8.77), (i * step - 0.22, 8.77), arrowprops={"arrowstyle": "->"})
     figure.savefig(ROOT / "docs" / "images" / "architecture.png", dpi=90)
 
 

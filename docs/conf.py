@@ -54,7 +54,7 @@ def contents(package):
 autosummary_context = {
     "contents": {
         page: names
-        for package in ("projectors", "recon", "unrolled", "sims", "formats", "figures")
+        for package in ("projectors", "recon", "unrolled", "sims", "formats", "figures", "evaluation")
         for page, names in contents(f"emrecon.{package}").items()
     }
 }

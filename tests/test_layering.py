@@ -16,7 +16,8 @@ ALLOWED = {
     "recon": {"projectors"},
     "unrolled": {"projectors", "recon"},
     "figures": {"projectors", "recon", "formats"},
-    "cli": {"projectors", "formats", "sims", "recon", "unrolled", "figures"},
+    "evaluation": {"projectors", "formats", "sims", "recon", "unrolled", "figures"},
+    "cli": {"projectors", "formats", "sims", "recon", "unrolled", "figures", "evaluation"},
 }
 """The packages that a package may import."""
 
@@ -38,6 +39,21 @@ STOREYS = {
     ],
     "figures": ["sheets", "looks", "planes", "views", "projections", "curves", "orbits", "reports"],
     "sims": ["noise", "phantoms", "simulators", "datasets", "recipes"],
+    "evaluation": [
+        "sections",
+        "records",
+        "suite",
+        "statistics",
+        "tasks",
+        "methods",
+        "scoring",
+        "tuning",
+        "classical",
+        "bias_noise",
+        "detection",
+        "standards",
+        "learned",
+    ],
 }
 """The rooms of a package and the files that rooms stand on, lowest first: each imports from those before it."""
 

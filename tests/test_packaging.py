@@ -104,7 +104,7 @@ def test_whoever_stops_the_command_while_it_loads_sees_no_traceback():
 
 def test_importing_the_library_does_not_import_torch_or_cupy():
     code = (
-        "import sys, emrecon.projectors, emrecon.recon, emrecon.sims, emrecon.formats;"
+        "import sys, emrecon.projectors, emrecon.recon, emrecon.sims, emrecon.formats, emrecon.evaluation;"
         "print(sorted({'torch', 'cupy', 'matplotlib'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True)
