@@ -28,6 +28,7 @@ class Record:
         numbers : what it returned, None where it failed.
         error : why it failed.
         seconds, peak_memory : of the run; memory in bytes, of the whole process.
+        threads : that it used; 0 where it failed.
     """
 
     unit: str
@@ -39,6 +40,7 @@ class Record:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: str = ""
+    threads: int = 0
 
     @property
     def is_done(self) -> bool:

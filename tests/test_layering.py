@@ -27,6 +27,7 @@ STOREYS = {
     "unrolled": ["networks", "methods", "training", "interop"],
     "formats": [
         "words",
+        "machine",
         "records",
         "acquisition",
         "recording",
@@ -41,6 +42,7 @@ STOREYS = {
     "sims": ["noise", "phantoms", "simulators", "datasets", "recipes"],
     "evaluation": [
         "sections",
+        "machine",
         "records",
         "suite",
         "statistics",

@@ -34,7 +34,7 @@ def test_rows_fit_their_columns_and_pictures_are_png():
 def test_a_figure_becomes_a_picture():
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1, 1))
+    figure = Figure(figsize=(0.5, 0.5))
     figure.subplots().plot([0, 1])
     picture = evaluation.Picture.of(figure, "a line", "note")
     assert picture.png.startswith(b"\x89PNG")
