@@ -210,6 +210,22 @@ def notes(trained: Trained | None, grid: ImageGrid, kind: str) -> list[str]:
     return found
 
 
+def scan_notes(engine: object, grid: ImageGrid) -> list[str]:
+    """Return a warning for everything measured of the scan that a trained network's card does not know of."""
+    if not isinstance(engine, Engine) or engine.trained is None:
+        return []
+    if not all(part.sensitivity_has_factors for part in engine.parts):
+        return []  # of single events no background of bins is known
+    from emrecon.unrolled.training import domain
+
+    card = engine.trained.card
+    if not isinstance(card.data, dict) or domain.STATISTICS not in card.data:
+        return []
+    with stage("measuring the scan"):
+        found = domain.scan_statistics(engine.parts, engine.guide, voxel_size=grid.voxel_size)
+    return domain.scan_notes(card, found)
+
+
 def fit_notes(engine: object, image: np.ndarray) -> list[str]:
     """Return a warning where a trained network's image explains the counts worse than its card lets expect."""
     if not isinstance(engine, Engine) or engine.trained is None:

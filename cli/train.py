@@ -155,9 +155,12 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
         with quietly(False), stage("test"), torch.no_grad():
             test = Validation(held_out(plan, prepare, "test", table.n_validation))
             metrics |= {f"test {name}": value for name, value in test(model.eval()).items()}
+    validation = held_out(plan, prepare, "validation", table.n_validation)
     with quietly(False), stage("data fit"):
-        metrics |= _fit(model, held_out(plan, prepare, "validation", table.n_validation)())
-    _write_weights(plan, out, model, metrics)
+        metrics |= _fit(model, validation())
+    with quietly(False), stage("statistics of the scans"):
+        seen = _seen(plan, validation())
+    _write_weights(plan, out, model, metrics, seen)
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "nrmse" in name)
     console.print(f"wrote {out / 'weights.safetensors'}, from step {row['step']}: {said}")
 
@@ -174,14 +177,25 @@ def _fit(model: torch.nn.Module, cases: Iterable[Pair]) -> dict[str, float]:
     return fit_metrics(torch.cat(fits).tolist())
 
 
-def _write_weights(plan: Plan, out: Path, model: torch.nn.Module, metrics: Mapping[str, float]) -> None:
+def _seen(plan: Plan, cases: Iterable[Pair]) -> dict[str, object]:
+    """What can be measured of validation scans, whose range the card states."""
+    from emrecon.unrolled.training.domain import scan_statistics, statistics_range
+
+    size = plan.source.simulator.grid.voxel_size
+    return statistics_range(scan_statistics(**arguments, voxel_size=size) for arguments, _ in cases)
+
+
+def _write_weights(
+    plan: Plan, out: Path, model: torch.nn.Module, metrics: Mapping[str, float], seen: Mapping[str, object]
+) -> None:
+    from emrecon.unrolled.training.domain import STATISTICS
     from emrecon.unrolled.training.weights import Card, save_weights
 
     described = plan.describe()
     card = Card(
         plan.recipe.network.name,
         plan.arguments,
-        {"guide": plan.recipe.data.guide, "level": plan.level, "training": described},
+        {"guide": plan.recipe.data.guide, "level": plan.level, STATISTICS: dict(seen), "training": described},
         SCALE_RULE,
         metrics,
         plan.recipe.description,

@@ -93,6 +93,8 @@ def _image(
     for line in choice.beginning(made):
         journal.console.print(line)
     journal.begin(made)
+    for warning in learned.scan_notes(made, problem.grid):
+        journal.note(warning)
     watchers = output.callbacks_of(settings, made, choice.iterations, keeper, journal.history)
     last = engine.iterate(made, choice.iterations, watchers)
     journal.console.print(f"{made}, {output.n_passes(last.iteration)}, {journal.seconds:.1f} s in all")

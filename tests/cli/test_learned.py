@@ -343,3 +343,17 @@ def test_an_image_that_does_not_explain_its_counts_gets_a_note(folder, tmp_path,
     reconstructed(folder, tmp_path, "mapem-net", "--weights", path)
     said = capsys.readouterr()
     assert ("explains the counts worse than expected" in " ".join((said.out + said.err).split())) == (fit == 1.0)
+
+
+@pytest.mark.parametrize("known", [[100.0, 200.0], [0.0, 1e4]])
+def test_a_scan_outside_of_what_the_card_knows_gets_a_note(folder, tmp_path, capsys, known):
+    path = tmp_path / "own.safetensors"
+    with unrolled.seeded(0):
+        network = unrolled.mapem_net(2, **SMALL["mapem-net"])
+    about = {"statistics": {"counts per voxel": known, "n": 40}}
+    save_weights(path, network, Card("mapem-net", {"dimensions": 2, **SMALL["mapem-net"]}, about))
+    reconstructed(folder, tmp_path, "mapem-net", "--weights", path)
+    said = capsys.readouterr()
+    text = " ".join((said.out + said.err).split())
+    assert ("the counts per voxel that is seen is" in text) == (known[0] == 100)
+    assert ("100 to 200 in training" in text) == (known[0] == 100)

@@ -249,6 +249,10 @@ def test_weights_come_with_a_card(recipe, tmp_path):
     assert card.metrics["validation nrmse"] == rows[-1]["nrmse"]
     assert card.metrics["data fit"] > 0.5
     assert card.metrics["data fit spread"] >= 0
+    seen = card.data["statistics"]
+    assert seen["n"] >= 1
+    assert seen["guide offset"][0] <= seen["guide offset"][1]
+    assert 0 < seen["background"][0] <= seen["background"][1] < 1
     plan = train_recipe.load_plan(str(recipe))
     pairs = held_out(plan, preparation(plan, torch.device("cpu")), "validation", 1)
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """How networks are trained: the loop, losses, weights, several processes, module by module."""
 
 from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
+from .domain import scan_notes, scan_statistics, statistics_range
 from .fit import data_fit, fit_note
 from .layerwise import LayerRecord, first_thresholds, train_layers
 from .loop import Record, Settings, Validation, by_epoch, train
@@ -62,8 +63,11 @@ __all__ = [
     "read_card",
     "relative_mse",
     "save_weights",
+    "scan_notes",
+    "scan_statistics",
     "shared_count_scale",
     "ssim_loss",
+    "statistics_range",
     "sum_over_ranks",
     "thinned",
     "train",
