@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +34,9 @@ NETWORKS = {
     "osem-varnet": "osem_varnet",
     "transem": "transem",
     "lpd": "learned_primal_dual",
+    "post-unet": "post_unet",
 }
+"""The presets of `unrolled.methods.PRESETS`, written down for machines without torch."""
 DEEP_PRIORS = {"dip-recon": 100, "dip-ot": 60}
 """Deep image priors, and how many iterations they make unless told otherwise."""
 DEEP_NETWORKS = ("unet", "chain")
@@ -60,12 +61,16 @@ class Trained:
     @property
     def dimensions(self) -> int:
         """2 for a network of slices, 3 of volumes."""
-        return int(_convolving(self.network).dimensions)
+        from emrecon.unrolled.networks.reconstructor import dimensions_of
+
+        return dimensions_of(self.network)
 
     @property
     def guide_channels(self) -> int:
         """How many guides it takes."""
-        return int(_convolving(self.network).guide_channels)
+        from emrecon.unrolled.networks.reconstructor import guides_of
+
+        return guides_of(self.network)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,17 +122,14 @@ class Engine:
 def registry() -> dict[str, Callable[..., Module]]:
     """Return what builds each network; raises ImportError that names the extra where torch is missing."""
     require("torch")
-    presets = importlib.import_module("emrecon.unrolled.methods.presets")
-    return {name: getattr(presets, preset) for name, preset in NETWORKS.items()}
+    presets: dict[str, Callable[..., Module]] = importlib.import_module("emrecon.unrolled.methods").PRESETS
+    return presets
 
 
 def options_of(build: Callable[..., Module]) -> set[str]:
     """Return the keyword arguments that a preset takes, with those that it hands on."""
-    unrolled = importlib.import_module("emrecon.unrolled")
-    parameters = inspect.signature(build).parameters
-    handed = unrolled.PrimalDualNetwork if build is unrolled.learned_primal_dual else unrolled.UnrolledEM
-    more = inspect.signature(handed).parameters if "options" in parameters else {}
-    return ({*parameters, *more} | {"dimensions"}) - {"options", "denoisers"}
+    found: set[str] = importlib.import_module("emrecon.unrolled.methods").preset_options(build)
+    return found
 
 
 def n_subsets(network: Module) -> int:
@@ -311,11 +313,6 @@ def _weights_file(weights: Path) -> Path:
         name = matching(str(weights), PRETRAINED, "weights", shown=shown)
     found: Path = importlib.import_module("emrecon.unrolled.training.shipped").pretrained_path(name)
     return found
-
-
-def _convolving(network: Module) -> Module:
-    """The part of a network that knows its dimensions and guides."""
-    return network.denoisers[0] if hasattr(network, "denoisers") else network
 
 
 def _guide_names(trained: Trained) -> str:

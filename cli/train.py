@@ -140,10 +140,7 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
             return loss(model, batch, generator)
 
         loss = _loss(plan.recipe.loss)
-        networks = [*model.duals, *model.primals] if hasattr(model, "duals") else None
-        records = steps_of(
-            model, batches, objective, optimiser, settings, schedule=schedule, validate=validate, networks=networks
-        )
+        records = steps_of(model, batches, objective, optimiser, settings, schedule=schedule, validate=validate)
         for record in records:
             tell(record.step, loss=record.loss, nrmse=record.metrics["nrmse"])
     if rank > 0:

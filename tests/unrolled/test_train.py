@@ -49,7 +49,7 @@ class Network(nn.Module):
             torch.manual_seed(seed)
             first, last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
             self.layers = nn.Sequential(first, nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), last)
-        self.denoisers = nn.ModuleList([self.layers])
+        self.networks = nn.ModuleList([self.layers])
 
     def forward(self, x):
         return x + self.layers(x.movedim(-1, 1)).movedim(1, -1)
@@ -427,35 +427,35 @@ def test_precision_is_that_of_the_networks_alone():
     class Unrolled(nn.Module):
         def __init__(self):
             super().__init__()
-            self.denoisers = nn.ModuleList([nn.Linear(8, 8)])
+            self.networks = nn.ModuleList([nn.Linear(8, 8)])
             self.outside = nn.Linear(8, 8)
             self.seen = []
 
         def forward(self, x):
             assert not torch.is_autocast_enabled("cpu")
-            inner = self.denoisers[0](x)
-            self.seen.append((self.denoisers[0].weight.dtype, inner.dtype, self.outside(x).dtype))
+            inner = self.networks[0](x)
+            self.seen.append((self.networks[0].weight.dtype, inner.dtype, self.outside(x).dtype))
             return self.outside(inner)
 
     model, x = Unrolled(), torch.rand(4, 8)
     inside = []
-    model.denoisers[0].register_forward_hook(lambda *_: inside.append(torch.is_autocast_enabled("cpu")))
-    exact = model.denoisers[0](x)
-    with mixed_precision(model.denoisers, torch.bfloat16):
-        rounded = model.denoisers[0](x)
+    model.networks[0].register_forward_hook(lambda *_: inside.append(torch.is_autocast_enabled("cpu")))
+    exact = model.networks[0](x)
+    with mixed_precision(model.networks, torch.bfloat16):
+        rounded = model.networks[0](x)
         model(x).sum().backward()
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).abs().max() < 0.02
     assert model.seen == [(torch.float32,) * 3]
-    assert model.denoisers[0].weight.grad.dtype == torch.float32
-    assert "forward" not in vars(model.denoisers[0])
-    assert torch.equal(model.denoisers[0](x), exact)
-    with mixed_precision(model.denoisers, None):
-        assert torch.equal(model.denoisers[0](x), exact)
-    model.denoisers[0].forward = own = model.denoisers[0].forward
-    with mixed_precision([model.denoisers[0], model.denoisers[0]], torch.bfloat16):
+    assert model.networks[0].weight.grad.dtype == torch.float32
+    assert "forward" not in vars(model.networks[0])
+    assert torch.equal(model.networks[0](x), exact)
+    with mixed_precision(model.networks, None):
+        assert torch.equal(model.networks[0](x), exact)
+    model.networks[0].forward = own = model.networks[0].forward
+    with mixed_precision([model.networks[0], model.networks[0]], torch.bfloat16):
         pass
-    assert model.denoisers[0].forward is own
+    assert model.networks[0].forward is own
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
@@ -687,7 +687,7 @@ def test_a_compiled_model_trains_into_plain_files_and_resumes(tmp_path):
     plain.load_state_dict(best_weights(tmp_path))
     inside = Network(seed=2)
     inside.layers = torch.compile(inside.layers, backend="eager")
-    inside.denoisers = nn.ModuleList([inside.layers])
+    inside.networks = nn.ModuleList([inside.layers])
     load_plain(inside, best_weights(tmp_path))
     x = torch.rand(1, 12, 12, 1)
     assert torch.equal(plain.eval()(x), inside.eval()(x))

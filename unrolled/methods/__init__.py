@@ -3,11 +3,23 @@
 from .couplings import Growing, activity_scale, coupling_unit, matched_sigma
 from .denoising_priors import LearnedGradient, RegularisationByDenoising
 from .dip import DIPRecon, Fit, NetworkWeights, dip_chain, fixed_noise
+from .enhanced import Enhanced, OSEMPasses
 from .iterative_network import IterativeNetwork, NetworkInput
 from .local_linear import DnCNNWithLocalLinearFitting, LocalLinearFitting, kim_llf, local_linear_fit
 from .neural_kernel import NeuralKEM, deep_kernel, dip_ot, with_kernel
 from .plug_and_play import PlugAndPlayEM, ProximalDenoiser, pnp_em
-from .presets import bcd_net, em_net, fbsem_net, learned_primal_dual, mapem_net, osem_varnet, transem
+from .presets import (
+    PRESETS,
+    bcd_net,
+    em_net,
+    fbsem_net,
+    learned_primal_dual,
+    mapem_net,
+    osem_varnet,
+    post_unet,
+    preset_options,
+    transem,
+)
 from .primal_dual_network import PrimalDualNetwork
 from .stopping import HeldOut, WindowedVariance, hold_out
 from .unrolled_em import Denoiser, UnrolledEM, em_update, fixed_point
@@ -16,6 +28,7 @@ __all__ = [
     "DIPRecon",
     "Denoiser",
     "DnCNNWithLocalLinearFitting",
+    "Enhanced",
     "Fit",
     "Growing",
     "HeldOut",
@@ -25,6 +38,8 @@ __all__ = [
     "NetworkInput",
     "NetworkWeights",
     "NeuralKEM",
+    "OSEMPasses",
+    "PRESETS",
     "PlugAndPlayEM",
     "PrimalDualNetwork",
     "ProximalDenoiser",
@@ -50,6 +65,8 @@ __all__ = [
     "matched_sigma",
     "osem_varnet",
     "pnp_em",
+    "post_unet",
+    "preset_options",
     "transem",
     "with_kernel",
 ]

@@ -1,13 +1,15 @@
-"""The published unrolled networks, as arguments of `UnrolledEM`."""
+"""The published networks that reconstruct, by name: each a function of a few numbers that returns the network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Unpack
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Unpack, get_args, get_type_hints
 
 from ..networks.blocks import ConvolutionalAutoencoder, NetworkDenoiser, ResidualUnit, SmallCNN
 from ..networks.transformer import SwinRegulariser
 from ..networks.unet import UNet
+from .enhanced import Enhanced, OSEMPasses
 from .primal_dual_network import PrimalDualNetwork
 from .unrolled_em import ModuleOptions, UnrolledEM, UnrolledOptions
 
@@ -190,6 +192,54 @@ def learned_primal_dual(
     return PrimalDualNetwork(dimensions, n_iterations, n_primal, n_dual, width, guide_channels)
 
 
-def _unet(dimensions: int, guide_channels: int, width: int, norm: str, non_negative: bool = True) -> NetworkDenoiser:
-    body = UNet(dimensions, 1 + guide_channels, width=width, norm=norm, non_negative=non_negative)
+def post_unet(
+    dimensions: int = 2,
+    guide_channels: int = 0,
+    *,
+    passes: int = 4,
+    subsets: int = 6,
+    width: int = 16,
+    levels: int = 4,
+    norm: str = "instance",
+) -> Enhanced:
+    """Return OSEM with a U-Net after it, the usual enhancement of images and a control for networks inside of EM.
+
+    Args:
+        passes, subsets : of OSEM.
+        width, levels, norm : of the U-Net.
+    """
+    return Enhanced(OSEMPasses(passes, subsets), _unet(dimensions, guide_channels, width, norm, levels=levels))
+
+
+Preset = Callable[..., UnrolledEM | PrimalDualNetwork | Enhanced]
+
+PRESETS: dict[str, Preset] = {
+    "mapem-net": mapem_net,
+    "fbsem-net": fbsem_net,
+    "bcd-net": bcd_net,
+    "em-net": em_net,
+    "osem-varnet": osem_varnet,
+    "transem": transem,
+    "lpd": learned_primal_dual,
+    "post-unet": post_unet,
+}
+"""The networks by the names that cards of weights, recipes of trainings and the command line have for them."""
+
+
+def preset_options(preset: Callable[..., object]) -> set[str]:
+    """Return the names of the arguments of a preset, with those that it hands on."""
+    found: set[str] = set()
+    hints = get_type_hints(preset)
+    for name, parameter in inspect.signature(preset).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            found |= set(get_type_hints(get_args(hints[name])[0]))
+        else:
+            found.add(name)
+    return found
+
+
+def _unet(
+    dimensions: int, guide_channels: int, width: int, norm: str, non_negative: bool = True, levels: int = 4
+) -> NetworkDenoiser:
+    body = UNet(dimensions, 1 + guide_channels, width=width, levels=levels, norm=norm, non_negative=non_negative)
     return NetworkDenoiser(body, dimensions, guide_channels)

@@ -49,6 +49,11 @@ class PrimalDualNetwork(nn.Module):
         primal = n_primal + 1 + guide_channels
         self.primals = nn.ModuleList(_chain(dimensions, primal, width, n_primal) for _ in range(n_iterations))
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks of data and of images."""
+        return [*self.duals, *self.primals]
+
     def forward(
         self, likelihood: Likelihood, start: torch.Tensor | None = None, *, guide: torch.Tensor | None = None
     ) -> torch.Tensor:

@@ -25,6 +25,7 @@ from emrecon.recon.likelihoods import (
 )
 
 from ..networks.blocks import Denoiser, called, require_denoiser
+from ..networks.reconstructor import dimensions_of, guides_of
 from ..networks.scaling import count_scale
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -172,6 +173,21 @@ class UnrolledEM(nn.Module):
             self.beta = nn.Parameter(first)
         else:
             self.register_buffer("beta", first)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The denoisers."""
+        return list(self.denoisers)
+
+    @property
+    def guide_channels(self) -> int:
+        """How many guide images the denoisers take."""
+        return guides_of(self.denoisers[0])
+
+    @property
+    def dimensions(self) -> int:
+        """2 for denoisers of slices, 3 of volumes."""
+        return dimensions_of(*self.denoisers)
 
     def forward(
         self,

@@ -12,6 +12,7 @@ from .blocks import (
     seeded,
 )
 from .guides import mean_scale, normalised_guide
+from .reconstructor import Reconstructor
 from .scaling import ScaleEquivariant, count_scale
 from .transformer import SwinRegulariser
 from .unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm
@@ -23,6 +24,7 @@ __all__ = [
     "Denoiser",
     "DnCNN",
     "NetworkDenoiser",
+    "Reconstructor",
     "ResidualUnit",
     "ScaleEquivariant",
     "SmallCNN",

@@ -167,7 +167,11 @@ class _Layer(nn.Module):
 
     def __init__(self, denoiser: nn.Module) -> None:
         super().__init__()
-        self.denoisers = nn.ModuleList([denoiser])
+        self.denoisers = nn.ModuleList([denoiser])  # named so in checkpoints
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return list(self.denoisers)
 
     def forward(self, x: torch.Tensor, guide: torch.Tensor | None = None) -> torch.Tensor:
         image: torch.Tensor = self.denoisers[0](x, guide=guide)

@@ -21,6 +21,7 @@ from emrecon import recon
 from emrecon.projectors.core.errors import FormatError
 from emrecon.projectors.core.progress import Stage, finish, step
 
+from ..networks.reconstructor import networks_of
 from .distributed import average_gradients, broadcast_weights, mean_over_ranks, of_first_rank, rank_and_size
 from .losses import Case, applied
 from .names import load_plain, plain_names, unwrapped
@@ -125,8 +126,8 @@ def train(
         loss : (model, batch, generator) -> one number, such as `Supervised(mse)`; the mean over the items of the batch.
         schedule : stepped after every step, such as `warmup_cosine`.
         validate : model -> metrics, such as `Validation(pairs)`; run without gradients and in eval mode.
-        networks : the modules that `precision` is for (default: model.denoisers). Everything else, projections and EM
-            steps included, stays in the precision of the images.
+        networks : the modules that `precision` is for (default: model.networks, see `Reconstructor`). Everything else,
+            projections and EM steps included, stays in the precision of the images.
 
     A run that was killed, at any moment, ends with the same weights bit for bit when the same script runs again (on one
     kind of machine, with the same number of threads and deterministic kernels): data follow the epoch, random numbers
@@ -510,12 +511,13 @@ def _check_parts(
 
 
 def _networks(model: nn.Module, networks: Sequence[nn.Module] | None) -> list[nn.Module]:
-    if networks is None and not hasattr(model, "denoisers"):
+    found = networks_of(unwrapped(model)) if networks is None else list(networks)
+    if networks is None and not found:
         raise ValueError(
-            f"precision is for the networks inside {type(model).__name__}, which has no .denoisers; pass networks=[...]"
+            f"precision is for the networks inside {type(model).__name__}, which has no .networks; pass networks=[...]"
             ", or networks=[model] where the model is a network as a whole"
         )
-    return list(model.denoisers if networks is None else networks)
+    return found
 
 
 @torch.no_grad()
