@@ -1,6 +1,17 @@
-"""How good an image is: regions, measures, NEMA image quality."""
+"""How good an image, a scanner and a camera are: regions, measures, and those of NEMA NU 2 and NU 1."""
 
 from .agreement import Agreement, agreement_of
+from .coincidences import (
+    ALUMINIUM_SLEEVES,
+    CountRates,
+    LineSourceCounts,
+    SleeveSensitivity,
+    correction_errors,
+    count_rates,
+    scatter_and_randoms,
+    sleeve_sensitivity,
+)
+from .gamma_camera import RotationCentre, Uniformity, centre_of_rotation, flood_uniformity, join_pixels, rate_at_loss
 from .image_quality import ImageQuality, ImageQualityLayout, SphereQuality, nema_image_quality
 from .measures import (
     Ensemble,
@@ -18,31 +29,55 @@ from .measures import (
     suv_mean,
     suv_peak,
 )
+from .profiles import PeakWidth, PointResponse, centroid, peak_width, point_response
 from .recovery import nema_recovery, sphere_recovery
 from .regions import RegionOfInterest, Sphere, region_means, region_of, regions_of
+from .sphere_profile import SphereProfile, blurred_sphere, sphere_profile
 
 __all__ = [
+    "ALUMINIUM_SLEEVES",
     "Agreement",
+    "CountRates",
     "Ensemble",
     "ImageQuality",
     "ImageQualityLayout",
+    "LineSourceCounts",
+    "PeakWidth",
+    "PointResponse",
     "RegionOfInterest",
+    "RotationCentre",
+    "SleeveSensitivity",
     "Sphere",
+    "SphereProfile",
     "SphereQuality",
+    "Uniformity",
     "agreement_of",
     "background_variability",
+    "blurred_sphere",
+    "centre_of_rotation",
+    "centroid",
     "coefficient_of_variation",
     "contrast_recovery",
     "contrast_to_noise",
+    "correction_errors",
+    "count_rates",
     "ensemble_statistics",
+    "flood_uniformity",
+    "join_pixels",
     "nema_image_quality",
     "nema_recovery",
     "nrmse",
+    "peak_width",
+    "point_response",
     "psnr",
+    "rate_at_loss",
     "recovery_coefficient",
     "region_means",
     "region_of",
     "regions_of",
+    "scatter_and_randoms",
+    "sleeve_sensitivity",
+    "sphere_profile",
     "sphere_recovery",
     "ssim",
     "ssim_map",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array, to_numpy
 
 _COLUMNS = 64
+_PIXELS = ("parts", "whole")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,22 @@ class ImageQualityLayout:
         if len(self.background_centres) * len(self.slices) < 2:
             raise ValueError("ImageQualityLayout needs two background regions or more: one has no variability")
 
+    def moved(self, offset: Sequence[float] = (0.0, 0.0, 0.0), angle: float = 0.0) -> ImageQualityLayout:
+        """Return the layout turned by `angle` degrees around z (from x to y), then moved by `offset` mm.
+
+        This is for a phantom that does not lie where it was planned to.
+        """
+        x, y, z = (float(value) for value in offset)
+        turn = math.radians(angle)
+        matrix = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+        centres = np.column_stack([self.centres[:, :2] @ matrix.T + (x, y), self.centres[:, 2] + z])
+        lung = self.lung_centre
+        if lung is not None:
+            there = matrix @ np.asarray(lung, float) + (x, y)
+            lung = (float(there[0]), float(there[1]))
+        beside = self.background_centres @ matrix.T + (x, y)
+        return replace(self, centres=centres, background_centres=beside, slices=self.slices + z, lung_centre=lung)
+
 
 @dataclass(frozen=True)
 class SphereQuality:
@@ -83,10 +102,15 @@ class SphereQuality:
 
 @dataclass(frozen=True)
 class ImageQuality:
-    """A table of spheres, in the order of the layout, and the lung residual in per cent (None without an insert)."""
+    """A table of spheres, in the order of the layout, and the lung residual in per cent (None without an insert).
+
+    Args:
+        lung_residual : mean over the slices of the layout; lung_residuals : of each of them.
+    """
 
     spheres: tuple[SphereQuality, ...]
     lung_residual: float | None
+    lung_residuals: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         rows = [f"{s.diameter:8g}  {s.ratio:5g}  {s.contrast:10.1f}  {s.variability:13.2f}" for s in self.spheres]
@@ -94,42 +118,62 @@ class ImageQuality:
         return "\n".join(["    (mm)  ratio  contrast %  variability %", *rows, *lung])
 
 
-def nema_image_quality(image: Array, grid: ImageGrid, layout: ImageQualityLayout) -> ImageQuality:
+def nema_image_quality(
+    image: Array, grid: ImageGrid, layout: ImageQualityLayout, *, pixels: str = "parts", search: float = 0.0
+) -> ImageQuality:
     """Return contrast and background variability of every sphere, and the lung residual, all in per cent.
-
-    Args:
-        image : (x, y, z) on `grid`. Regions of interest are discs in transverse slices, of the sphere's inner diameter;
-            a pixel that the edge crosses counts with the part of its area that is inside. The slice nearest to the
-            wanted z is taken. With C_j the mean in sphere j, a_j its true ratio, and B_jk the mean in background region
-            k of that diameter (all regions in all slices, B_j their mean):
 
     ::
 
         hot sphere    contrast = 100 (C_j / B_j - 1) / (a_j - 1)
         cold sphere   contrast = 100 (1 - C_j / B_j)
         variability = 100 SD_k(B_jk) / B_j,  SD with (number of regions - 1)
-        lung residual = 100 mean over slices of the mean in the insert's region / B of the largest diameter
+        lung residual = 100 mean in the insert's region / B of the largest diameter, slice by slice
+
+    C_j is the mean in sphere j, a_j its true ratio, B_jk the mean in background region k of that diameter (all regions
+    in all slices), B_j their mean. Regions are discs in transverse slices, of the sphere's inner diameter; the slice
+    nearest to the wanted z is taken.
+
+    Args:
+        image : (x, y, z) on `grid`.
+        pixels : "parts", as the standard asks: a pixel that the edge crosses counts with the part of its area that is
+            inside. Or "whole": pixels whose centre is inside count wholly, as in programs without partial pixels.
+        search : mm; how far the region of a sphere may move along each axis, by whole voxels, to where its mean is
+            largest (of a cold sphere: smallest). 0, the default, leaves it where the phantom is. Searching finds the
+            noise as well as the sphere, and raises the contrast.
+
+    Editions: of 2007 and 2012, 28 and 37 mm are cold and the others hot (8:1 and 4:1, or 4:1); of 2018, all are hot
+    (4:1), and the lung residual is given for each slice. The measures are the same.
 
     Raises ValueError where the image does not fit the grid, a region or a slice is outside of it, or the background has
     no activity.
 
-    Source: NEMA NU 2-2007, section 7 (image quality).
+    Source: NEMA NU 2-2007, -2012 and -2018, section 7 (image quality); Daube-Witherspoon et al. 2002.
     """
+    if pixels not in _PIXELS:
+        raise ValueError(f"unknown pixels {pixels!r}; choose from {', '.join(_PIXELS)}")
+    if not (math.isfinite(search) and search >= 0):
+        raise ValueError(f"search must be mm and not negative, got {search}")
     volume = to_numpy(image)
     if volume.shape != grid.shape:
         raise ValueError(f"nema_image_quality: an image of shape {volume.shape} does not fit a grid of {grid.shape}")
+    whole = pixels == "whole"
     slices = [_slice(volume, grid, z) for z in layout.slices]
     backgrounds = {
-        diameter: _background(slices, grid, layout, diameter) for diameter in np.unique(layout.diameters).tolist()
+        diameter: _background(slices, grid, layout, diameter, whole)
+        for diameter in np.unique(layout.diameters).tolist()
     }
-    spheres = tuple(
-        _sphere(_mean([_slice(volume, grid, z)], grid, (x, y), diameter)[0], diameter, ratio, backgrounds[diameter])
-        for (x, y, z), diameter, ratio in zip(layout.centres, layout.diameters.tolist(), layout.ratios.tolist())
-    )
+    spheres = []
+    for centre, diameter, ratio in zip(layout.centres, layout.diameters.tolist(), layout.ratios.tolist()):
+        places = _places(centre, grid, diameter, search)
+        best = max if ratio > 1 else min
+        mean = best(_mean([_slice(volume, grid, z)], grid, (x, y), diameter, whole)[0] for x, y, z in places)
+        spheres.append(_sphere(mean, diameter, ratio, backgrounds[diameter]))
     if layout.lung_centre is None:
-        return ImageQuality(spheres, None)
-    lung = np.mean(_mean(slices, grid, layout.lung_centre, layout.lung_diameter))
-    return ImageQuality(spheres, float(100 * lung / backgrounds[max(backgrounds)].mean()))
+        return ImageQuality(tuple(spheres), None)
+    level = backgrounds[max(backgrounds)].mean()
+    lung = [float(100 * x / level) for x in _mean(slices, grid, layout.lung_centre, layout.lung_diameter, whole)]
+    return ImageQuality(tuple(spheres), float(np.mean(lung)), tuple(lung))
 
 
 def background_level(image: Array, grid: ImageGrid, layout: ImageQualityLayout) -> float:
@@ -145,8 +189,22 @@ def _sphere(mean: float, diameter: float, ratio: float, background: np.ndarray) 
     return SphereQuality(diameter, ratio, contrast, float(100 * background.std(ddof=1) / level), mean, level)
 
 
-def _background(slices: list[np.ndarray], grid: ImageGrid, layout: ImageQualityLayout, diameter: float) -> np.ndarray:
-    means = np.array([_mean(slices, grid, (x, y), diameter) for x, y in layout.background_centres])
+def _places(centre: np.ndarray, grid: ImageGrid, diameter: float, search: float) -> Iterator[tuple[float, ...]]:
+    """Yield the places of a sphere's region: its own, and those whole voxels away that lie in the image."""
+    steps = [int(search / size + 1e-6) for size in grid.voxel_size]
+    low = np.array(grid.origin) - np.array(grid.voxel_size) / 2
+    high = low + np.array(grid.shape) * grid.voxel_size
+    margin = np.array([diameter / 2, diameter / 2, 0.0])
+    for moves in itertools.product(*(range(-n, n + 1) for n in steps)):
+        there = centre + np.array(moves) * grid.voxel_size
+        if not any(moves) or (np.all(there - margin >= low) and np.all(there + margin <= high)):
+            yield tuple(there.tolist())
+
+
+def _background(
+    slices: list[np.ndarray], grid: ImageGrid, layout: ImageQualityLayout, diameter: float, whole: bool = False
+) -> np.ndarray:
+    means = np.array([_mean(slices, grid, (x, y), diameter, whole) for x, y in layout.background_centres])
     if not means.mean() > 0:
         raise ValueError(f"the mean of the background regions is {means.mean():g}; is the phantom where the layout is?")
     return means.ravel()
@@ -160,9 +218,11 @@ def _slice(volume: np.ndarray, grid: ImageGrid, z: float) -> np.ndarray:
     return np.asarray(volume[:, :, k], float)
 
 
-def _mean(slices: list[np.ndarray], grid: ImageGrid, centre: Sequence[float], diameter: float) -> list[float]:
+def _mean(
+    slices: list[np.ndarray], grid: ImageGrid, centre: Sequence[float], diameter: float, whole: bool = False
+) -> list[float]:
     """Return the mean in a disc of every slice."""
-    x, y, weight = _disc(grid, centre, diameter)
+    x, y, weight = _disc(grid, centre, diameter, whole)
     means = [float((weight * image[x, y]).sum() / weight.sum()) for image in slices]
     if not np.isfinite(means).all():
         place = tuple(map(float, centre))
@@ -170,10 +230,12 @@ def _mean(slices: list[np.ndarray], grid: ImageGrid, centre: Sequence[float], di
     return means
 
 
-def _disc(grid: ImageGrid, centre: Sequence[float], diameter: float) -> tuple[slice, slice, np.ndarray]:
+def _disc(
+    grid: ImageGrid, centre: Sequence[float], diameter: float, whole: bool = False
+) -> tuple[slice, slice, np.ndarray]:
     """Return the pixels a disc touches, and the part of each one's area that is inside.
 
-    Chords are exact along y, and averaged over 64 columns of every pixel.
+    Chords are exact along y, and averaged over 64 columns of every pixel. `whole` pixels count by their centres.
     """
     radius, windows, offsets = diameter / 2, [], []
     for c, origin, size, n in zip(centre, grid.origin, grid.voxel_size, grid.shape):
@@ -184,6 +246,11 @@ def _disc(grid: ImageGrid, centre: Sequence[float], diameter: float) -> tuple[sl
         windows.append(slice(first, last + 1))
         offsets.append(origin + size * np.arange(first, last + 1) - c)
     (dx, dy, _), (x, y) = grid.voxel_size, offsets
+    if whole:
+        within = (np.hypot(x[:, None], y) <= radius + 1e-9).astype(float)
+        if not within.any():
+            raise ValueError(f"no pixel's centre of {grid} is in a disc of {diameter:g} mm; use pixels='parts'")
+        return windows[0], windows[1], within
     columns = x[:, None] + dx * ((np.arange(_COLUMNS) + 0.5) / _COLUMNS - 0.5)
     chord = np.sqrt(np.maximum(radius**2 - columns**2, 0.0))[:, None]
     edges = y[:, None]

@@ -1,5 +1,7 @@
 """NEMA's image-quality numbers: regions of interest, contrast, variability and the lung residual."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -178,3 +180,45 @@ def test_impossible_layouts(changes, message):
     values = {name: getattr(SPHERES, name) for name in SPHERES.__dataclass_fields__}
     with pytest.raises(ValueError, match=message):
         ImageQualityLayout(**values | changes)
+
+
+def test_whole_pixels_are_those_with_their_centre_inside():
+    grid = ImageGrid((21, 21, 1), (2.0, 2.0, 2.0))
+    x, y, weight = _disc(grid, (0.3, -0.4), 11.0, whole=True)
+    cx, cy, _ = grid.coordinates()
+    assert np.array_equal(weight, np.hypot(cx[x][..., 0] - 0.3, cy[:, y][..., 0] + 0.4) <= 5.5)
+    with pytest.raises(ValueError, match="no pixel's centre"):
+        _disc(grid, (1.0, 1.0), 2.0, whole=True)
+
+
+def test_searching_finds_the_sphere_beside_its_place():
+    layout = ImageQualityLayout(**{**nema_layout(), "slices": [-4.0, 4.0]})
+    image = painted(layout, [5.0] * 6)
+    away = layout.moved((8.0, -4.0, 4.0))
+    values = [nema_image_quality(image, COARSE, away, search=s).spheres for s in (0.0, 8.0)]
+    assert all(sphere.mean < 5 - 1e-9 for sphere in values[0])
+    assert [sphere.mean for sphere in values[1]] == pytest.approx([5.0] * 6)
+    with pytest.raises(ValueError, match="search must be"):
+        nema_image_quality(image, COARSE, layout, search=-1)
+    with pytest.raises(ValueError, match="choose from parts, whole"):
+        nema_image_quality(image, COARSE, layout, pixels="half")
+
+
+def test_a_layout_turns_with_its_phantom():
+    turned = NEW.moved((3.0, -2.0, 5.0), 90)
+    assert turned.centres[0] == pytest.approx((3, 57.2 - 2, 5))
+    assert turned.slices == pytest.approx(NEW.slices + 5)
+    assert turned.lung_centre == pytest.approx((3, -2))
+    assert turned.moved((2.0, 3.0, -5.0), -90).background_centres == pytest.approx(
+        NEW.background_centres @ np.eye(2) + np.array([-2 + 2, -3 + 3])
+    )
+
+
+def test_the_lung_residual_of_every_slice():
+    image = painted(SPHERES, [5.0, 0.5])
+    x, y, _ = COARSE.coordinates()
+    for k, value in ((4, 0.4), (7, 0.6)):
+        image[(np.hypot(x, y) < 19)[..., 0], k] = value
+    found = nema_image_quality(image, COARSE, replace(SPHERES, centres=[(60, 10, 4), (-60, 5.2, 4)]))
+    assert found.lung_residuals == pytest.approx([20.0, 30.0])
+    assert found.lung_residual == pytest.approx(25.0)
