@@ -32,7 +32,7 @@ from .measures import (
 from .profiles import PeakWidth, PointResponse, centroid, peak_width, point_response
 from .recovery import nema_recovery, sphere_recovery
 from .regions import RegionOfInterest, Sphere, region_means, region_of, regions_of
-from .sphere_profile import SphereProfile, blurred_sphere, sphere_profile
+from .spheres import SphereProfile, blurred_sphere, sphere_profile
 
 __all__ = [
     "ALUMINIUM_SLEEVES",
