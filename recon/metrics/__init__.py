@@ -3,9 +3,9 @@
 from .agreement import Agreement, agreement_of
 from .coincidences import (
     ALUMINIUM_SLEEVES,
-    CountRates,
     LineSourceCounts,
-    SleeveSensitivity,
+    LineSourceRates,
+    LineSourceSensitivity,
     correction_errors,
     count_rates,
     scatter_and_randoms,
@@ -29,26 +29,26 @@ from .measures import (
     suv_mean,
     suv_peak,
 )
-from .profiles import PeakWidth, PointResponse, centroid, peak_width, point_response
+from .profiles import Peak, PointWidths, centroid, peak_width, point_response
 from .recovery import nema_recovery, sphere_recovery
 from .regions import RegionOfInterest, Sphere, region_means, region_of, regions_of
-from .spheres import SphereProfile, blurred_sphere, sphere_profile
+from .spheres import SphereFit, blurred_sphere, sphere_profile
 
 __all__ = [
     "ALUMINIUM_SLEEVES",
     "Agreement",
-    "CountRates",
     "Ensemble",
     "ImageQuality",
     "ImageQualityLayout",
     "LineSourceCounts",
-    "PeakWidth",
-    "PointResponse",
+    "LineSourceRates",
+    "LineSourceSensitivity",
+    "Peak",
+    "PointWidths",
     "RegionOfInterest",
     "RotationCentre",
-    "SleeveSensitivity",
     "Sphere",
-    "SphereProfile",
+    "SphereFit",
     "SphereQuality",
     "Uniformity",
     "agreement_of",

@@ -69,7 +69,7 @@ def scatter_and_randoms(
 
 
 @dataclass(frozen=True, eq=False)
-class CountRates:
+class LineSourceRates:
     """Rates in counts/s over the activity in kBq/mL, one value for each acquisition, of all planes together.
 
     Args:
@@ -104,7 +104,7 @@ class CountRates:
 
 def count_rates(
     counts: LineSourceCounts, activity: ArrayLike, seconds: ArrayLike, *, delayed: ArrayLike | None = None, k: int = 1
-) -> CountRates:
+) -> LineSourceRates:
     """Return rates of trues, scatter, randoms and the noise-equivalent rate over activity.
 
     Args:
@@ -153,10 +153,10 @@ def count_rates(
         scatter = beside / time[:, None] - randoms
         whole = float(scatter[least].sum() / (scatter[least] + trues[least]).sum())
     t, s, r = trues.sum(1), scatter.sum(1), randoms.sum(1)
-    return CountRates(level, total.sum(1) / time, t, s, r, whole, t**2 / (t + s + k * r))
+    return LineSourceRates(level, total.sum(1) / time, t, s, r, whole, t**2 / (t + s + k * r))
 
 
-class SleeveSensitivity(NamedTuple):
+class LineSourceSensitivity(NamedTuple):
     """Trues without any attenuation, counts/s/kBq, and the attenuation found along with them, 1/mm."""
 
     system: float
@@ -166,7 +166,7 @@ class SleeveSensitivity(NamedTuple):
 
 def sleeve_sensitivity(
     rates: ArrayLike, activity: ArrayLike, sleeves: ArrayLike = ALUMINIUM_SLEEVES
-) -> SleeveSensitivity:
+) -> LineSourceSensitivity:
     """Return the sensitivity without attenuation from a line source of 70 cm in more and more metal.
 
     ::
@@ -194,7 +194,7 @@ def sleeve_sensitivity(
         raise ValueError(f"rates over activity must be positive, got {totals}")
     slope, log_rate = np.polyfit(walls, np.log(totals), 1)
     system = math.exp(log_rate)
-    return SleeveSensitivity(system, float(-slope / 2), system * by_slice[0] / by_slice[0].sum())
+    return LineSourceSensitivity(system, float(-slope / 2), system * by_slice[0] / by_slice[0].sum())
 
 
 def correction_errors(rates: ArrayLike, activity: ArrayLike, n_lowest: int = 3) -> np.ndarray:

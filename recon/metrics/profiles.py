@@ -14,7 +14,7 @@ from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array, to_numpy
 
 
-class PeakWidth(NamedTuple):
+class Peak(NamedTuple):
     """A peak: its position and its full widths at half and at a tenth of its maximum, all in mm (or any unit)."""
 
     position: float
@@ -23,7 +23,7 @@ class PeakWidth(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PointResponse:
+class PointWidths:
     """The image of a point source, in mm.
 
     Args:
@@ -35,7 +35,7 @@ class PointResponse:
     fwhm: tuple[float, float, float]
     fwtm: tuple[float, float, float]
 
-    def radial_tangential(self, axis: tuple[float, float] = (0.0, 0.0)) -> tuple[PeakWidth, PeakWidth]:
+    def radial_tangential(self, axis: tuple[float, float] = (0.0, 0.0)) -> tuple[Peak, Peak]:
         """Return the widths along and across the radius from a rotation axis at (x, y) mm.
 
         The point must lie about in the direction of x or of y from there, where radial and tangential are x and y.
@@ -46,11 +46,11 @@ class PointResponse:
         if min(dx, dy) > math.tan(math.radians(20)) * max(dx, dy) or max(dx, dy) == 0:
             raise ValueError(f"a point at {self.position} mm lies neither along x nor along y from the axis at {axis}")
         along = 0 if dx > dy else 1
-        radial, tangential = (PeakWidth(self.position[i], self.fwhm[i], self.fwtm[i]) for i in (along, 1 - along))
+        radial, tangential = (Peak(self.position[i], self.fwhm[i], self.fwtm[i]) for i in (along, 1 - along))
         return radial, tangential
 
 
-def peak_width(profile: ArrayLike, spacing: float, first: float = 0.0) -> PeakWidth:
+def peak_width(profile: ArrayLike, spacing: float, first: float = 0.0) -> Peak:
     """Return position and widths of the largest peak of a profile.
 
     Args:
@@ -83,12 +83,12 @@ def peak_width(profile: ArrayLike, spacing: float, first: float = 0.0) -> PeakWi
         spacing * (_crossing(values[k:], part * maximum, part) + _crossing(values[k::-1], part * maximum, part))
         for part in (0.5, 0.1)
     ]
-    return PeakWidth(first + spacing * (k + shift), *widths)
+    return Peak(first + spacing * (k + shift), *widths)
 
 
 def point_response(
     image: Array, grid: ImageGrid, near: Sequence[float] | None = None, reach: float = 30.0
-) -> PointResponse:
+) -> PointWidths:
     """Return where a point source lies in an image and how wide it is, along x, y and z.
 
     Args:
@@ -122,7 +122,7 @@ def point_response(
     half = tuple(round(width / size) for width, size in zip(thin, grid.voxel_size))
     found = [peak_width(_through(box, peak, i, half), grid.voxel_size[i], first[i]) for i in range(3)]
     (x, y, z), fwhm, fwtm = zip(*found)
-    return PointResponse((x, y, z), fwhm, fwtm)
+    return PointWidths((x, y, z), fwhm, fwtm)
 
 
 def centroid(image: Array, grid: ImageGrid, near: Sequence[float], reach: float = 15.0) -> tuple[float, float, float]:

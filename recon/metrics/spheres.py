@@ -17,7 +17,7 @@ _TO_SIGMA = 1 / (2 * math.sqrt(2 * math.log(2)))
 
 
 @dataclass(frozen=True)
-class SphereProfile:
+class SphereFit:
     """A sphere measured in an image, in the image's unit and mm.
 
     Args:
@@ -67,7 +67,7 @@ def sphere_profile(
     wall: float = 1.0,
     reach: float | None = None,
     fixed_radius: bool = False,
-) -> SphereProfile:
+) -> SphereFit:
     """Fit the profile of a blurred sphere to an image, and return its uptakes.
 
     Args:
@@ -114,7 +114,7 @@ def sphere_profile(
     high_enough = values[values >= background + 0.5 * (top - background)]
     inside = values[r <= radius]
     mean = float(inside.mean()) if inside.size else float("nan")
-    return SphereProfile(radius, float(found.x[0]), float(found.x[1]), background, top, float(high_enough.mean()), mean)
+    return SphereFit(radius, float(found.x[0]), float(found.x[1]), background, top, float(high_enough.mean()), mean)
 
 
 def _ball(r: np.ndarray, radius: float, sigma: float) -> np.ndarray:
