@@ -18,7 +18,7 @@ from rich.text import Text
 
 from emrecon import __version__
 
-from . import compare, demo, dose, info, reconstruct, report, simulate, train, view
+from . import benchmark, compare, demo, dose, info, reconstruct, report, simulate, train, view
 from .errors import ExitCode, exit_code, explained
 from .printing import broken_output, log_shown, messages, printable, steady
 
@@ -58,6 +58,7 @@ app.command("report")(report.report)
 app.command("dose")(dose.dose)
 app.command("simulate")(simulate.simulate)
 app.command("train")(train.train)
+app.command("benchmark")(benchmark.benchmark)
 
 
 def main() -> None:

@@ -8,12 +8,28 @@ if __name__ != "emrecon.evaluation":
     raise ImportError("this folder is a part of emrecon: `pip install .` first, then `import emrecon.evaluation`")
 
 from .methods import KINDS, Images, Method
-from .records import Record, read_record
+from .records import Record, digest_of_arrays, read_record
 from .sections import Cell, Interval, Picture, Section, Table, Text
+from .statistics import (
+    Comparison,
+    Rank,
+    SeedEffect,
+    bootstrap_interval,
+    compare_paired,
+    holm,
+    paired_over_seeds,
+    proportion_interval,
+    ranking,
+    seed_interval,
+    t_interval,
+)
 from .suite import MissingUnitError, Options, Results, Suite, Unit, folder_of, numbers_of
+from .suites import SUITES
+from .tuning import Tuned, tune
 
 __all__ = [
     # suites
+    "SUITES",
     "Suite",
     "Unit",
     "Options",
@@ -21,12 +37,27 @@ __all__ = [
     "MissingUnitError",
     "Record",
     "read_record",
+    "digest_of_arrays",
     "folder_of",
     "numbers_of",
     # methods
     "Method",
     "Images",
     "KINDS",
+    "tune",
+    "Tuned",
+    # statistics
+    "compare_paired",
+    "Comparison",
+    "paired_over_seeds",
+    "ranking",
+    "Rank",
+    "holm",
+    "t_interval",
+    "bootstrap_interval",
+    "proportion_interval",
+    "seed_interval",
+    "SeedEffect",
     # what a report shows
     "Section",
     "Table",

@@ -10,7 +10,7 @@ from typing import Any
 Images = Iterator[tuple[int, Any]]
 """(iteration, images (B, x, y, z)) again and again; a method without iterations gives one pair."""
 
-KINDS = ("classical", "prior", "unrolled", "deep image prior", "direct", "enhancement", "control")
+KINDS = ("classical", "prior", "unrolled", "deep image prior", "direct", "enhancement", "control", "own")
 
 
 @dataclass(frozen=True)

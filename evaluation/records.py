@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.core.errors import FormatError
 from emrecon.projectors.core.files import atomic_path
 from emrecon.projectors.core.texts import read_json
@@ -97,6 +98,16 @@ def plain(value: Any, where: str = "") -> Any:
     if isinstance(value, Sequence):
         return [plain(one, f"{where}[{i}]") for i, one in enumerate(value)]
     raise ValueError(f"JSON cannot hold {where or 'this value'}, a {type(value).__name__}")
+
+
+def digest_of_arrays(arrays: Iterable[Any]) -> str:
+    """Return a digest of arrays: their shapes and their values in float32, so that libraries do not matter."""
+    whole = hashlib.sha256()
+    for array in arrays:
+        x = np.ascontiguousarray(to_numpy(array), np.float32)
+        whole.update(str(x.shape).encode())
+        whole.update(x.tobytes())
+    return whole.hexdigest()[:16]
 
 
 def digest_of(value: Any) -> str:

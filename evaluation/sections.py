@@ -51,6 +51,10 @@ Cell = str | float | int | Interval | None
 class Table:
     """Rows of numbers under their columns.
 
+    Args:
+        rows : the first cell says what a row is about.
+        varies : from run to run, as seconds and memory do; comparisons of two reports leave such tables out.
+
     Raises ValueError for a row that has not as many cells as there are columns.
     """
 
@@ -58,6 +62,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
+    varies: bool = False
 
     def __post_init__(self) -> None:
         for row in self.rows:

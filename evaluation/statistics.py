@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaincinv, ndtr, ndtri, stdtr, stdtrit
 
 from .sections import Interval
 
@@ -37,7 +37,7 @@ def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Int
     mean, n = float(x.mean()), x.size
     if n < 2:
         return Interval(mean, math.nan, math.nan, n)
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * x.std(ddof=1) / math.sqrt(n))
+    half = float(stdtrit(n - 1, 0.5 + level / 2) * x.std(ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)
 
 
@@ -73,13 +73,13 @@ def bootstrap_interval(
     if drawn[0] == drawn[-1]:
         return Interval(value, value, value, n)
     below = (np.sum(drawn < value) + 0.5 * np.sum(drawn == value)) / n_resamples
-    bias = stats.norm.ppf(np.clip(below, 0.5 / n_resamples, 1 - 0.5 / n_resamples))
+    bias = ndtri(np.clip(below, 0.5 / n_resamples, 1 - 0.5 / n_resamples))
     left_out = np.array([float(statistic(np.delete(x, i, axis=0))) for i in range(n)])
     away = left_out.mean() - left_out
     spread = np.sum(away**2)
     acceleration = float(np.sum(away**3) / (6 * spread**1.5)) if spread > 0 else 0.0
-    z = bias + stats.norm.ppf([0.5 - level / 2, 0.5 + level / 2])
-    shares = stats.norm.cdf(bias + z / (1 - acceleration * z))
+    z = bias + ndtri(np.array([0.5 - level / 2, 0.5 + level / 2]))
+    shares = ndtr(bias + z / (1 - acceleration * z))
     low, high = np.quantile(drawn, shares)
     return Interval(value, float(min(low, high)), float(max(low, high)), n)
 
@@ -93,8 +93,8 @@ def proportion_interval(n_successes: int, n: int, level: float = 0.95) -> Interv
         raise ValueError(f"proportion_interval needs 0 <= successes <= n with n > 0, got {n_successes} of {n}")
     _check_level(level)
     tail = (1 - level) / 2
-    low = float(stats.beta.ppf(tail, n_successes, n - n_successes + 1)) if n_successes else 0.0
-    high = float(stats.beta.ppf(1 - tail, n_successes + 1, n - n_successes)) if n_successes < n else 1.0
+    low = float(betaincinv(n_successes, n - n_successes + 1, tail)) if n_successes else 0.0
+    high = float(betaincinv(n_successes + 1, n - n_successes, 1 - tail)) if n_successes < n else 1.0
     return Interval(n_successes / n, low, high, n)
 
 
@@ -149,11 +149,13 @@ def _t_test(d: np.ndarray) -> float:
     spread = d.std(ddof=1)
     if spread == 0:
         return 0.0
-    return float(2 * stats.t.sf(abs(d.mean()) / (spread / math.sqrt(d.size)), d.size - 1))
+    return float(2 * stdtr(d.size - 1, -abs(d.mean()) / (spread / math.sqrt(d.size))))
 
 
 def _wilcoxon(d: np.ndarray) -> float:
-    return float(stats.wilcoxon(d).pvalue)
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(d).pvalue)
 
 
 def sign_flip_p(differences: np.ndarray, *, n_flips: int = 100_000, seed: int = 0) -> float:
@@ -317,7 +319,7 @@ def seed_interval(values: Sequence[Sequence[float]] | np.ndarray, level: float =
     if variance == 0:
         return SeedEffect(Interval(mean, mean, mean, n), means, between)
     freedom = sum(ms for ms, _ in parts) ** 2 / sum(ms**2 / df for ms, df in parts)
-    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * math.sqrt(variance)
+    half = float(stdtrit(freedom, 0.5 + level / 2)) * math.sqrt(variance)
     return SeedEffect(Interval(mean, mean - half, mean + half, n), means, between)
 
 
@@ -347,7 +349,7 @@ def paired_over_seeds(
     if variance == 0:
         return found
     freedom = variance**2 / sum(v**2 / df for v, df in parts)
-    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(variance)
     mean = float(d.mean())
     return Comparison(Interval(mean, mean - half, mean + half, n), found.p, found.test)
 

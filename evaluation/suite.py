@@ -22,7 +22,9 @@ class Unit:
     Args:
         name : such as "pet-brain/osem" or "pet-brain/fbsem-net/seed-1"; also that of its folder.
         run : folder -> numbers that JSON can hold; arrays, weights and pictures go as files into the folder. The same
-            from run to run: random numbers come from seeds.
+            from run to run: random numbers come from seeds. Some names mean something to reports: "data_digest" is that
+            of the data (`digest_of_arrays`); "subjects" holds lists with one number for each subject, by the name of
+            the measure, which comparisons of two reports pair; "seconds" and "memory" vary and are not compared.
         needs : units whose files or numbers it reads (`numbers_of` and `folder_of` find them from its own folder).
         arguments : what else decides the numbers, JSON-able: a kept unit of other arguments is not taken for this one.
 
@@ -123,6 +125,7 @@ class Suite:
         units : options -> its work.
         sections : (results, options) -> what its report shows.
         extras : modules that it needs beyond the plain installation, such as "torch".
+        size : of `Options`, unless the user says another.
     """
 
     name: str
@@ -131,6 +134,7 @@ class Suite:
     units: Callable[[Options], Sequence[Unit]]
     sections: Callable[[Results, Options], Sequence[Section]]
     extras: tuple[str, ...] = ()
+    size: str = "full"
 
 
 def folder_of(own: Path, unit: str, needed: str) -> Path:

@@ -51,6 +51,7 @@ STOREYS = {
         "scoring",
         "tuning",
         "classical",
+        "figures",
         "bias_noise",
         "detection",
         "standards",
