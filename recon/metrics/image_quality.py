@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -165,9 +164,9 @@ def nema_image_quality(
     }
     spheres = []
     for centre, diameter, ratio in zip(layout.centres, layout.diameters.tolist(), layout.ratios.tolist()):
-        places = _places(centre, grid, diameter, search)
-        best = max if ratio > 1 else min
-        mean = best(_mean([_slice(volume, grid, z)], grid, (x, y), diameter, whole)[0] for x, y, z in places)
+        mean = _mean([_slice(volume, grid, centre[2])], grid, centre[:2], diameter, whole)[0]
+        if search > 0:
+            mean = _searched(volume, grid, centre, diameter, search, whole=whole, highest=ratio > 1)
         spheres.append(_sphere(mean, diameter, ratio, backgrounds[diameter]))
     if layout.lung_centre is None:
         return ImageQuality(tuple(spheres), None)
@@ -189,16 +188,28 @@ def _sphere(mean: float, diameter: float, ratio: float, background: np.ndarray) 
     return SphereQuality(diameter, ratio, contrast, float(100 * background.std(ddof=1) / level), mean, level)
 
 
-def _places(centre: np.ndarray, grid: ImageGrid, diameter: float, search: float) -> Iterator[tuple[float, ...]]:
-    """Yield the places of a sphere's region: its own, and those whole voxels away that lie in the image."""
-    steps = [int(search / size + 1e-6) for size in grid.voxel_size]
-    low = np.array(grid.origin) - np.array(grid.voxel_size) / 2
-    high = low + np.array(grid.shape) * grid.voxel_size
-    margin = np.array([diameter / 2, diameter / 2, 0.0])
-    for moves in itertools.product(*(range(-n, n + 1) for n in steps)):
-        there = centre + np.array(moves) * grid.voxel_size
-        if not any(moves) or (np.all(there - margin >= low) and np.all(there + margin <= high)):
-            yield tuple(there.tolist())
+def _searched(
+    volume: np.ndarray,
+    grid: ImageGrid,
+    centre: np.ndarray,
+    diameter: float,
+    search: float,
+    *,
+    whole: bool,
+    highest: bool,
+) -> float:
+    """Return the highest or the lowest mean of a disc that moves by whole voxels, where it stays in the image."""
+    x, y, weight = _disc(grid, centre[:2], diameter, whole)
+    nx, ny, nz = (int(search / size + 1e-6) for size in grid.voxel_size)
+    middle = round((centre[2] - grid.origin[2]) / grid.voxel_size[2])
+    u = slice(max(0, x.start - nx), x.stop + nx)
+    v = slice(max(0, y.start - ny), y.stop + ny)
+    best = np.max if highest else np.min
+    found = []
+    for k in range(max(0, middle - nz), min(grid.shape[2], middle + nz + 1)):
+        windows = np.lib.stride_tricks.sliding_window_view(np.asarray(volume[u, v, k], float), weight.shape)
+        found.append(float(best(np.einsum("ijab,ab->ij", windows, weight))) / float(weight.sum()))
+    return float(best(found))
 
 
 def _background(

@@ -75,12 +75,12 @@ def sphere_profile(
         sphere : where it is; its radius is where the fit starts, or stays for `fixed_radius`.
         background : mean value around it, which is not fitted.
         wall : mm of its cold wall.
-        reach : mm; voxels within this distance of the centre count (default: the radius and 9 mm).
+        reach : mm; voxels of the image within this distance of the centre count (default: the radius and 9 mm).
 
     Least squares of radius, FWHM and activity, all positive; a voxel at distance r weighs 1 / r (the residual), so that
     shells count alike. The voxel at the centre, whose weight would be infinite, is left out.
 
-    Raises ValueError where the ball of `reach` leaves the image, or the fit does not converge.
+    Raises ValueError where sphere or wall leave the image, values are NaN, or the fit does not converge.
     """
     from scipy.optimize import least_squares
 
@@ -91,8 +91,9 @@ def sphere_profile(
     low = np.array(grid.origin) - np.array(grid.voxel_size) / 2
     high = low + np.array(grid.shape) * grid.voxel_size
     centre = np.array(sphere.centre)
-    if np.any(centre - far < low) or np.any(centre + far > high):
-        raise ValueError(f"{far:g} mm around a sphere at {sphere.centre} mm reach out of {grid}")
+    outside = sphere.diameter / 2 + wall
+    if np.any(centre - outside < low) or np.any(centre + outside > high):
+        raise ValueError(f"a sphere of {sphere.diameter:g} mm and its wall at {sphere.centre} mm reach out of {grid}")
     x, y, z = grid.coordinates()
     distance = np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2)
     near = distance <= far
