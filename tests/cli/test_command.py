@@ -225,7 +225,7 @@ def test_the_demo_shows_what_corrections_are_worth(tmp_path, monkeypatch):
     assert demo_command._GRID.shape == formats.read_image(tmp_path / "demo" / "attenuation.nii.gz")[0].shape
 
 
-METHODS = ["OSEM", "OSEM + Gaussian", "MAP-RDP", "FBSEM-Net"]
+METHODS = ["OSEM", "OSEM + Gaussian", "MAP-RDP", "FBSEM-Net", "FBSEM-Net, wrong MR"]
 WITHOUT = """
 import sys
 missing = sys.argv.pop(1)
@@ -250,6 +250,7 @@ def test_the_demo_of_a_brain(tmp_path, capsys):
     assert similarity["MAP-RDP"] > similarity["OSEM"]
     assert error["FBSEM-Net"] < 0.5 * error["MAP-RDP"]
     assert similarity["FBSEM-Net"] > similarity["MAP-RDP"]
+    assert error["FBSEM-Net, wrong MR"] > error["MAP-RDP"]
     assert int(rows[3][5].replace(",", "")) > 10_000
     assert "pip install" not in text
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["brain.png", "scan-brain.h5"]
@@ -259,7 +260,7 @@ def test_the_seed_of_the_brain_is_that_of_the_noise():
     first, again, other = (demo_brain.simulate(seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.scan.counts, again.scan.counts)
     assert not np.array_equal(first.scan.counts, other.scan.counts)
-    for name in ("truth", "mr"):
+    for name in ("truth", "mr", "other_mr"):
         np.testing.assert_array_equal(getattr(first, name), getattr(other, name))
 
 
