@@ -163,11 +163,11 @@ def _suite(name: str) -> Suite:
 
 def _units(suite: Suite, options: Options) -> Sequence[Any]:
     """The suite's units; a method that it does not know, or cannot use, is a wrong option."""
-    from emrecon.evaluation.own import MethodError
-
     try:
         return suite.units(options)
-    except MethodError as error:
+    except ValueError as error:
+        if not options.methods:
+            raise
         raise typer.BadParameter(str(error), param_hint="--method") from error
 
 

@@ -95,7 +95,7 @@ def _check_callable(found: Any, text: str) -> None:
 
 def _sees_guide(found: Any) -> bool:
     """Whether a network takes guides; of other objects nobody knows, and they may."""
-    channels = getattr(getattr(found, "denoisers", [found])[0], "guide_channels", None)
+    channels = getattr(found, "guide_channels", None)
     return True if channels is None else bool(channels)
 
 

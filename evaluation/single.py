@@ -1,0 +1,71 @@
+"""The scans of a batch one by one, for methods that know one scan, or one guide, at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from emrecon.projectors import AcquisitionModel, ImageGrid
+from emrecon.projectors.core.arrays import array_namespace
+from emrecon.recon import PoissonLikelihood
+
+from .methods import Images
+
+
+class Single(NamedTuple):
+    """A scan as a batch of one: what a reconstruction is given, and the truth."""
+
+    likelihood: Any
+    truth: Any
+    guide: Any
+
+
+def scans_of(case: Any) -> list[Single]:
+    """Return the scans of a batch, each as a batch of one.
+
+    Raises TypeError for a likelihood of several scans that is not one of counts in bins.
+    """
+    n = len(case.truth)
+    if n == 1:
+        return [Single(case.likelihood, case.truth, case.guide)]
+    if not isinstance(case.likelihood, PoissonLikelihood):
+        raise TypeError(
+            f"a {type(case.likelihood).__name__} of {n} scans cannot be taken apart; give one scan at a time"
+        )
+    return [_scan(case, i) for i in range(n)]
+
+
+def _scan(case: Any, i: int) -> Single:
+    one, model = slice(i, i + 1), case.likelihood.model
+    axes = len(model.projector.out_shape)
+    factors, background, scale = (_of_item(x, one, axes) for x in (model.factors, model.background, model.scale))
+    own = AcquisitionModel(_projector(model.projector, one), factors, background, scale)
+    guide = None if case.guide is None else case.guide[one]
+    return Single(PoissonLikelihood(case.likelihood.data[one], own), case.truth[one], guide)
+
+
+def _of_item(value: Any, one: slice, axes: int) -> Any:
+    """An item's part of what has a leading axis of items."""
+    return value[one] if getattr(value, "ndim", 0) > axes and len(value) > 1 else value
+
+
+def _projector(projector: Any, one: slice) -> Any:
+    mu = getattr(projector, "attenuation", None)
+    return projector.with_attenuation(mu[one]) if mu is not None and mu.ndim == 4 and len(mu) > 1 else projector
+
+
+def one_by_one(case: Any, run: Callable[[Single], Images]) -> Images:
+    """Yield the images of a batch from runs on its single scans, which go on together."""
+    return _together(run(scan) for scan in scans_of(case))
+
+
+def _together(runs: Iterable[Images]) -> Images:
+    for parts in zip(*runs):
+        images = [image for _, image in parts]
+        yield parts[0][0], array_namespace(images[0]).concat(images)
+
+
+def grid_of(case: Any) -> ImageGrid:
+    """Return the grid of a case's images."""
+    grid: ImageGrid = case.likelihood.model.projector.grid
+    return grid
