@@ -9,12 +9,11 @@ import numpy as np
 
 from emrecon import recon
 from emrecon.projectors import GaussianBlur
-from emrecon.projectors.core.arrays import array_namespace, like, to_numpy
+from emrecon.projectors.core.arrays import to_numpy
 
 from .methods import Images, Method
-from .single import Single, grid_of, one_by_one
+from .single import Single, grid_of, one_by_one, scale_of, start_of, subsets_of
 
-SUBSETS = 6
 _EPSILON = 1e-3  # of the activity of a uniform image: what priors take for nothing
 
 
@@ -32,34 +31,7 @@ def method_named(name: str) -> Method:
     raise ValueError(f"unknown method '{name}'; choose from {', '.join((*CLASSICAL, *DEEP_PRIORS))}")
 
 
-# ---- what all begin with ---------------------------------------------------------------------------------------------
-
-
-def subsets_of(case: Any, n: int = SUBSETS) -> int:
-    """Return how many subsets the views allow, at most n."""
-    views = case.likelihood.model.projector.out_shape[0] if hasattr(case.likelihood, "data") else n
-    return max(1, min(n, int(views)))
-
-
-def scale_of(case: Any) -> Any:
-    """Return the activity of a uniform image with the measured counts above background, (B, 1, 1, 1).
-
-    At least a hundredth of that with all counts.
-    """
-    f, truth = case.likelihood, case.truth
-    xp = array_namespace(truth)
-    axes = tuple(range(-len(f.model.projector.out_shape), 0))
-    y = f.counts_like(like(f.data, truth))
-    counted = xp.sum(y, axis=axes)
-    behind = xp.sum(xp.zeros_like(y) + like(f.model.background, truth), axis=axes)
-    seen = xp.sum(f.sensitivity_like(truth), axis=(-3, -2, -1))
-    counts = xp.where(counted - behind > 0.01 * counted, counted - behind, 0.01 * counted)
-    return xp.where(counts > 0, counts / seen, xp.ones_like(counts))[..., None, None, None]
-
-
-def start_of(case: Any) -> Any:
-    """Return the uniform image that EM begins with."""
-    return scale_of(case) * case.likelihood.ones_image()
+# ---- the parts -------------------------------------------------------------------------------------------------------
 
 
 def _numbered(iterates: Iterator[recon.Iterate]) -> Images:
@@ -143,17 +115,11 @@ def kem_images(case: Any, n_neighbours: int) -> Images:
 
     def one(scan: Single) -> Images:
         guides = _guides(scan)
-        kernel = recon.kernel_matrix(
-            guides, grid_of(scan), n_neighbours=n_neighbours, window=_window(guides), sigma=0.2
-        )
+        window = (9, 9, 5 if guides.shape[-1] > 1 else 1)  # voxels
+        kernel = recon.kernel_matrix(guides, grid_of(scan), n_neighbours=n_neighbours, window=window, sigma=0.2)
         return _numbered(recon.kem(scan.likelihood, kernel, start_of(scan), subsets_of(scan)))
 
     return one_by_one(case, one)
-
-
-def _window(guides: np.ndarray) -> tuple[int, int, int]:
-    """Nine voxels in a plane, five along z, one where there is one slice."""
-    return 9, 9, (5 if guides.shape[-1] > 1 else 1)
 
 
 def _guides(scan: Single) -> np.ndarray:

@@ -8,9 +8,8 @@ from typing import Any
 
 from emrecon import unrolled
 
-from .classical import start_of, subsets_of
 from .methods import Images, Method
-from .single import Single, one_by_one
+from .single import Single, one_by_one, start_of, subsets_of
 
 _FIRST: dict[str, Any] = {"initial_fit": unrolled.Fit("adam", 300, 1e-2), "initial_steps": 20}
 _LONGEST = 60  # iterations that a tuned run may take

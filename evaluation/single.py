@@ -1,4 +1,4 @@
-"""The scans of a batch one by one, for methods that know one scan, or one guide, at a time."""
+"""The scans of a batch: one by one, for methods that know one scan or guide at a time; and what they begin with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from emrecon.projectors import AcquisitionModel, ImageGrid
-from emrecon.projectors.core.arrays import array_namespace
+from emrecon.projectors.core.arrays import array_namespace, like
 from emrecon.recon import PoissonLikelihood
 
 from .methods import Images
+
+SUBSETS = 6
 
 
 class Single(NamedTuple):
@@ -69,3 +71,30 @@ def grid_of(case: Any) -> ImageGrid:
     """Return the grid of a case's images."""
     grid: ImageGrid = case.likelihood.model.projector.grid
     return grid
+
+
+def subsets_of(case: Any, n: int = SUBSETS) -> int:
+    """Return how many subsets the views allow, at most n."""
+    views = case.likelihood.model.projector.out_shape[0] if hasattr(case.likelihood, "data") else n
+    return max(1, min(n, int(views)))
+
+
+def scale_of(case: Any) -> Any:
+    """Return the activity of a uniform image with the measured counts above background, (B, 1, 1, 1).
+
+    At least a hundredth of that with all counts.
+    """
+    f, truth = case.likelihood, case.truth
+    xp = array_namespace(truth)
+    axes = tuple(range(-len(f.model.projector.out_shape), 0))
+    y = f.counts_like(like(f.data, truth))
+    counted = xp.sum(y, axis=axes)
+    behind = xp.sum(xp.zeros_like(y) + like(f.model.background, truth), axis=axes)
+    seen = xp.sum(f.sensitivity_like(truth), axis=(-3, -2, -1))
+    counts = xp.where(counted - behind > 0.01 * counted, counted - behind, 0.01 * counted)
+    return xp.where(counts > 0, counts / seen, xp.ones_like(counts))[..., None, None, None]
+
+
+def start_of(case: Any) -> Any:
+    """Return the uniform image that EM begins with."""
+    return scale_of(case) * case.likelihood.ones_image()

@@ -6,8 +6,8 @@ import torch
 from evaluation_cases import GRID, Case, Task
 
 from emrecon import recon
-from emrecon.evaluation.classical import CLASSICAL, DEEP_PRIORS, method_named, scale_of
-from emrecon.evaluation.single import grid_of, scans_of
+from emrecon.evaluation.classical import CLASSICAL, DEEP_PRIORS, method_named
+from emrecon.evaluation.single import grid_of, scale_of, scans_of
 from emrecon.projectors import AcquisitionModel, SPECTGeometry, SPECTProjector
 
 CASE = Task().cases("test", range(2), seed=1)
@@ -87,7 +87,7 @@ def test_deep_image_priors_have_a_network_for_each_scan(name, monkeypatch):
     from emrecon import unrolled
     from emrecon.evaluation import deep
 
-    monkeypatch.setattr(deep, "_FIRST", {"initial_fit": unrolled.Fit("adam", 20, 1e-2), "initial_steps": 5})
+    monkeypatch.setattr(deep, "_FIRST", {"initial_fit": unrolled.Fit("adam", 3, 1e-2), "initial_steps": 2})
     method = method_named(name)
     assert (method.kind, method.sees_guide) == ("deep image prior", True)
     image = after(method, CASE, 1, **middle(method))
