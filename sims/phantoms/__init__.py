@@ -4,6 +4,7 @@ from .bodies import Lesion, random_torso, torso, with_lesions
 from .brain import Brain, BrainImages, GuideRecipe, LesionRecipe, Mismatches, random_folded_brain
 from .cardiac import SEGMENTS, Defect, LeftVentricle, bullseye, cardiac_torso, random_cardiac_torso
 from .ellipses import EllipseRanges, random_brain, random_ellipses, shepp_logan
+from .fields import Lobes, MarkedLesion, Modulated, SmoothField, Spot
 from .folds import Folded
 from .label_map import LabelMap, Tissue, VoxelPhantom, brainweb_labels, read_label_map, read_tissues, xcat_labels
 from .nema import NEMA_SPHERES, nema_iec_body, nema_layout
@@ -11,8 +12,19 @@ from .phantom import Phantom, Region, uniform_cylinder
 from .quality import JASZCZAK_MODELS, defrise, derenzo, jaszczak, spect_cylinder
 from .shapes import Box, Cylinder, Ellipsoid, HalfSpace, Intersection, Oriented, Solid, rotation_to
 from .torso_parts import Build
+from .varied_brain import BrainVariety, GuideVariety, LesionVariety, VariedBrain, random_varied_brain
 
 __all__ = [
+    "BrainVariety",
+    "GuideVariety",
+    "LesionVariety",
+    "Lobes",
+    "MarkedLesion",
+    "Modulated",
+    "SmoothField",
+    "Spot",
+    "VariedBrain",
+    "random_varied_brain",
     "JASZCZAK_MODELS",
     "NEMA_SPHERES",
     "SEGMENTS",

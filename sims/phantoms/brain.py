@@ -253,17 +253,10 @@ def random_folded_brain(
 
     Source: ours.
     """
-    if dimensions not in (2, 3):
-        raise ValueError(f"dimensions must be 2 or 3, got {dimensions}")
     taken = _table(uptake)
-    random = generator(seed, "folded brain")
-    anatomy = _anatomy(random)
-    turn, dx, dy = (float(v) for v in random.uniform((-15, -8, -8), (15, 8, 8)))
-    height = float(random.uniform(-30, 10))
-    place = (dx, dy, height if dimensions == 2 else 0.0)
-    shapes = [(name, shape.moved(place, turn)) for name, shape in anatomy]
+    shapes, _ = head(seed, dimensions)
     found = _lesions(seed, shapes, lesions or LesionRecipe(), taken, dimensions)
-    offset, angle = _displacement(seed, guide or GuideRecipe(), dimensions)
+    offset, angle = displacement(seed, guide or GuideRecipe(), dimensions)
     return Brain(
         Phantom((*(_emitting(name, shape, taken) for name, shape in shapes), *_in_emission(found))),
         Phantom((*(Region(name, shape, _INTENSITY[name]) for name, shape in shapes), *_in_guide(found))).moved(
@@ -279,6 +272,21 @@ def random_folded_brain(
         guide or GuideRecipe(),
         seed,
     )
+
+
+def head(seed: int, dimensions: int) -> tuple[list[tuple[str, Solid]], tuple[tuple[float, float, float], float]]:
+    """Return the names and shapes of a random head in painter's order, and where it lies: offset in mm and turn.
+
+    Raises ValueError for other dimensions than 2 and 3.
+    """
+    if dimensions not in (2, 3):
+        raise ValueError(f"dimensions must be 2 or 3, got {dimensions}")
+    random = generator(seed, "folded brain")
+    anatomy = _anatomy(random)
+    turn, dx, dy = (float(v) for v in random.uniform((-15, -8, -8), (15, 8, 8)))
+    height = float(random.uniform(-30, 10))
+    place = (dx, dy, height if dimensions == 2 else 0.0)
+    return [(name, shape.moved(place, turn)) for name, shape in anatomy], (place, turn)
 
 
 # name, centre (|x|, y, z) in mm, radii and turn from x towards y on the patient's left, in painter's order; pairs are
@@ -372,9 +380,9 @@ def _lesions(
     found: list[Lesion] = []
     if not kinds:
         return ()
-    places = _places(random, shapes, recipe, dimensions)
+    free = places(random, shapes, recipe, dimensions)
     for k, seen in enumerate(kinds, 1):
-        centre, diameter = _next_place(places, found, recipe, len(kinds))
+        centre, diameter = _next_place(free, found, recipe, len(kinds))
         hot, bright = random.uniform() < recipe.hot, random.uniform() < 0.5
         activity = 1.5 * uptake["grey"] if hot else 0.5 * uptake["white"]
         intensity = 1.25 if bright else 0.45
@@ -405,10 +413,18 @@ def _next_place(
     )
 
 
-def _places(
-    random: np.random.Generator, shapes: list[tuple[str, Solid]], recipe: LesionRecipe, dimensions: int
+def places(
+    random: np.random.Generator,
+    shapes: list[tuple[str, Solid]],
+    recipe: LesionRecipe,
+    dimensions: int,
+    tissues: Sequence[str] = (),
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield places where a sphere lies in the tissue, with its diameter; many times, then no more."""
+    """Yield places where a sphere lies in the tissue, with its diameter; many times, then no more.
+
+    Args:
+        tissues : where centres lie (default: the tissue of the recipe).
+    """
     cerebrum = next(shape for name, shape in shapes if name == "grey")
     low, high = (np.where(np.arange(3) < dimensions, bound, 0.0) for bound in cerebrum.bounds)
     around = np.vstack([np.zeros(3), np.eye(3), -np.eye(3), (np.indices((2, 2, 2)).reshape(3, -1).T * 2 - 1) / 3**0.5])
@@ -416,18 +432,18 @@ def _places(
         centres = random.uniform(low, high, (_CANDIDATES, 3))
         diameters = random.uniform(*recipe.diameter, _CANDIDATES)
         points = centres[:, None] + diameters[:, None, None] / 2 * around
-        centred = _inside(shapes, recipe.tissue, centres)
+        centred = _inside(shapes, tissues or (recipe.tissue,), centres)
         within = centred.copy()
         if recipe.tissue == "white":
-            within[centred] = _inside(shapes, "white", points[centred]).all(1)
+            within[centred] = _inside(shapes, ("white",), points[centred]).all(1)
         yield from ((centre, float(d)) for centre, d in zip(centres[within], diameters[within]))
 
 
-def _inside(shapes: list[tuple[str, Solid]], tissue: str, points: np.ndarray) -> np.ndarray:
-    """Whether the tissue is on top at points (..., 3)."""
+def _inside(shapes: list[tuple[str, Solid]], tissues: Sequence[str], points: np.ndarray) -> np.ndarray:
+    """Whether one of the tissues is on top at points (..., 3)."""
     top = np.zeros(points.shape[:-1], bool)
     for name, shape in shapes:
-        top = np.where(shape.contains(*np.moveaxis(points, -1, 0)), name == tissue, top)
+        top = np.where(shape.contains(*np.moveaxis(points, -1, 0)), name in tissues, top)
     return top
 
 
@@ -443,7 +459,8 @@ def _in_guide(lesions: Sequence[Lesion]) -> Iterator[Region]:
             yield Region(lesion.name, Ellipsoid(lesion.centre, lesion.diameter / 2), lesion.intensity)
 
 
-def _displacement(seed: int, recipe: GuideRecipe, dimensions: int) -> tuple[tuple[float, float, float], float]:
+def displacement(seed: int, recipe: GuideRecipe, dimensions: int) -> tuple[tuple[float, float, float], float]:
+    """Return the guide's offset in mm and its turn in degrees."""
     random = generator(seed, "folded brain displacement")
     x, y, z = (float(v) for v in recipe.shift * random.uniform(-1, 1, 3))
     return (x, y, z if dimensions == 3 else 0.0), float(recipe.turn * random.uniform(-1, 1))

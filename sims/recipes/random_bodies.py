@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
-from pydantic import Discriminator
 from pydantic import Field as Limit
 
 from emrecon.projectors import ImageGrid, linear_attenuation
@@ -20,6 +19,7 @@ from ..phantoms.bodies import random_torso
 from ..phantoms.brain import GuideRecipe, LesionRecipe, random_folded_brain
 from ..phantoms.cardiac import random_cardiac_torso
 from ..phantoms.ellipses import EllipseRanges, random_brain, random_ellipses
+from ..phantoms.fields import MarkedLesion
 from ..phantoms.label_map import LabelMap, brainweb_labels, read_label_map, read_tissues, xcat_labels
 from ..phantoms.phantom import Phantom
 from ..simulators.simulator import Body
@@ -48,10 +48,14 @@ class Drawn:
 
     Args:
         guide : makes the MR-like image on a grid, None without.
+        lesions : those that are measured one by one; kinds that do not tell theirs have none.
+        about : what was drawn, by name, such as the tracer.
     """
 
     phantom: LabelledBody
     guide: Callable[[ImageGrid], np.ndarray] | None = None
+    lesions: tuple[MarkedLesion, ...] = ()
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def image(self, name: str, grid: ImageGrid) -> np.ndarray:
         """Return the image "ct", "labels", "lesions" or "guide" of a recipe's outputs."""
@@ -68,7 +72,7 @@ class Drawn:
         return self.guide(grid)
 
 
-class _Kind(Table):
+class Kind(Table):
     """A kind of phantom with its parameters."""
 
     has_guide: ClassVar[bool] = False
@@ -82,7 +86,7 @@ class _Kind(Table):
         return None
 
 
-class SPECTnetBrain(_Kind):
+class SPECTnetBrain(Kind):
     """`random_brain`: an ellipse with hot regions in a ring of bone."""
 
     kind: Literal["spectnet-brain"]
@@ -92,7 +96,7 @@ class SPECTnetBrain(_Kind):
         return Drawn(random_brain(seed, 2 if flat else 3))
 
 
-class Ellipses(_Kind):
+class Ellipses(Kind):
     """`random_ellipses`: ellipses or ellipsoids anywhere in an elliptic body; see `EllipseRanges`."""
 
     kind: Literal["ellipses"]
@@ -129,7 +133,7 @@ class GuideTable(Table):
     noise: float = 0.0
 
 
-class FoldedBrain(_Kind):
+class FoldedBrain(Kind):
     """`random_folded_brain`: a head with a folded cortex, and an MR-like guide.
 
     Args:
@@ -149,7 +153,7 @@ class FoldedBrain(_Kind):
         return Drawn(brain.phantom, brain.guide)
 
 
-class Torso(_Kind):
+class Torso(Kind):
     """`random_torso`: a patient from the neck to the thighs, with lesions.
 
     Args:
@@ -168,7 +172,7 @@ class Torso(_Kind):
         return Drawn(_at_slice(random_torso(seed, self.uptake, self.lesions), self.slices, seed))
 
 
-class CardiacTorso(_Kind):
+class CardiacTorso(Kind):
     """`random_cardiac_torso`: a patient for myocardial perfusion, with defects of the left ventricle.
 
     Args:
@@ -187,7 +191,7 @@ class CardiacTorso(_Kind):
         return Drawn(_at_slice(random_cardiac_torso(seed, self.ratios, self.defects), self.slices, seed))
 
 
-class LabelMapBody(_Kind):
+class LabelMapBody(Kind):
     """A label map from a file, `read_label_map`, displaced and with other activities for every seed.
 
     Args:
@@ -254,9 +258,3 @@ def _slice_of(slices: tuple[float, float], seed: int) -> float:
 def _at_slice(phantom: Phantom, slices: tuple[float, float], seed: int) -> Phantom:
     """Return a phantom shifted along z such that a plane between two heights (mm), drawn evenly, is at z = 0."""
     return phantom.moved((0.0, 0.0, -_slice_of(slices, seed)))
-
-
-PhantomTable = Annotated[
-    SPECTnetBrain | Ellipses | FoldedBrain | Torso | CardiacTorso | LabelMapBody, Discriminator("kind")
-]
-"""A table [phantom] of a recipe; its `kind` says which."""

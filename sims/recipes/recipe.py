@@ -14,6 +14,7 @@ import numpy as np
 from emrecon.projectors import (
     DeadTime,
     EffectiveSource,
+    EnergyWindow,
     ImageGrid,
     LinearResponse,
     PETScanner,
@@ -28,10 +29,11 @@ from emrecon.projectors.spect.collimation import Response
 
 from ..datasets.reading import Field
 from ..noise import generator
+from ..simulators.backgrounds import BackgroundEstimate
 from ..simulators.mismatch import Mismatch
 from ..simulators.pet import ConvolutionScatter, PETSimulator, Randoms, SingleScatter, random_normalisation
 from ..simulators.simulator import Body, Expectation, Simulation, Simulator, item_seed, shortened
-from ..simulators.spect import SPECTSimulator
+from ..simulators.spect import ConvolvedScatter, SPECTSimulator
 from .random_bodies import Drawn
 from .recipe_file import complain, decode
 from .scanners import named_scanner, own_scanner
@@ -39,6 +41,7 @@ from .tables import OUTPUTS, PETTable, Recipe, ReconstructionTable, RingTable, S
 
 Reconstruct = Callable[[Sequence[Simulation], "ReconstructionTable"], np.ndarray]
 
+_PARTS = ("trues", "scatter", "randoms", "factors", "truth", "mu")  # arrays of an `Expectation`
 _MOST_VALUES = 2**31  # of an image or of the data of one sample: 8 GiB each
 _ARRAYS = 4  # of that size at once: activity, attenuation, what is expected, what is measured
 
@@ -108,6 +111,7 @@ def _checks(recipe: Recipe) -> list[tuple[list[str], Callable[[], object]]]:
         (["phantom"], first),
         ([scanner], lambda: simulator_of(recipe)),
         ([scanner], lambda: simulator_of(recipe).check(first())),
+        (["background"], lambda: background_of(recipe).check(simulator_of(recipe))),
         (["phantom"], lambda: _visible(recipe, first())),
         (["reconstruction"], lambda: _enough_views(recipe)),
     ]
@@ -196,6 +200,11 @@ def simulator_of(recipe: Recipe) -> Simulator:
     return _pet(recipe.pet, recipe, mismatch)
 
 
+def background_of(recipe: Recipe) -> BackgroundEstimate:
+    """Return how the background of a recipe's scans is known."""
+    return BackgroundEstimate(**dict(recipe.background))
+
+
 def _spect(table: SPECTTable, grid: ImageGrid, mismatch: Mismatch) -> SPECTSimulator:
     geometry = SPECTGeometry.circular(
         table.views,
@@ -209,7 +218,15 @@ def _spect(table: SPECTTable, grid: ImageGrid, mismatch: Mismatch) -> SPECTSimul
     window = table.energy_window
     if table.scatter and window is None:
         raise ValueError("scatter needs an energy_window in keV")
+    if (table.scatter == "convolution") != (table.scatter_fraction is not None):
+        raise ValueError('scatter = "convolution" and a scatter_fraction need each other')
+    if table.windows and not table.scatter:
+        raise ValueError("windows need scatter: what they hold follows from it")
     energy = isotope(table.radionuclide).energy_in(window)
+    scatter: EffectiveSource | ConvolvedScatter | None = None
+    if table.scatter and window:
+        scatter = EffectiveSource(window, energy)
+        scatter = ConvolvedScatter(scatter, table.scatter_fraction) if table.scatter_fraction is not None else scatter
     return SPECTSimulator(
         grid,
         geometry,
@@ -217,7 +234,8 @@ def _spect(table: SPECTTable, grid: ImageGrid, mismatch: Mismatch) -> SPECTSimul
         table.sensitivity,
         table.duration,
         table.radionuclide,
-        EffectiveSource(window, energy) if table.scatter and window else None,
+        scatter,
+        tuple(EnergyWindow(*limits, name=f"window {k}") for k, limits in enumerate(table.windows, 1)),
         room=table.room,
         dead_time=table.dead_time and DeadTime(table.dead_time),  # type: ignore[arg-type]
         mismatch=mismatch,
@@ -367,6 +385,8 @@ class RecipeSource:
             "counts": ((*levels, *data), counts, "counts"),
             "expected": (data, "float32", "counts"),
             "background": (data, "float32", "counts"),
+            "scatter": (data, "float32", "counts"),
+            "randoms": (data, "float32", "counts"),
             "factors": (data, "float32", "counts / (kBq/mL) of a projection"),
             "truth": (image, "float32", "kBq/mL"),
             "mu": (image, "float32", "1/cm"),
@@ -423,21 +443,35 @@ class RecipeSource:
 
     def _simulations(self, index: int, expected: Expectation) -> tuple[Simulation, ...]:
         seed = item_seed(self.recipe.seed, index, "noise")
+        scan = self.simulator.scan(expected, seed)
         if not self.recipe.counts.noise:
-            clean = replace(self.simulator.scan(expected, seed), counts=expected.total)
-            return tuple(Simulation(shortened(clean, f), expected.shorter(f)) for f in self._levels)
-        return Simulation(self.simulator.scan(expected, seed), expected).levels(self._levels, seed)
+            scan = replace(scan, counts=expected.total)
+        estimate = background_of(self.recipe)
+        if not estimate.is_exact:
+            batch = replace(
+                expected, **{part: np.asarray(getattr(expected, part))[None] for part in _PARTS}
+            )  # of one scan
+            found = estimate(batch, np.asarray(scan.counts)[None], [item_seed(self.recipe.seed, index, "background")])
+            scan = replace(scan, background=found.total[0])
+        if not self.recipe.counts.noise:
+            return tuple(Simulation(shortened(scan, f), expected.shorter(f)) for f in self._levels)
+        return Simulation(scan, expected).levels(self._levels, seed)
 
     def _sample(self, index: int, drawn: Drawn, expected: Expectation) -> dict[str, np.ndarray]:
         wanted = self.recipe.outputs
         out: dict[str, np.ndarray] = {"level_counts": float(expected.total.sum(dtype=float)) * np.array(self._levels)}
-        if {"counts", "reconstruction"} & set(wanted):
+        out["background"] = expected.background
+        estimated = "background" in wanted and not background_of(self.recipe).is_exact
+        if estimated or {"counts", "reconstruction"} & set(wanted):
             scans = self._simulations(index, expected)
+            if estimated:  # of the whole scan's counts, in its own unit
+                out["background"] = np.asarray(scans[0].scan.background) / np.float32(self._levels[0])
             if "counts" in wanted:
                 out["counts"] = np.stack([s.scan.counts for s in scans])
             if "reconstruction" in wanted:
                 out["reconstruction"] = self.reconstruct(scans, self.recipe.reconstruction)  # type: ignore[misc, arg-type]
-        out |= {"expected": expected.total, "background": expected.background, "factors": expected.factors}
+        out |= {"expected": expected.total, "scatter": expected.scatter, "randoms": expected.randoms}
+        out["factors"] = expected.factors
         out |= {"truth": expected.truth, "mu": expected.mu}
         for name in {"ct", "guide", "labels", "lesions"} & set(wanted):
             out[name] = drawn.image(name, self.simulator.grid)
@@ -446,6 +480,6 @@ class RecipeSource:
     def _shaped(self, name: str, values: np.ndarray) -> np.ndarray:
         field_ = self.fields[name]
         values = np.asarray(values)
-        if name == "factors":
+        if name in ("factors", "scatter", "randoms"):
             values = np.broadcast_to(values, self.simulator.geometry.shape)
         return np.ascontiguousarray(values.reshape(field_.shape).astype(field_.dtype, copy=False))

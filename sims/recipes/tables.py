@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field as Limit
 
-from .random_bodies import PhantomTable
 from .recipe_file import Table
+from .varied_bodies import PhantomTable
 
 Positive = Annotated[float, Limit(gt=0)]
 Fraction = Annotated[float, Limit(ge=0, lt=1)]
@@ -20,6 +20,8 @@ OUTPUTS = {
     "counts": "measured counts, one array for each level",
     "expected": "expected counts of level 1, trues + scatter + randoms",
     "background": "expected scatter and randoms that a reconstruction is given",
+    "scatter": "expected scatter of level 1, exact",
+    "randoms": "expected randoms of level 1, exact; of SPECT the counts from the room",
     "factors": "calibration, time, decay, attenuation and efficiencies that a reconstruction is given",
     "truth": "mean activity concentration of every voxel at the start of the scan",
     "mu": "the attenuation map that a reconstruction is given",
@@ -39,7 +41,13 @@ class GridTable(Table):
 
 
 class SPECTTable(Table):
-    """A SPECT camera with its protocol; see `SPECTSimulator` and `SPECTGeometry.circular`."""
+    """A SPECT camera with its protocol; see `SPECTSimulator` and `SPECTGeometry.circular`.
+
+    Args:
+        scatter : true for `EffectiveSource`, in volumes; "convolution" for `ConvolvedScatter`, which has the
+            scatter_fraction and serves slices as well.
+        windows : limits in keV of further energy windows, for [background] scatter = "tew".
+    """
 
     views: Count
     bins: tuple[Count, Count]
@@ -53,7 +61,9 @@ class SPECTTable(Table):
     intrinsic_fwhm: Positive | None = None
     radionuclide: str = "Tc-99m"
     energy_window: tuple[float, float] | None = None
-    scatter: bool = False
+    scatter: bool | Literal["convolution"] = False
+    scatter_fraction: Fraction | None = None
+    windows: tuple[tuple[Positive, Positive], ...] = ()
     sensitivity: Positive = 90.0
     duration: Positive = 20.0
     room: Annotated[float, Limit(ge=0)] = 0.0
@@ -96,6 +106,20 @@ class PETTable(Table):
     crystal_spread: Annotated[float, Limit(ge=0)] = 0.0
     normalisation_error: Annotated[float, Limit(ge=0)] = 0.0
     dead_time: Positive | None = None
+
+
+class BackgroundTable(Table):
+    """How well a reconstruction knows scatter and randoms; see `BackgroundEstimate`.
+
+    Args:
+        scatter : "exact" (the noise-free expectation, which no clinic has), "tew" or "sss".
+        randoms : "exact" or "delayed".
+        smoothing : FWHM in mm of the Gaussian that smooths the estimate of "tew".
+    """
+
+    scatter: Literal["exact", "tew", "sss"] = "exact"
+    randoms: Literal["exact", "delayed"] = "exact"
+    smoothing: Annotated[float, Limit(ge=0)] = 15.0
 
 
 class CountsTable(Table):
@@ -159,5 +183,6 @@ class Recipe(Table):
     spect: SPECTTable | None = None
     pet: PETTable | None = None
     counts: CountsTable = CountsTable()
+    background: BackgroundTable = BackgroundTable()
     mismatch: MismatchTable | None = MismatchTable()
     reconstruction: ReconstructionTable | None = None

@@ -213,28 +213,47 @@ class PETSimulator(Simulator):
         if self.scatter is None or self.scatter.fraction == 0:
             return np.zeros((1,) * trues.ndim, np.float32)
         image, own = (self.mismatch.joined(x, self.grid) for x in (activity, mu))
-        if isinstance(self.scatter, ConvolutionScatter):
-            blurred = GaussianBlur(self.grid, self.scatter.fwhm)(image)
-            scatter = factors * PETProjector(self.grid, self.sinogram)(blurred)
-        else:
-            s = self.scatter
-            simulated = [
-                single_scatter(
-                    x,
-                    m,
-                    self.grid,
-                    self.sinogram,
-                    energy_window=s.energy_window,
-                    energy_resolution=s.energy_resolution,
-                    sampling=s.sampling,
-                )
-                for x, m in zip(image, own)
-            ]
-            scatter = factors * np.stack(simulated)
+        scatter = factors * self._scattered(image, own)
         if self.scatter.fraction is None:
             return scatter
         odds = self.scatter.fraction / (1 - self.scatter.fraction)
         return np.asarray(_to_total(scatter, odds * _total(trues)), np.float32)
+
+    def scatter_of(self, images: np.ndarray, mu: np.ndarray) -> np.ndarray:
+        """Return what the scatter model expects of images on `grid`, (B, ``*data``) with the given efficiencies.
+
+        The scale is that of one second without decay for `SingleScatter`, and arbitrary for `ConvolutionScatter`.
+
+        Args:
+            images, mu : (B, nx, ny, nz).
+
+        Raises ValueError without a scatter model.
+        """
+        if self.scatter is None:
+            raise ValueError("the simulator has no scatter model, PETSimulator(scatter=...)")
+        factors = np.float32(self.calibration) * self._per_bin(self._efficiency("given"))
+        return np.asarray(factors * self._scattered(images, mu), np.float32)
+
+    def _scattered(self, images: np.ndarray, mu: np.ndarray) -> np.ndarray:
+        """The scatter model's line integrals."""
+        if isinstance(self.scatter, ConvolutionScatter):
+            blurred = GaussianBlur(self.grid, self.scatter.fwhm)(images)
+            return np.asarray(PETProjector(self.grid, self.sinogram)(blurred))
+        s = self.scatter
+        assert s is not None
+        simulated = [
+            single_scatter(
+                x,
+                m,
+                self.grid,
+                self.sinogram,
+                energy_window=s.energy_window,
+                energy_resolution=s.energy_resolution,
+                sampling=s.sampling,
+            )
+            for x, m in zip(images, mu)
+        ]
+        return np.stack(simulated)
 
     def _randoms(self, prompts: np.ndarray) -> np.ndarray:
         if self.randoms is None or self.randoms.fraction == 0:

@@ -275,6 +275,10 @@ class Simulator(ABC):
     def paint(self, phantom: Body) -> tuple[np.ndarray, np.ndarray]:
         """Return activity (kBq/mL) and attenuation (1/cm) of a phantom on the fine grid."""
         fine = self.fine_grid
+        together = getattr(phantom, "painted", None)  # of bodies that paint both in less time than one by one
+        if together is not None:
+            activity, mu = together(fine, self.energy)
+            return activity, mu
         return phantom.activity(fine), phantom.attenuation(fine, self.energy)
 
     def expect(self, phantom: Body | Sequence[Body]) -> Expectation:
