@@ -6,7 +6,8 @@ The core, by what one does:
 - say how well an image explains data: `PoissonLikelihood`, `ListmodeLikelihood`, or any class that is a `Likelihood`;
 - iterate: `osem`, `mlem`, with a prior `map_em` or `svrg`; each yields an `Iterate` per pass, and `run` takes so many;
 - prefer some images: `RelativeDifference`, `TotalVariation` and the other priors; `likelihood + beta * prior`;
-- measure: `nrmse` and the other measures, regions of interest, NEMA image quality.
+- measure: `nrmse` and the other measures, regions of interest, NEMA image quality;
+- ask whether a lesion is found: `ChannelisedHotelling` and `area_under_curve`.
 
 The rest are further engines, priors, kernels, rules and measures; every room (`emrecon.recon.engines`, `.priors`, ...)
 lists its own.
@@ -119,6 +120,37 @@ from .metrics import (
     suv_max,
     suv_mean,
     suv_peak,
+)
+from .observers import (
+    AreaComparison,
+    ChannelisedHotelling,
+    LROCPoints,
+    Measured,
+    MultiSliceHotelling,
+    NormalityTests,
+    Observer,
+    ROCPoints,
+    ScanningHotelling,
+    SignalToNoise,
+    area_under_curve,
+    area_under_lroc,
+    channel_outputs,
+    compare_areas,
+    compare_lroc_areas,
+    detectability,
+    difference_of_gaussians,
+    gabor_channels,
+    held_out,
+    laguerre_gauss_channels,
+    leave_one_out,
+    leave_pair_out_area,
+    localised,
+    lroc_curve,
+    normality,
+    roc_curve,
+    slice_channels,
+    snr_interval,
+    square_channels,
 )
 from .priors import (
     BowsherWeights,
@@ -336,6 +368,36 @@ __all__ = [
     "flood_uniformity",
     "join_pixels",
     "rate_at_loss",
+    # model observers
+    "ChannelisedHotelling",
+    "MultiSliceHotelling",
+    "ScanningHotelling",
+    "Observer",
+    "laguerre_gauss_channels",
+    "square_channels",
+    "gabor_channels",
+    "difference_of_gaussians",
+    "slice_channels",
+    "channel_outputs",
+    "held_out",
+    "leave_one_out",
+    "leave_pair_out_area",
+    "area_under_curve",
+    "Measured",
+    "compare_areas",
+    "AreaComparison",
+    "roc_curve",
+    "ROCPoints",
+    "detectability",
+    "snr_interval",
+    "SignalToNoise",
+    "normality",
+    "NormalityTests",
+    "localised",
+    "area_under_lroc",
+    "compare_lroc_areas",
+    "lroc_curve",
+    "LROCPoints",
     # methods by name
     "METHODS",
     "PRIORS",

@@ -23,7 +23,7 @@ ALLOWED = {
 
 STOREYS = {
     "projectors": ["core", "physics", "spect", "parallel", "pet", "scan"],
-    "recon": ["likelihoods", "metrics", "priors", "kernels", "engines", "problem", "methods", "dosimetry"],
+    "recon": ["likelihoods", "metrics", "observers", "priors", "kernels", "engines", "problem", "methods", "dosimetry"],
     "unrolled": ["networks", "methods", "training", "interop"],
     "formats": [
         "words",
