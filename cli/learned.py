@@ -35,6 +35,13 @@ NETWORKS = {
     "transem": "transem",
     "lpd": "learned_primal_dual",
     "post-unet": "post_unet",
+    "spectnet": "spectnet",
+    "deeppet": "deeppet",
+    "automap": "automap",
+    "radon-inversion": "radon_inversion",
+    "back-projection": "back_projection_net",
+    "sinogram-net": "sinogram_net",
+    "fusion": "fusion_net",
 }
 """The presets of `unrolled.methods.PRESETS`, written down for machines without torch."""
 DEEP_PRIORS = {"dip-recon": 100, "dip-ot": 60}

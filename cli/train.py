@@ -30,7 +30,8 @@ from .train_recipe import LossTable, Plan, TrainingTable
 if TYPE_CHECKING:
     import torch
 
-    from emrecon.unrolled.training.loop import Objective
+    from emrecon.unrolled.training.loop import Objective, Record, Settings, Validation
+    from emrecon.unrolled.training.losses import Criterion
 
 _RECIPE = "recipe.json"
 _METRICS = ("nrmse", "psnr", "ssim")
@@ -113,7 +114,7 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
         model = learned.registry()[network](**plan.arguments)
     model.to(device)
     prepare = preparation(plan, device)
-    optimiser = torch.optim.Adam(model.parameters(), table.learning_rate)
+    optimiser = torch.optim.Adam(model.parameters(), table.learning_rate, weight_decay=table.weight_decay)
     schedule = _schedule(optimiser, table)
     settings = Settings(
         table.steps,
@@ -140,13 +141,17 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
             return loss(model, batch, generator)
 
         loss = _loss(plan.recipe.loss)
-        records = steps_of(model, batches, objective, optimiser, settings, schedule=schedule, validate=validate)
+        if table.first_stages is None:
+            records = steps_of(model, batches, objective, optimiser, settings, schedule=schedule, validate=validate)
+        else:
+            records = _staged(model, plan, batches, settings, validate)
         for record in records:
-            tell(record.step, loss=record.loss, nrmse=record.metrics["nrmse"])
+            tell(record.step, loss=record.loss, **{"nrmse": record.metrics["nrmse"]} if record.metrics else {})
     if rank > 0:
         return
-    row = best_row(out, _METRICS)
-    model.load_state_dict(best_weights(out))
+    trained = out if table.first_stages is None else out / "stage-03-joint"
+    row = best_row(trained, _METRICS)
+    model.load_state_dict(best_weights(trained))
     metrics = {f"validation {name}": row[name] for name in _METRICS} | {"step": row["step"]}
     if "test" in plan.simulation.split and len(plan.dataset("test")):
         with quietly(False), stage("test"), torch.no_grad():
@@ -160,6 +165,33 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
     _write_weights(plan, out, model, metrics, seen)
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "nrmse" in name)
     console.print(f"wrote {out / 'weights.safetensors'}, from step {row['step']}: {said}")
+
+
+def _staged(
+    model: torch.nn.Module,
+    plan: Plan,
+    batches: Callable[[int], Iterable[Pair]],
+    settings: Settings,
+    validate: Validation,
+) -> Iterator[Record]:
+    """SPECTnet's three stages, each with a folder of its own; the loss of the recipe is that of images."""
+    from emrecon.unrolled.direct import Direct
+    from emrecon.unrolled.training.stages import spectnet_stages, train_stages
+
+    assert isinstance(model, Direct)
+    table = plan.recipe.training
+    stages = spectnet_stages(
+        model,
+        batches,
+        (*(table.first_stages or (1, 1)), table.steps),
+        settings,
+        rate=table.learning_rate,
+        decay=table.weight_decay,
+        loss=_criterion(plan.recipe.loss),
+        validate=validate,
+        schedule_of=lambda optimiser, steps: _schedule(optimiser, table.model_copy(update={"steps": steps})),
+    )
+    return (found.record for found in train_stages(model, stages))
 
 
 def _fit(model: torch.nn.Module, cases: Iterable[Pair]) -> dict[str, float]:
@@ -207,8 +239,14 @@ def _loss(table: LossTable) -> Objective[Pair]:
     if table.kind == "n2n":
         thinned = losses.ThinnedNoise2Noise(table.share)
         return lambda model, batch, generator: thinned(model, batch[0], generator)
+    return losses.Supervised(_criterion(table))
+
+
+def _criterion(table: LossTable) -> Criterion:
+    from emrecon.unrolled.training import losses
+
     criteria = {"relative-mse": losses.relative_mse, "mse": losses.mse, "l1": losses.l1, "ssim": losses.ssim_loss}
-    return losses.Supervised(criteria[table.kind])
+    return criteria[table.kind]
 
 
 def _schedule(optimiser: torch.optim.Optimizer, table: TrainingTable) -> torch.optim.lr_scheduler.LambdaLR:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field as Limit
 from pydantic import ValidationError
 
@@ -81,6 +83,22 @@ class NetworkTable(Table):
     n_iterations: Count | None = None
     n_primal: Count | None = None
     n_dual: Count | None = None
+    small: bool | None = None
+    size: Count | None = None
+    code: Count | None = None
+    hidden: Count | None = None
+    attenuation: Literal["projector", "guide"] | bool | None = None
+    views: Count | None = None
+    bins: Count | None = None
+    patch: Count | None = None
+    margin: Whole | None = None
+    start: Literal["transpose", "fbp"] | None = None
+    n_slices: Count | None = None
+    network: Literal["unet", "dilated"] | None = None
+    levels: Count | None = None
+    keep_measured: bool | None = None
+    passes: Count | None = None
+    kind: Literal["smoothed", "betas"] | None = None
 
 
 class LossTable(Table):
@@ -98,6 +116,8 @@ class TrainingTable(Table):
 
     schedule : of the learning rate after `warmup` steps, "cosine" down to 0, "steps" that multiply it by `factor` at
         the `milestones`, or "constant".
+    first_stages : of SPECTnet: steps of the autoencoder and of data to its codes, before `steps` of both together.
+    weight_decay : the factor of the squared weights in the loss, of Adam.
     n_validation : samples of each validation, from the front of that part of the set; the test has as many.
     """
 
@@ -114,6 +134,8 @@ class TrainingTable(Table):
     n_validation: Count = 32
     patience: Count | None = None
     seed: Whole = 0
+    first_stages: tuple[Count, Count] | None = None
+    weight_decay: Annotated[float, Limit(ge=0)] = 0.0
 
 
 class TrainingRecipe(Table):
@@ -172,9 +194,27 @@ class Plan:
         """What builds the network: the table's options, with dimensions and channels that follow from the data."""
         table = self.recipe.network
         given = {key: value for key, value in dict(table).items() if key != "name" and value is not None}
-        given.setdefault("dimensions", 2 if self.source.is_flat else 3)
+        taken = self._taken
+        if "dimensions" in taken:
+            given.setdefault("dimensions", 2 if self.source.is_flat else 3)
+        if "scan" in taken:
+            given["scan"] = self._scan
         guides = self.recipe.data.guides
-        return given | ({"guide_channels": len(guides)} if guides else {})
+        return given | ({"guide_channels": len(guides)} if guides and "guide_channels" in taken else {})
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        """The options that the network's preset takes; those of the others where the name is unknown."""
+        build = learned.registry().get(self.recipe.network.name)
+        return {"dimensions", "guide_channels"} if build is None else learned.options_of(build)
+
+    @cached_property
+    def _scan(self) -> dict[str, Any]:
+        """What a network that learns the geometry of its data is trained on."""
+        described = importlib.import_module("emrecon.unrolled.direct").described
+        simulator = self.source.simulator
+        found: dict[str, Any] = described(simulator.projector(np.zeros(simulator.grid.shape, np.float32)))
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Return every number of the training and of its data, for JSON."""
@@ -284,6 +324,7 @@ def _checks(plan: Plan) -> list[tuple[list[str], Callable[[], Any]]]:
         (["network"], lambda: _possible_network(plan)),
         (["loss"], lambda: _possible_loss(plan)),
         (["training"], lambda: _possible_training(plan.recipe.training)),
+        (["training"], lambda: _possible_stages(plan.recipe)),
     ]
 
 
@@ -319,7 +360,10 @@ def _possible_network(plan: Plan) -> None:
     if wrong:
         own = ", ".join(key for key in NetworkTable.model_fields if key in taken)
         raise ValueError(f"{wrong[0]} is not an option of {name}; choose from {own}")
-    if plan.arguments["dimensions"] == 3 and plan.source.is_flat:
+    guides = plan.recipe.data.guides
+    if guides and "guide_channels" not in taken and plan.arguments.get("attenuation") != "guide":
+        raise ValueError(f"name {name} takes no guide; leave guide out of [data]")
+    if plan.arguments.get("dimensions") == 3 and plan.source.is_flat:
         raise ValueError("dimensions = 3 needs volumes, but the samples have one slice")
     network = build(**plan.arguments)
     n = max(learned.n_subsets(network), getattr(network, "initial", (0, 1))[1])
@@ -331,6 +375,15 @@ def _possible_network(plan: Plan) -> None:
 def _possible_loss(plan: Plan) -> None:
     if plan.recipe.loss.kind == "n2n" and not plan.simulation.counts.noise:
         raise ValueError('kind "n2n" splits noisy counts, but the simulation has noise = false')
+
+
+def _possible_stages(recipe: TrainingRecipe) -> None:
+    if recipe.training.first_stages is None:
+        return
+    if recipe.network.name != "spectnet":
+        raise ValueError(f"first_stages are those of spectnet, and the network is {recipe.network.name}")
+    if recipe.loss.kind == "n2n":
+        raise ValueError('first_stages compare images with the truth; kind must not be "n2n"')
 
 
 def _possible_training(table: TrainingTable) -> None:

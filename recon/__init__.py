@@ -63,6 +63,7 @@ from .history import History
 from .kernels import KernelOperator, SpatioTemporalKernel, hybrid_kernel, hypr_kernel, kernel_matrix, temporal_kernel
 from .likelihoods import (
     CountsLikelihood,
+    GaussianLikelihood,
     Likelihood,
     ListmodeLikelihood,
     PoissonLikelihood,
@@ -234,6 +235,7 @@ __all__ = [
     "stitch",
     # likelihoods and objectives
     "CountsLikelihood",
+    "GaussianLikelihood",
     "TransmissionLikelihood",
     "Objective",
     "seen_voxels",

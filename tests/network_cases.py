@@ -5,6 +5,8 @@ from functools import partial
 import pytest
 import torch
 
+from emrecon.projectors import AcquisitionModel, ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
+from emrecon.recon import PoissonLikelihood
 from emrecon.unrolled.networks.blocks import (
     ConvolutionalAutoencoder,
     DnCNN,
@@ -57,3 +59,13 @@ def guide_for(guides, batch=2, dtype=torch.float64, seed=1):
 
 def images(batch=2, dtype=torch.float64, seed=0):
     return 3 * torch.rand(batch, *SHAPE, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def small_scan(scale=1.0, batch=2):
+    """Counts of small random images seen by a camera, and background."""
+    grid = ImageGrid((16, 16, 2), (4.0, 4.0, 8.0))
+    camera = SPECTGeometry.circular(8, 80.0, (16, 2), (4.0, 8.0))
+    projector = SPECTProjector(grid, camera, response=LinearResponse(0.04, 2.0))
+    truth = 5 * torch.rand((batch, 16, 16, 2), generator=torch.Generator().manual_seed(0))
+    counts = torch.poisson(projector(truth) + 0.5, generator=torch.Generator().manual_seed(1))
+    return PoissonLikelihood(scale * counts, AcquisitionModel(projector, background=0.5 * scale))

@@ -24,7 +24,7 @@ ALLOWED = {
 STOREYS = {
     "projectors": ["core", "physics", "spect", "parallel", "pet", "scan"],
     "recon": ["likelihoods", "metrics", "observers", "priors", "kernels", "engines", "problem", "methods", "dosimetry"],
-    "unrolled": ["networks", "methods", "training", "interop"],
+    "unrolled": ["networks", "direct", "methods", "training", "interop"],
     "formats": [
         "words",
         "machine",

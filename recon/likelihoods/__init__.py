@@ -1,5 +1,6 @@
 """How well images explain data: the protocol that engines ask for, and the likelihoods of the library."""
 
+from .gaussian import GaussianLikelihood
 from .listmode import ListmodeLikelihood
 from .poisson import PoissonLikelihood
 from .protocol import (
@@ -20,6 +21,7 @@ from .transmission import TransmissionLikelihood
 
 __all__ = [
     "CountsLikelihood",
+    "GaussianLikelihood",
     "Likelihood",
     "ListmodeLikelihood",
     "PoissonLikelihood",

@@ -377,3 +377,77 @@ def test_samples_are_kept_where_that_is_asked_for(recipe, tmp_path):
     assert len(list((tmp_path / "a" / "samples").rglob("*.npz"))) >= 4
     assert not (tmp_path / "b" / "samples").exists()  # slices are simulated again
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+# ---- direct networks -------------------------------------------------------------------------------------------------
+
+DIRECT = {
+    "deeppet": "small = true\nsize = 16",
+    "automap": "size = 16\nviews = 12\nhidden = 8\nwidth = 2",
+    "radon-inversion": "patch = 8\nwidth = 2\ndepth = 1",
+    "back-projection": "width = 2\nlevels = 2",
+    "fusion": "passes = 1\nsubsets = 2",
+}
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_direct_networks_are_trained_and_know_their_geometry(recipe, tmp_path, name):
+    text = TRAINING.replace('name = "mapem-net"\nn_modules = 2\nwidth = 2', f'name = "{name}"\n{DIRECT[name]}')
+    recipe.write_text(text, encoding="utf-8")
+    emrecon("train", recipe, "--out", tmp_path / "run", "--steps", 2)
+    network, card = load_network(tmp_path / "run" / "weights.safetensors", train_recipe.learned.registry())
+    assert card.architecture == name
+    scan = card.arguments.get("scan")
+    assert name in ("back-projection", "fusion") or (scan["views"], scan["shape"]) == (12, [16, 16, 1])
+    plan = train_recipe.load_plan(str(recipe))
+    (arguments, _), *_ = held_out(plan, preparation(plan, torch.device("cpu")), "validation", 1)()
+    with torch.no_grad():
+        assert torch.isfinite(network(**arguments)).all()
+
+
+def test_a_guide_that_a_network_does_not_take_is_refused(recipe):
+    text = GUIDED.replace('name = "mapem-net"\nn_modules = 2\nwidth = 2', 'name = "deeppet"\nsmall = true\nsize = 24')
+    recipe.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match="deeppet takes no guide"):
+        train_recipe.load_plan(str(recipe))
+
+
+def test_stages_are_for_spectnet(recipe):
+    recipe.write_text(TRAINING + "first_stages = [2, 2]\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="first_stages are those of spectnet, and the network is mapem-net"):
+        train_recipe.load_plan(str(recipe))
+
+
+def test_spectnet_in_stages_goes_on_where_it_was_stopped(recipe, tmp_path):
+    bins, size = "bins = [64, 1]\npixel_size = [3.75, 3.75]", "shape = [64, 64, 1]\nvoxel_size = [3.75, 3.75, 3.75]"
+    spect = SPECT.replace("bins = [16, 1]\npixel_size = [15.0, 15.0]", bins)
+    spect = spect.replace("shape = [16, 16, 1]\nvoxel_size = [15.0, 15.0, 15.0]", size)
+    (tmp_path / "spect.toml").write_text(spect, encoding="utf-8")
+    network = 'name = "spectnet"\nsize = 64\ncode = 8\nhidden = 8\nwidth = 2'
+    text = TRAINING.replace('name = "mapem-net"\nn_modules = 2\nwidth = 2', network)
+    text = text.replace("steps = 6", "steps = 2\nfirst_stages = [3, 2]").replace("ema = 0.5\n", "")
+    recipe.write_text(text, encoding="utf-8")
+    for folder, limits in (("one", [None]), ("two", [1, 4, None])):
+        for limit in limits:
+            train_until(recipe, tmp_path / folder, limit)
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    assert (tmp_path / "two" / "stage-02-codes" / "checkpoint.pt").exists()
+
+
+def train_until(recipe, out, n_steps):
+    """Run a training, and stop it after so many steps of this call."""
+    done = []
+
+    def counted(*arguments, **named):
+        if n_steps is not None and len(done) == n_steps:
+            raise KeyboardInterrupt
+        done.append(0)
+        return own(*arguments, **named)
+
+    own = torch.optim.Adam.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", counted)
+        try:
+            emrecon("train", recipe, "--out", out)
+        except (InterruptionError, KeyboardInterrupt):
+            assert n_steps is not None

@@ -3,6 +3,7 @@
 from .couplings import Growing, activity_scale, coupling_unit, matched_sigma
 from .denoising_priors import LearnedGradient, RegularisationByDenoising
 from .dip import DIPRecon, Fit, NetworkWeights, dip_chain, fixed_noise
+from .direct_presets import automap, back_projection_net, deeppet, fusion_net, radon_inversion, sinogram_net, spectnet
 from .enhanced import Enhanced, OSEMPasses
 from .iterative_network import IterativeNetwork, NetworkInput
 from .local_linear import DnCNNWithLocalLinearFitting, LocalLinearFitting, kim_llf, local_linear_fit
@@ -47,9 +48,12 @@ __all__ = [
     "UnrolledEM",
     "WindowedVariance",
     "activity_scale",
+    "automap",
+    "back_projection_net",
     "bcd_net",
     "coupling_unit",
     "deep_kernel",
+    "deeppet",
     "dip_chain",
     "dip_ot",
     "em_net",
@@ -57,6 +61,7 @@ __all__ = [
     "fbsem_net",
     "fixed_noise",
     "fixed_point",
+    "fusion_net",
     "hold_out",
     "kim_llf",
     "learned_primal_dual",
@@ -67,6 +72,9 @@ __all__ = [
     "pnp_em",
     "post_unet",
     "preset_options",
+    "radon_inversion",
+    "sinogram_net",
+    "spectnet",
     "transem",
     "with_kernel",
 ]

@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Unpack, get_args, get_type_hints
 
+from ..direct import Direct, Fused, OnData
 from ..networks.blocks import ConvolutionalAutoencoder, NetworkDenoiser, ResidualUnit, SmallCNN
 from ..networks.transformer import SwinRegulariser
 from ..networks.unet import UNet
+from .direct_presets import automap, back_projection_net, deeppet, fusion_net, radon_inversion, sinogram_net, spectnet
 from .enhanced import Enhanced, OSEMPasses
 from .primal_dual_network import PrimalDualNetwork
 from .unrolled_em import ModuleOptions, UnrolledEM, UnrolledOptions
@@ -211,7 +213,7 @@ def post_unet(
     return Enhanced(OSEMPasses(passes, subsets), _unet(dimensions, guide_channels, width, norm, levels=levels))
 
 
-Preset = Callable[..., UnrolledEM | PrimalDualNetwork | Enhanced]
+Preset = Callable[..., UnrolledEM | PrimalDualNetwork | Enhanced | Direct | OnData | Fused]
 
 PRESETS: dict[str, Preset] = {
     "mapem-net": mapem_net,
@@ -222,6 +224,13 @@ PRESETS: dict[str, Preset] = {
     "transem": transem,
     "lpd": learned_primal_dual,
     "post-unet": post_unet,
+    "spectnet": spectnet,
+    "deeppet": deeppet,
+    "automap": automap,
+    "radon-inversion": radon_inversion,
+    "back-projection": back_projection_net,
+    "sinogram-net": sinogram_net,
+    "fusion": fusion_net,
 }
 """The networks by the names that cards of weights, recipes of trainings and the command line have for them."""
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from emrecon.recon.likelihoods import Likelihood, only_seen, start_image
 
+from ..direct import DataFolding
 from ..networks.blocks import convolution
 from ..networks.guides import guide_channels
 from ..networks.scaling import count_scale, of_bins
@@ -62,7 +63,8 @@ class PrimalDualNetwork(nn.Module):
         model, ones = counted.model, start_image(counted)
         c = count_scale(counted)
         s = torch.mean(counted.sensitivity_like(ones), (-3, -2, -1), keepdim=True)
-        n_axes = len(model.projector.out_shape)
+        bins, image_shape = tuple(model.projector.out_shape), tuple(model.projector.in_shape)
+        n_axes = len(bins)
         unit = model.linear(c * ones)
         d = torch.mean(unit, tuple(range(-n_axes, 0)), keepdim=True)
         measured = (counted.counts_like(unit) - model.background_like(unit)) / d
@@ -76,20 +78,15 @@ class PrimalDualNetwork(nn.Module):
         for dual, primal in zip(self.duals, self.primals):
             seen = model.linear(c * f.select(-4, 1)) / d
             data = torch.stack([seen, measured], -n_axes - 1)
-            h = h + self._convolved(dual, torch.cat([h, data], -n_axes - 1), n_axes)
+            h = h + self._convolved(dual, torch.cat([h, data], -n_axes - 1), bins)
             back = model.adjoint(h.select(-n_axes - 1, 0)) / s
-            f = f + self._convolved(primal, torch.cat([f, back.unsqueeze(-4), *guides], -4), 3)
+            f = f + self._convolved(primal, torch.cat([f, back.unsqueeze(-4), *guides], -4), image_shape)
         return only_seen(c * torch.relu(f.select(-4, 0)), [counted])
 
-    def _convolved(self, network: nn.Module, values: torch.Tensor, n_axes: int) -> torch.Tensor:
-        """Apply a network to (..., channels, ``*axes``), folding all but the convolved axes into items."""
-        x = values.movedim(-2, 0) if n_axes == 4 else values  # TOF bins are items
-        x = x.movedim(-1, 0) if self.dimensions == 2 else x  # and so are slices and planes
-        lead, kept = x.shape[: -1 - self.dimensions], x.shape[-1 - self.dimensions :]
-        out = network(x.reshape(-1, *kept))
-        out = out.reshape(*lead, *out.shape[1:])
-        out = out.movedim(0, -1) if self.dimensions == 2 else out
-        return out.movedim(0, -2) if n_axes == 4 else out
+    def _convolved(self, network: nn.Module, values: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        """Apply a network to (..., channels, ``*shape``), folding all but the convolved axes into items."""
+        folding = DataFolding(shape, self.dimensions, "items")
+        return folding.unfold(network(folding.fold(values)), tuple(values.shape[: -1 - len(shape)]))
 
 
 def _chain(dimensions: int, n: int, width: int, m: int) -> nn.Sequential:

@@ -25,6 +25,7 @@ from .preparation import MeasuredScanner, Preparation
 from .records import best_weights, plot_log
 from .schedules import warmup_cosine, warmup_steps
 from .shipped import pretrained, pretrained_names, pretrained_path
+from .stages import Stage, StageRecord, spectnet_stages, train_stages
 from .weights import Card, count_parameters, load_network, load_weights, read_card, save_weights
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "Record",
     "Settings",
     "ShardedProjector",
+    "Stage",
+    "StageRecord",
     "Supervised",
     "ThinnedNoise2Noise",
     "Validation",
@@ -66,12 +69,14 @@ __all__ = [
     "scan_notes",
     "scan_statistics",
     "shared_count_scale",
+    "spectnet_stages",
     "ssim_loss",
     "statistics_range",
     "sum_over_ranks",
     "thinned",
     "train",
     "train_layers",
+    "train_stages",
     "view_sharded",
     "warmup_cosine",
     "warmup_steps",

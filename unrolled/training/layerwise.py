@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +22,8 @@ from .distributed import rank_and_size
 from .loop import Objective, Record, Settings, Validation, train
 from .losses import Case, applied
 from .names import load_plain
-from .records import Weights, best_weights, read_checkpoint
+from .records import read_checkpoint
+from .stages import Keep, digest_of, finished
 
 Cases = Sequence[Case] | Callable[[], Iterable[Case]]
 Minibatch = (
@@ -65,7 +65,7 @@ def train_layers(
     validation: Cases | None = None,
     warm: bool = False,
     prepare: Callable[[nn.Module, Sequence[torch.Tensor]], None] | None = None,
-    keep: Literal["last", "best"] = "last",
+    keep: Keep = "last",
 ) -> Iterator[LayerRecord]:
     """Train the denoisers of an unrolled network one after the other, in place, and yield a `LayerRecord` after each::
 
@@ -120,9 +120,9 @@ def train_layers(
         items = [item for batch in known for item in batch.items()]
         if prepare is not None:
             prepare(denoiser, [item.image / item.unit for item in items])
-        optimiser = optimiser_of(denoiser)
+        optimiser, layer = optimiser_of(denoiser), _Layer(denoiser)
         run = train(
-            _Layer(denoiser),
+            layer,
             _Shuffled(items, batch_size, (settings.seed, n), _device(denoiser)),
             loss,
             optimiser,
@@ -130,7 +130,7 @@ def train_layers(
             schedule=None if schedule_of is None else schedule_of(optimiser),
             validate=_validation(held_out, batch_size, _device(denoiser)),
         )
-        last = _trained(run, denoiser, _folder(settings, n), keep)
+        last = _trained(run, layer, _folder(settings, n), keep)
         model.eval()
         _apply(model, n, known, cases, "cases")
         if validation is not None:
@@ -180,10 +180,7 @@ class _Layer(nn.Module):
 
 def _settings_of(settings: Settings, model: UnrolledEM, n: int, data: str) -> Settings:
     """The settings of a module; its checkpoint belongs to the weights of those before it."""
-    before = hashlib.sha256()
-    for w in model.denoisers[:n].state_dict().values():
-        before.update(w.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    text = f"module {n} after {before.hexdigest()[:12]}: {data}; {settings.signature}"
+    text = f"module {n} after {digest_of([model.denoisers[:n]])}: {data}; {settings.signature}"
     seed = int(np.random.SeedSequence((settings.seed, n)).generate_state(1)[0])
     return replace(settings, folder=_folder(settings, n), seed=seed, signature=text)
 
@@ -192,19 +189,12 @@ def _folder(settings: Settings, n: int) -> Path | None:
     return None if settings.folder is None else Path(settings.folder) / f"layer-{n:03d}"
 
 
-def _trained(run: Iterator[Record], denoiser: nn.Module, folder: Path | None, keep: str) -> float:
-    """Train a denoiser, give it the weights to keep, and return the last loss."""
-    weights: Weights = {}
+def _trained(run: Iterator[Record], layer: nn.Module, folder: Path | None, keep: Keep) -> float:
+    """Train a module, give it the weights to keep, and return the last loss."""
     last = 0.0
-    for record in run:
+    for record in finished(run, layer, folder, keep):
         last = record.loss
-        weights = record.weights if keep == "last" or record.improved else weights
-    if folder is not None:  # all or the best of its records may be of an earlier call
-        state = read_checkpoint(folder / "checkpoint.pt")
-        last = state["rows"][-1]["loss"]
-        weights = best_weights(folder) if keep == "best" else state["average"] or state["model"]
-    load_plain(_Layer(denoiser), weights)
-    return last
+    return last if folder is None else float(read_checkpoint(folder / "checkpoint.pt")["rows"][-1]["loss"])
 
 
 @torch.no_grad()

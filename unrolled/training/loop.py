@@ -480,8 +480,8 @@ def mixed_precision(networks: Iterable[nn.Module], precision: torch.dtype | None
 def _under_autocast(forward: Callable[..., torch.Tensor], precision: torch.dtype | None) -> Callable[..., torch.Tensor]:
     def run(x: torch.Tensor, *arguments: object, **named: object) -> torch.Tensor:
         with torch.autocast(x.device.type, dtype=precision):
-            image = forward(x, *arguments, **named)
-        return image.to(x.dtype)
+            made = forward(x, *arguments, **named)
+        return made.to(x.dtype) if isinstance(made, torch.Tensor) else tuple(part.to(x.dtype) for part in made)
 
     return run
 

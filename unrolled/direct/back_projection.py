@@ -1,0 +1,79 @@
+"""Back projections as the start of a network: what the exact transpose, FBP or TOF makes of the data in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emrecon.projectors.core.arrays import divide_where
+from emrecon.recon import fbp
+from emrecon.recon.likelihoods import CountsLikelihood, Likelihood, only_seen, start_image
+
+from ..networks.scaling import count_scale, counts_of
+from .direct import whole
+
+KINDS = ("transpose", "fbp")
+
+
+@dataclass(frozen=True)
+class BackProjection:
+    """A reconstruction in one step, called like a network, without gradients: (likelihood) -> image, (..., x, y, z)::
+
+        "transpose"   x = c A'(y - r) / A'(c A 1)      each line is spread along itself as A has it: attenuation,
+                                                       response, time of flight (the likely places of an event)
+        "fbp"         x = FBP( (y - r) / f ), scaled to the counts; for SPECT, attenuation is left out
+
+    c is the `count_scale`; a uniform image comes back as it was from "transpose". `y` counts, `r` background, f
+    factors.
+
+    Args:
+        kind : one of these.
+        cutoff : of the Hann window of "fbp", a fraction of the Nyquist frequency.
+
+    Raises ValueError for another kind, TypeError for "fbp" of a scan that is not one of parallel lines.
+    """
+
+    kind: str = "transpose"
+    cutoff: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"BackProjection: kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+
+    def __call__(self, likelihood: Likelihood | Sequence[Likelihood], start: Tensor | None = None) -> Tensor:
+        """Return the image of each item; `start` is taken and not used."""
+        counted = whole(likelihood, "BackProjection")
+        with torch.no_grad():
+            return only_seen(
+                self._transposed(counted) if self.kind == "transpose" else self._filtered(counted), [counted]
+            )
+
+    def _transposed(self, likelihood: CountsLikelihood) -> Tensor:
+        model, c = likelihood.model, count_scale(likelihood)
+        uniform = model.linear(c * start_image(likelihood))
+        y = counts_of(likelihood) - model.background_like(uniform)
+        image: Tensor = c * divide_where(model.adjoint(y), model.adjoint(uniform))
+        return image
+
+    def _filtered(self, likelihood: CountsLikelihood) -> Tensor:
+        model, c = likelihood.model, count_scale(likelihood)
+        ones = torch.ones_like(c) * start_image(likelihood)
+        projector: Any = model.projector
+        geometry = getattr(projector, "geometry", None)
+        if geometry is None:
+            raise TypeError(f"FBP needs parallel lines, and {model.projector!r} has none; use kind='transpose'")
+        seen = model.projector(ones)
+        factors = divide_where(model.linear(ones), seen)
+        y = divide_where(counts_of(likelihood) - model.background_like(factors), factors)
+        image: Tensor = torch.relu(fbp(y, geometry, projector.grid, "hann", self.cutoff))
+        axes = (-3, -2, -1)
+        expected = model.linear(image).sum(tuple(range(-len(model.projector.out_shape), 0)))
+        measured = (counts_of(likelihood) - model.background_like(seen)).sum(
+            tuple(range(-len(model.projector.out_shape), 0))
+        )
+        scale = divide_where(measured.clamp(min=0), expected)
+        return image * scale.reshape(*scale.shape, *[1] * len(axes))
