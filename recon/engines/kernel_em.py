@@ -20,13 +20,14 @@ from emrecon.projectors.core.arrays import (
 
 from ..kernels.matrix import SpatioTemporalKernel
 from ..likelihoods.protocol import CountsLikelihood, image_shape, only_seen, require_counts
-from .loop import Iterate, State, begin, living, repeat
+from .loop import Iterate, begin, living, repeat
 from .schedules import Order, sequential
+from .watch import Watched, taken_back
 
 
 @dataclass(frozen=True, eq=False)
-class Coefficients(State):
-    """What kernel EM remembers: alpha, of which the image is K alpha."""
+class Coefficients(Watched):
+    """What kernel EM remembers: alpha, of which the image is K alpha unless it was taken back, and the objective."""
 
     coefficients: Array
 
@@ -67,14 +68,16 @@ def kem(
             iterate to go on from.
 
     n_subsets, or a list of likelihoods, order, iteration : as in `osem`.
-    An iterate's image is K alpha, 0 in voxels that nothing sees, and `iterate.state["coefficients"]` alpha, which is
-    all that the loop remembers. With one subset the likelihood never gets worse.
+    An iterate's image is K alpha, 0 in voxels that nothing sees, and `iterate.state["coefficients"]` alpha, from which
+    the loop goes on. With one subset the likelihood never gets worse; with more, images that are worse are taken
+    back, as in `osem`, and alpha is then that of the image which was not handed out.
 
     Raises ValueError for a start with negative, NaN or infinite values or of another shape, a kernel that does not fit
     the images, and more subsets than views.
 
     Source: Wang & Qi 2015, IEEE Trans Med Imaging 34:61.
     """
+    before = start if isinstance(start, Iterate) else None
     if isinstance(start, Iterate):
         known = Coefficients.of(start)
         if known is None:
@@ -95,9 +98,9 @@ def kem(
     def show(n: int, at: _Point) -> Iterate:
         return Iterate(n, only_seen(at.image, parts), Coefficients(at.alpha))
 
-    return living(
-        repeat((at.iteration, first), prepared, order, partial(_step, kernel=kernel), show), parts, first.image
-    )
+    step = partial(_step, kernel=kernel)
+    iterates = living(repeat((at.iteration, first), prepared, order, step, show), parts, first.image)
+    return taken_back(iterates, parts, before or Iterate(at.iteration, only_seen(first.image, parts)))
 
 
 class _Part(NamedTuple):

@@ -41,7 +41,7 @@ class State(Mapping[str, Any]):
 
         Raises ValueError for the iterate of another engine.
         """
-        if not at.state:
+        if is_image_alone(at.state):
             return None
         names = {field.name: field.default is MISSING for field in fields(cls)}
         missing = [name for name, needed in names.items() if needed and name not in at.state]
@@ -60,6 +60,11 @@ class State(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.named())
+
+
+def is_image_alone(state: Mapping[str, Any]) -> bool:
+    """Whether an iterate remembers no more than the image, and how good images were: any engine goes on from it."""
+    return set(state) <= {"first", "lowest", "own"}
 
 
 class Iterate(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +12,13 @@ import numpy as np
 from emrecon.projectors.core.arrays import Array, add_up, array_namespace, divide_where, like, to_numpy
 from emrecon.projectors.core.progress import tracked
 
+from ..likelihoods.listmode import ListmodeLikelihood
+from ..likelihoods.poisson import PoissonLikelihood
 from ..likelihoods.protocol import CountsLikelihood, image_shape, only_seen, require_counts, start_image
 from ..priors.prior import Objective, ProximablePrior, ScaledProximable, SmoothPrior
 from ..priors.total_variation import DualBallPrior
-from .loop import Iterate, State, begin, detached, taken_apart
+from .loop import Iterate, begin, detached, is_image_alone, taken_apart
+from .watch import TakenBack, hand_out, has_value, total
 
 _SAFETY = 0.999  # rho: the products of step sizes stay below what convergence needs by this factor
 _FAINT = 1e-6  # lines with less of the image than this fraction of the longest take its steps: no overflow
@@ -47,7 +50,9 @@ def pdhg(
         gamma : 1 / the typical value of the image, the balance between dual and primal steps; a number or one for each
             item of a batch (default: from one EM step, sum x / sum x^2). Any positive value converges.
 
-    One iteration is one projection and one back projection of all data.
+    One iteration is one projection and one back projection of all data. An image whose objective lies above the lowest
+    one met by more than 1 % of the fall since the start is not handed out: the one before it is yielded again, and the
+    iteration goes on from its own, `state["own"]`.
 
     Raises ValueError for a start that does not fit, is negative or not finite, and for counts where no line crosses the
     image and no background is expected; TypeError for a prior with a gradient only.
@@ -83,7 +88,8 @@ def spdhg(
         likelihood : as in `pdhg`; a list is a set of subsets of your own, and n_subsets is then not used.
         seed : the blocks of an epoch depend on it and on the number of the epoch alone.
 
-    The other arguments are those of `pdhg`. All duals are kept: as much memory as the data, twice.
+    The other arguments are those of `pdhg`, and worse images are taken back as there, for which every epoch ends with a
+    projection of all data. All duals are kept: as much memory as the data, twice.
 
     Raises ValueError as `pdhg`, and for more subsets than views.
 
@@ -94,8 +100,8 @@ def spdhg(
 
 
 @dataclass(frozen=True, eq=False)
-class Duals(State):
-    """The duals of each data subset and of the prior; z = s + A'p + K'q, and the same extrapolated.
+class Duals(TakenBack):
+    """The duals of each data subset and of the prior; z = s + A'p + K'q, and the same extrapolated; the objective.
 
     In checkpoints the duals of the data are "data_0", "data_1", ...
     """
@@ -107,20 +113,13 @@ class Duals(State):
 
     def named(self) -> dict[str, Any]:
         """Return the arrays by name."""
-        duals = {f"data_{k}": p for k, p in enumerate(self.data)}
-        return (
-            duals
-            | ({} if self.prior is None else {"prior": self.prior})
-            | {
-                "gradient": self.gradient,
-                "ahead": self.ahead,
-            }
-        )
+        others = super().named()
+        return {f"data_{k}": p for k, p in enumerate(others.pop("data"))} | others
 
     @classmethod
     def of(cls, at: Iterate) -> Duals | None:
         """Return what an iterate of this engine, or a checkpoint of one, remembers; None for an image alone."""
-        if not at.state:
+        if is_image_alone(at.state):
             return None
         if "ahead" not in at.state or "gradient" not in at.state:
             raise ValueError(
@@ -128,15 +127,30 @@ class Duals(State):
                 "image pass start.image"
             )
         data = tuple(at.state[f"data_{k}"] for k in range(sum(name.startswith("data_") for name in at.state)))
-        return cls(data, at.state.get("prior"), at.state["gradient"], at.state["ahead"])
+        watched = {name: at.state.get(name) for name in ("first", "lowest", "own")}
+        return cls(data, at.state.get("prior"), at.state["gradient"], at.state["ahead"], **watched)
 
 
 class _Problem(NamedTuple):
     """The blocks of f(x) + U(x): subsets of the data, and perhaps a prior; `stochastic` where they take turns."""
 
     parts: Sequence[CountsLikelihood]
+    prior: Any
     dual: _Ball | _Identity | None
     stochastic: bool
+
+    def value(self, x: Array) -> Array:
+        return total(self.parts, self.prior, x)
+
+    def with_prior(self, values: Sequence[Array | None], x: Array) -> Array | None:
+        """The objective from the values of the parts."""
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            return None
+        try:
+            return add_up(known) if self.prior is None else add_up(known) + self.prior.value(x)
+        except NotImplementedError:
+            return None
 
     @property
     def prior_chance(self) -> float:
@@ -156,38 +170,50 @@ def _begin(
         require_counts(part, "pdhg" if seed is None else "spdhg")
     at = detached(at)
     x, known = at.image, Duals.of(at)
-    problem = _Problem(parts, _dual_of(prior, image_shape(parts[0])), seed is not None)
+    problem = _Problem(parts, prior, _dual_of(prior, image_shape(parts[0])), seed is not None)
     steps, sensitivity, em_image = _prepare(problem, x, gamma)
     x = em_image if start is None else x
     state = _first_state(problem, x, sensitivity) if known is None else _resumed(problem, known, x)
-    return _epochs(problem, steps, x, state, at.iteration, seed)
+    return _epochs(problem, steps, Iterate(at.iteration, x, state), seed)
 
 
-def _epochs(
-    problem: _Problem, steps: _Steps, x: Array, state: Duals, iteration: int, seed: int | None
-) -> Iterator[Iterate]:
+def _epochs(problem: _Problem, steps: _Steps, at: Iterate, seed: int | None) -> Iterator[Iterate]:
+    own, is_watched = at.state.get("own"), has_value(problem.prior, at.image)
+    x, state, value = at.image if own is None else like(own, at.image), at.state, None
     while True:
         if seed is None:
-            x, state = _together(problem, steps, x, state)
+            x, state, value = _together(problem, steps, x, state)
         else:
-            x, state = _in_turns(problem, steps, x, state, np.random.default_rng((seed, iteration)))
-        iteration += 1
-        yield Iterate(iteration, x, state)
+            x, state = _in_turns(problem, steps, x, state, np.random.default_rng((seed, at.iteration)))
+        made = Iterate(at.iteration + 1, x, state)
+        at = hand_out(made, at, problem.value, value) if is_watched else made
+        yield at
 
 
-def _together(problem: _Problem, steps: _Steps, x: Array, state: Duals) -> tuple[Array, Duals]:
-    """One step of all blocks."""
+def _together(problem: _Problem, steps: _Steps, x: Array, state: Duals) -> tuple[Array, Duals, Array | None]:
+    """One step of all blocks, and the objective where it is known: all data are projected anyway."""
     x = _descend(x, steps.image, state.ahead)
-    updates = [
-        _update_data(*block, x)
-        for block in tracked(zip(problem.parts, state.data, steps.data, strict=True), "subsets", len(problem.parts))
-    ]
-    change, q = sum(change for _, change in updates), state.prior
+    duals, changes, values = [], [], []
+    blocks = zip(problem.parts, state.data, steps.data, strict=True)
+    for part, dual, step in tracked(blocks, "subsets", len(problem.parts)):
+        p, change, ybar = _update_data(part, dual, step, x)
+        duals.append(p)
+        changes.append(change)
+        values.append(_value_at(part, x, ybar))
+    change, q = add_up(changes), state.prior
     if problem.dual is not None:
         q, more = problem.dual.update(q, steps.prior, x)
         change = change + more
     gradient = state.gradient + change
-    return x, Duals(tuple(p for p, _ in updates), q, gradient, gradient + change)
+    return x, Duals(tuple(duals), q, gradient, gradient + change), problem.with_prior(values, x)
+
+
+def _value_at(part: CountsLikelihood, x: Array, ybar: Array) -> Array | None:
+    """The value of a likelihood that needs no projection for it; None where x has none."""
+    try:
+        return part.value_at(x, ybar) if isinstance(part, (PoissonLikelihood, ListmodeLikelihood)) else part.value(x)
+    except ValueError:
+        return None
 
 
 def _in_turns(
@@ -199,7 +225,7 @@ def _in_turns(
     for block in tracked(rng.integers(blocks, size=blocks), "subsets"):
         x = _descend(x, steps.image, ahead)
         if block < n or problem.dual is None:
-            duals[block], change = _update_data(problem.parts[block], duals[block], steps.data[block], x)
+            duals[block], change, _ = _update_data(problem.parts[block], duals[block], steps.data[block], x)
         else:
             q, change = problem.dual.update(q, steps.prior, x)
         gradient = gradient + change
@@ -211,11 +237,11 @@ def _descend(x: Array, step: Array, gradient: Array) -> Array:
     return array_namespace(x).clip(x - step * gradient, min=0)
 
 
-def _update_data(part: CountsLikelihood, p: Array, step: Array, x: Array) -> tuple[Array, Array]:
-    """The new dual of a subset, and the change of A'p."""
+def _update_data(part: CountsLikelihood, p: Array, step: Array, x: Array) -> tuple[Array, Array, Array]:
+    """The new dual of a subset, the change of A'p, and what is expected."""
     ybar = part.model(x)
     new = _poisson_prox(p + step * ybar, step * part.counts_like(ybar))
-    return new, part.model.adjoint(new - p)
+    return new, part.model.adjoint(new - p), ybar
 
 
 def _first_state(problem: _Problem, x: Array, sensitivity: Array) -> Duals:
@@ -240,7 +266,8 @@ def _resumed(problem: _Problem, known: Duals, x: Array) -> Duals:
             f"{mine} and {'no' if problem.dual is None else 'a'} prior; to start anew from its image pass start.image"
         )
     own = None if known.prior is None else like(known.prior, x)
-    return Duals(tuple(like(p, x) for p in known.data), own, like(known.gradient, x), like(known.ahead, x))
+    duals = tuple(like(p, x) for p in known.data)
+    return replace(known, data=duals, prior=own, gradient=like(known.gradient, x), ahead=like(known.ahead, x))
 
 
 class _Ball:

@@ -72,7 +72,11 @@ class ListmodeLikelihood:
 
     def value(self, x: Array) -> Array:
         """Return f(x), summed in float64: one number for each item of a batch."""
-        return self._value(x, self._expected(x)[0])
+        return self.value_at(x, self.model(x))
+
+    def value_at(self, x: Array, ybar: Array) -> Array:
+        """Return f(x) where ybar = model(x) is known."""
+        return self._value(x, self._expected(x, ybar)[0])
 
     def ratio(self, x: Array) -> Array:
         """Return 1 / ybar for every event, 0 where it is not expected."""
@@ -136,9 +140,9 @@ class ListmodeLikelihood:
         explained = xp.sum(xp.log(ybar), axis=-1, dtype=xp.float64)
         return xp.sum(self.sensitivity_like(x) * x, axis=image, dtype=xp.float64) - explained
 
-    def _expected(self, x: Array) -> tuple[Array, Array]:
+    def _expected(self, x: Array, ybar: Array | None = None) -> tuple[Array, Array]:
         """Return what stands for ybar in logarithms (1 leaves an event out), and 1 / ybar."""
-        ybar = self.model(x)
+        ybar = self.model(x) if ybar is None else ybar
         xp = array_namespace(ybar)
         one = xp.ones_like(ybar)
         if expects_all(one, ybar):

@@ -83,7 +83,11 @@ class PoissonLikelihood:
 
     def value(self, x: Array) -> Array:
         """Return f(x), summed in float64: one number for each item of a batch."""
-        y, ybar, safe, _ = self._explained(x)
+        return self.value_at(x, self.model(x))
+
+    def value_at(self, x: Array, ybar: Array) -> Array:
+        """Return f(x) where ybar = model(x) is known."""
+        y, ybar, safe, _ = self._explained(x, ybar)
         return self._total(ybar - y * array_namespace(ybar).log(safe))
 
     def ratio(self, x: Array) -> Array:
@@ -142,9 +146,9 @@ class PoissonLikelihood:
         object.__setattr__(part, "_told", self._told)
         return part
 
-    def _explained(self, x: Array) -> tuple[Array, Array, Array, Array]:
+    def _explained(self, x: Array, ybar: Array | None = None) -> tuple[Array, Array, Array, Array]:
         """Return y, ybar, what stands for ybar in logarithms and quotients, and y in quotients."""
-        ybar = self.model(x)
+        ybar = self.model(x) if ybar is None else ybar
         xp, y = array_namespace(ybar), self.counts_like(ybar)
         if expects_all(y, ybar):
             return y, ybar, xp.where(ybar > 0, ybar, xp.ones_like(ybar)), y
