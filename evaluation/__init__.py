@@ -25,6 +25,7 @@ from .statistics import (
 )
 from .suite import MissingUnitError, Options, Results, Suite, Unit, folder_of, numbers_of
 from .suites import SUITES
+from .tasks import CHANGES, TASKS, Case, Change, Lesion, Task, task_named
 from .tuning import Tuned, tune
 
 __all__ = [
@@ -40,6 +41,14 @@ __all__ = [
     "digest_of_arrays",
     "folder_of",
     "numbers_of",
+    # tasks
+    "TASKS",
+    "Task",
+    "task_named",
+    "Case",
+    "Lesion",
+    "CHANGES",
+    "Change",
     # methods
     "Method",
     "Images",

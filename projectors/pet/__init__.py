@@ -3,7 +3,7 @@
 from .interop import as_parallelproj_lors, as_parallelproj_tof, from_operator
 from .lines import EquallySpacedLines
 from .listmode import ListmodeProjector
-from .pairs import Normalisation, crystal_rates, events_product, pair_products
+from .pairs import Normalisation, crystal_rates, events_product, pair_products, rates_of_fans
 from .projector import PETProjector
 from .rebinning import ArcCorrection, SingleSliceRebinning, SinogramCompression
 from .scanner import PETScanner, pet_scanners
@@ -30,6 +30,7 @@ __all__ = [
     "events_product",
     "from_operator",
     "pair_products",
+    "rates_of_fans",
     "pet_scanners",
     "scale_to_tails",
     "single_scatter",

@@ -201,6 +201,33 @@ def crystal_rates(
     if not inside.any():
         raise ValueError("there are no delayed coincidences of real crystals inside the sinogram")
     fans = np.bincount(events[inside].ravel().astype(np.int64), minlength=shape[0] * n).reshape(shape).astype(float)
+    return rates_of_fans(sinogram, fans, efficiency, groups, n_iterations=n_iterations)
+
+
+def rates_of_fans(
+    sinogram: PETSinogram,
+    fans: ArrayLike,
+    efficiency: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    *,
+    n_iterations: int = 100,
+) -> np.ndarray:
+    """Estimate the singles of every crystal as `crystal_rates` does, from sums over fans instead of events.
+
+    Args:
+        fans : (rings, crystals), the delayed coincidences that each crystal takes part in: every one counts for two.
+
+    Raises ValueError without delays.
+    """
+    scanner = sinogram.scanner
+    shape, n = scanner.virtual.shape, scanner.n_crystals
+    whole = PETSinogram(scanner, sinogram.max_ring_difference, n_radial=sinogram.n_radial)
+    known = np.ones(shape) if efficiency is None else _fitting(efficiency, shape, "efficiency")
+    known = np.where(scanner.virtual, 0, known)
+    fans = np.asarray(_fitting(fans, shape, "fans"), float)
+    delays = fans.sum() / 2
+    if not delays > 0:
+        raise ValueError("there are no delayed coincidences to estimate the rates of crystals from")
     partners = np.zeros((n, n))
     pairs = whole.crystal_pairs[:, 0].reshape(-1, 2)
     partners[pairs[:, 0], pairs[:, 1]] = partners[pairs[:, 1], pairs[:, 0]] = 1
@@ -213,14 +240,14 @@ def crystal_rates(
         return np.bincount(label, values.ravel())
 
     counts = grouped(fans)
-    rate = np.full(counts.size, np.sqrt(inside.sum() / (known @ partners * (rings @ known)).sum() * 2))
+    rate = np.full(counts.size, np.sqrt(delays / (known @ partners * (rings @ known)).sum() * 2))
     for _ in range(n_iterations):
         single = known * rate[label].reshape(shape)
         expected = grouped(single * (rings @ single @ partners))
         rate = rate * np.sqrt(np.divide(counts, expected, out=np.zeros_like(counts), where=expected > 0))
     single = known * rate[label].reshape(shape)
     total = (single * (rings @ single @ partners)).sum() / 2
-    return single * np.sqrt(inside.sum() / total)
+    return np.asarray(single * np.sqrt(delays / total))
 
 
 def events_product(events: ArrayLike, crystals: np.ndarray) -> np.ndarray:

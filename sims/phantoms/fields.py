@@ -195,9 +195,13 @@ class Modulated:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the labels mean: "outside", the phantom's regions, and for every region with lobes one for each."""
+        """What the labels mean: "outside", the phantom's regions, one for each lobe, and at last the lesions.
+
+        So the numbers of all but the lesions are the same whatever lesions there are.
+        """
         own = (f"{lobe} {name}" for name, lobes in self.lobes.items() for lobe in lobes.names)
-        return (*self.phantom.names, *own)
+        plain = [name for name in self.phantom.names if not name.startswith("lesion")]
+        return (*plain, *own, *(name for name in self.phantom.names if name.startswith("lesion")))
 
     def fraction(self, grid: ImageGrid, name: str, oversample: int = 4) -> np.ndarray:
         """Return the part of every voxel that the regions of one name of the phantom fill, see `Phantom.fraction`."""
@@ -208,11 +212,12 @@ class Modulated:
 
         Every voxel has one label, so that regions do not overlap.
         """
-        found, names = self.phantom.labels(grid)
-        out, first = found.copy(), len(names)
+        found, before = self.phantom.labels(grid)
+        number = {name: k for k, name in enumerate(self.names)}
+        out = np.array([number[name] for name in before])[found]
         for name, lobes in self.lobes.items():
-            if name in names:
-                own = np.broadcast_to(lobes.nearest(*grid.coordinates()), grid.shape) + first
-                out = np.where(found == names.index(name), own, out)
-            first += len(lobes.names)
+            if name in before:
+                table = np.array([number[f"{lobe} {name}"] for lobe in lobes.names])
+                own = table[np.broadcast_to(lobes.nearest(*grid.coordinates()), grid.shape)]
+                out = np.where(found == before.index(name), own, out)
         return out.astype(np.int16), self.names

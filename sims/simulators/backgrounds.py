@@ -12,10 +12,9 @@ import numpy as np
 from emrecon.projectors import (
     EnergyWindow,
     PETProjector,
-    Scan,
     attenuation_factors,
-    crystal_rates,
     pair_products,
+    rates_of_fans,
     scale_to_tails,
     smooth_projections,
     tail_mask,
@@ -24,7 +23,7 @@ from emrecon.projectors import (
 from emrecon.projectors.core.arrays import to_numpy
 
 from ..noise import poisson
-from .pet import PETSimulator, list_events
+from .pet import PETSimulator
 from .simulator import Expectation, item_seed
 from .spect import SPECTSimulator
 
@@ -32,6 +31,7 @@ SCATTER = ("exact", "tew", "sss")
 RANDOMS = ("exact", "delayed")
 _UPDATES = 4  # of the image between two estimates of scatter
 _ROUNDS = 2
+_VIEWS = 12  # at least, of the sinogram, that make this image
 
 
 class Background(NamedTuple):
@@ -54,11 +54,11 @@ class BackgroundEstimate:
         scatter : "exact", the noise-free expectation, which no clinic has.
             "tew", of SPECT: the simulator's energy windows are drawn with noise, and the triple energy window gives the
             estimate, with the counts of the room in it and the primaries that spill into the lower window.
-            "sss", of PET: an image of the counts (two rounds of 4 MLEM updates without time of flight) goes through the
-            simulator's own scatter model, `SingleScatter` or `ConvolutionScatter`, with the attenuation map that is
-            given, and is scaled to the tails of the counts beside the object.
+            "sss", of PET: an image of the counts (two rounds of 4 MLEM updates from some of the views, without time of
+            flight) goes through the simulator's own scatter model, `SingleScatter` or `ConvolutionScatter`, with the
+            attenuation map that is given, and is scaled to the tails of the counts beside the object.
         randoms : "exact", or "delayed" of PET: delayed coincidences are drawn and their variance is reduced by the
-            products of crystal rates, see `projectors.crystal_rates`. A SPECT camera's counts from the room stay exact,
+            products of crystal rates, see `projectors.rates_of_fans`. A SPECT camera's counts from the room stay exact,
             but for "tew", which has them already.
         smoothing : FWHM in mm of the Gaussian that smooths a "tew" estimate in each view.
 
@@ -152,9 +152,10 @@ def _delayed(simulator: PETSimulator, randoms: np.ndarray, seed: int) -> np.ndar
     delays = poisson(np.asarray(randoms if tof is None else randoms.sum(2)), item_seed(seed, 0, "delayed"))
     if not np.any(delays):
         return np.zeros(randoms.shape, np.float32)
-    events, _ = list_events(Scan(delays, plain, duration=simulator.duration), item_seed(seed, 1, "delayed"))
     known = None if simulator.given_normalisation is None else simulator.given_normalisation.crystal
-    products = np.asarray(pair_products(plain, crystal_rates(plain, events, known)), np.float32)
+    rates = rates_of_fans(plain, simulator.fans(np.asarray(delays)), known, n_iterations=30)
+    products = np.asarray(pair_products(plain, rates), np.float32)
+    products *= np.float32(np.sum(delays, dtype=float) / max(float(products.sum(dtype=float)), 1e-30))
     if tof is None:
         return products
     return np.broadcast_to(products[:, :, None] / np.float32(tof.n_bins), randoms.shape)
@@ -162,26 +163,26 @@ def _delayed(simulator: PETSimulator, randoms: np.ndarray, seed: int) -> np.ndar
 
 def _tails(expected: Expectation, simulator: PETSimulator, counts: np.ndarray, randoms: np.ndarray) -> np.ndarray:
     """Scatter of an image of the counts, scaled to the counts beside the object."""
-    grid, sinogram = simulator.grid, simulator.sinogram
-    plain = PETProjector(grid, sinogram.without_tof())
-    tof = sinogram.tof is not None
-    y, r = (np.asarray(v.sum(3) if tof else v, np.float32) for v in (counts, randoms))
+    sinogram, tof = simulator.sinogram, simulator.sinogram.tof is not None
+    plain = PETProjector(simulator.grid, sinogram.without_tof())
+    y, r = (np.asarray(part.sum(3) if tof else part, np.float32) for part in (counts, randoms))
     factors = np.broadcast_to(expected.factors, (len(counts), *expected.factors.shape[-len(sinogram.shape) :]))
     f = np.asarray(factors[:, :, :, 0] if tof else factors, np.float32)
     survival = to_numpy(attenuation_factors(plain, expected.mu))
-    sensitivity = np.maximum(plain.T(f), 1e-6 * f.max())
-    image = np.broadcast_to(
-        (y - r).clip(0).sum((1, 2, 3), keepdims=True)
-        / (f * plain(np.ones_like(sensitivity))).sum((1, 2, 3), keepdims=True),
-        sensitivity.shape,
-    ).astype(np.float32)
+    some = max(1, sinogram.n_views // _VIEWS)  # few views make the image: scatter is smooth
+    part = plain.subset(0, some)
+    y_seen, r_seen, f_seen = (values[:, ::some] for values in (y, r, f))
+    least = 1e-3 * y_seen.mean((1, 2, 3), keepdims=True)
+    sensitivity = np.maximum(part.T(f_seen), 1e-6 * f.max())
+    seen = (f_seen * part(np.ones_like(sensitivity))).sum((1, 2, 3), keepdims=True)
+    level = (y_seen - r_seen).sum((1, 2, 3), keepdims=True).clip(least) / seen
+    image = np.broadcast_to(level, sensitivity.shape).astype(np.float32)
     scatter = np.zeros_like(counts, dtype=np.float32)
     for _ in range(_ROUNDS):
-        background = r + (scatter.sum(3) if tof else scatter)
-        least = 1e-3 * y.mean((1, 2, 3), keepdims=True)
+        background = r_seen + (scatter.sum(3) if tof else scatter)[:, ::some]
         for _ in range(_UPDATES):
-            ratio = y / np.maximum(f * plain(image) + background, least)
-            image = image * plain.T(f * ratio) / sensitivity
+            ratio = y_seen / np.maximum(f_seen * part(image) + background, least)
+            image = image * part.T(f_seen * ratio) / sensitivity
         shapes = simulator.scatter_of(image, expected.mu)
         scatter = np.stack([_scaled(*parts, sinogram) for parts in zip(shapes, counts, randoms, survival)])
     return scatter

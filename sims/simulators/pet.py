@@ -269,8 +269,16 @@ class PETSimulator(Simulator):
 
     def _singles(self, prompts: np.ndarray) -> np.ndarray:
         """Return the coincidences of every crystal, (rings, crystals), scaled to a mean of one."""
+        out = self.fans(prompts.sum(2) if self.sinogram.tof is not None else prompts)
+        return out / out.mean() if out.any() else out
+
+    def fans(self, counts: np.ndarray) -> np.ndarray:
+        """Return the counts that each crystal takes part in, (rings, crystals); a bin's pairs have equal shares.
+
+        Args:
+            counts : (views, radial, planes), without TOF bins.
+        """
         sinogram = self.sinogram
-        counts = prompts.sum(2) if sinogram.tof is not None else prompts
         shape = sinogram.scanner.virtual.shape
         out = np.zeros(shape)
         pairs = sinogram.crystal_pairs  # (views, mashing, radial, 2)
@@ -283,7 +291,7 @@ class PETSimulator(Simulator):
             for side in range(2):
                 fan = np.bincount(pairs[..., side].ravel(), weights.ravel(), shape[1])
                 np.add.at(out, rings[:, side], fan)
-        return out / out.mean() if out.any() else out
+        return out
 
     def _weights(self) -> tuple[np.ndarray, np.ndarray]:
         decay = isotope(self.radionuclide).mean_decay(self.duration)
