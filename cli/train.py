@@ -239,6 +239,13 @@ def _loss(table: LossTable) -> Objective[Pair]:
     if table.kind == "n2n":
         thinned = losses.ThinnedNoise2Noise(table.share)
         return lambda model, batch, generator: thinned(model, batch[0], generator)
+    if table.kind == "completion":
+        from emrecon.unrolled.training.completing import Completing, EvenlySpacedViews
+
+        hidden = (
+            {"pattern": EvenlySpacedViews(table.every, shifted=True)} if table.every > 1 else {"share": table.share}
+        )
+        return Completing(**hidden)
     return losses.Supervised(_criterion(table))
 
 

@@ -25,7 +25,8 @@ def preparation(plan: Plan, device: torch.device | str) -> Preparation:
     from emrecon.unrolled.training.preparation import Preparation
 
     data, levels = plan.recipe.data, plan.simulation.counts.levels
-    return Preparation(plan.source.simulator, levels, plan.level, data.guides, data.target, data.floor, device)
+    counts = "counts" if data.noise else "expected"
+    return Preparation(plan.source.simulator, levels, plan.level, data.guides, data.target, data.floor, device, counts)
 
 
 def training_batches(plan: Plan, prepare: Preparation, workers: int, seed: int) -> Callable[[int], Iterable[Pair]]:
@@ -60,10 +61,24 @@ def held_out(plan: Plan, prepare: Preparation, split: str, n: int) -> Callable[[
     samples = dataset.__getitems__(range(min(n, len(dataset))))
     batches = [stacked(samples[first : first + size]) for first in range(0, len(samples), size)]
 
+    hidden = plan.recipe.loss.kind == "completion" and plan.recipe.loss.every > 1
+
     def pairs() -> Iterator[Pair]:
-        return map(prepare, batches)
+        made = map(prepare, batches)
+        return (_partly(pair, plan.recipe.loss.every) for pair in made) if hidden else made
 
     return pairs
+
+
+def _partly(pair: Pair, every: int) -> Pair:
+    """A pair whose likelihood has every n-th view, as a network of data gets it in use."""
+    from emrecon.unrolled.direct import every_view, partly_measured
+
+    arguments, target = pair
+    likelihood = arguments["likelihood"]
+    shape = tuple(likelihood.model.projector.out_shape)
+    measured = every_view(shape[0], every, shape).to(likelihood.data.device)
+    return {**arguments, "likelihood": partly_measured(likelihood, measured)}, target
 
 
 def stacked(samples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:

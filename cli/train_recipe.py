@@ -40,6 +40,7 @@ class DataTable(Table):
     level : of counts, one of the recipe's levels (default: the lowest).
     target : "truth" in kBq/mL, or "reconstruction", the recipe's image at its highest level.
     guide : what the network sees beside the image: the MR-like "guide", "mu", or a list of both, in its order.
+    noise : False shows the network expected counts instead of Poisson ones, as SPECTnet was trained.
     floor : the least expected background of a bin, as a fraction of the mean counts per bin; it keeps the
         likelihood finite where the model expects no counts.
     """
@@ -51,6 +52,7 @@ class DataTable(Table):
     target: Literal["truth", "reconstruction"] = "truth"
     guide: Guide | tuple[Guide, ...] | None = None
     batch_size: Count = 8
+    noise: bool = True
     floor: Fraction = 1e-3
 
     @property
@@ -105,10 +107,13 @@ class LossTable(Table):
     """What is minimised; "n2n" needs no target: the image from one part of the counts predicts the other part.
 
     share : for "n2n", the probability that a count goes to the part that the network sees.
+    every : for "completion", of networks of data: every n-th view is measured and the network predicts the others; 1
+        hides counts instead, with `share`, to denoise.
     """
 
-    kind: Literal["relative-mse", "mse", "l1", "ssim", "n2n"] = "relative-mse"
+    kind: Literal["relative-mse", "mse", "l1", "ssim", "n2n", "completion"] = "relative-mse"
     share: Annotated[float, Limit(gt=0, lt=1)] = 0.5
+    every: Count = 2
 
 
 class TrainingTable(Table):
@@ -174,7 +179,8 @@ class Plan:
         mu = ("mu",) if spect or "mu" in data.guides else ()
         guide = ("guide",) if "guide" in data.guides else ()
         target = ("reconstruction",) if data.target == "reconstruction" else ()
-        return ("counts", "background", "factors", "truth", *mu, *guide, *target)
+        counts = "counts" if data.noise else "expected"
+        return (counts, "background", "factors", "truth", *mu, *guide, *target)
 
     def dataset(self, split: str) -> Dataset | SimulatedDataset | CachedDataset:
         """Return a part of the samples."""
@@ -373,6 +379,17 @@ def _possible_network(plan: Plan) -> None:
 
 
 def _possible_loss(plan: Plan) -> None:
+    kind, name = plan.recipe.loss.kind, plan.recipe.network.name
+    if (kind == "completion") != (name == "sinogram-net"):
+        raise ValueError(f'kind "completion" is for sinogram-net, and only that; the network is {name}')
+    n_views = plan.source.simulator.geometry.n_views
+    if kind == "completion" and n_views % plan.recipe.loss.every:
+        raise ValueError(f"every must divide the {n_views} views, got {plan.recipe.loss.every}")
+    keeps = plan.recipe.network.keep_measured is not False
+    if kind == "completion" and keeps != (plan.recipe.loss.every > 1):
+        raise ValueError(
+            "every must be above 1 for a network that keeps what was measured, and 1 for keep_measured = false"
+        )
     if plan.recipe.loss.kind == "n2n" and not plan.simulation.counts.noise:
         raise ValueError('kind "n2n" splits noisy counts, but the simulation has noise = false')
 

@@ -30,6 +30,8 @@ from .direct import (
     described,
     every_view,
     partly_measured,
+    without_bins,
+    without_crystals,
 )
 from .methods import (
     DIPRecon,
@@ -104,6 +106,8 @@ from .networks import (
 )
 from .training import (
     Card,
+    Completing,
+    EvenlySpacedViews,
     LayerRecord,
     MeasuredScanner,
     Noise2Void,
@@ -212,6 +216,10 @@ __all__ = [
     "PartialLikelihood",
     "partly_measured",
     "every_view",
+    "without_bins",
+    "without_crystals",
+    "Completing",
+    "EvenlySpacedViews",
     # denoisers as priors
     "pnp_em",
     "Growing",

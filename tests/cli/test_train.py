@@ -451,3 +451,31 @@ def train_until(recipe, out, n_steps):
             emrecon("train", recipe, "--out", out)
         except (InterruptionError, KeyboardInterrupt):
             assert n_steps is not None
+
+
+@pytest.mark.parametrize("every", [2, 1])
+def test_networks_of_data(recipe, tmp_path, every):
+    network = 'name = "sinogram-net"\nwidth = 2\ndepth = 2\npasses = 1\nsubsets = 2\nkeep_measured = '
+    network += "true" if every > 1 else "false"
+    text = TRAINING.replace('name = "mapem-net"\nn_modules = 2\nwidth = 2', network)
+    recipe.write_text(text + f'\n[loss]\nkind = "completion"\nevery = {every}\n', encoding="utf-8")
+    emrecon("train", recipe, "--out", tmp_path / "run", "--steps", 2)
+    assert read_card(tmp_path / "run" / "weights.safetensors").architecture == "sinogram-net"
+    wrong = text + f'\n[loss]\nkind = "completion"\nevery = {3 - every}\n'
+    recipe.write_text(wrong, encoding="utf-8")
+    with pytest.raises(RecipeError, match="every must be above 1"):
+        train_recipe.load_plan(str(recipe))
+    recipe.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match="is for sinogram-net, and only that"):
+        train_recipe.load_plan(str(recipe))
+
+
+def test_counts_without_noise(recipe):
+    (recipe.parent / "spect.toml").write_text(SPECT.replace('"counts"', '"counts", "expected"'), encoding="utf-8")
+    text = TRAINING.replace("batch_size = 2", "batch_size = 2\nnoise = false")
+    plan = plan_of(recipe, text)
+    (arguments, _), *_ = held_out(plan, preparation(plan, torch.device("cpu")), "validation", 1)()
+    (noisy, _), *_ = held_out(plan_of(recipe), preparation(plan_of(recipe), torch.device("cpu")), "validation", 1)()
+    exact, counted = arguments["likelihood"].data, noisy["likelihood"].data
+    assert float((exact - exact.round()).abs().max()) > 0
+    assert float(((counted - exact) ** 2 / exact.clamp(min=1e-3)).mean()) == pytest.approx(1, rel=0.5)

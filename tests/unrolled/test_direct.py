@@ -317,3 +317,39 @@ def test_weighted_least_squares_find_the_image():
     assert float(f.value(run(lbfgsb(f, start=start), 20)).sum()) < float(f.value(start).sum()) / 100
     with pytest.raises(ValueError, match="must not be negative"):
         GaussianLikelihood(y, model, -y)
+
+
+@pytest.mark.parametrize("hides", [{"pattern": unrolled.EvenlySpacedViews(2, shifted=True)}, {"share": 0.5}])
+def test_networks_of_data_learn_what_was_hidden(hides):
+    projector = camera(32, 12)
+    with unrolled.seeded(0):
+        model = unrolled.sinogram_net(2, width=4, depth=2, keep_measured="pattern" in hides, passes=1, subsets=2)
+    objective, optimiser = unrolled.Completing(**hides), torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for step in range(30):
+        optimiser.zero_grad()
+        loss = objective(model, ({"likelihood": of(projector, 5.0)}, None), torch.Generator().manual_seed(step))
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    with pytest.raises(ValueError, match="give one of them"):
+        unrolled.Completing()
+
+
+def test_crystals_that_failed_take_their_bins_with_them():
+    sinogram = ring(rings=2).sinogram
+    lost = [3, 4, 5]
+    kept = unrolled.without_crystals(sinogram, lost, rings=[1]).numpy()
+    pairs = sinogram.crystal_pairs[:, 0]  # (views, radial, 2)
+    failed = np.isin(pairs, lost).any(-1)
+    for plane, rings in enumerate(sinogram.ring_pairs):
+        expected = failed if (rings == 1).all() else np.zeros_like(failed)
+        assert np.array_equal(~kept[..., plane], expected)
+    with pytest.raises(ValueError, match="no bin is left"):
+        unrolled.without_crystals(sinogram, range(sinogram.scanner.n_crystals))
+    columns = unrolled.without_bins((12, 8, 1), [3])
+    assert columns[:, 3].sum() == 0
+    assert columns.sum() == 12 * 7
+    with pytest.raises(ValueError, match="bins are 0 to 7"):
+        unrolled.without_bins((12, 8, 1), [8])

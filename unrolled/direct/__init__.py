@@ -7,13 +7,13 @@ from .completion import (
     DataNet,
     OnData,
     PartialLikelihood,
-    every_view,
     interpolated,
     partly_measured,
 )
 from .direct import Direct, normalised_data
 from .folding import DataFolding
 from .fusion import Fused
+from .patterns import every_view, without_bins, without_crystals
 from .scans import ScanDescription, described, differences
 
 __all__ = [
@@ -33,4 +33,6 @@ __all__ = [
     "interpolated",
     "normalised_data",
     "partly_measured",
+    "without_bins",
+    "without_crystals",
 ]

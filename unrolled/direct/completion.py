@@ -68,18 +68,6 @@ def partly_measured(likelihood: PoissonLikelihood, measured: Array) -> PartialLi
     return PartialLikelihood(keep * y, own, complete=model, measured=mask)
 
 
-def every_view(n_views: int, n: int, shape: Sequence[int]) -> Tensor:
-    """Return the booleans, (views, bins, rows), of every n-th view.
-
-    Raises ValueError for a number that does not divide the views.
-    """
-    if n < 1 or n_views % n:
-        raise ValueError(f"every {n}-th view of {n_views} is not evenly spaced; choose a divisor")
-    kept = torch.zeros(tuple(shape), dtype=torch.bool)
-    kept[::n] = True
-    return kept
-
-
 @dataclass(frozen=True, eq=False)
 class CompletedScan:
     """Counts of all bins, measured or predicted, and their variance: what a network makes of a scan.
@@ -254,7 +242,6 @@ __all__ = [
     "DataNet",
     "OnData",
     "PartialLikelihood",
-    "every_view",
     "interpolated",
     "partly_measured",
 ]

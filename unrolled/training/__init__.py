@@ -1,5 +1,6 @@
 """How networks are trained: the loop, losses, weights, several processes, module by module."""
 
+from .completing import Completing, EvenlySpacedViews
 from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
 from .domain import scan_notes, scan_statistics, statistics_range
 from .fit import data_fit, fit_note
@@ -30,6 +31,8 @@ from .weights import Card, count_parameters, load_network, load_weights, read_ca
 
 __all__ = [
     "Card",
+    "Completing",
+    "EvenlySpacedViews",
     "LayerRecord",
     "MeasuredScanner",
     "Noise2Void",

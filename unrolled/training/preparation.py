@@ -55,6 +55,7 @@ class Preparation:
         floor : the least expected background of a bin over the mean counts in a bin; it keeps the likelihood finite
             where the model expects no counts.
         device : where tensors go.
+        counts : the field that stands for the counts: "counts", or "expected" for data without noise (level 1).
 
     Samples hold `counts`, `factors`, `background`, the target, the guides and, for SPECT, `mu`: arrays or tensors.
 
@@ -68,6 +69,7 @@ class Preparation:
     target: str = "truth"
     floor: float = 1e-3
     device: torch.device | str = "cpu"
+    counts: str = "counts"
 
     def __post_init__(self) -> None:
         if self.level is not None and self.level not in self.levels:
@@ -87,14 +89,17 @@ class Preparation:
     def likelihood(self, samples: Samples) -> PoissonLikelihood:
         """Return the likelihood of a batch's counts at the chosen level."""
         level = min(self.levels) if self.level is None else self.level
-        counts = self._tensor(self._field(samples, "counts"))
-        if len(self.levels) > 1:
-            counts = counts[:, list(self.levels).index(level)]
-        y = self._data(counts)
+        y = self._counts(samples, level)
         factors, background = (self._data(self._field(samples, name)) for name in ("factors", "background"))
         least = self.floor * y.mean(tuple(range(1, y.ndim)), keepdim=True)
         model = AcquisitionModel(self._projector(samples), level * factors, (level * background).maximum(least))
         return PoissonLikelihood(y, model)
+
+    def _counts(self, samples: Samples, level: float) -> torch.Tensor:
+        counts = self._tensor(self._field(samples, self.counts))
+        if self.counts == "expected":
+            return level * self._data(counts)
+        return self._data(counts[:, list(self.levels).index(level)] if len(self.levels) > 1 else counts)
 
     def _projector(self, samples: Samples) -> Projector:
         empty = self._empty
