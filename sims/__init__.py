@@ -72,6 +72,7 @@ from .phantoms import (
     random_folded_brain,
     random_torso,
     random_varied_brain,
+    random_ventricle,
     read_label_map,
     read_tissues,
     rotation_to,
@@ -162,6 +163,7 @@ __all__ = [
     "cardiac_torso",
     "random_brain",
     "random_cardiac_torso",
+    "random_ventricle",
     "torso",
     "with_lesions",
     # subjects that differ in what their guides do not show

@@ -89,6 +89,7 @@ from .networks import (
     ConvolutionalAutoencoder,
     Denoiser,
     DnCNN,
+    ImageClassifier,
     NetworkDenoiser,
     Reconstructor,
     ResidualUnit,
@@ -105,6 +106,7 @@ from .networks import (
     seeded,
 )
 from .training import (
+    Adversarial,
     Card,
     Completing,
     EvenlySpacedViews,
@@ -121,6 +123,7 @@ from .training import (
     ThinnedNoise2Noise,
     Validation,
     WeightedSum,
+    WithDiscriminator,
     best_weights,
     by_epoch,
     count_parameters,
@@ -135,6 +138,7 @@ from .training import (
     load_weights,
     measurement_splitting,
     mse,
+    patch_discriminator,
     plot_log,
     poisson_loss,
     pretrained,
@@ -248,6 +252,10 @@ __all__ = [
     "WindowedVariance",
     "hold_out",
     # architectures
+    "ImageClassifier",
+    "patch_discriminator",
+    "WithDiscriminator",
+    "Adversarial",
     "Denoiser",
     "ResidualUnit",
     "DnCNN",

@@ -2,7 +2,7 @@
 
 from .bodies import Lesion, random_torso, torso, with_lesions
 from .brain import Brain, BrainImages, GuideRecipe, LesionRecipe, Mismatches, random_folded_brain
-from .cardiac import SEGMENTS, Defect, LeftVentricle, bullseye, cardiac_torso, random_cardiac_torso
+from .cardiac import SEGMENTS, Defect, LeftVentricle, bullseye, cardiac_torso, random_cardiac_torso, random_ventricle
 from .ellipses import EllipseRanges, random_brain, random_ellipses, shepp_logan
 from .fields import Lobes, MarkedLesion, Modulated, SmoothField, Spot
 from .folds import Folded
@@ -64,6 +64,7 @@ __all__ = [
     "random_ellipses",
     "random_folded_brain",
     "random_torso",
+    "random_ventricle",
     "read_label_map",
     "read_tissues",
     "rotation_to",

@@ -168,13 +168,19 @@ def with_lesions(phantom: Phantom, lesions: Sequence[Lesion]) -> Phantom:
     return Phantom((*phantom.regions, *painted))
 
 
-def random_torso(seed: int, uptake: str | Mapping[str, float] = "fdg", lesions: tuple[int, int] = (0, 6)) -> Phantom:
+def random_torso(
+    seed: int,
+    uptake: str | Mapping[str, float] = "fdg",
+    lesions: tuple[int, int] = (0, 6),
+    arms: bool | None = None,
+) -> Phantom:
     """Return a random patient; each seed has its own, whatever was drawn before.
 
     Args:
         seed : a non-negative integer.
         uptake : as for `torso`.
         lesions : the lowest and highest number of them.
+        arms : beside the body or not; None: in one of five, as below. The rest of the patient is the same.
 
     Ranges, ours and uniform: scale 0.92 to 1.06 along x and y and 0.93 to 1.05 along z, fat 4 to 30 mm; liver, spleen,
     stomach, kidneys and bladder displaced by up to 3 mm along each axis and 0.94 to 1.04 as long (bladder 0.75 to 1.1);
@@ -195,7 +201,8 @@ def random_torso(seed: int, uptake: str | Mapping[str, float] = "fdg", lesions: 
     if not 0 <= low <= high <= _MOST_LESIONS:
         raise ValueError(f"random_torso: lesions must be 0 <= lowest <= highest <= {_MOST_LESIONS}, got {lesions}")
     random = generator(seed, "torso")
-    plain = torso(varied(random, _table(uptake)), arms=bool(random.uniform() < 0.2), build=random_build(random))
+    table, drawn = varied(random, _table(uptake)), bool(random.uniform() < 0.2)
+    plain = torso(table, arms=drawn if arms is None else arms, build=random_build(random))
     sites = _SITES[uptake if isinstance(uptake, str) else "fdg"]
     return with_lesions(plain, _random_lesions(random, plain, sites, int(random.integers(low, high + 1))))
 

@@ -182,6 +182,20 @@ class LeftVentricle:
         low, high, start, stop = self._segment(number)
         return (self._slab_volume(1, low, high) - self._slab_volume(0, low, high)) * (stop - start) / 360
 
+    def segment_centre(self, number: int) -> np.ndarray:
+        """Return the middle of an AHA segment (1 to 17) in mm: half of its length, angle and wall; (3,).
+
+        Raises ValueError for another number.
+        """
+        low, high, start, stop = self._segment(number)
+        s, angle = (low + high) / 2, math.radians((start + stop) / 2)
+        middle = 0.0
+        if number < 17:
+            middle = (self._radius(0.0, s) + self._radius(1.0, s)) / 2
+        septum, anterior, apex = self.axes.T
+        place = self.base + s * apex + middle * (math.cos(angle) * septum + math.sin(angle) * anterior)
+        return np.asarray(place)
+
     def regions(
         self, activity: float = 1.0, defects: Sequence[Defect] = (), blood: float | None = 0.0
     ) -> tuple[Region, ...]:
@@ -262,6 +276,12 @@ class LeftVentricle:
             yield Cylinder((0, 0, self.cylinder / 2), radius, self.cylinder), 0.0, self.cylinder
         yield Ellipsoid((0, 0, self.cylinder), (radius, radius, tip - self.cylinder)), self.cylinder, tip
 
+    def _radius(self, depth: float, s: float) -> float:
+        """The distance from the axis of what is inside the wall up to a depth, at s from the base."""
+        radius, tip = self.radius + depth * self.wall, self.length - (1 - depth) * self.wall
+        beyond = max(s - self.cylinder, 0.0) / (tip - self.cylinder)
+        return radius * math.sqrt(max(1 - beyond**2, 0.0))
+
     def _slab_volume(self, depth: float, low: float, high: float) -> float:
         """The volume in mL of `_solids` all around: pi r^2 (h - (t1^3 - t0^3) / (3 l^2)) in an ellipsoid l long."""
         total = 0.0
@@ -338,14 +358,15 @@ def cardiac_torso(
 
 
 def random_cardiac_torso(
-    seed: int, ratios: str | Mapping[str, float] = "tc-99m", defects: tuple[int, int] = (0, 2)
+    seed: int, ratios: str | Mapping[str, float] = "tc-99m", defects: tuple[int, int] | Sequence[Defect] = (0, 2)
 ) -> Phantom:
     """Return a random patient for myocardial perfusion; each seed has its own, whatever was drawn before.
 
     Args:
         seed : a non-negative integer.
         ratios : as for `cardiac_torso`.
-        defects : the lowest and highest number of them.
+        defects : the lowest and highest number of them; or the defects themselves, in the patient that the seed has
+            without them.
 
     Ranges, ours and uniform: build and organs' activities as in `random_torso`; ventricle displaced by up to 5 mm along
     each axis, its long axis 36 to 54 degrees to the left of the front and 15 to 40 degrees down, rolled by up to 15
@@ -355,14 +376,27 @@ def random_cardiac_torso(
 
     Raises ValueError for a seed or numbers of defects that are negative, or the lowest above the highest.
     """
-    low, high = defects
-    if not 0 <= low <= high:
-        raise ValueError(f"random_cardiac_torso: numbers of defects must be 0 <= lowest <= highest, got {defects}")
     random = generator(seed, "cardiac torso")
     table, build = varied(random, _table(ratios)), random_build(random)
     ventricle = _random_ventricle(random, build)
-    drawn = [_random_defect(random) for _ in range(int(random.integers(low, high + 1)))]
+    given = [defect for defect in defects if isinstance(defect, Defect)]
+    if len(given) == len(defects):
+        return cardiac_torso(ventricle, given, table, build)
+    numbers = [n for n in defects if not isinstance(n, Defect)]
+    if len(numbers) != 2 or given or not 0 <= numbers[0] <= numbers[1]:
+        raise ValueError(f"random_cardiac_torso: numbers of defects must be 0 <= lowest <= highest, got {defects}")
+    drawn = [_random_defect(random) for _ in range(int(random.integers(numbers[0], numbers[1] + 1)))]
     return cardiac_torso(ventricle, drawn, table, build)
+
+
+def random_ventricle(seed: int, ratios: str | Mapping[str, float] = "tc-99m") -> LeftVentricle:
+    """Return the left ventricle of `random_cardiac_torso(seed, ratios)`.
+
+    Raises ValueError as that does.
+    """
+    random = generator(seed, "cardiac torso")
+    varied(random, _table(ratios))
+    return _random_ventricle(random, random_build(random))
 
 
 def _table(ratios: str | Mapping[str, float]) -> Mapping[str, float]:

@@ -11,6 +11,7 @@ from .blocks import (
     initial_thresholds,
     seeded,
 )
+from .classifier import ImageClassifier
 from .guides import mean_scale, normalised_guide
 from .reconstructor import Reconstructor
 from .scaling import ScaleEquivariant, count_scale
@@ -18,6 +19,7 @@ from .transformer import SwinRegulariser
 from .unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm
 
 __all__ = [
+    "ImageClassifier",
     "DEEP_IMAGE_PRIOR",
     "ITERATIVE_CNN",
     "ConvolutionalAutoencoder",

@@ -1,5 +1,6 @@
 """How networks are trained: the loop, losses, weights, several processes, module by module."""
 
+from .adversarial import Adversarial, WithDiscriminator, patch_discriminator
 from .completing import Completing, EvenlySpacedViews
 from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
 from .domain import scan_notes, scan_statistics, statistics_range
@@ -30,6 +31,9 @@ from .stages import Stage, StageRecord, spectnet_stages, train_stages
 from .weights import Card, count_parameters, load_network, load_weights, read_card, save_weights
 
 __all__ = [
+    "Adversarial",
+    "WithDiscriminator",
+    "patch_discriminator",
     "Card",
     "Completing",
     "EvenlySpacedViews",
