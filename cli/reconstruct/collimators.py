@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import typer
+
 from emrecon import formats
 from emrecon.projectors import (
     BedScan,
@@ -30,11 +32,17 @@ def open_source(settings: Settings) -> tuple[Settings, data.Source]:
 def with_collimator(settings: Settings, source: object) -> Settings:
     """Return the settings with the collimator of the file, and say which it is.
 
-    Where one cannot be used, the settings stay as they are, and a note says why and what to give.
+    Where the file names none, or the photons that its response depends on are not known, the settings stay as they are,
+    and a note says why and what to give.
+
+    Raises typer.BadParameter, with what to give, for a name that is not known.
     """
     physics, study = settings.physics, getattr(source, "study", None)
     of_pet = isinstance(source, formats.PETLink) or isinstance(getattr(source, "geometry", None), PETSinogram)
-    if of_pet or study is None or not study.collimator or physics.collimator or physics.response:
+    if of_pet or study is None or physics.collimator or physics.response:
+        return settings
+    if not study.collimator:
+        _LOG.warning("the file names no collimator, so no resolution is modelled; give --collimator or --response")
         return settings
     camera = " ".join(part for part in (study.manufacturer, study.model) if part)
     shown = f"the collimator of the file, {study.collimator}{f' of {camera}' if camera else ''},"
@@ -42,8 +50,12 @@ def with_collimator(settings: Settings, source: object) -> Settings:
     try:
         found = collimator_named(study.collimator, study.manufacturer, study.model)
     except ValueError as error:
-        _LOG.warning("%s is not known (%s), %s", shown, str(error).partition(";")[0], advice)
-        return settings
+        raise typer.BadParameter(
+            f"{shown} is not known ({str(error).partition(';')[0]}); give --collimator NAME, one of "
+            "emrecon.projectors.collimators() such as siemens-lehr, or --response SLOPE,INTERCEPT, or --collimator none, "
+            "which models no resolution",
+            param_hint="--collimator",
+        ) from None
     try:
         energy = physics.energy or _energy(source, physics.peak)
         response = found.response(energy, physics.intrinsic)

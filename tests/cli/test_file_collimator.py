@@ -38,16 +38,34 @@ def test_known(caplog, make):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (of("SMARTZOOM"), "unknown collimator 'SMARTZOOM'"),
-        (of("LEHR", maker=None), "collimators of an unknown camera are not known"),
+        (of("SMARTZOOM"), "SMARTZOOM of SIEMENS NM, is not known (unknown collimator 'SMARTZOOM' of SIEMENS NM"),
+        (of("LEHR", maker=None), "LEHR, is not known (the collimators of an unknown camera are not known)"),
+        (of("LEHR", maker="ACME"), "LEHR of ACME, is not known"),
+    ],
+)
+def test_an_unknown_one_is_refused(source, words):
+    with pytest.raises(typer.BadParameter) as error:
+        with_collimator(settings(), source)
+    assert words in str(error.value)
+    assert "give --collimator NAME" in str(error.value)
+    assert "--response" in str(error.value)
+    assert "--collimator none" in str(error.value)
+    assert error.value.param_hint == "--collimator"
+    assert with_collimator(settings(collimator="none"), source).physics.collimator == "none"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
         (replace(of("MELP"), radionuclide=None), "the radionuclide is not known"),
         (replace(of("MELP"), energy_window=(300, 320)), "no photon line in the energy window"),
+        (of(None), "the file names no collimator"),
     ],
 )
 def test_not_usable(caplog, source, words):
     assert with_collimator(settings(), source).physics.collimator is None
     assert words in caplog.text
-    assert "so no resolution is modelled; give --collimator NAME" in caplog.text
+    assert "so no resolution is modelled; give --collimator" in caplog.text
 
 
 def test_options_win(caplog):
