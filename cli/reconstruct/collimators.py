@@ -52,7 +52,7 @@ def with_collimator(settings: Settings, source: object) -> Settings:
     except ValueError as error:
         raise typer.BadParameter(
             f"{shown} is not known ({str(error).partition(';')[0]}); give --collimator NAME, one of "
-            "emrecon.projectors.collimators() such as siemens-lehr, or --response SLOPE,INTERCEPT, or --collimator none, "
+            "emrecon.projectors.collimators() such as siemens-lehr, --response SLOPE,INTERCEPT, or --collimator none, "
             "which models no resolution",
             param_hint="--collimator",
         ) from None
