@@ -13,13 +13,13 @@ import numpy as np
 import typer
 
 from emrecon import figures, formats
-from emrecon.projectors import ImageGrid
+from emrecon.projectors import ImageGrid, Study
 from emrecon.projectors.core.files import atomic_path
 from emrecon.projectors.core.progress import stage
 from emrecon.projectors.core.resampling import resample
 from emrecon.recon import Agreement, agreement_of
 
-from .images import Shown, in_unit_of, load, named, point
+from .images import Shown, different_patients, in_unit_of, load, named, point
 from .outputs import check_outputs, writing
 from .printing import note, plain_console, quietly
 
@@ -119,7 +119,8 @@ def compare(
         if None not in moments and moments[0] != moments[1]:
             note(f"{names[0]} is decay corrected to {moments[0]}, {names[1]} to {moments[1]}", console)
         second, covered, said = _on_grid_of(first, second, names, scale)
-        chosen = _region(first, region, region_name, threshold)
+        said += different_patients((names[0], a), (names[1], b))
+        chosen = _region(first, region, region_name, threshold, formats.study_of_file(a))
         chosen, more = _within(chosen, covered, names)
         for text in (*said, *more):
             note(text, console)
@@ -188,9 +189,9 @@ def _on_grid_of(
     return Shown(moved, first.grid, second.unit), None if covered.all() else covered, said
 
 
-def _region(first: Shown, path: Path | None, name: str | None, threshold: float | None) -> Region:
+def _region(first: Shown, path: Path | None, name: str | None, threshold: float | None, study: Study | None) -> Region:
     if path is not None:
-        masks = formats.read_masks(path, first.grid)
+        masks = formats.read_masks(path, first.grid, study)
         if name is not None and name not in masks:
             raise typer.BadParameter(
                 f"there is no {name!r}; choose from {', '.join(masks)}", param_hint="--region-name"

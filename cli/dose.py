@@ -34,7 +34,7 @@ from emrecon.recon.dosimetry import (
 )
 from emrecon.recon.dosimetry.dose import AIR, METHODS
 
-from .images import in_patient, known, named
+from .images import different_patients, in_patient, known, named
 from .outputs import check_outputs, writing
 from .printing import note, plain_console, printable, quietly
 
@@ -168,7 +168,10 @@ def dose(
     with quietly(quiet):
         with stage("reading the images"):
             found = _read(files, hours, nuclide, unit, corrected_to, said)
-        regions = _masks(masks or (), label or (), found.grid, said)
+        for path in (*files[1:], *([] if density is None else [density])):
+            for text in different_patients((path.name, path), (files[0].name, files[0])):
+                said(text)
+        regions = _masks(masks or (), label or (), found.grid, said, formats.study_of_file(files[0]))
         body = None if density is None else _density(density, density_unit, density_energy, nuclide, found, said)
         with stage("fitting curves and convolving"), named("--model"):
             result = treatment_dose(
@@ -389,12 +392,14 @@ def _check_study(path: Path, hours: float, nuclide: str, said: _Said) -> None:
             said(f"{path.name} was measured {own:.4g} h after the injection by its header, and not {hours:g} h")
 
 
-def _masks(paths: Sequence[Path], labels: Sequence[str], grid: ImageGrid, said: _Said) -> dict[str, np.ndarray]:
+def _masks(
+    paths: Sequence[Path], labels: Sequence[str], grid: ImageGrid, said: _Said, study: Study | None
+) -> dict[str, np.ndarray]:
     names = _label_names(labels)
     masks: dict[str, np.ndarray] = {}
     for path in paths:
         taken = names if names and not (path.is_dir() or is_dicom(path)) else None
-        for name, mask in formats.read_masks(path, grid, names=taken).items():
+        for name, mask in formats.read_masks(path, grid, study, names=taken).items():
             if not mask.any():
                 said(f"{name} of {path.name} lies outside of the image and is left out")
             elif name in masks:

@@ -94,6 +94,15 @@ def load(path: Path, *, frame: int | None = None, unit: str | None = None, heade
     return shown if unit is None else _in_unit(shown, known(unit), path)
 
 
+def different_patients(one: tuple[str, Path | None], other: tuple[str, Path]) -> list[str]:
+    """Return a note where two DICOM images, (what it is called, file) each, are of different patients."""
+    if one[1] is None:
+        return []
+    studies = [formats.study_of_file(path) for path in (one[1], other[1])]
+    said = formats.patient_note(one[0], other[0], *studies)
+    return [] if said is None else [said]
+
+
 def in_patient(path: Path, grid: ImageGrid) -> ImageGrid:
     """Return a grid in the patient's coordinates, where HDF5 and Interfile have kept the place of the scan."""
     if not path.name.lower().endswith((".h5", ".hdf5", ".hv", ".h33")):

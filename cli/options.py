@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ from emrecon.projectors.spect.collimation import Response
 from emrecon.recon import ArgumentError
 from emrecon.recon.methods import matching
 from emrecon.sims import Cylinder, Phantom, Region
+
+_LOG = logging.getLogger("emrecon")
 
 Beside = Callable[[Path], formats.ImageAxes | None]
 """From the file of an image to the axes that it has beside the projections, None where it says its own."""
@@ -162,6 +165,9 @@ def guide(paths: Sequence[Path], grid: ImageGrid, beside: Beside, study: Study |
 
 def _finite_on(path: Path, grid: ImageGrid, beside: Beside, study: Study | None) -> np.ndarray:
     image, own_grid = formats.read_image(path, beside=None if path.is_dir() else beside(path))
+    who = formats.patient_note(f"the guide {path.name}", "the scan", formats.study_of_file(path), study)
+    if who is not None:
+        _LOG.warning("%s", who)
     on_grid = resample(np.asarray(image, np.float32), formats.grid_in_scan(path, own_grid, study), grid)
     if not np.isfinite(on_grid).all():
         raise ValueError(f"{path}: a guide must be finite, and this image holds NaN or infinite values")

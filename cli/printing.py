@@ -101,10 +101,18 @@ class _Keeper(logging.Handler):
 
 
 class _Printer(logging.Handler):
+    """Prints warnings as notes, each once: a folder that is looked at twice says the same twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
     def emit(self, record: logging.LogRecord) -> None:
         text = printable(record.getMessage())
         if record.levelno >= logging.WARNING:
-            note(text)
+            if text not in self._said:
+                self._said.add(text)
+                note(text)
         else:
             messages().print(Text(text, "dim"))
 

@@ -10,10 +10,10 @@ import typer
 
 from emrecon import figures, formats
 from emrecon.figures import Layer, Look
-from emrecon.projectors import ImageGrid
+from emrecon.projectors import ImageGrid, Study
 from emrecon.projectors.core.progress import stage
 
-from .images import Shown, load, named, point
+from .images import Shown, different_patients, load, named, point
 from .outputs import check_outputs, writing
 from .printing import note, plain_console, quietly
 
@@ -148,11 +148,12 @@ def view(
         with stage(f"reading {image.name}"):
             shown = load(image, frame=frame, unit=unit, header=header or ())
         below, said = _below(overlay, overlay_window, shown)
+        said += different_patients(("the overlay", overlay), ("the image", image))
         usual = "hot" if below is not None else None
         look, more = shown.look(colour or usual, window, log)
         for text in (*shown.notes, *said, *more):
             note(text, console)
-        outlines = _outlines(masks or (), shown.grid)
+        outlines = _outlines(masks or (), shown.grid, formats.study_of_file(image))
         parts: dict[str, Any] = {"title": title or ""}
         over = {"under": below, "opacity": opacity or 0.75} if below is not None else {}
         with stage("drawing"):
@@ -239,11 +240,11 @@ def _extent(grid: ImageGrid) -> str:
     return ", ".join(f"{name} {low:.0f} to {high:.0f}" for name, (low, high) in zip("xyz", _ends(grid)))
 
 
-def _outlines(paths: list[Path] | tuple[Path, ...], grid: ImageGrid) -> dict[str, np.ndarray]:
+def _outlines(paths: list[Path] | tuple[Path, ...], grid: ImageGrid, study: Study | None) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for path in paths:
         with stage(f"reading {path.name}"):
-            read = formats.read_masks(path, grid)
+            read = formats.read_masks(path, grid, study)
         for name, mask in read.items():
             own = name if name not in found else f"{name} ({len(found) + 1})"
             found[own] = mask

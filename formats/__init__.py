@@ -104,6 +104,7 @@ from .registry import (
     write_scan,
 )
 from .siemens import PETLink, histogram_petlink, is_petlink, read_petlink, read_siemens_norm, split_petlink
+from .subjects import patient_note, study_of_file
 from .terms import read_term
 from .times import ImageTimes
 
@@ -146,6 +147,8 @@ __all__ = [
     "axes_beside",
     "Measured",
     "grid_in_scan",
+    "patient_note",
+    "study_of_file",
     "image_kind",
     "holds_image",
     "image_unit",

@@ -38,6 +38,7 @@ from .dicom.summary import is_dicom
 from .interfile.images import ImageAxes
 from .registry import read_image
 from .siemens import PETLink
+from .subjects import patient_note, study_of_file
 
 UNITS = ("1/cm", "1/mm", "hu")
 _ASSUMED_VOLTAGE = 120.0  # kV
@@ -153,7 +154,8 @@ def _of_ct(
     more = (*_warnings(ct), removed, ct_coverage(own, grid), ct_truncation(seen, own), _moved(choice.shift))
     table = f"table of {scanner}" if scanner else "mean of all tables"
     source = f"CT of {ct.grid}, {kvp:g} kV ({table}), at {choice.energy:.4g} keV"
-    every = (*notes, *said, *(note for note in more if note))
+    who = patient_note("CT", "scan", Study(attributes=ct.facts.patient), getattr(scan, "study", None))
+    every = (*notes, *said, *(note for note in (who, *more) if note))
     return AttenuationMap(values, grid, choice.energy, every, source)
 
 
@@ -341,7 +343,8 @@ def _of_map(
     place, said = _of_file(path, own, scan)
     scale = _scale(path)
     scaled = f"the values of {Path(path).name} are divided by {scale:g}, the scale in its attribute (0033,1038)"
-    notes = tuple(note for note in (said, _moved(shift), scaled if scale != 1 else None) if note)
+    who = patient_note("attenuation map", "scan", study_of_file(path), getattr(scan, "study", None))
+    notes = tuple(note for note in (who, said, _moved(shift), scaled if scale != 1 else None) if note)
     values = values / np.float32(scale)
     if unit == "1/mm":
         values = values * np.float32(10)

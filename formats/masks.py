@@ -22,6 +22,7 @@ from .dicom.segmentation import segment_masks
 from .dicom.series import headers_of, modality_of
 from .dicom.summary import is_dicom
 from .registry import read_image
+from .subjects import patient_note, study_of_file
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -44,7 +45,8 @@ def read_masks(
         path : an RTSTRUCT or SEG file, a folder with one of them, or a label image (NIfTI, HDF5, Interfile) whose
             voxels hold the number of the region, 0 for none.
         grid : of the masks, in the patient's LPS coordinates; with `study` in those of its scan.
-        study : `scan.study`, whose placement says where the scan lies in the patient.
+        study : `scan.study`, whose placement says where the scan lies in the patient; or `study_of_file(image)` of a
+            DICOM image. Another patient or another frame of reference than the study's is logged as a warning.
         names : of the numbers of a label image (default: "label 1", ...).
 
     A voxel belongs to a region that holds half of it or more. Contours are closed curves on parallel axial, coronal or
@@ -66,6 +68,9 @@ def read_masks(
         raise FormatError(f"{path} names its regions itself; names= is for label images")
     with lenient():
         file, header = _only(path)
+        who = patient_note(f"{file.name}", "the image", study_of_file(file), study)
+        if who is not None:
+            _LOG.warning("%s", who)
         return _READERS[modality_of(header)](file, header, here, None if study is None else study.frame_of_reference)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from emrecon import figures
 from emrecon.formats.dicom.ct import is_ct
 from emrecon.formats.dicom.summary import is_dicom
+from emrecon.projectors import Study
 from emrecon.projectors.core.progress import stage
 from emrecon.projectors.physics.ct_maps import shifted_grid
 
@@ -18,14 +19,21 @@ from ..outputs import writing
 from .settings import PhysicsTable, Settings
 
 
-def write_report(settings: Settings, console: Console) -> None:
-    """Write the report of the image that is there already, where one is wanted."""
+def write_report(settings: Settings, console: Console, study: Study | None) -> None:
+    """Write the report of the image that is there already, where one is wanted.
+
+    study : of the scan, which CT and masks have to be of, too.
+    """
     path, physics = settings.output.report, settings.physics
     if path is None:
         return
     with stage("report"):
         run = figures.read_run(
-            settings.output.out, ct=_ct(physics), ct_series=physics.mu_series, masks=settings.output.masks
+            settings.output.out,
+            ct=_ct(physics),
+            ct_series=physics.mu_series,
+            masks=settings.output.masks,
+            study=study,
         )
         if run.ct is not None:  # where the attenuation map was put
             hu, grid = run.ct

@@ -56,7 +56,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         provenance = record.record_of(choice.done(settings), source, said, journal, work.quantity)
         output.write_results(settings, image, work.grid, console, provenance, work.quantity, work.times, source)
         output.write_overlay(settings, image, work.mu, work.grid, console)
-        reports.write_report(settings, console)
+        reports.write_report(settings, console, study)
         if repeat is not None:
             with writing():
                 write_config(repeat, choice.done(settings))

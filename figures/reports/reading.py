@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from emrecon import formats
 from emrecon.formats.dicom.summary import dicom_patient, is_dicom
-from emrecon.projectors import ImageGrid
+from emrecon.projectors import ImageGrid, Study
 from emrecon.projectors.physics.ct_maps import shifted_grid
 
 FilePath = str | os.PathLike[str]
@@ -62,6 +62,7 @@ def read_run(
     ct_series: str | None = None,
     masks: Sequence[FilePath] = (),
     names: Mapping[int, str] | None = None,
+    study: Study | None = None,
 ) -> Run:
     """Return an image with its record, and what a report shows beside it.
 
@@ -71,6 +72,8 @@ def read_run(
         ct_series : UID or number of the series, where the folder holds several.
         masks : RTSTRUCT, SEG or label images, see `formats.read_masks`.
         names : of the numbers of label images.
+        study : of the scan, whose patient and frame of reference are compared with those of CT and masks (default:
+            those of the image, where it is DICOM).
 
     Raises FileNotFoundError, FormatError (a ValueError) where there is no image or no record.
     """
@@ -83,10 +86,14 @@ def read_run(
         remarks.append(
             "the scan does not say where it lies in the patient; image and CT are shown where their files put them"
         )
+    # the grid is in the coordinates of the patient already
+    known = formats.study_of_file(path) if study is None else replace(study, placement=None)
+    who = None if ct is None else formats.patient_note("CT", "image", formats.study_of_file(ct), known)
+    remarks += [who] if who is not None else []
     regions: dict[str, np.ndarray] = {}
     for file in masks:
         own = names if names and not (Path(file).is_dir() or is_dicom(file)) else None  # DICOM names its regions
-        for name, mask in formats.read_masks(file, grid, names=own).items():
+        for name, mask in formats.read_masks(file, grid, known, names=own).items():
             if mask.any():
                 regions[_free(name, regions)] = mask
             else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +41,7 @@ class CTFacts:
         table_height : mm, of the top of the table below the gantry's axis.
         rescale_type : what the values are, "HU" unless the file says otherwise.
         contrast : whether a contrast agent is named.
+        patient : DICOM keyword -> text, to compare with those of a scan; never printed.
     """
 
     kvp: float | None = None
@@ -51,6 +52,7 @@ class CTFacts:
     table_height: float | None = None
     rescale_type: str = "HU"
     contrast: bool = False
+    patient: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
 class CTImage(NamedTuple):
@@ -132,6 +134,7 @@ def _facts(path: Path, headers: list[Dataset]) -> CTFacts:
         table_height=number_of(header, "TableHeight"),
         rescale_type="HU" if kind.upper() in ("HU", "US", "UNSPECIFIED") else kind,
         contrast=text_of(header, "ContrastBolusAgent") is not None,
+        patient={name: text for name in ("PatientID", "PatientName") if (text := text_of(header, name))},
     )
 
 

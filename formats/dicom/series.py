@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -47,6 +48,8 @@ _HALF_A_DAY = 12.0  # h
 _ROUNDED = 0.1  # mm, to which some scanners round the positions of slices
 
 
+_LOG = logging.getLogger("emrecon")
+_SUFFIXES = (".dcm", ".ima")
 _File = tuple[Path, "Dataset"]
 
 
@@ -101,10 +104,30 @@ def slices_of_series(
 
 
 def headers_of(path: FilePath | Iterable[FilePath]) -> tuple[list[_File], bool]:
-    """Return the DICOM files with their attributes but for pixels, and whether `path` is a folder."""
+    """Return the DICOM files with their attributes but for pixels, and whether `path` is a folder.
+
+    Files of a folder that only their suffix says to be DICOM are passed over; a warning in the log counts them.
+    """
     paths, folder = _paths(path)
-    headers = ((file, _header(file, required=not folder)) for file in tracked(paths, "DICOM files"))
-    return [(file, header) for file, header in headers if header is not None], folder
+    headers = [(file, _header(file, required=not folder)) for file in tracked(paths, "DICOM files")]
+    found = [(file, header) for file, header in headers if header is not None]
+    junk = [file for file, header in headers if header is None and file.suffix.lower() in _SUFFIXES]
+    if junk:
+        empty = sum(file.stat().st_size == 0 for file in junk)
+        _LOG.warning(
+            "%s: %d of the files named %s hold no DICOM (%d are empty) and are passed over, such as %s; a broken copy?",
+            *(path, len(junk), " or ".join(_SUFFIXES), empty, junk[0].name),
+        )
+    return found, folder
+
+
+def first_header(path: Path) -> Dataset | None:
+    """Return the attributes of a file, or of the first DICOM file of a folder; None where there is none."""
+    for file in _paths(path)[0]:
+        header = _header(file, required=False)
+        if header is not None:
+            return header
+    return None
 
 
 def _paths(path: FilePath | Iterable[FilePath]) -> tuple[list[Path], bool]:
@@ -128,7 +151,7 @@ def _header(path: Path, required: bool) -> Dataset | None:
         start = stream.read(1024)
     # some old files lack the preamble and begin with group 0002 or 0008
     if start[128:132] != b"DICM" and start[:2] not in (b"\x02\x00", b"\x08\x00"):
-        if required or path.suffix.lower() in (".dcm", ".ima"):
+        if required:
             raise FormatError(f"{path} is not a DICOM file; truncated, or another format with the wrong suffix?")
         return None
     if _DEFLATED in start and path.stat().st_size * _LARGEST_DEFLATION > 4 * MAXIMUM_ELEMENTS:

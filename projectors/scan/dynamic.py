@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Self, TypedDict, Unpack, overload
 
 import numpy as np
@@ -57,7 +57,7 @@ class ScanSeries(ABC):
     factors: Array | float = 1.0
     radionuclide: str | None = None
     energy_window: tuple[float, float] | None = None
-    description: str = ""
+    description: str = field(default="", repr=False)  # free text, which may name the patient
     study: Study | None = None
 
     def __post_init__(self) -> None:

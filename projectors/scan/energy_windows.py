@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -78,7 +78,7 @@ class WindowedScan:
     factors: Array | float = 1.0
     duration: float | None = None
     radionuclide: str | None = None
-    description: str = ""
+    description: str = field(default="", repr=False)  # free text, which may name the patient
     study: Study | None = None
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Scan:
     duration: float | None = None
     radionuclide: str | None = None
     energy_window: tuple[float, float] | None = None
-    description: str = ""
+    description: str = field(default="", repr=False)  # free text, which may name the patient
     study: Study | None = None
 
     def __post_init__(self) -> None:

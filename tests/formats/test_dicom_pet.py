@@ -325,9 +325,10 @@ def test_files_that_are_not_dicom(tmp_path):
     with pytest.raises(FormatError, match="no DICOM images, not PT"):
         read_dicom_pet(tmp_path)
     (tmp_path / "text.dcm").write_text("text" * 200)
-    for path in (tmp_path, tmp_path / "text.dcm"):
-        with pytest.raises(FormatError, match="not a DICOM file"):
-            read_dicom_pet(path)
+    with pytest.raises(FormatError, match="not a DICOM file"):
+        read_dicom_pet(tmp_path / "text.dcm")
+    with pytest.raises(FormatError, match="no DICOM images, not PT"):  # nothing is left of the folder
+        read_dicom_pet(tmp_path)
     (tmp_path / "text.dcm").write_bytes(b"")
     with pytest.raises(FormatError, match="empty"):
         read_dicom_pet(tmp_path / "text.dcm")

@@ -124,6 +124,22 @@ def test_what_is_left_out_is_said(tmp_path, caplog):
     assert not masks["far"].any()
 
 
+def test_another_patient_and_another_frame_are_said(tmp_path, caplog):
+    path = write_structures(tmp_path / "rs.dcm", [("sphere", sphere())], frame="1.2.3", PatientID="9")
+    ct = write_ct(tmp_path / "ct", cylinder()[:, :, :2], replace(GRID, shape=(*cylinder().shape[:2], 2)), PatientID="4")
+    image = formats.study_of_file(ct)
+    assert image.placement is None
+    assert image.frame_of_reference == FRAME
+    with caplog.at_level(logging.WARNING, "emrecon"):
+        read_masks(path, GRID, image)
+    assert "rs.dcm and the image are of different patients" in caplog.text
+    assert "different frames of reference" in caplog.text
+    assert formats.patient_note("a", "b", image, image) is None
+    assert formats.study_of_file(tmp_path / "no.nii.gz") is None
+    unnamed = replace(image, attributes={"PatientID": ""})
+    assert formats.patient_note("a", "b", image, unnamed) is None  # nobody is known
+
+
 tilted = [circle(10, *CENTRE) @ np.array([[1, 0, 0], [0, 0.98, 0.2], [0, -0.2, 0.98]])]
 BROKEN = {
     "oblique": ([("a", tilted)], {}, "oblique to the patient's axes"),

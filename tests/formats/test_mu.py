@@ -1,5 +1,6 @@
 """From a CT to the attenuation map of a scan: the right value, at the right place, and what was assumed is said."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -161,11 +162,30 @@ def only_note(found, words):
         ({"PatientPosition": "FFS"}, "lay HFS for the scan and FFS for the CT"),
         ({"RescaleType": "Z_EFF"}, "said to be Z_EFF"),
         ({"ContrastBolusAgent": "Iodine"}, "contrast agent"),
+        ({"PatientID": "008"}, "CT and scan are of different patients"),
+        ({"PatientName": "Roe^Richard"}, "CT and scan are of different patients"),
     ],
 )
 def test_notes(tmp_path, changes, words):
     small = ImageGrid((26, 24, 20), (8.0, 8.0, 8.0), (-98.0, -310.0, 960.0))
-    only_note(read_mu(write_ct(tmp_path / "a", cylinder(small), small, **changes), scan()), words)
+    own = replace(STUDY, attributes={"PatientID": "007", "PatientName": "DOE^JANE"})  # of the folder, spelled otherwise
+    found = read_mu(write_ct(tmp_path / "a", cylinder(small), small, **changes), scan(own))
+    only_note(found, words)
+    assert not {"Doe", "DOE", "Roe", "007", "008"} & set(re.split(r"\W+", found.notes[0]))
+
+
+def test_junk_and_empty_files_beside_a_series_are_passed_over(tmp_path, caplog):
+    small = ImageGrid((26, 24, 20), (8.0, 8.0, 8.0), (-98.0, -310.0, 960.0))
+    folder = write_ct(tmp_path / "a", cylinder(small), small)
+    whole = read_mu(folder, scan())
+    slices = sorted(folder.iterdir())
+    (folder / "empty.dcm").touch()
+    (folder / "junk.dcm").write_bytes(b"junk" * 300)
+    np.testing.assert_array_equal(read_mu(folder, scan()).values, whole.values)
+    assert "2 of the files named .dcm or .ima hold no DICOM (1 are empty) and are passed over" in caplog.text
+    slices[5].write_bytes(b"")  # now a slice is missing
+    with pytest.raises(FormatError, match="missing"):
+        read_mu(folder, scan())
 
 
 def test_slices_without_ct_are_air(tmp_path):

@@ -131,3 +131,10 @@ def test_subsets_keep_what_has_no_views():
     for name in ("duration", "radionuclide", "energy_window", "description", "study"):
         assert getattr(part, name) == getattr(scan, name)
     assert len(fields(scan)) == 9, "a new field must be carried over by subset"
+
+
+def test_the_description_is_kept_and_not_shown():
+    camera = SPECTGeometry.circular(3, 100, (4, 2), 4.0)
+    scan = Scan(np.ones(camera.shape), camera, description="Doe^Jane, bone scan")
+    assert scan.description == "Doe^Jane, bone scan"
+    assert "Doe" not in repr(scan) + str(scan) + scan._repr_html_()

@@ -195,6 +195,12 @@ def test_notes(edited, notes, name):
         assert found.study.height == 1.8
 
 
+def test_an_arc_that_is_far_from_the_steps_needs_a_choice(edited):
+    with pytest.raises(formats.FormatError, match="frames lost\\? Pass extent=180 or extent=60"):
+        edited(of(R, "ScanArc", 60))
+    assert np.allclose(np.diff(edited(of(R, "ScanArc", 60), extent=180).geometry.angles[:4]), 45)
+
+
 def test_what_lies_about_its_class_is_read(edited):
     def edit(header):
         header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
