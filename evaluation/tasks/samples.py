@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from scipy.ndimage import distance_transform_edt
 from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.errors import FormatError
 from emrecon.projectors.core.files import atomic_path
-from emrecon.sims import Ellipsoid, MarkedLesion, Phantom, Recipe, RecipeSource, Region, generator, item_seed
+from emrecon.sims import SEGMENTS, Ellipsoid, MarkedLesion, Phantom, Recipe, RecipeSource, Region, generator, item_seed
 
 OUTPUTS = ("expected", "scatter", "randoms", "factors", "truth", "mu", "guide", "labels")
 """The fields of a sample."""
@@ -152,7 +153,9 @@ class Store:
             body = np.isin(labels, [i for i, name in enumerate(names) if name not in NOT_AROUND])
             meanings.append(list(names))
             about.append({"number": number, **drawn.about})
-            for lesion, inside, ring in measured(drawn.lesions, grid, body):
+            spheres = [lesion for lesion in drawn.lesions if lesion.diameter > 0]
+            parts = [lesion for lesion in drawn.lesions if lesion.diameter == 0]
+            for lesion, inside, ring in (*measured(spheres, grid, body), *_parts(parts, labels, names, grid)):
                 marked.append({"row": row, **asdict(lesion)})
                 masks.append(inside)
                 rings.append(ring)
@@ -197,6 +200,28 @@ def measured(
                 ring &= other > _GAP / 2
         if ring.any():
             found.append((lesion, own, ring))
+    return found
+
+
+def _parts(
+    defects: Sequence[MarkedLesion], labels: np.ndarray, names: Sequence[str], grid: ImageGrid
+) -> list[tuple[MarkedLesion, np.ndarray, np.ndarray]]:
+    """Defects of the myocardium by their labels; around each is what is left of the myocardium.
+
+    Their diameter is that of a disc (in a volume a ball) with as many voxels.
+    """
+    healthy = np.isin(labels, [k for k, name in enumerate(names) if name in SEGMENTS])
+    found = []
+    for defect in defects:
+        inside = labels == names.index(defect.name)
+        if inside.any() and healthy.any():
+            dx, dy, dz = grid.voxel_size
+            n = int(inside.sum())
+            flat = grid.shape[2] == 1
+            diameter = (
+                2 * math.sqrt(n * dx * dy / math.pi) if flat else 2 * (0.75 * n * dx * dy * dz / math.pi) ** (1 / 3)
+            )
+            found.append((replace(defect, diameter=diameter), inside, healthy))
     return found
 
 

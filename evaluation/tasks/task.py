@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "validation", "test")
 _FLOOR = 1e-3  # the least background of a bin over the mean counts in a bin
-_BACKGROUND = ("outside", "skin", "skull", "csf", "ventricles", "fat", "body", "air", "cavity")
+_BACKGROUND = ("outside", "skin", "skull", "csf", "ventricles", "air", "cavity")
 
 _GROUPS = {"all grey matter": " grey", "all striatum": ("caudate", "putamen"), "all kidneys": "kidney"}
 
@@ -404,6 +404,11 @@ TASKS: Mapping[str, Task] = {
     for task in (
         Task("brain-pet", "Brain PET, FDG and amyloid, with MR", "evidence-brain-pet"),
         Task("brain-spect", "Brain SPECT, perfusion and DaT, with MR", "evidence-brain-spect"),
+        Task("torso-pet", "Torso FDG PET, with CT or MR", "evidence-torso-pet"),
+        Task("torso-spect", "Lu-177 SPECT, with CT or MR", "evidence-torso-spect"),
+        Task("bone-spect", "Bone SPECT, with CT or MR", "evidence-bone-spect"),
+        Task("heart-spect", "Myocardial perfusion SPECT, with CT or MR", "evidence-heart-spect"),
+        Task("shapes", "Random shapes in PET, with a guide of a part of them", "evidence-shapes"),
     )
 }
 """Every task by its name."""

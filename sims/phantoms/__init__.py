@@ -1,6 +1,7 @@
 """Phantoms: solids, and the bodies, brains, hearts and test objects made of them."""
 
 from .bodies import Lesion, random_torso, torso, with_lesions
+from .body_guides import BodyGuide, BodyGuideVariety
 from .brain import Brain, BrainImages, GuideRecipe, LesionRecipe, Mismatches, random_folded_brain
 from .cardiac import SEGMENTS, Defect, LeftVentricle, bullseye, cardiac_torso, random_cardiac_torso, random_ventricle
 from .ellipses import EllipseRanges, random_brain, random_ellipses, shepp_logan
@@ -13,8 +14,18 @@ from .quality import JASZCZAK_MODELS, defrise, derenzo, jaszczak, spect_cylinder
 from .shapes import Box, Cylinder, Ellipsoid, HalfSpace, Intersection, Oriented, Solid, rotation_to
 from .torso_parts import Build
 from .varied_brain import BrainVariety, GuideVariety, LesionVariety, VariedBrain, random_varied_brain
+from .varied_shapes import ShapeVariety, random_varied_shapes
+from .varied_torso import BodyLesions, TorsoVariety, VariedBody, random_varied_torso
 
 __all__ = [
+    "BodyGuide",
+    "BodyGuideVariety",
+    "BodyLesions",
+    "ShapeVariety",
+    "TorsoVariety",
+    "VariedBody",
+    "random_varied_shapes",
+    "random_varied_torso",
     "BrainVariety",
     "GuideVariety",
     "LesionVariety",

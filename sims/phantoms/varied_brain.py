@@ -16,9 +16,8 @@ from .brain import Lesion as BrainLesion
 from .brain_tissues import CONTRASTS, TISSUES
 from .fields import Lobes, MarkedLesion, Modulated, SmoothField, Spot, random_texture
 from .phantom import Phantom, Region
+from .ranges import Range, require_range
 from .shapes import Ellipsoid, Solid
-
-Range = tuple[float, float]
 
 TRACERS = ("fdg", "perfusion", "amyloid", "dat")
 
@@ -470,10 +469,3 @@ def _anatomy(
 def _logarithmic(random: np.random.Generator, ends: Range) -> float:
     low, high = ends
     return float(low * (high / low) ** random.uniform())
-
-
-def require_range(what: str, ends: tuple[float, float], least: float, most: float) -> None:
-    """Raise ValueError unless least <= low <= high <= most."""
-    low, high = ends
-    if not least <= low <= high <= most:
-        raise ValueError(f"{what} must be a range (low, high) within {least:g} to {most:g}, got {tuple(ends)}")

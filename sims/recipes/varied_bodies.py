@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator
 
+from ..phantoms.body_guides import BodyGuideVariety
 from ..phantoms.varied_brain import BrainVariety, GuideVariety, LesionVariety, random_varied_brain
+from ..phantoms.varied_shapes import ShapeVariety, random_varied_shapes
+from ..phantoms.varied_torso import BodyLesions, TorsoVariety, random_varied_torso
 from .random_bodies import (
     CardiacTorso,
     Drawn,
@@ -72,15 +75,102 @@ class VariedBrainBody(Kind):
 
     def draw(self, seed: int, flat: bool) -> Drawn:
         """Return the phantom of a seed."""
-        own = {name: value for name, value in dict(self).items() if name not in ("kind", "lesions", "guide")}
         lesions, guide = LesionVariety(**dict(self.lesions)), GuideVariety(**dict(self.guide))
-        brain = random_varied_brain(seed, 2 if flat else 3, BrainVariety(**own), lesions, guide)
+        brain = random_varied_brain(seed, 2 if flat else 3, BrainVariety(**_own(self)), lesions, guide)
         about = {"tracer": brain.tracer, "contrast": brain.contrast, "missing": brain.missing}
         return Drawn(brain.phantom, brain.guide, brain.lesions, about)
 
 
+class BodyLesionsTable(Table):
+    """Lesions of bodies and shapes; see `BodyLesions`."""
+
+    number: Numbers = (0, 4)
+    in_guide: float = 0.5
+    guide_only: Numbers = (0, 1)
+    diameter: Ends = (12.0, 35.0)
+    hot: float = 0.7
+    hot_ratio: Ends = (1.5, 6.0)
+    cold_ratio: Ends = (0.0, 0.6)
+
+
+class BodyGuideTable(Table):
+    """CT- or MR-like guides; see `BodyGuideVariety`."""
+
+    shift: float = 3.0
+    turn: float = 2.0
+    bias: float = 0.2
+    noise: float = 0.03
+    contrasts: tuple[str, ...] = ("ct", "mr")
+    absent: float = 0.05
+
+
+class VariedTorsoBody(Kind):
+    """`random_varied_torso`: uptake by organ, texture, lesions and defects that the guide does not show.
+
+    Args:
+        uptake, spread, smooth, texture, defects, slices : see `TorsoVariety`.
+    """
+
+    has_guide: ClassVar[bool] = True
+    kind: Literal["varied-torso"]
+    uptake: str = "fdg"
+    spread: float = 2.0
+    smooth: float = 0.1
+    texture: float = 0.08
+    defects: Numbers = (0, 2)
+    slices: Ends = (-60.0, 200.0)
+    lesions: BodyLesionsTable = BodyLesionsTable()
+    guide: BodyGuideTable = BodyGuideTable()
+
+    def draw(self, seed: int, flat: bool) -> Drawn:
+        """Return the phantom of a seed."""
+        variety = TorsoVariety(**_own(self))
+        lesions, guide = BodyLesions(**dict(self.lesions)), BodyGuideVariety(**dict(self.guide))
+        body = random_varied_torso(seed, 2 if flat else 3, variety, lesions, guide)
+        return Drawn(body.phantom, body.guide, body.phantom.lesions, body.about)
+
+
+class VariedShapesBody(Kind):
+    """`random_varied_shapes`: ellipses, blobs and polygons, of which the guide shows a part.
+
+    Args:
+        number, size, activity, emission_only, guide_only, smooth, texture : see `ShapeVariety`.
+    """
+
+    has_guide: ClassVar[bool] = True
+    kind: Literal["varied-shapes"]
+    number: Numbers = (5, 12)
+    size: Ends = (8.0, 35.0)
+    activity: Ends = (0.2, 6.0)
+    emission_only: float = 0.3
+    guide_only: float = 0.2
+    smooth: float = 0.1
+    texture: float = 0.08
+    lesions: BodyLesionsTable = BodyLesionsTable()
+    guide: BodyGuideTable = BodyGuideTable()
+
+    def draw(self, seed: int, flat: bool) -> Drawn:
+        """Return the phantom of a seed."""
+        lesions, guide = BodyLesions(**dict(self.lesions)), BodyGuideVariety(**dict(self.guide))
+        body = random_varied_shapes(seed, 2 if flat else 3, ShapeVariety(**_own(self)), lesions, guide)
+        return Drawn(body.phantom, body.guide, body.phantom.lesions, body.about)
+
+
+def _own(table: Table) -> dict[str, Any]:
+    """The keys of a kind without its tables."""
+    return {name: value for name, value in dict(table).items() if name not in ("kind", "lesions", "guide")}
+
+
 PhantomTable = Annotated[
-    SPECTnetBrain | Ellipses | FoldedBrain | Torso | CardiacTorso | LabelMapBody | VariedBrainBody,
+    SPECTnetBrain
+    | Ellipses
+    | FoldedBrain
+    | Torso
+    | CardiacTorso
+    | LabelMapBody
+    | VariedBrainBody
+    | VariedTorsoBody
+    | VariedShapesBody,
     Discriminator("kind"),
 ]
 """A table [phantom] of a recipe; its `kind` says which."""

@@ -20,6 +20,11 @@ BODIES = {
     "spectnet-small": (83.3745, 284.929, 10.5206),
     "evidence-brain-pet": (76.7976, 299.268, 12.3667),
     "evidence-brain-spect": (84.3245, 295.074, 11.4909),
+    "evidence-torso-pet": (181.604, 289.282, 28.6014),
+    "evidence-torso-spect": (138.197, 316.759, 31.3649),
+    "evidence-bone-spect": (272.821, 294.087, 33.7555),
+    "evidence-heart-spect": (389.612, 284.959, 32.1914),
+    "evidence-shapes": (79.2372, 281.356, 8.64789),
 }
 # sums of all fields of sample 0, where it is made in a second
 SAMPLES = {
