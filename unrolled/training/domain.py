@@ -23,6 +23,7 @@ _QUANTILES = 0.005, 0.995
 _MARGIN = 0.25  # of the width of a range, on either side, within which a value is not worth a note
 _LEAST_MARGIN = 0.1  # of the size of the values, where training saw about one value alone
 _REACH = 4  # voxels by which a guide is moved to find where it fits
+_TELLING = 0.2  # eta^2 below which a guide shows too little to tell where it lies
 _BINS = 24  # of a guide's intensity
 _OBJECT = 0.1  # of the largest values: below lies air
 
@@ -55,7 +56,8 @@ def scan_statistics(
         guide correlation   Pearson's, of x and guide, in the object
         guide agreement     eta^2 = var( E[x | guide] ) / var( x ) over the seen voxels, by 24 bins of the guide
         guide offset        where eta^2 of the guide moved along one axis after the other is largest, by a parabola
-                            through the best of +-4 voxels and its neighbours; its length in mm
+                            through the best of +-4 voxels and its neighbours; its length in mm, and 0 where eta^2 stays
+                            below 0.2, so that the guide does not tell
 
     A guide that does not belong to the scan or is not aligned with it lowers eta^2 and has an offset; another tracer
     changes correlation and variation.
@@ -172,25 +174,27 @@ def _of_guide(x: Tensor, guide: Tensor, seen: Tensor, body: Tensor, voxel_size: 
     dx, dg = (v - _mean(v, body) for v in (x, guide))
     both, own, its = ((a * b * body).sum(IMAGE_AXES) for a, b in ((dx, dg), (dx, dx), (dg, dg)))
     bins = (guide / _high(guide, seen).clamp(min=1e-30) * (_BINS - 1)).clamp(0, _BINS - 1).round().long()
-    offset = torch.zeros_like(own)
+    offset, agreement = torch.zeros_like(own), _explained(x, bins, seen)
+    best = agreement
     for axis, size in zip(IMAGE_AXES, voxel_size):
         if x.shape[axis] > 2 * _REACH:
-            offset = offset + (size * _peak(x, bins, seen, axis)) ** 2
+            move, value = _peak(x, bins, seen, axis)
+            offset, best = offset + (size * move) ** 2, torch.maximum(best, value)
     return {
         "correlation": divide_where(both, (own * its).sqrt()),
-        "agreement": _explained(x, bins, seen),
-        "offset": offset.sqrt(),
+        "agreement": agreement,
+        "offset": torch.where(best > _TELLING, offset.sqrt(), torch.zeros_like(offset)),
     }
 
 
-def _peak(x: Tensor, bins: Tensor, seen: Tensor, axis: int) -> Tensor:
-    """By how many voxels the guide must move along an axis to explain most."""
+def _peak(x: Tensor, bins: Tensor, seen: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """By how many voxels the guide must move along an axis to explain most, and how much that is."""
     moves = range(-_REACH, _REACH + 1)
     values = torch.stack([_explained(x, bins.roll(move, axis), seen) for move in moves], -1)
     best = values.argmax(-1, keepdim=True).clamp(1, 2 * _REACH - 1)
     left, middle, right = (values.gather(-1, best + k)[..., 0] for k in (-1, 0, 1))
     bend = (left - 2 * middle + right).clamp(max=-1e-12)
-    return best[..., 0] - _REACH + (0.5 * (left - right) / bend).clamp(-1, 1)
+    return best[..., 0] - _REACH + (0.5 * (left - right) / bend).clamp(-1, 1), values.amax(-1)
 
 
 def _explained(x: Tensor, bins: Tensor, seen: Tensor) -> Tensor:
