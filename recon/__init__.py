@@ -198,6 +198,17 @@ from .reconstruction import reconstruct
 from .running import Checkpoint, Log, ProgressBar, RelativeChange, run
 from .sensitivity import MeasuredCalibration, SourceActivity, sensitivity_of_image, sensitivity_of_scan
 from .stopping import KKT, KKTErrors, KKTRule, PetricErrors, PetricRule, kkt_residual
+from .uncertainty import (
+    DeviationMap,
+    FilteredEstimate,
+    LinearisedEstimate,
+    PenalisedEstimate,
+    Widths,
+    contrast_recovery_map,
+    local_point_response,
+    response_widths,
+    standard_deviation_map,
+)
 
 __all__ = [
     # the core
@@ -400,6 +411,16 @@ __all__ = [
     "compare_lroc_areas",
     "lroc_curve",
     "LROCPoints",
+    # uncertainty of images, and their resolution
+    "standard_deviation_map",
+    "local_point_response",
+    "response_widths",
+    "Widths",
+    "contrast_recovery_map",
+    "LinearisedEstimate",
+    "PenalisedEstimate",
+    "FilteredEstimate",
+    "DeviationMap",
     # methods by name
     "METHODS",
     "PRIORS",

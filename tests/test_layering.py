@@ -23,7 +23,18 @@ ALLOWED = {
 
 STOREYS = {
     "projectors": ["core", "physics", "spect", "parallel", "pet", "scan"],
-    "recon": ["likelihoods", "metrics", "observers", "priors", "kernels", "engines", "problem", "methods", "dosimetry"],
+    "recon": [
+        "likelihoods",
+        "metrics",
+        "observers",
+        "priors",
+        "kernels",
+        "engines",
+        "uncertainty",
+        "problem",
+        "methods",
+        "dosimetry",
+    ],
     "unrolled": ["networks", "direct", "methods", "training", "interop"],
     "formats": [
         "words",

@@ -116,6 +116,10 @@ class ListmodeLikelihood:
         """Return the Hessian at x applied to v, A'( A v / ybar^2 )."""
         return self.model.adjoint(self.model.linear(v) * self.ratio(x) ** 2)
 
+    def information(self, x: Array) -> Array:
+        """Return 1 / ybar^2 for every event: A' diag(1 / ybar^2) A is the observed Fisher information of the image."""
+        return self.ratio_and_slope(x)[1]
+
     def converted(self, convert: Callable[[Array], Array]) -> ListmodeLikelihood:
         """Return the likelihood with its sensitivity as `convert` makes it: in another library, on another device."""
         return ListmodeLikelihood(self.model, convert(self.sensitivity))

@@ -139,6 +139,16 @@ class PoissonLikelihood:
         _, _, safe, used = self._explained(x)
         return self.model.adjoint(used / safe**2 * self.model.linear(v))
 
+    def information(self, x: Array) -> Array:
+        """Return the Fisher information of every bin about what is expected in it, 1 / ybar; 0 where nothing is.
+
+        The Fisher information of the image is A' diag(1 / ybar) A: no counts are in it.
+        """
+        ybar = self.model(x)
+        xp = array_namespace(ybar)
+        some = ybar > LEAST
+        return xp.where(some, 1 / xp.where(some, ybar, xp.ones_like(ybar)), xp.zeros_like(ybar))
+
     def subset(self, k: int, n: int) -> PoissonLikelihood:
         """Return the likelihood of the views k, k + n, ..."""
         axis = -len(self.model.projector.out_shape)

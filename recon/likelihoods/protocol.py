@@ -29,8 +29,10 @@ class Likelihood(Protocol):
 
     What else an object has is used where it helps: `value_and_gradient(x)` saves a projection, `sensitivity_like(x)`
     follows the array, `start_image()` or `ones_image()` is the default start, `hessian_vector(x, v)` serves
-    `recon.spatial_weights`, `image_shape` is checked against the start, `is_empty` tells of a subset without data, and
-    `seen_like(x)` of the voxels that are seen (default: those with a sensitivity above 0).
+    `recon.spatial_weights` and maps of uncertainty, `image_shape` is checked against the start, `is_empty` tells of a
+    subset without data, `seen_like(x)` of the voxels that are seen (default: those with a sensitivity above 0), and
+    `fisher_vector(x, v)` is the covariance of the gradient over the noise of the data, applied to v, where that is not
+    the Hessian.
     """
 
     def value(self, x: Array) -> Array:

@@ -109,6 +109,12 @@ class TransmissionLikelihood:
         share = divide_where(self._match("data", depth) * background, ybar**2)
         return self._back(through * (1 - share) * self.depth(v))
 
+    def fisher_vector(self, mu: Array, v: Array) -> Array:
+        """Return the Fisher information at mu applied to v, A'(through^2 / ybar A v) / 100: no counts are in it."""
+        depth = self.depth(mu)
+        through = self._through(depth)
+        return self._back(divide_where(through**2, through + self._match("background", depth), 0.0) * self.depth(v))
+
     @property
     def sensitivity(self) -> Array:
         """See `sensitivity_like`; in the library and on the device of the data."""
