@@ -94,7 +94,8 @@ class RotationCentre:
     """The centre of rotation from a point source, mm.
 
     Args:
-        offset : of the rotation axis from the middle of the detector; add it to `SPECTGeometry.shift` to correct.
+        offset : where the rotation axis is seen along u, from the middle of the detector. A detector that is displaced
+            by `SPECTGeometry.shift` sees it at minus that.
         radius, phase : of the source, mm and degrees.
         axial : mean position along z.
         deviations : (views,) measured minus fitted u.

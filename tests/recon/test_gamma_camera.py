@@ -76,7 +76,7 @@ def test_the_centre_of_rotation():
 
 
 def test_the_rate_of_a_fifth_lost_is_that_of_the_model():
-    counter = DeadTime(2e-6, "paralysable")
+    counter = DeadTime(2e-6)
     true = np.linspace(1e3, 7e5, 400)
     rate, highest = rate_at_loss(true, counter.measured_rate(true))
     assert rate == pytest.approx(0.8 * -np.log(0.8) / 2e-6, rel=1e-4)
