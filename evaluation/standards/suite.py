@@ -59,4 +59,4 @@ def _unit(name: str, measure: Callable[..., Mapping[str, Any]], **given: Any) ->
     return Unit(name, run, arguments={key: repr(value) for key, value in given.items()})
 
 
-SUITE = Suite("standards", "NEMA NU 2, NEMA NU 1, and quantitative Lu-177, on simulated scans", 30, units_of, _sections)
+SUITE = Suite("standards", "NEMA NU 2 and NU 1, quantitative Lu-177, PETRIC: simulated scans", 60, units_of, _sections)
