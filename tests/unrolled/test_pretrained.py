@@ -27,7 +27,7 @@ def test_names_say_architecture_and_recipe(name):
     assert card == read_card(pretrained_path(name))
     assert card.parameters == count_parameters(network) > 10_000
     simulation = card.data["training"]["simulation"]
-    assert name == f"{card.architecture}-{simulation['name']}"
+    assert name == f"{card.architecture}-{simulation['name'].removeprefix('evidence-')}"
     assert simulation == load_recipe(simulation["name"]).model_dump(mode="json")
     assert simulation["name"] in recipe_names()
     assert card.data["guide"] == "guide"

@@ -15,7 +15,10 @@ _REGISTRY: Registry = {"mapem-net": mapem_net, "fbsem-net": fbsem_net}
 
 
 def pretrained_names() -> tuple[str, ...]:
-    """Return the names of the trained networks: ARCHITECTURE-RECIPE, the recipe being that of the training data."""
+    """Return the names of the trained networks: ARCHITECTURE-RECIPE, by the recipe of the training data.
+
+    Of recipes that begin with "evidence-" the rest is in the name.
+    """
     found = (entry.name for entry in files(__package__).iterdir())
     return tuple(
         sorted(n[len(_PREFIX) : -len(_SUFFIX)] for n in found if n.startswith(_PREFIX) and n.endswith(_SUFFIX))
