@@ -95,7 +95,7 @@ def benchmark(
         raise typer.BadParameter(f"unknown size '{size}'; choose from {', '.join(_SIZES)}", param_hint="--size")
     here, n_ranks = _rank(rank, of)
     _require(suite)
-    options = _options(suite, size, seeds, method, threads, work)
+    options = _options(suite, size, seeds, method, threads, work or out / "samples")
     with quietly(quiet):
         code = _run(suite, options, out, here, n_ranks, report_only, console, quiet)
     if code:
@@ -172,7 +172,7 @@ def _units(suite: Suite, options: Options) -> Sequence[Any]:
 
 
 def _options(
-    suite: Suite, size: str | None, seeds: int, method: Sequence[str] | None, threads: int | None, work: Path | None
+    suite: Suite, size: str | None, seeds: int, method: Sequence[str] | None, threads: int | None, work: Path
 ) -> Options:
     from emrecon.evaluation import Options
     from emrecon.projectors.core.threads import thread_count

@@ -26,6 +26,7 @@ class Method:
         shown : the iterations that it chooses among; empty: what `images` yields, to its end.
         sees_guide : whether the images depend on the case's guide.
         n_validation : how many validation scans choose.
+        parameters : how many numbers were learned, or are fitted to a scan.
 
     Raises ValueError for another kind, and a setting without values.
     """
@@ -38,6 +39,7 @@ class Method:
     shown: tuple[int, ...] = ()
     sees_guide: bool = False
     n_validation: int = 12
+    parameters: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

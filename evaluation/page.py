@@ -105,7 +105,7 @@ def _part(part: Table | Picture | Text) -> Markup:
     if isinstance(part, Picture):
         data = base64.b64encode(part.png).decode()
         image = Markup(f'<img alt="{safe(part.title)}" src="data:image/png;base64,{data}">')
-        return element("figure", image, element("figcaption", element("strong", part.title), " ", part.note))
+        return element("figure", image, element("figcaption", element("strong", part.title), Markup(" "), part.note))
     return joined([*([element("h3", part.title)] if part.title else []), *(element("p", p) for p in part.paragraphs)])
 
 

@@ -20,6 +20,7 @@ class Single(NamedTuple):
     likelihood: Any
     truth: Any
     guide: Any
+    grid: ImageGrid
 
 
 def scans_of(case: Any) -> list[Single]:
@@ -29,7 +30,7 @@ def scans_of(case: Any) -> list[Single]:
     """
     n = len(case.truth)
     if n == 1:
-        return [Single(case.likelihood, case.truth, case.guide)]
+        return [Single(case.likelihood, case.truth, case.guide, grid_of(case))]
     if not isinstance(case.likelihood, PoissonLikelihood):
         raise TypeError(
             f"a {type(case.likelihood).__name__} of {n} scans cannot be taken apart; give one scan at a time"
@@ -43,7 +44,7 @@ def _scan(case: Any, i: int) -> Single:
     factors, background, scale = (_of_item(x, one, axes) for x in (model.factors, model.background, model.scale))
     own = AcquisitionModel(_projector(model.projector, one), factors, background, scale)
     guide = None if case.guide is None else case.guide[one]
-    return Single(PoissonLikelihood(case.likelihood.data[one], own), case.truth[one], guide)
+    return Single(PoissonLikelihood(case.likelihood.data[one], own), case.truth[one], guide, grid_of(case))
 
 
 def _of_item(value: Any, one: slice, axes: int) -> Any:
@@ -68,9 +69,9 @@ def _together(runs: Iterable[Images]) -> Images:
 
 
 def grid_of(case: Any) -> ImageGrid:
-    """Return the grid of a case's images."""
-    grid: ImageGrid = case.likelihood.model.projector.grid
-    return grid
+    """Return the grid of a case's images: its own, or that of its projector."""
+    grid: ImageGrid | None = getattr(case, "grid", None)
+    return case.likelihood.model.projector.grid if grid is None else grid  # type: ignore[no-any-return]
 
 
 def subsets_of(case: Any, n: int = SUBSETS) -> int:

@@ -34,6 +34,7 @@ class Case:
     likelihood: Any
     truth: Any
     guide: Any
+    grid: Any = GRID
     regions: dict = field(default_factory=dict)
     lesions: tuple = ()
 
@@ -48,6 +49,10 @@ class Task:
     n_validation: int = 4
     n_test: int = 4
 
+    def describe(self):
+        """Return what makes the scans."""
+        return {"task": self.name, "counts": self.counts}
+
     def cases(self, part, which, *, seed, level=1.0, change=None):
         """Return scans of a part as a batch of tensors."""
         start = {"train": 0, "validation": 100, "test": 200}[part]
@@ -59,7 +64,7 @@ class Task:
         counts = torch.poisson(model(truth), generator=torch.Generator().manual_seed(seed))
         body = torch.as_tensor(np.stack([m[2] for m in made]))
         lesions = tuple(lesion for m in made for lesion in m[3])
-        return Case(recon.PoissonLikelihood(counts, model), truth, guide, {"disc": body}, lesions)
+        return Case(recon.PoissonLikelihood(counts, model), truth, guide, GRID, {"disc": body}, lesions)
 
 
 def one(i, item):
