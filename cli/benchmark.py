@@ -57,8 +57,9 @@ def benchmark(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each network.")] = 3,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads of this process (default: its cores).")
-    ] = None,
+        int,
+        typer.Option(min=1, max=1024, help="Threads; of slices, a process for each core (--rank) makes more."),
+    ] = 1,
     rank: Annotated[
         int | None, typer.Option(min=0, help="Which part of the work, 0 to N - 1 (default: as torchrun or Slurm say).")
     ] = None,
@@ -77,6 +78,8 @@ def benchmark(
     with its --rank, by torchrun, srun or a job array; the last one writes the report. `emrecon benchmark compare A B`
     says what changed between two reports. The exit code is 1 where a part of the work failed.
     """
+    from emrecon.evaluation import Options
+
     console = plain_console(quiet=quiet)
     names = what or []
     if names[:1] == ["compare"]:
@@ -95,7 +98,7 @@ def benchmark(
         raise typer.BadParameter(f"unknown size '{size}'; choose from {', '.join(_SIZES)}", param_hint="--size")
     here, n_ranks = _rank(rank, of)
     _require(suite)
-    options = _options(suite, size, seeds, method, threads, work or out / "samples")
+    options = Options(size or suite.size, seeds, tuple(method or ()), threads, work or out / "samples")
     with quietly(quiet):
         code = _run(suite, options, out, here, n_ranks, report_only, console, quiet)
     if code:
@@ -169,16 +172,6 @@ def _units(suite: Suite, options: Options) -> Sequence[Any]:
         if not options.methods:
             raise
         raise typer.BadParameter(str(error), param_hint="--method") from error
-
-
-def _options(
-    suite: Suite, size: str | None, seeds: int, method: Sequence[str] | None, threads: int | None, work: Path
-) -> Options:
-    from emrecon.evaluation import Options
-    from emrecon.projectors.core.threads import thread_count
-
-    n = thread_count() if threads is None else threads
-    return Options(size or suite.size, seeds, tuple(method or ()), n, work)
 
 
 def _rank(rank: int | None, of: int | None) -> tuple[int, int]:
