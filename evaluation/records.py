@@ -66,7 +66,7 @@ def read_record(folder: Path) -> Record | None:
 
 def write_record(folder: Path, record: Record) -> None:
     """Write a record, whole or not at all."""
-    text = json.dumps(plain(asdict(record)), indent=1, allow_nan=False, sort_keys=True)
+    text = json.dumps(plain(asdict(record)), indent=1, allow_nan=False)
     with atomic_path(folder / FILE) as path:
         path.write_text(text + "\n", encoding="utf-8")
 
