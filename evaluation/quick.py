@@ -16,6 +16,8 @@ from .tasks import task_named
 from .trained import PAINTED, shipped_method
 
 TASKS = ("brain-pet", "brain-spect")
+SIZES = {"quick": (3, 10, 3, 3, 10), "full": (12, 30, 20, 12, 10)}
+"""Validation scans, test scans, realisations, trials, scans at a time."""
 _CLASSICAL = ("osem", "osem-gaussian", "map-rdp", "map-bowsher", "kem")
 _SHORTER: dict[str, dict[str, Any]] = {
     "osem": {"shown": (1, 2, 3, 4, 6, 8)},
@@ -43,8 +45,7 @@ def comparisons(options: Options) -> list[Comparison]:
         classical = [_shorter(method_named(name), options) for name in _CLASSICAL]
         methods = [*classical, shipped_method("fbsem-net", task.modality), PAINTED]
         wanted = methods_wanted(methods, options.methods, own)
-        sizes = (3, 10, 3, 3, 10) if options.size == "quick" else (12, 30, 20, 12, 10)
-        found.append(Comparison(task, wanted, *sizes))
+        found.append(Comparison(task, wanted, *SIZES[options.size]))
     return found
 
 
