@@ -128,7 +128,15 @@ def compare(
         if factor is not None:
             second = replace(second, image=second.image * factor)
         found = agreement_of(second.image, first.image, chosen.mask)
-        lines = _lines(found, first.unit, chosen, names, factor)
+        units = first.unit, second.unit
+        if any(units) and not all(units):
+            a_or_b = names[0 if second.unit else 1]
+            note(
+                f"{a_or_b} does not say its unit: unless it is {first.unit or second.unit}, too, bias, ratios and "
+                "differences of the two have no meaning",
+                console,
+            )
+        lines = _lines(found, units, chosen, names, factor)
         console.print("\n".join(lines))
         look, more = first.look(colour, window, False)
         for text in more:
@@ -249,13 +257,17 @@ def _profile(text: str) -> Any:
     return start, end
 
 
-def _lines(found: Agreement, unit: str, region: Region, names: tuple[str, str], factor: float | None) -> list[str]:
-    """The numbers in words, one a line."""
+def _lines(
+    found: Agreement, units: tuple[str, str], region: Region, names: tuple[str, str], factor: float | None
+) -> list[str]:
+    """The numbers in words, one a line; where one of the images says no unit, that is said of it."""
     a, b = names
-    of = f" {unit}" if unit else ""
+    own, other = (f" {unit}" if unit else " (no unit)" if any(units) else "" for unit in units)
+    of = own if own == other else " (no unit)"
+    own = "" if own == other else own
     scaled = [] if factor is None else [f"{b} was multiplied by {factor:.6g}"]
     numbers = {
-        "means": f"{a} {found.reference_mean:.5g}, {b} {found.mean:.5g}{of}",
+        "means": f"{a} {found.reference_mean:.5g}{own}, {b} {found.mean:.5g}{other}",
         "bias": _percent(found.bias),
         "NRMSE": _number(found.nrmse),
         "SSIM": _number(found.ssim),

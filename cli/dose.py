@@ -195,7 +195,8 @@ def dose(
             if out is not None:
                 parameters = {"nuclide": result.dose.nuclide, "times": ", ".join(f"{t:g} h" for t in hours)}
                 parameters |= {"model": model, "fit": fit, "method": method}
-                record = _record(files, masks or (), density, parameters, said.notes, result)
+                outputs = [("--out", out)] + ([("--table", table)] if table is not None else [])
+                record = _record(files, masks or (), density, outputs, parameters, said.notes, result)
                 formats.write_image(out, result.dose.image.astype(np.float32), found.grid, unit="Gy", provenance=record)
             if table is not None and result.organs is not None:
                 result.organs.write(table)
@@ -475,23 +476,28 @@ def _record(
     files: Sequence[Path],
     masks: Sequence[Path],
     density: Path | None,
+    outputs: Sequence[tuple[str, Path]],
     parameters: dict[str, str],
     notes: Sequence[str],
     result: Treatment,
 ) -> formats.Provenance:
     inputs = [("image", path) for path in files] + [("--masks", path) for path in masks]
     inputs += [] if density is None else [("--density", density)]
-    hidden = _patient_words([path for _, path in inputs])
+    hidden, files_named = _patient_words([path for _, path in inputs]), [*inputs, *outputs]
+
+    def clean(text: str) -> str:
+        return formats.without_words(formats.without_files(text, files_named), hidden)
+
     with stage("digests of the inputs"):
-        used = tuple(formats.used_file(role, path, hidden) for role, path in inputs)
+        used = tuple(formats.used_file(role, path) for role, path in inputs)
     return formats.Provenance(
-        command=formats.without_words(shlex.join(["emrecon", *map(_last_part, sys.argv[1:])]), hidden),
+        command=shlex.join(["emrecon", *(clean(_last_part(word)) for word in sys.argv[1:])]),
         method="voxel dosimetry",
         parameters=parameters,
         unit="Gy",
         inputs=used,
         physics=(str(result.dose),),
-        notes=tuple(formats.without_words(text, hidden) for text in notes),
+        notes=tuple(map(clean, notes)),
     )
 
 

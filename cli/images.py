@@ -94,6 +94,11 @@ def load(path: Path, *, frame: int | None = None, unit: str | None = None, heade
     return shown if unit is None else _in_unit(shown, known(unit), path)
 
 
+def is_planar(path: Path) -> bool:
+    """Whether a DICOM file or folder holds planar images of nuclear medicine, and no volumes."""
+    return (path.is_dir() or is_dicom(path)) and nm_kind(path) == "planar"
+
+
 def different_patients(one: tuple[str, Path | None], other: tuple[str, Path]) -> list[str]:
     """Return a note where two DICOM images, (what it is called, file) each, are of different patients."""
     if one[1] is None:

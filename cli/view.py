@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.console import Console
 
 from emrecon import figures, formats
 from emrecon.figures import Layer, Look
 from emrecon.projectors import ImageGrid, Study
 from emrecon.projectors.core.progress import stage
 
-from .images import Shown, different_patients, load, named, point
+from . import options
+from .images import Shown, different_patients, is_planar, load, named, point
 from .outputs import check_outputs, writing
 from .printing import note, plain_console, quietly
 
@@ -132,6 +135,7 @@ def view(
     """Draw an image: three views with unit, scale bar, sides of the patient and positions in mm.
 
     With --montage many slices, with --mip projections; over a CT with --overlay, with outlines of regions with --masks.
+    Of planar NM images (static, whole body, dynamic, gated) all heads, energy windows, frames or gates.
     """
     console = plain_console(quiet=quiet)
     _check_kind(montage, mip, {"--at": at, "--crosshair": crosshair or None})
@@ -143,6 +147,21 @@ def view(
     if rotate is not None and masks:
         raise typer.BadParameter("outlines are not drawn on projections that turn", param_hint="--masks")
     files = _files(out, rotate)
+    if is_planar(image):
+        refused = {
+            "--montage": montage,
+            "--mip": mip,
+            "--overlay": overlay,
+            "--masks": masks,
+            "--at": at,
+            "--unit": unit,
+        }
+        _refuse_planar(refused | {"--crosshair": crosshair})
+        check_outputs({str(out): out}, (image,))
+        with quietly(quiet):
+            _draw_planar(image, out, dpi, header or (), frame, (colour, window, log, title or ""), console)
+        console.print(f"wrote {out}")
+        return
     check_outputs({file.name: file for file in files}, (image, overlay, *(masks or ())))
     with quietly(quiet):
         with stage(f"reading {image.name}"):
@@ -171,6 +190,54 @@ def view(
             else:
                 files = figures.save_frames(drawn, out, dpi)
     console.print(f"wrote {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
+
+
+def _refuse_planar(given: dict[str, object]) -> None:
+    wrong = next((name for name, value in given.items() if value), None)
+    if wrong is not None:
+        raise typer.BadParameter("it is for volumes, and these are planar images", param_hint=wrong)
+
+
+def _draw_planar(
+    path: Path,
+    out: Path,
+    dpi: float,
+    header: Sequence[str],
+    part: int | None,
+    looks: tuple[str | None, str | None, bool, str],
+    console: Console,
+) -> None:
+    """Draw the planar images of a file, or those of one frame or gate."""
+    colour, window, log, title = looks
+    with stage(f"reading {path.name}"):
+        images = formats.read_planar(path, **options.header_values(header))  # type: ignore[arg-type]
+    wanted = np.arange(len(images)) if part is None else np.flatnonzero(images.parts == part - 1)
+    if not wanted.size:
+        n = int(images.parts.max()) + 1
+        raise typer.BadParameter(f"there is no {part}; the file has {n}", param_hint="--frame")
+    counts = np.asarray(images.counts[wanted], np.float32)
+    if images.pixel_size is None:
+        note("the size of the pixels is not known, so they are drawn as squares without a scale bar", console)
+    look, more = Shown(counts, ImageGrid(counts.shape, 1.0), "counts").look(colour, window, log)  # type: ignore[arg-type]
+    for text in more:
+        note(text, console)
+    with stage("drawing"):
+        figure = figures.planar(
+            counts, images.pixel_size, [_planar_label(images, i) for i in wanted], look, title=title
+        )
+    with writing():
+        figures.save(figure, out, dpi)
+
+
+def _planar_label(images: formats.PlanarImages, i: int) -> str:
+    window = images.windows[i]
+    several = len({one.limits if one else None for one in images.windows}) > 1
+    said = [images.views[i].lower()]
+    if several and window is not None:
+        said.append(f"{window.lower:g}-{window.upper:g} keV")
+    if int(images.parts.max()) > 0:
+        said.append(f"{'gate' if images.kind == 'GATED' else 'frame'} {int(images.parts[i]) + 1}")
+    return ", ".join(said)
 
 
 def _three_views(shown: Shown, look: Look, at: str | None, **parts: Any) -> Any:

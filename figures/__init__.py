@@ -20,6 +20,7 @@ from .control import attenuation_control
 from .curves import convergence, energy_windows
 from .looks import COLOURS, CT, DIFFERENCE, Look, parse_window
 from .orbits import orbit, orbit_words
+from .planar import planar
 from .planes import Layer, index_at, indices_at
 from .projections import maximum_projection, rotating_projection
 from .reports import Run, patient_of, read_run, region_rows, report_html, write_report
@@ -34,6 +35,7 @@ __all__ = [
     "rotating_projection",
     "side_by_side",
     "attenuation_control",
+    "planar",
     "Layer",
     # how they look
     "Look",

@@ -121,7 +121,7 @@ def montage(
     layer, view = Layer(to_numpy(image), grid, look or usual_look(under), opacity), plane_named(plane)
     chosen, outlines = chosen_slices(grid, view, slices, positions), checked_masks(masks, grid)
     size = view.size(grid)
-    n = min(columns or _columns(len(chosen), size), len(chosen))
+    n = min(columns or columns_of(len(chosen), size), len(chosen))
     n_rows = -(-len(chosen) // n)
     inches = min(per_mm([size] * n), 8.5 / (n_rows * size[1]))
     cell = Cell(size[0] * inches, size[1] * inches, 0.02, 0.02, 0.18, 0.02)
@@ -300,7 +300,7 @@ def _cross(axis: Axes, view: Plane, grid: ImageGrid, index: tuple[int, int, int]
     axis.axhline(at[view.up], **thin)
 
 
-def _columns(n: int, size: tuple[float, float]) -> int:
+def columns_of(n: int, size: tuple[float, float]) -> int:
     """The number of columns with which panels are largest on a page."""
     width, height = size
 

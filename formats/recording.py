@@ -13,7 +13,7 @@ from emrecon.projectors import BedScan, SPECTGeometry, Study, isotope
 from emrecon.projectors.physics.quantities import CONCENTRATION, suv
 
 from .acquisition import acquisition_in_words
-from .records import SUV_FACTOR, Orbit, Pass, Provenance, patient_words, used_file, without_words
+from .records import SUV_FACTOR, Orbit, Pass, Provenance, patient_words, used_file, without_files, without_words
 
 FilePath = str | os.PathLike[str]
 
@@ -69,36 +69,36 @@ def record_run(
         study : of the scan (default: `source.study`).
         parameters : of the method, such as iterations=4.
 
-    Names of the patient, as the study has them, are left out of all texts.
+    Names of the patient, as the study has them, are left out of all texts, and files are called by their role.
 
     Raises OSError for inputs that are not there.
     """
     own = getattr(source, "study", None)
+    pairs = list(inputs.items() if isinstance(inputs, Mapping) else inputs)
     hidden = patient_words(own)
+
+    def clean(lines: Iterable[str]) -> tuple[str, ...]:
+        return tuple(without_words(without_files(line, pairs), hidden) for line in lines if line.strip())
+
     said = {name: str(value) for name, value in parameters.items()}
-    pairs = inputs.items() if isinstance(inputs, Mapping) else inputs
     call = ", ".join([repr(method), *(f"{name}={value!r}" for name, value in parameters.items())])
     summary, own_notes = (problem, ()) if isinstance(problem, str) else (problem.summary, problem.notes)
     return Provenance(
-        command=without_words(command or f"emrecon.recon.reconstruct(problem, {call})", hidden),
+        command="".join(clean([command or f"emrecon.recon.reconstruct(problem, {call})"])),
         method=method,
         parameters=said,
         unit="" if quantity is None else quantity.unit,
-        inputs=tuple(used_file(role, path, hidden) for role, path in pairs),
-        acquisition=_clean(acquisition_in_words(source), hidden),
-        physics=_clean(summary.splitlines(), hidden),
-        notes=_clean((*own_notes, *notes), hidden),
+        inputs=tuple(used_file(role, path) for role, path in pairs),
+        acquisition=clean(acquisition_in_words(source)),
+        physics=clean(summary.splitlines()),
+        notes=clean((*own_notes, *notes)),
         convergence=tuple(Pass(**row) for row in convergence),
         orbit=_orbit(source),
-        calibration=() if quantity is None or quantity.unit == "counts" else _clean(str(quantity).splitlines(), hidden),
+        calibration=() if quantity is None or quantity.unit == "counts" else clean(str(quantity).splitlines()),
         placement=None if own is None else own.placement,
         subject=_subject(study or own or Study(), getattr(source, "radionuclide", None), quantity),
         seconds=None if seconds is None else round(seconds, 3),
     )
-
-
-def _clean(lines: Iterable[str], hidden: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(without_words(line, hidden) for line in lines if line.strip())
 
 
 def _orbit(source: Any) -> Orbit | None:

@@ -37,6 +37,7 @@ _LONGEST_FREE_TEXT = 1024  # characters of DICOM's DerivationDescription
 _PATIENT = ("PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName")
 _TECHNICAL = ("<", "image ", "camera ", "sampling ", "kernels ")  # of a problem's summary, for the shortest text
 _AT_ONCE = 2**22  # bytes
+_NAMED = ("weights", "config")  # whose names are not of patients
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
@@ -46,7 +47,7 @@ class InputFile:
 
     Args:
         role : what it was: "projections", "--mu".
-        name : the last part of its path.
+        name : what it is called here, by its role: "projections.dcm", "mu" (see `plain_name`).
         sha256 : of its bytes; of a folder, of the sorted digests of its files.
         size : bytes.
         n_files : 1, or how many the folder holds.
@@ -325,14 +326,36 @@ def _orbit(item: dict[str, Any]) -> Orbit:
 # ---- files and names -------------------------------------------------------------------------------------------------
 
 
-def used_file(role: str, path: str | os.PathLike[str], hidden: Iterable[str] = ()) -> InputFile:
-    """Return a file or folder with its digest.
+def plain_name(role: str, path: str | os.PathLike[str]) -> str:
+    """Return what a record or a report calls a file: its role and its suffix, such as "projections.dcm" or "mu".
+
+    Files and folders of scans are called as people, so that nothing that leaves the house holds their names; digests
+    say which they were. Weights keep theirs.
+    """
+    name = Path(path).absolute().name
+    if role.lstrip("-") in _NAMED:
+        return name
+    suffix = re.search(r"(\.nii\.gz|\.[A-Za-z][A-Za-z0-9]{0,4})$", name)
+    own = re.sub(r"[^A-Za-z0-9]+", "-", role.lstrip("-")).strip("-") or "file"
+    return own + (suffix[0].lower() if suffix and not Path(path).is_dir() else "")
+
+
+def without_files(text: str, files: Iterable[tuple[str, str | os.PathLike[str]]]) -> str:
+    """Return a text in which files are called by `plain_name`.
 
     Args:
-        hidden : words of the patient's name, which are left out of the file's name (see `patient_words`).
+        files : (role, path) of each.
     """
+    named = {form: plain_name(role, path) for role, path in files for form in (str(path), Path(path).absolute().name)}
+    for form in sorted(named, key=len, reverse=True):
+        text = re.sub(rf"(?<![\w./-]){re.escape(form)}(?![\w-]|\.\w)", lambda _, form=form: named[form], text)
+    return text
+
+
+def used_file(role: str, path: str | os.PathLike[str]) -> InputFile:
+    """Return a file or folder with its digest, called by `plain_name`."""
     path = Path(path)
-    name = without_words(path.absolute().name, hidden)
+    name = plain_name(role, path)
     if not path.is_dir():
         return InputFile(role, name, _digest(path), path.stat().st_size)
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]

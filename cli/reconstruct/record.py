@@ -97,8 +97,8 @@ def record_of(
 
 
 def command_line(settings: Settings) -> str:
-    """Return the command in full, with what --config set; of paths the last parts: folders are called as people."""
-    words = ["emrecon", "reconstruct", settings.data.path.name]
+    """Return the command in full, with what --config set; files are called by their options, as people may be."""
+    words = ["emrecon", "reconstruct", formats.plain_name("projections", settings.data.path)]
     for table in PANELS:
         panel = getattr(settings, table)
         for name, value in panel:
@@ -115,10 +115,19 @@ def _option(name: str, value: object) -> list[str]:
     option = options.option_of(name)
     if isinstance(value, bool):
         return [option if value else option.replace("--", "--no-", 1)]
-    if name in _WITH_FILES:
-        value = Path(str(value))  # also of FILE:MBQ the last part is what counts
     values = value if isinstance(value, tuple) else (value,)
-    return [word for part in values for word in (option, part.name if isinstance(part, Path) else str(part))]
+    return [word for part in values for word in (option, _in_words(name, option, part))]
+
+
+def _in_words(name: str, option: str, value: object) -> str:
+    """A value of an option; a file is called by the option."""
+    text = str(value)
+    if name in _WITH_FILES:  # FILE, or FILE:MBQ, or the name of a method
+        file, colon, more = (
+            text.rpartition(":") if name == "calibration_phantom" and text.count(":") else (text, "", "")
+        )
+        return f"{formats.plain_name(option, file)}{colon}{more}" if Path(file).suffix else text
+    return formats.plain_name(option, value) if isinstance(value, Path) else text
 
 
 def _parameters(settings: Settings) -> dict[str, str]:
@@ -127,7 +136,8 @@ def _parameters(settings: Settings) -> dict[str, str]:
     for name, value in settings.method:
         if name != "method" and value not in (None, False, ()):
             parts = value if isinstance(value, tuple) else (value,)
-            said[name] = "yes" if value is True else ", ".join(p.name if isinstance(p, Path) else str(p) for p in parts)
+            shown = (formats.plain_name(name, part) if isinstance(part, Path) else str(part) for part in parts)
+            said[name] = "yes" if value is True else ", ".join(shown)
     return said
 
 

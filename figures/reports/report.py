@@ -72,7 +72,7 @@ def report_html(run: Run, *, title: str = "", patient: str = "") -> str:
 
 
 def _header(run: Run, title: str, patient: str) -> Markup:
-    about = f"{run.name}, reconstructed {_day(run.record.date)} with emrecon {run.record.version}"
+    about = f"Reconstructed {_day(run.record.date)} with emrecon {run.record.version}"
     who = [element("p", patient, class_="patient")] if patient else []
     return element("header", element("h1", title), element("p", about), *who)
 
@@ -307,7 +307,7 @@ def _provenance(run: Run) -> Iterator[Markup]:
             for item in record.inputs
         )
         yield table(["input", "file", "bytes", "SHA-256"], rows, numbers_from=4)
-    pairs: list[tuple[str, object]] = [("image", run.name)]
+    pairs: list[tuple[str, object]] = []
     if record.image_sha256:
         pairs.append(("its SHA-256", element("span", record.image_sha256, class_="digest")))
     pairs += [("version", f"emrecon {record.version}"), ("date", record.date)]

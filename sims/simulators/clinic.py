@@ -65,12 +65,14 @@ class ClinicalCase:
         Args:
             vendor, habits : of the camera, as for `formats.write_dicom_nm`.
 
-        Raises OSError where the folder is missing or cannot be written to, and as `formats.write_dicom_nm` does.
+        The folder is made where it is missing. Raises OSError where it cannot be written to, and as
+        `formats.write_dicom_nm` does.
         """
         habit = formats.VENDOR_HABITS.get(vendor or "")
         known = habit.beds if habit else "rotations"
         several = isinstance(self.scan, BedScan) and habits.get("beds", known) == "files"
         files = CaseFiles(Path(folder) / ("nm" if several else "nm.dcm"), Path(folder) / "ct")
+        Path(folder).mkdir(parents=True, exist_ok=True)
         formats.write_dicom_nm(files.nm, self.scan, vendor=vendor, **habits)  # type: ignore[arg-type]
         formats.write_dicom_ct(files.ct, self.hu, self.ct_grid, study=self.study)
         return files

@@ -17,7 +17,7 @@ STUDY = Study(
     weight=70.0,
     injected=500.0,
     collimator="LEHR",
-    manufacturer="Maker",
+    manufacturer="SIEMENS",
     patient_position="HFS",
     placement=(10.0, -150.0, 900.0),
     attributes={"PatientName": "Roe^Richard", "PatientID": "99-1234"},
@@ -43,7 +43,9 @@ def test_a_run_keeps_where_its_image_comes_from(folder, tmp_path):
     for said in (text, done.stdout, emrecon("info", out, check=0).stdout):
         assert not [word for word in ("Roe", "Richard", "99-1234") if word in said.replace(str(scan), "")]
     found = formats.read_provenance(out)
-    assert found.command == "emrecon reconstruct ..._....h5 --subsets 2 --iterations 5 --out image.nii.gz"
+    options = "--collimator sy-lehr --subsets 2 --iterations 5 --out out.nii.gz"
+    assert found.command == f"emrecon reconstruct projections.h5 {options}"
+    assert found.inputs[0].name == "projections.h5"
     assert found.inputs[0].sha256 == formats.used_file("", scan).sha256
     assert found.parameters == {"subsets": "2", "iterations": "5"}
     assert "6 views, clockwise (seen from the feet) from 90 degrees over 360 degrees" in found.acquisition[0]
@@ -85,8 +87,15 @@ def test_the_command_is_the_whole_one_without_folders(tmp_path):
         output=OutputTable(out=tmp_path / "i.nii"),
     )
     assert command_line(settings) == (
-        "emrecon reconstruct 'a b.h5' --header radius=150 --mu mu.nii --background 0.0 --method bsrem --prior rdp:1,2 "
-        "--guide x --guide y --kappa --out i.nii"
+        "emrecon reconstruct projections.h5 --header radius=150 --mu mu.nii --background 0.0 --method bsrem "
+        "--prior rdp:1,2 --guide guide --guide guide --kappa --out out.nii"
+    )
+    physics = PhysicsTable(scatter="/d/roe_scatter.h5")
+    assert "--scatter scatter.h5" in command_line(settings.model_copy(update={"physics": physics}))
+    assert "--scatter tew" in command_line(settings.model_copy(update={"physics": PhysicsTable(scatter="tew")}))
+    quantity = settings.quantity.model_copy(update={"calibration_phantom": "/d/roe.dcm:925"})
+    assert "--calibration-phantom calibration-phantom.dcm:925" in command_line(
+        settings.model_copy(update={"quantity": quantity})
     )
 
 
@@ -122,7 +131,7 @@ def test_windows_are_given_their_roles():
         "peak of Lu-177 112.95 keV",
         "no line of the radionuclide and beside no peak",
     ]
-    assert "camera Maker" in said
+    assert "camera SIEMENS" in said
     assert "patient HFS, 70 kg" in said
     unknown = formats.acquisition_in_words(windowed([(1, 2)], None))
     assert any("use not known: the radionuclide is not known" in line for line in unknown)

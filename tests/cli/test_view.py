@@ -1,7 +1,9 @@
 """`emrecon view` and `emrecon compare`: what is drawn, printed and refused."""
 
 import json
+import re
 
+import nm_cases
 import numpy as np
 import pytest
 from cli_cases import emrecon
@@ -126,6 +128,8 @@ def test_comparisons_print_their_numbers_and_write_them(folder):
     done = compare(folder, "more.h5", "--out", "e.png", "--json", "e.json")
     assert "B against A, all voxels: 720 voxels" in done.stdout
     assert "bias +10.00 %" in shown(done)
+    assert re.search(r"means A \S+ Bq/mL, B \S+ \(no unit\)", shown(done))
+    assert "note: B does not say its unit: unless it is Bq/mL, too, bias, ratios and differences" in shown(done)
     numbers = json.loads((folder / "e.json").read_text())
     assert numbers["nrmse"] == pytest.approx(0.1, rel=1e-5)
     assert (numbers["unit"], numbers["region"]) == ("Bq/mL", "all voxels")
@@ -171,3 +175,23 @@ def test_dicom_says_its_unit_and_becomes_suv(folder):
     assert (shown.unit, formats.image_unit(folder / "PT")) == ("kBq/mL", "Bq/mL")
     np.testing.assert_allclose(shown.image, 5.0, rtol=1e-4)
     assert "the patient's weight in kg" in view(folder, "--out", "p.png", "--unit", "SUV", image="PT", check=2)
+
+
+def test_planar_images_are_drawn_side_by_side(tmp_path):
+    nm = tmp_path / "body.dcm"
+    formats.write_dicom_nm(nm, nm_cases.windowed(n=1), kind="WHOLE BODY")
+    said = view(tmp_path, "--out", tmp_path / "body.png", image=nm)
+    assert "wrote" in said
+    assert (tmp_path / "body.png").exists()
+    assert "--mip: it is for volumes" in view(tmp_path, "--mip", "--out", "a.png", image=nm, check=2)
+    counts = np.arange(24.0).reshape(3, 2, 4)
+    page = figures.planar(counts, (2.0, 3.0), ["front", "back", "side"])
+    panels = [axis for axis in page.axes if axis.images and axis.get_title()]
+    assert [axis.get_title() for axis in panels] == ["front", "back", "side"]
+    drawn = panels[1].images[0]
+    top = drawn.get_array()[::-1] if drawn.origin == "lower" else drawn.get_array()
+    np.testing.assert_array_equal(top, counts[1])  # rows from the top
+    left, right, bottom, above = drawn.get_extent()
+    assert (right - left, above - bottom) == (12.0, 4.0)
+    with pytest.raises(ValueError, match="2 labels for 3 images"):
+        figures.planar(counts, None, ["a", "b"])

@@ -140,11 +140,20 @@ def test_names_of_patients_are_left_out(tmp_path):
     assert set(hidden) == {"Doe", "Jane", "Li", "4711-X"}
     assert formats.without_words("DOE_jane_4711-x_Li_liver.dcm", hidden) == "..._..._..._..._liver.dcm"
     (tmp_path / "janedoe.dcm").write_bytes(b"abc")
-    used = formats.used_file("projections", tmp_path / "janedoe.dcm", hidden)
-    assert used.name == "......" + ".dcm"
+    used = formats.used_file("projections", tmp_path / "janedoe.dcm")
+    assert used.name == "projections.dcm"
     assert used.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     folder = formats.used_file("--mu", tmp_path)
-    assert (folder.n_files, folder.size) == (1, 3)
+    assert (folder.name, folder.n_files, folder.size) == ("mu", 1, 3)
+
+
+def test_files_are_called_by_their_role():
+    assert formats.plain_name("--guide", "/data/Doe Jane/Doe.MR.nii.gz") == "guide.nii.gz"
+    assert formats.plain_name("projections, data", "doe.a00") == "projections-data.a00"
+    assert formats.plain_name("--weights", "runs/fbsem.safetensors") == "fbsem.safetensors"
+    files = [("projections", "/data/Doe Jane/doe.dcm"), ("--mu", "/data/Doe Jane")]
+    said = formats.without_files("/data/Doe Jane/doe.dcm: no radius; doe.dcm and Doe Jane, not doe.dcm2", files)
+    assert said == "projections.dcm: no radius; projections.dcm and mu, not doe.dcm2"
 
 
 def test_the_text_for_dicom_fits(tmp_path):

@@ -60,7 +60,7 @@ def test_the_ct_is_water_in_air(case):
 
 @pytest.mark.parametrize(("vendor", "several"), [(None, False), ("siemens", True)])
 def test_files_are_valid_and_of_one_patient(tmp_path, case, vendor, several):
-    files = case.write(tmp_path, vendor)
+    files = case.write(tmp_path / "a" / "new folder", vendor)
     assert files.nm.is_dir() == several
     nm = sorted(files.nm.iterdir()) if several else [files.nm]
     ct = sorted(files.ct.iterdir())

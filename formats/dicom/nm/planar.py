@@ -51,7 +51,7 @@ class PlanarImages(FrozenArrays):
     parts: np.ndarray
     durations: np.ndarray
     radionuclide: str | None = None
-    description: str = ""
+    description: str = field(default="", repr=False)  # free text, which may name the patient
     study: Study | None = field(default=None)
 
     def __len__(self) -> int:
