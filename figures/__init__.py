@@ -20,7 +20,7 @@ from .control import attenuation_control
 from .curves import convergence, energy_windows
 from .looks import COLOURS, CT, DIFFERENCE, Look, parse_window
 from .orbits import orbit, orbit_words
-from .planar import planar
+from .planar_views import planar
 from .planes import Layer, index_at, indices_at
 from .projections import maximum_projection, rotating_projection
 from .reports import Run, patient_of, read_run, region_rows, report_html, write_report
