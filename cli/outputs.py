@@ -56,7 +56,7 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | No
         _check_suffix(option, path)
         _check_place(path)
         written = _written(path)
-        if option == "--out" and formats.has_record_beside(path):
+        if option in ("--out", "--uncertainty") and formats.has_record_beside(path):
             written = {*written, _record_place(path)}
         own = {same for part in written for same in _identities(part)}
         for same in own & taken.keys():
@@ -71,6 +71,8 @@ def _check_suffix(option: str, path: Path) -> None:
     try:
         if option == "--out":
             formats.image_kind(path)
+        if option == "--uncertainty" and formats.image_kind(path) == "dicom":
+            raise ValueError("a map of uncertainty is .nii, .nii.gz, .h5 or .hv, not DICOM")
         if option == "--report" and path.suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"a report is .html, not {path.name!r}")
         if option == "--log" and path.suffix not in (".csv", ".json"):

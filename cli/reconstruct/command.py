@@ -392,6 +392,14 @@ def reconstruct(
             help="Picture (.png, .svg, .pdf) with three views of --mu over the image, to see whether they fit.",
         ),
     ] = None,
+    uncertainty: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="Image of the standard deviation of every voxel over the noise of the counts (.nii.gz, .h5, .hv ...): "
+            "osem, and methods with a smooth prior.",
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -503,6 +511,7 @@ def reconstruct(
             out=out,
             picture=picture,
             mu_picture=mu_picture,
+            uncertainty=uncertainty,
             report=report,
             masks=tuple(masks or ()),
             log=log,

@@ -78,11 +78,11 @@ def write_results(
     """
     table, quantity = settings.output, quantity or Quantity()
     said = () if quantity.unit == COUNTS else tuple(str(quantity).splitlines())
-    unit = _unit_of(quantity, source)
+    unit = unit_of(quantity, source)
     image = to_numpy(quantity(image))
     provenance = replace(provenance, unit=unit, calibration=said)
     drawn = grid if provenance.placement is None else shifted_grid(grid, provenance.placement)
-    grid = _in_patient(table.out, grid, provenance)
+    grid = in_patient(table.out, grid, provenance)
     axes = beside(settings.data)(table.out)
     facts = dicom_facts(settings, source, times, quantity, provenance.physics)
     with writing(), stage(f"writing {table.out.name}"):
@@ -97,7 +97,7 @@ def write_results(
     console.print(f"wrote {table.out}{what}{also}")
 
 
-def _unit_of(quantity: Quantity, source: Source | None) -> str:
+def unit_of(quantity: Quantity, source: Source | None) -> str:
     """The unit of an image: the models of frames and gates hold their time, so that theirs are counts per second."""
     timed = isinstance(source, (ScanSeries, WindowedSeries))
     return "counts/s" if timed and quantity.unit == COUNTS else quantity.unit
@@ -132,7 +132,7 @@ def dicom_facts(
         facts,
         times=times,
         study=None if source is None else study_of(source, settings.quantity),  # type: ignore[arg-type]
-        unit=_unit_of(quantity, source),
+        unit=unit_of(quantity, source),
         corrections=tuple(name for name, applied in made.items() if applied),
         decay_to=quantity.decay_to,
         reference=quantity.reference,
@@ -148,7 +148,7 @@ def check_image_place(settings: Settings, source: Source, times: formats.ImageTi
             facts.check_place(settings.output.out)
 
 
-def _in_patient(out: Path, grid: ImageGrid, provenance: formats.Provenance) -> ImageGrid:
+def in_patient(out: Path, grid: ImageGrid, provenance: formats.Provenance) -> ImageGrid:
     """The grid as the format of a file has it: NIfTI in the patient's coordinates, others in those of the scan."""
     if provenance.placement is None or not out.name.lower().endswith((".nii", ".nii.gz")):
         return grid

@@ -15,7 +15,7 @@ from .. import learned, options
 from ..errors import interruptible
 from ..outputs import check_outputs, writing
 from ..printing import plain_console, quietly, warnings_kept
-from . import collimators, data, engine, output, parts, quantities, record, reports, uses
+from . import collimators, data, engine, output, parts, quantities, record, reports, uncertainty, uses
 from .config import write_config
 from .scatter import scatter_file
 from .settings import OutputTable, Settings
@@ -34,6 +34,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
             settings, source = collimators.open_source(settings)
         uses.check_data(settings, uses.kind_of(source), uses.container_of(source))
         quantities.check_quantity(settings.quantity)
+        uncertainty.check(settings, choice, source)
         parts.check_options(settings, source)
         written = {options.option_of(name): path for name, path in files if name != "masks"}
         outputs = written | {"--write-config": repeat}
@@ -50,11 +51,15 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         journal = record.Journal(console, History(every=files.log is not None), begun, warned)
         for said in work.notes:
             journal.note(said)
-        image = work.combined([_piece(piece, choice, settings, journal, study) for piece in work.pieces])
+        made = [_piece(piece, choice, settings, journal, study) for piece in work.pieces]
+        image = work.combined([one for one, _ in made])
         image = output.filtered(image, work.grid, settings.method.filter, journal)
         said = "\n".join((work.summary, *work.counting))
         provenance = record.record_of(choice.done(settings), source, said, journal, work.quantity)
         output.write_results(settings, image, work.grid, console, provenance, work.quantity, work.times, source)
+        if settings.output.uncertainty is not None:
+            deviation = work.combined([one for _, one in made if one is not None])
+            uncertainty.write(settings, deviation, work.grid, console, provenance, work.quantity, work.times, source)
         output.write_overlay(settings, image, work.mu, work.grid, console)
         reports.write_report(settings, console, study)
         if repeat is not None:
@@ -64,8 +69,8 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
 
 def _piece(
     piece: parts.Piece, choice: engine.Choice, settings: Settings, journal: record.Journal, study: Study | None
-) -> np.ndarray:
-    """Run the engine on a piece of the data, and keep what it says."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Run the engine on a piece of the data, and keep what it says; the image, and its uncertainty if wanted."""
     own = journal.of_piece()
     if piece.label:
         journal.console.print(piece.label)
@@ -73,14 +78,14 @@ def _piece(
         problem = piece.make()
         for said in problem.notes:
             own.note(said)
-        image = _image(problem, choice, parts.settings_of(settings, piece), own, study)
+        found = _image(problem, choice, parts.settings_of(settings, piece), own, study)
     journal.keep(own)
-    return image
+    return found
 
 
 def _image(
     problem: Problem, choice: engine.Choice, settings: Settings, journal: record.Journal, study: Study | None
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Run the engine; the time that is printed counts from when the command started."""
     learned.check(choice.name, choice.trained, problem.grid)
     for warning in learned.notes(choice.trained, problem.grid, problem.modality):
@@ -103,7 +108,7 @@ def _image(
         journal.note(f"{unexplained}; --background gives one")
     for warning in learned.fit_notes(made, last.image):
         journal.note(warning)
-    return last.image
+    return last.image, uncertainty.deviation(made, last, settings, journal)
 
 
 def _how_to_go_on(files: OutputTable) -> str:

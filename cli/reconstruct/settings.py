@@ -110,6 +110,7 @@ class OutputTable(Panel):
     out: Path = Path("image.nii.gz")
     picture: Path | None = None
     mu_picture: Path | None = None
+    uncertainty: Path | None = None
     report: Path | None = None
     masks: tuple[Path, ...] = ()
     log: Path | None = None

@@ -98,6 +98,7 @@ USES = {
     "filter": Use(),
     "picture": Use(),
     "mu_picture": Use(needs="mu"),
+    "uncertainty": Use(methods=(PLAIN,)),
     "report": Use(),
     "masks": Use(needs="report"),
     "log": Use(methods=(PLAIN, DEEP)),

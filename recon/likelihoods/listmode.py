@@ -15,7 +15,7 @@ from .unexplained import LEAST, count, expects_all, left_out
 
 @dataclass(frozen=True, eq=False)
 class ListmodeLikelihood:
-    """The negative Poisson log-likelihood of single events, f(x) = sum(s x) - sum over events of log(ybar_e)::
+    """The negative Poisson log-likelihood of single events, f(x) = sum(s x) - sum over events of w_e log(ybar_e)::
 
         ybar_e = factors_e * (A x)_e + background_e
 
@@ -25,6 +25,8 @@ class ListmodeLikelihood:
         sensitivity : A'factors over all bins that could have been hit, not only those that were, (``*image``); for
             example `PETProjector(grid, sinogram).T(factors)`. With it, f equals the `PoissonLikelihood` of the sinogram
             of the same events, up to a constant.
+        weights : w, how often each event counts, (..., events), such as those of `recon.bootstrap`; leading axes are a
+            batch. None: once.
 
     `subset(k, n)` takes the events k, k + n, ... and 1 / n of the sensitivity. For subsets by views give `osem` a list
     of likelihoods, each with the events and the sensitivity of its views.
@@ -40,8 +42,10 @@ class ListmodeLikelihood:
 
     model: AcquisitionModel
     sensitivity: Array
+    weights: Array | None = None
     _plans: PlanCache = field(default_factory=PlanCache, init=False, repr=False)
     _reach: PlanCache = field(default_factory=PlanCache, init=False, repr=False)
+    _weights: PlanCache = field(default_factory=PlanCache, init=False, repr=False)
     _told: set[str] = field(default_factory=set, init=False, repr=False)  # shared with subsets
 
     def __post_init__(self) -> None:
@@ -53,6 +57,15 @@ class ListmodeLikelihood:
         host = to_numpy(self.sensitivity)
         if not (np.isfinite(host).all() and host.min() >= 0):
             raise ValueError("ListmodeLikelihood sensitivity must be finite and not negative")
+        if self.weights is not None:
+            require_array(self.weights, "ListmodeLikelihood weights")
+            given = to_numpy(self.weights)
+            if tuple(given.shape[-1:]) != self.model.projector.out_shape:
+                raise ValueError(
+                    f"ListmodeLikelihood weights of shape {tuple(given.shape)} do not fit {self.model.projector!r}"
+                )
+            if given.size and not (np.isfinite(given).all() and given.min() >= 0):
+                raise ValueError("ListmodeLikelihood weights must be finite and not negative")
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -68,7 +81,9 @@ class ListmodeLikelihood:
         """Return an image of ones where something can be seen, like the sensitivity; 0 elsewhere."""
         sensitivity = as_real(self.sensitivity)
         xp = array_namespace(sensitivity)
-        return xp.where(sensitivity > 0, xp.ones_like(sensitivity), xp.zeros_like(sensitivity))
+        ones = xp.where(sensitivity > 0, xp.ones_like(sensitivity), xp.zeros_like(sensitivity))
+        batch = () if self.weights is None else tuple(self.weights.shape[:-1])
+        return ones * xp.ones((*batch, *ones.shape), dtype=ones.dtype, device=ones.device) if batch else ones
 
     def value(self, x: Array) -> Array:
         """Return f(x), summed in float64: one number for each item of a batch."""
@@ -79,13 +94,13 @@ class ListmodeLikelihood:
         return self._value(x, self._expected(x, ybar)[0])
 
     def ratio(self, x: Array) -> Array:
-        """Return 1 / ybar for every event, 0 where it is not expected."""
-        return self._expected(x)[1]
+        """Return w / ybar for every event, 0 where it is not expected."""
+        return self._weighted(self._expected(x)[1])
 
     def ratio_and_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return 1 / ybar and 1 / ybar^2 for every event."""
-        ratio = self.ratio(x)
-        return ratio, ratio**2
+        """Return w / ybar and w / ybar^2 for every event."""
+        inverse = self._expected(x)[1]
+        return self._weighted(inverse), self._weighted(inverse**2)
 
     @property
     def sensitivity_has_factors(self) -> bool:
@@ -95,10 +110,10 @@ class ListmodeLikelihood:
     def value_and_gradient(self, x: Array) -> tuple[Array, Array]:
         """Return f(x) and its gradient, with one projection forth and back."""
         ybar, ratio = self._expected(x)
-        return self._value(x, ybar), self.sensitivity_like(x) - self.model.adjoint(ratio)
+        return self._value(x, ybar), self.sensitivity_like(x) - self.model.adjoint(self._weighted(ratio))
 
     def gradient(self, x: Array) -> Array:
-        """Return s - A'(1 / ybar), of the shape of x."""
+        """Return s - A'(w / ybar), of the shape of x."""
         return self.sensitivity_like(x) - self.model.adjoint(self.ratio(x))
 
     def sensitivity_like(self, x: Array) -> Array:
@@ -110,39 +125,52 @@ class ListmodeLikelihood:
         if not self._told:
             return 0, 0.0
         ybar = self.model(x)
-        return count(array_namespace(ybar).ones_like(ybar), ybar)
+        return count(self.counts_like(ybar), ybar)
 
     def hessian_vector(self, x: Array, v: Array) -> Array:
-        """Return the Hessian at x applied to v, A'( A v / ybar^2 )."""
-        return self.model.adjoint(self.model.linear(v) * self.ratio(x) ** 2)
+        """Return the Hessian at x applied to v, A'( w A v / ybar^2 )."""
+        return self.model.adjoint(self.model.linear(v) * self.ratio_and_slope(x)[1])
 
     def information(self, x: Array) -> Array:
-        """Return 1 / ybar^2 for every event: A' diag(1 / ybar^2) A is the observed Fisher information of the image."""
+        """Return w / ybar^2 for every event: A' diag(w / ybar^2) A is the observed Fisher information of the image."""
         return self.ratio_and_slope(x)[1]
 
     def converted(self, convert: Callable[[Array], Array]) -> ListmodeLikelihood:
         """Return the likelihood with its sensitivity as `convert` makes it: in another library, on another device."""
-        return ListmodeLikelihood(self.model, convert(self.sensitivity))
+        weights = None if self.weights is None else convert(self.weights)
+        return ListmodeLikelihood(self.model, convert(self.sensitivity), weights)
 
     def counts_like(self, ybar: Array) -> Array:
-        """Return 1 for every event, like ybar."""
-        return array_namespace(ybar).ones_like(ybar)
+        """Return w for every event, 1 without weights, like ybar."""
+        return self._weighted(array_namespace(ybar).ones_like(ybar))
 
-    def total_counts(self, x: Array) -> int:
-        """Return the number of events."""
-        return self.model.projector.out_shape[0]
+    def total_counts(self, x: Array) -> int | Array:
+        """Return the number of events, as they count: with weights (..., 1, 1, 1), like x."""
+        if self.weights is None:
+            return self.model.projector.out_shape[0]
+        xp = array_namespace(x)
+        total = xp.sum(like(self.weights, x), axis=-1, dtype=xp.float64)
+        return xp.reshape(total, (*tuple(self.weights.shape[:-1]), 1, 1, 1))
 
     def subset(self, k: int, n: int) -> ListmodeLikelihood:
         """Return the likelihood of the events k, k + n, ..."""
-        part = ListmodeLikelihood(self.model.subset(k, n), self.sensitivity / n)
+        weights = None if self.weights is None else self.weights[..., k::n]
+        part = ListmodeLikelihood(self.model.subset(k, n), self.sensitivity / n, weights)
         object.__setattr__(part, "_told", self._told)
         return part
 
     def _value(self, x: Array, ybar: Array) -> Array:
         xp = array_namespace(ybar)
         image = tuple(range(-len(self.model.projector.in_shape), 0))
-        explained = xp.sum(xp.log(ybar), axis=-1, dtype=xp.float64)
+        explained = xp.sum(self._weighted(xp.log(ybar)), axis=-1, dtype=xp.float64)
         return xp.sum(self.sensitivity_like(x) * x, axis=image, dtype=xp.float64) - explained
+
+    def _weighted(self, values: Array) -> Array:
+        """The values of every event times w."""
+        if self.weights is None:
+            return values
+        own: Array = self._weights.get(values, lambda: like(self.weights, values))
+        return own * values
 
     def _expected(self, x: Array, ybar: Array | None = None) -> tuple[Array, Array]:
         """Return what stands for ybar in logarithms (1 leaves an event out), and 1 / ybar."""

@@ -4,6 +4,7 @@ from .choice import KernelChoice, Method, Prior, PriorChoice, choose, parse_kern
 from .engine import MethodEngine, prepare
 from .names import either, matching
 from .table import METHODS, ORDERS, PRIORS, Entry, Form, known_priors
+from .uncertainty import check_uncertainty, uncertainty_of
 
 __all__ = [
     "METHODS",
@@ -16,6 +17,7 @@ __all__ = [
     "MethodEngine",
     "Prior",
     "PriorChoice",
+    "check_uncertainty",
     "choose",
     "either",
     "known_priors",
@@ -24,4 +26,5 @@ __all__ = [
     "parse_order",
     "parse_prior",
     "prepare",
+    "uncertainty_of",
 ]

@@ -61,6 +61,7 @@ GIVEN = {  # a value for every option that takes one
     "filter": 8,
     "picture": "a.png",
     "mu_picture": "m.png",
+    "uncertainty": "sd.nii",
     "report": "r.html",
     "masks": "organs.nii",
     "log": "a.csv",

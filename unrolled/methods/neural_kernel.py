@@ -123,7 +123,8 @@ def with_kernel(likelihood: Likelihood, kernel: LinearOperator) -> Likelihood:
     model = likelihood.model
     seen = AcquisitionModel(cast(Projector, model.projector @ kernel), model.factors, model.background, model.scale)
     if not likelihood.sensitivity_has_factors:
-        return ListmodeLikelihood(seen, kernel.T(likelihood.sensitivity))
+        weights = getattr(likelihood, "weights", None)
+        return ListmodeLikelihood(seen, kernel.T(likelihood.sensitivity), weights)
     return PoissonLikelihood(counts_of(likelihood), seen)
 
 
