@@ -28,6 +28,7 @@ class Network:
         architecture : a key of `BUILDERS`, and the arguments that it is built with.
         sees_guide : whether it gets the guide; one more channel.
         fast : parameters whose name contains this text learn ten times as fast: thresholds of BCD-Net, as published.
+        longer : times the steps of the others; for a control that must not look weak.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Network:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     sees_guide: bool = True
     fast: str = ""
+    longer: int = 1
 
     def build(self, seed: int = 0, dimensions: int = 2) -> nn.Module:
         """Return it with the first weights of a seed."""
@@ -92,6 +94,7 @@ _FBSEM = {"n_modules": 3, "subsets": 2, "width": 24, "norm": "instance", "initia
 _BCD = {"n_modules": 4, "channels": 32, "alpha": [-2.3, 0.0], "initial": [8, START[1]]}  # it removes noise only
 NETWORKS = (
     Network("guide-only", "guide only", "control", "guide-only", {"width": 8}),
+    Network("guide-only-long", "guide only, 4 x steps", "control", "guide-only", {"width": 8}, longer=4),
     Network("fbsem-net", "FBSEM-Net", "unrolled", "fbsem-net", _FBSEM),
     Network("post-unet", "U-Net after OSEM", "enhancement", "post-unet", {"width": 8}),
     Network("counts-only", "FBSEM-Net, counts only", "control", "fbsem-net", _FBSEM, sees_guide=False),

@@ -77,7 +77,7 @@ def train_network(
 
     Loss: the relative squared error to the truth. Adam, warm-up and cosine, gradients clipped, averaged weights.
     """
-    steps = budget.steps if steps is None else steps
+    steps = network.longer * budget.steps if steps is None else steps
     model = network.build(seed, task_dimensions(task))
     optimiser = torch.optim.Adam(parameter_groups(model, network.fast, rate), rate)
     settings = unrolled.Settings(

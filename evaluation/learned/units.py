@@ -40,7 +40,7 @@ from .training import (
 CLASSICAL = ("osem", "osem-gaussian", "map-rdp", "map-bowsher", "kem")
 DEEP_PRIORS = ("dip-recon", "dip-ot")
 PNP = "pnp"
-REFERENCE, CONTROL = "map-rdp", "guide-only"
+REFERENCE, CONTROLS = "map-rdp", ("guide-only", "guide-only-long")
 TASKS = ("brain-pet", "brain-spect")
 SHIPPED = ("fbsem-net", "mapem-net")
 MEASURED = 900_000
@@ -82,7 +82,7 @@ SIZES = {
         2,
         4,
         16,
-        ("osem", "map-rdp", "map-bowsher", "fbsem-net", "post-unet", "counts-only", "guide-only"),
+        ("osem", "map-rdp", "map-bowsher", "fbsem-net", "post-unet", "counts-only", *CONTROLS),
         ("brain-pet",),
         ("counts-quarter", "guide-2mm", "guide-other"),
     ),
@@ -106,7 +106,7 @@ class Work:
     def has(self, name: str) -> bool:
         """Whether a method is wanted; the reference and the control always are."""
         chosen = self.wanted or self.size.methods
-        return not chosen or name in chosen or name in (REFERENCE, CONTROL)
+        return not chosen or name in chosen or name in (REFERENCE, *CONTROLS)
 
     @property
     def networks(self) -> list[Network]:

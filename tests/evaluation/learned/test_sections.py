@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emrecon.evaluation.learned.sections import acceptance, errors, lesion_interval, lesions, tuning
+from emrecon.evaluation.learned.sections import acceptance, costs, errors, lesion_interval, lesions, tuning
 from emrecon.evaluation.learned.units import SIZES, Work
 from emrecon.evaluation.sections import Interval
 
@@ -38,6 +38,7 @@ def rows(control):
     return {
         "map-rdp": [numbers(0.30, "MAP-RDP", 1, tuned=tuned)],
         "guide-only": [numbers(control, "guide only", 2 + k, **control_net) for k in range(3)],
+        "guide-only-long": [numbers(control - 0.001, "guide only, 4 x steps", 2, **control_net)],
         "fbsem-net": [numbers(0.2, "FBSEM-Net", 5 + k, **own_net) for k in range(3)],
     }
 
@@ -49,16 +50,20 @@ WORK = Work(None, SIZES["quick"], 3, ())
     ("control", "says"), [(0.40, "ACCEPTED: "), (0.301, "NOT ACCEPTED: "), (0.17, "NOT ACCEPTED: ")]
 )
 def test_a_task_counts_only_where_the_guide_alone_is_clearly_worse_than_map(control, says):
-    said = acceptance(rows(control))
+    said = acceptance(rows(control), 320)
     assert said.startswith(says)
     assert "MAP-RDP, without the guide, 0.3" in said
-    assert acceptance({"map-rdp": rows(control)["map-rdp"]}) == "Not decided: 'guide-only' has no result yet."
+    assert "(guide only, 4 x steps), and MAP-RDP" in said  # the stronger of the two
+    assert acceptance(rows(control), 16).startswith("NOT DECIDED: the guide alone")
+    assert "16 steps hardly train the control" in acceptance(rows(control), 16)
+    missing = acceptance({"map-rdp": rows(control)["map-rdp"]}, 320)
+    assert missing == "NOT DECIDED: 'guide-only' has no result yet."
 
 
 def test_the_first_table_compares_pairs_of_subjects_from_the_best_to_the_worst():
     table = errors(rows(0.4), WORK)
-    assert [row[0] for row in table.rows] == ["FBSEM-Net *", "MAP-RDP", "guide only *"]
-    best, reference, control = (dict(zip(table.columns, row)) for row in table.rows)
+    assert [row[0] for row in table.rows] == ["FBSEM-Net *", "MAP-RDP", "guide only, 4 x steps *", "guide only *"]
+    best, reference, _, control = (dict(zip(table.columns, row)) for row in table.rows)
     assert isinstance(best["NRMSE"], Interval)
     assert best["NRMSE"].n == N
     assert best["- MAP-RDP"].value == pytest.approx(-0.1, abs=0.01)
@@ -68,9 +73,11 @@ def test_the_first_table_compares_pairs_of_subjects_from_the_best_to_the_worst()
     assert reference["- MAP-RDP"] is None
     assert control["- guide only"] is None
     assert best["NRMSE, another's guide"].value == pytest.approx(0.5)
-    assert best["seeds"] == 3
-    assert best["SD of seeds"] is not None
-    assert reference["learned"] == 0
+    cost = costs(rows(0.4))
+    best, reference, *_ = (dict(zip(cost.columns, row)) for row in cost.rows)
+    assert (best["trainings"], reference["trainings"]) == (3, None)
+    assert best["SD of NRMSE between trainings"] is not None
+    assert (best["learned numbers"], reference["learned numbers"]) == (1000, 0)
 
 
 def test_lesions_have_their_number_and_their_error():
@@ -86,7 +93,7 @@ def test_lesions_have_their_number_and_their_error():
 
 
 def test_choices_at_the_edge_are_said():
-    table = tuning(rows(0.4), WORK)
+    table = tuning(rows(0.4))
     lines = {row[0]: row[1:] for row in table.rows}
     assert lines["MAP-RDP"] == [3, "beta 0.01, iteration 30", "beta"]
     assert lines["FBSEM-Net"] == [2, "learning rate 0.002", "none"]

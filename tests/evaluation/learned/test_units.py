@@ -27,14 +27,14 @@ def test_the_units_of_the_suite_have_what_they_need():
         "brain-pet/shipped-fbsem-net-brain-pet",
     ):
         assert name in names
-    assert sum("/seed-" in name for name in names) == 2 * 8 * 3
+    assert sum("/seed-" in name for name in names) == 2 * 9 * 3
     budgets = [unit.arguments["budget"] for unit in found if "budget" in unit.arguments]
     assert all(budget == budgets[0] for budget in budgets)
 
 
 def test_methods_that_are_named_are_the_only_ones_beside_reference_and_control():
     names = {unit.name.split("/")[1] for unit in units(Options(size="quick", methods=("fbsem-net",), seeds=1))}
-    assert names == {"fbsem-net", "map-rdp", "guide-only", "scans", "statistics"}
+    assert names == {"fbsem-net", "map-rdp", "guide-only", "guide-only-long", "scans", "statistics"}
     with pytest.raises(ValueError, match="unknown method 'x'; choose from bcd-net, "):
         units(Options(methods=("x",)))
 
@@ -53,13 +53,18 @@ def test_from_the_first_unit_to_the_report(tmp_path, monkeypatch):
     first, second = shown.sections(results, options)
     assert isinstance(first.parts[0], Text)
     assert first.parts[0].title == "Is the task accepted?"
-    assert "ACCEPTED: the guide alone" in first.parts[0].paragraphs[0]
+    assert "NOT DECIDED: the guide alone" in first.parts[0].paragraphs[0]
     tables = [part for part in (*first.parts, *second.parts) if isinstance(part, Table)]
-    assert len(tables) == 5
-    assert sorted(row[0] for row in tables[0].rows) == ["MAP-RDP", "U-Net after OSEM *", "guide only *"]
-    assert tuple(tables[3].columns) == ("method", "as trained", "a quarter of the counts")
-    assert all(row[2].value > 0 for row in tables[3].rows if row[0] == "MAP-RDP")
-    assert tables[4].rows[0][2] == "4 of 4"
+    assert len(tables) == 6
+    assert sorted(row[0] for row in tables[0].rows) == [
+        "MAP-RDP",
+        "U-Net after OSEM *",
+        "guide only *",
+        "guide only, 4 x steps *",
+    ]
+    assert tuple(tables[4].columns) == ("method", "as trained", "a quarter of the counts")
+    assert all(row[2].value > 0 for row in tables[4].rows if row[0] == "MAP-RDP")
+    assert tables[5].rows[0][2] == "4 of 4"
     assert any(isinstance(part, Picture) for part in first.parts)
     network, card = load_network(tmp_path / "units/toy/post-unet/seed-0/weights.safetensors", PRESETS)
     assert card.data["statistics"]["n"] == 8
