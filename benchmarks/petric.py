@@ -32,7 +32,8 @@ def main() -> None:
     for unit in petric_units(options):
         folder = chosen.work / unit.name
         kept = folder / "numbers.json"
-        if not kept.exists() and (not chosen.only or any(part in unit.name for part in chosen.only)):
+        wanted = not chosen.only or any(part in f"{unit.name}/" for part in chosen.only)
+        if wanted and not kept.exists() and all(needed in done for needed in unit.needs):
             folder.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(unit.run(folder)), encoding="utf-8")
             print("done:", unit.name, flush=True)

@@ -26,6 +26,7 @@ from .engines import (
     EMPreconditioner,
     Iterate,
     KernelCoefficients,
+    KernelSteps,
     Parameterisation,
     ParameterisedIterate,
     PriorAware,
@@ -57,6 +58,7 @@ from .engines import (
     spdhg,
     surrogate,
     svrg,
+    trained_steps,
 )
 from .filtered import FilteredBackprojection, Window, angular_weights, fbp, ramp_kernel
 from .history import History
@@ -288,6 +290,8 @@ __all__ = [
     "BarzilaiBorwein",
     "EMPreconditioner",
     "PriorAware",
+    "KernelSteps",
+    "trained_steps",
     # priors
     "SmoothPrior",
     "ProximablePrior",

@@ -117,6 +117,7 @@ from .training import (
     Record,
     Settings,
     ShardedProjector,
+    SolvedScan,
     Stage,
     StageRecord,
     Supervised,
@@ -157,6 +158,7 @@ from .training import (
     sum_over_ranks,
     thinned,
     train,
+    train_kernel_steps,
     train_layers,
     train_stages,
     view_sharded,
@@ -287,6 +289,9 @@ __all__ = [
     "StageRecord",
     "spectnet_stages",
     "first_thresholds",
+    # steps of classical engines
+    "SolvedScan",
+    "train_kernel_steps",
     # losses and objectives
     "mse",
     "l1",

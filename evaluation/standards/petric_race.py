@@ -63,6 +63,10 @@ ENGINES: Mapping[str, Engine] = {
         "SVRG, D = x / s",
         lambda r, parts: recon.svrg(parts, r.prior, r.start, preconditioner=recon.EMPreconditioner(1e-3)),
     ),
+    "svrg-learned": Engine(
+        "SVRG, learned kernels",
+        lambda r, parts: recon.svrg(parts, r.prior, r.start, preconditioner=recon.trained_steps()),
+    ),
     "saga": Engine("SAGA", lambda r, parts: recon.saga(parts, r.prior, r.start)),
     "bsrem-0.1": Engine("BSREM, 1 / (0.1 k + 1)", _bsrem(0.1)),
     "bsrem-0.3": Engine("BSREM, 1 / (0.3 k + 1)", _bsrem(0.3)),

@@ -3,6 +3,7 @@
 from .em import em_step, mlem, osem
 from .gradient import bsrem, gradient_step, saga, svrg
 from .kernel_em import kem, kem_step
+from .kernel_steps import KernelSteps, Metric, trained_steps
 from .loop import Iterate, State, begin, detached, repeat, taken_apart
 from .parameterised import KernelCoefficients, Parameterisation, ParameterisedIterate, parameterised_em, surrogate
 from .penalised_em import em_fuse, map_em, map_em_step, osl, osl_step, positive_root
@@ -28,6 +29,8 @@ __all__ = [
     "EMPreconditioner",
     "Iterate",
     "KernelCoefficients",
+    "KernelSteps",
+    "Metric",
     "Parameterisation",
     "ParameterisedIterate",
     "PriorAware",
@@ -64,4 +67,5 @@ __all__ = [
     "surrogate",
     "svrg",
     "taken_apart",
+    "trained_steps",
 ]

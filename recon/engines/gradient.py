@@ -12,6 +12,7 @@ from emrecon.projectors.core.progress import tracked
 
 from ..likelihoods.protocol import Likelihood, only_seen, sensitivity_like, value_and_gradient
 from ..priors.prior import Objective, SmoothPrior
+from .kernel_steps import KernelSteps, Metric
 from .loop import Iterate, State, begin, detached, require_smooth, taken_apart
 from .schedules import (
     BarzilaiBorwein,
@@ -115,6 +116,8 @@ def bsrem(
 
     Source: De Pierro & Yamagishi 2001; Ahn & Fessler 2003.
     """
+    if isinstance(preconditioner, KernelSteps):
+        raise TypeError("bsrem takes a preconditioner that is a diagonal; KernelSteps are for svrg and saga")
     f, prior = taken_apart(likelihood, prior)
     at, parts = begin(f, start, n_subsets, iteration)
     problem = _Problem(parts, prior, preconditioner, upper)
@@ -174,6 +177,7 @@ def svrg(
         start, n_subsets, order, iteration : as in `osem`. A start from one or two passes of `osem` saves time.
         step, preconditioner : rules of `recon.schedules`; `BarzilaiBorwein()` finds the steps itself. Where the
             objective at an anchor is higher than at the one before, the engine goes back there, and halves the steps.
+            `KernelSteps`, such as `trained_steps()`, are learned for the first passes and take the place of both there.
         keep : hold the n gradients of the anchor in memory (n images); otherwise they are computed again, and every
             pass costs two.
 
@@ -322,6 +326,8 @@ def _variance_reduced(
         known.restore(state.table, x)
         watch = Watch.resumed(anchor.value, state.first, state.lowest)
     while True:
+        if iteration - begun == problem.n_kernels:
+            length = xp.ones_like(length)  # what was learned for kernels to be too long is not so for plain steps
         if phase == 0 or anchor is None or watch is None:
             before, anchor = anchor, known.fill(x)
             if before is not None:
@@ -331,16 +337,19 @@ def _variance_reduced(
                     anchor, length = known.fill(xp.where(worse, before.image, x)), xp.where(worse, length / 2, length)
                 found = None if found is None else xp.minimum(found, length * step.highest)  # type: ignore[attr-defined]
             watch = Watch(anchor.value, anchor.value) if watch is None else watch.met(anchor.value)
+            metric = problem.metric(anchor.image, iteration - begun)
             now = length * step(iteration - begun) if found is None else found
-            x, shorter, watch = _down(problem, anchor, known.diagonal, now, watch)
+            move = _Move(known.diagonal, metric, problem.upper)
+            x, shorter, watch = _down(problem, anchor, move, now if metric is None else length, watch)
             length, found = length * shorter, None if found is None else found * shorter
         else:
             known.begin_pass(x)
-            start = x
+            start, metric = x, problem.metric(x, iteration - begun)
+            move = _Move(known.diagonal, metric, problem.upper)
             try:
                 for i, k in enumerate(tracked(order(iteration, n), f"iteration {iteration + 1}", n)):
                     now = length * step(iteration - begun + i / n) if found is None else found
-                    x = gradient_step(x, known.estimate(x, k), known.diagonal, now, problem.upper)
+                    x = move(x, known.estimate(x, k), now if metric is None else length)
                 worse, watch = watch.look(problem.value, x, start, problem.sensitivity(x))
             except ValueError:  # steps so long that the image explains nothing
                 if float(xp.min(length)) < _SHORTEST:
@@ -354,11 +363,24 @@ def _variance_reduced(
         yield Iterate(iteration, x, Anchored(begun, phase, anchor.image, length, found, known.kept(), *watch))
 
 
-def _down(problem: _Problem, anchor: _Anchor, diagonal: Array, step: Array, watch: Watch) -> tuple[Array, Array, Watch]:
+class _Move(NamedTuple):
+    """A step down a slope: by the diagonal, or by a metric in its place."""
+
+    diagonal: Array
+    metric: Metric | None
+    upper: float | None
+
+    def __call__(self, x: Array, slope: Array, step: Array) -> Array:
+        if self.metric is None:
+            return gradient_step(x, slope, self.diagonal, step, self.upper)
+        return self.metric.step(x, slope, step, self.upper)
+
+
+def _down(problem: _Problem, anchor: _Anchor, move: _Move, step: Array, watch: Watch) -> tuple[Array, Array, Watch]:
     """Return the image a step down the whole slope from an anchor, by what the step was multiplied, and the watch."""
     xp, shorter = array_namespace(anchor.image), 0 * step + 1
     for _ in range(_TRIES):
-        x = gradient_step(anchor.image, anchor.slope, diagonal, shorter * step, problem.upper)
+        x = move(anchor.image, anchor.slope, shorter * step)
         worse, now = watch.look(problem.value, x, anchor.image, problem.sensitivity(x))
         if not bool(xp.any(worse)):
             return x, shorter, now
@@ -390,6 +412,17 @@ class _Problem:
     def diagonal(self, x: Array) -> Array:
         """D, 0 in the voxels that nothing sees, which stay at 0 then."""
         return only_seen(self.preconditioner(x, self.sensitivity(x), self.prior), self.parts)
+
+    @property
+    def n_kernels(self) -> int:
+        """For how many passes there are learned kernels."""
+        return self.preconditioner.n_passes if isinstance(self.preconditioner, KernelSteps) else 0
+
+    def metric(self, x: Array, n: int) -> Metric | None:
+        """The learned metric of pass number n; None where the preconditioner is a diagonal."""
+        if not isinstance(self.preconditioner, KernelSteps):
+            return None
+        return self.preconditioner.metric(x, only_seen(self.sensitivity(x), self.parts), self.prior, n)
 
     def sensitivity(self, x: Array) -> Array:
         return add_up(sensitivity_like(part, x) for part in tracked(self.parts, "sensitivity"))

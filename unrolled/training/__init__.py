@@ -5,6 +5,7 @@ from .completing import Completing, EvenlySpacedViews
 from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
 from .domain import scan_notes, scan_statistics, statistics_range
 from .fit import data_fit, fit_note
+from .kernel_steps import SolvedScan, train_kernel_steps
 from .layerwise import LayerRecord, first_thresholds, train_layers
 from .loop import Record, Settings, Validation, by_epoch, train
 from .losses import (
@@ -44,6 +45,7 @@ __all__ = [
     "Record",
     "Settings",
     "ShardedProjector",
+    "SolvedScan",
     "Stage",
     "StageRecord",
     "Supervised",
@@ -82,6 +84,7 @@ __all__ = [
     "sum_over_ranks",
     "thinned",
     "train",
+    "train_kernel_steps",
     "train_layers",
     "train_stages",
     "view_sharded",
