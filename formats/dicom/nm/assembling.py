@@ -94,9 +94,12 @@ def assembled(files: list[Acquisition], given: Given, notes: Notes) -> NMScan:
         return made[0]
     wrong = next((bed for bed in made if not isinstance(bed, (Scan, WindowedScan))), None)
     if wrong is not None:
+        one = wrong.series[0] if isinstance(wrong, WindowedSeries) else wrong
+        what, n = ("gate" if isinstance(one, GatedScan) else "frame"), len(one)
         raise FormatError(
-            f"{given.path}: {len(made)} beds of {len(wrong)} frames or gates each; choose one by bed=1 to {len(made)}, "
-            "or frame= or gate="
+            f"{given.path}: {len(made)} beds of {n} {what}s each, of which one image at a time is made: pass {what}=1 "
+            f"(to {n}) for all beds of one {what}, or bed=1 (to {len(made)}) for all {what}s of one bed; as an option, "
+            f"--header {what}=1 or --header bed=1"
         )
     first = [int(table.file[table.bed == bed][0]) for bed in beds]
     together = max(first.count(file) for file in first)
