@@ -45,6 +45,7 @@ def test_images_are_judged_by_observer_and_fidelity():
     assert kept["shown"].shape == (2, 64, 64)
 
 
+@pytest.mark.slow
 def test_networks_train_on_few_scans_and_make_images_of_counts(tmp_path):
     task = bone_lesion(counts=5e4)
     scans = task.scans([1], False).followed_by(task.scans([2], True))
