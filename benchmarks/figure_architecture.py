@@ -66,7 +66,7 @@ def main():
         for i, room in enumerate(inner):
             step = (width - 0.2) / len(inner)
             box(axis, left + 0.1 + i * step + 0.04, bottom + 0.2, step - 0.08, 0.55, room, "white", 7.5)
-    axis.text(9.1, 3.75, "pictures: slices, MIP,\noverlays, orbits", ha="center", va="center", fontsize=7.5)
+    axis.text(9.1, 4.06, "slices, MIP, overlays, orbits", ha="center", va="center", fontsize=6.8)
     axis.text(5.0, 6.85, "options, panels, TOML files, printing: no physics", ha="center", va="center", fontsize=8.5)
     axis.text(
         5.0, 7.92, "a package imports those below it (sims and recon do not know each other)", ha="center", fontsize=9

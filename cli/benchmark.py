@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from emrecon.projectors.core.progress import in_words
+from emrecon.projectors.core.progress import Stage, in_words, listening
 from emrecon.sims.datasets import rank_and_size
 
 from .errors import ExitCode, interruptible
@@ -220,10 +220,12 @@ def _progress(n: int, what: str, console: Console, quiet: bool) -> Iterator[Call
     with Progress(*columns, console=console, disable=not shown) as bars:
         task = bars.add_task(what, total=n)
         kept: list[str] = []
+        at_work: list[str] = [what]
 
         def tell(step: Step) -> None:
             if step.state in ("begins", "waits"):
-                bars.update(task, description=f"{step.unit}{' (another process has it)' * (step.state == 'waits')}")
+                at_work[0] = f"{step.unit}{' (another process has it)' * (step.state == 'waits')}"
+                bars.update(task, description=at_work[0])
                 return
             bars.advance(task)
             if step.state == "kept":
@@ -234,7 +236,11 @@ def _progress(n: int, what: str, console: Console, quiet: bool) -> Iterator[Call
                 kept.clear()
             console.print(Text(_line(step)))
 
-        yield tell
+        def hear(stage: Stage) -> None:
+            bars.update(task, description=at_work[0] if stage.over else f"{at_work[0]}: {stage}")
+
+        with listening(hear):  # a unit's own loops show in the bar, and not as lines
+            yield tell
         if kept:
             console.print(f"kept {len(kept)} units that were done before")
 

@@ -161,13 +161,13 @@ def _realisations(found: Mapping[str, Numbers]) -> list[Table | Picture]:
 def _scatter(rows: Sequence[Sequence[Any]]) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     for k, (title, bias, sd) in enumerate(rows):
-        axes.plot(bias, sd, "os^Dv"[k // 10 % 5], color=f"C{k % 10}", ms=6)
-        axes.annotate(title, (bias, sd), fontsize=7.5, xytext=(5, 3), textcoords="offset points")
-    axes.margins(x=0.22, y=0.12)
-    axes.set(xlabel="mean |bias| / mean activity", ylabel="mean SD / mean activity", xlim=(0, None), ylim=(0, None))
+        axes.plot(bias, sd, "os^Dv"[k // 10 % 5], color=f"C{k % 10}", ms=6, label=title)
+    axes.set(xlabel="mean |bias| / mean activity", ylabel="mean SD / mean activity")
+    axes.set(xlim=(0, 1.08 * axes.get_xlim()[1]), ylim=(0, 1.05 * axes.get_ylim()[1]))
+    axes.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -16,15 +16,15 @@ from .tasks import task_named
 from .trained import PAINTED, shipped_method
 
 TASKS = ("brain-pet", "brain-spect")
-SIZES = {"quick": (3, 10, 3, 3, 10), "full": (12, 30, 20, 12, 10)}
+SIZES = {"quick": (3, 8, 2, 4, 8), "full": (12, 30, 20, 12, 10)}
 """Validation scans, test scans, realisations, trials, scans at a time."""
 _CLASSICAL = ("osem", "osem-gaussian", "map-rdp", "map-bowsher", "kem")
 _SHORTER: dict[str, dict[str, Any]] = {
     "osem": {"shown": (1, 2, 3, 4, 6, 8)},
-    "osem-gaussian": {"shown": (2, 4, 8, 12), "grid": {"fwhm": (4.0, 6.0, 8.0)}},
-    "map-rdp": {"shown": (12,), "grid": {"beta": (0.005, 0.01, 0.02)}},
-    "map-bowsher": {"shown": (12,), "grid": {"beta": (0.015, 0.03, 0.06), "n_chosen": (3,)}},
-    "kem": {"shown": (5, 10, 15), "grid": {"n_neighbours": (12, 24, 48)}},
+    "osem-gaussian": {"shown": (4, 8, 12, 16), "grid": {"fwhm": (2.0, 3.0, 4.0)}},
+    "map-rdp": {"shown": (12,), "grid": {"beta": (0.00125, 0.0025, 0.005)}},
+    "map-bowsher": {"shown": (12,), "grid": {"beta": (0.004, 0.008, 0.016), "n_chosen": (3,)}},
+    "kem": {"shown": (10, 15, 20, 25), "grid": {"n_neighbours": (24, 48, 80)}},
 }
 _ABOUT = Text(
     "What this is",

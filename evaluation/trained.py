@@ -15,6 +15,7 @@ from .single import start_of, subsets_of
 SHIPPED = ("fbsem-net", "mapem-net")
 """Architectures of which weights come with the library for brains."""
 _LEVELS, _PASSES = 12, 4
+_DARK = 0.05  # of the guide's largest value
 
 
 def shipped_method(architecture: str, kind: str) -> Method:
@@ -48,8 +49,11 @@ def painted_guide(case: Any) -> Images:
 
 
 def _painted(image: np.ndarray, guide: np.ndarray) -> np.ndarray:
-    """The image with its mean in each of a dozen equally full levels of the guide."""
-    edges = np.unique(np.quantile(guide, np.linspace(0, 1, _LEVELS + 1)[1:-1]))
+    """The image with its mean in each of a dozen levels of the guide: the dark, and equally full ones of the rest."""
+    dark = _DARK * guide.max()
+    bright = guide[guide > dark]
+    inner = np.quantile(bright, np.linspace(0, 1, _LEVELS)[1:-1]) if bright.size else []
+    edges = np.unique([dark, *inner])
     level = np.digitize(guide, edges).ravel()
     sums, n = (np.bincount(level, weights, len(edges) + 1) for weights in (image.ravel(), None))
     return (sums / np.maximum(n, 1))[level].reshape(image.shape)

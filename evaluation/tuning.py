@@ -80,7 +80,8 @@ def tune(
 
     Args:
         evaluate : see `Evaluate`; it may return fewer iterations than it was asked for, where the method ends.
-        grid : the values of each setting. Texts and truth values are tried as they are; 0 is an end of its own.
+        grid : the values of each setting. Texts and truth values are tried as they are; 0 is an end of its own; a
+            setting with one value is fixed.
         shown : iterations to look at; empty: all that the method yields.
 
     Raises ValueError for a budget below 1, a setting without values, and where every trial failed.
@@ -153,6 +154,8 @@ class _Search:
         if not math.isfinite(best.value):
             return []
         for name, values in self.grid.items():
+            if len(values) == 1:
+                continue
             if not _is_number(best.settings[name]):
                 untried = [v for v in values if not self._tried({**best.settings, name: v})]
                 found += [(name, ({**best.settings, name: v}, self.shown)) for v in untried]
@@ -172,7 +175,7 @@ class _Search:
         best, steps = self.best, []
         for name in self.grid:
             value = best.settings[name]
-            if not _is_number(value) or value <= 0:
+            if not _is_number(value) or value <= 0 or len(self.grid[name]) == 1:
                 continue
             along = self._along(name)
             for other in (
