@@ -245,7 +245,7 @@ def _ratio(value: Any, tried: list[Any], known: list[Any]) -> float:
     if not others:
         return 2.0
     nearest = min(others, key=lambda v: abs(math.log(v / value)))
-    return max(nearest / value, value / nearest)
+    return float(max(nearest / value, value / nearest))
 
 
 def _in_order(values: Sequence[Any]) -> list[Any]:
