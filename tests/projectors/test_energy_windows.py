@@ -6,6 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from emrecon.projectors import SPECTGeometry
+from emrecon.projectors.physics.compton import accepted_fraction, klein_nishina, scattered_energy
 from emrecon.projectors.scan.energy_windows import (
     EnergyWindow,
     WindowedScan,
@@ -169,3 +170,22 @@ def test_wrong_scans():
         SCAN.scatter_corrected("peak", "lower", "upper", k=0.5)
     with pytest.raises(ValueError, match="got none"):
         SCAN.scatter_corrected("peak")
+
+
+@pytest.mark.parametrize(
+    ("energy", "limits", "side", "scatter", "primaries"),
+    [(208.37, (187.2, 228.8), 20.8, 0.77, 0.004), (140.5, (126.45, 154.55), 6.0, 0.81, 0.040)],
+)
+def test_how_far_it_is_off_by_the_physics(energy, limits, side, scatter, primaries):
+    """The share of single Compton scatter that it finds, and of primaries that it takes, as the docs say."""
+    cosines, at_511 = np.linspace(-1, 1, 2001), 0.099 * np.sqrt(140.5 / 511.0)
+    spectrum, energies = klein_nishina(cosines, energy), scattered_energy(cosines, energy)
+    (low, high), found = limits, []
+    windows = [EnergyWindow(low, high), EnergyWindow(low - side, low), EnergyWindow(high, high + side)]
+    scattered = [np.trapezoid(spectrum * accepted_fraction(energies, w.limits, at_511), cosines) for w in windows]
+    emitted = [float(accepted_fraction(energy, w.limits, at_511)) for w in windows]
+    for seen in (scattered, emitted):
+        peak, below, above = (np.array([counts], float) for counts in seen)
+        found.append(float(triple_energy_window(windows[0], (windows[1], below), (windows[2], above))[0] / peak[0]))
+    assert found[0] == pytest.approx(scatter, abs=0.01)
+    assert found[1] == pytest.approx(primaries, rel=0.1)
