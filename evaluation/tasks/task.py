@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,9 @@ from emrecon.sims import (
     list_events,
     load_recipe,
 )
+from emrecon.sims.recipes import split_of
 
-from .changes import CHANGES, Change
+from .changes import CHANGES, Change, with_key
 from .samples import Store
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Task:
         name : of plain letters, such as "brain-pet".
         title : for people.
         recipe : the name of a recipe of the library, or a recipe.
+        keys : of the recipe, dotted, that the task has otherwise.
         guides : fields that methods may see beside the data: ("guide",), ("mu",), or none.
         n_train, n_validation, n_test : how many samples of each part are used; none: all that the recipe has.
         listmode : whether cases are given event by event.
@@ -130,6 +132,7 @@ class Task:
     name: str
     title: str
     recipe: str | Recipe
+    keys: Mapping[str, Any] = field(default_factory=dict)
     guides: tuple[str, ...] = ("guide",)
     n_train: int = -1
     n_validation: int = -1
@@ -139,19 +142,22 @@ class Task:
 
     def __post_init__(self) -> None:
         for part in PARTS:
-            n, most = getattr(self, f"n_{part}"), self._size(part)
+            n = getattr(self, f"n_{part}")
             if n == -1:
-                object.__setattr__(self, f"n_{part}", most)
-            elif not 0 <= n <= most:
-                raise ValueError(f"task {self.name!r}: n_{part} must be from 0 to {most}, got {n}")
+                object.__setattr__(self, f"n_{part}", self._most(part))
+            elif n < 0 or (not isinstance(self.recipe, str) and n > self._most(part)):
+                raise ValueError(f"task {self.name!r}: n_{part} must be from 0 to {self._most(part)}, got {n}")
 
     def __hash__(self) -> int:
         return hash((self.name, str(self.recipe), self.n_train, self.n_validation, self.n_test))
 
     @cached_property
     def base(self) -> Recipe:
-        """The recipe."""
-        return load_recipe(self.recipe) if isinstance(self.recipe, str) else self.recipe
+        """The recipe, with the task's own keys."""
+        recipe = load_recipe(self.recipe) if isinstance(self.recipe, str) else self.recipe
+        for key, value in self.keys.items():
+            recipe = with_key(recipe, key.split("."), value)
+        return recipe
 
     @property
     def grid(self) -> ImageGrid:
@@ -271,8 +277,8 @@ class Task:
             return own.guides(part, numbers, shift)
         return np.asarray(samples[self.guides[0]])
 
-    def _size(self, part: str) -> int:
-        return self.store().source.split.get(part, 0)
+    def _most(self, part: str) -> int:
+        return split_of(self.base, self.base.n).get(part, 0)
 
 
 def _store(task: Task, recipe: Recipe) -> Store:
@@ -399,16 +405,39 @@ def _of_events(scan: Scan, model: AcquisitionModel, grid: ImageGrid, seed: int) 
 
 # ---- the tasks -------------------------------------------------------------------------------------------------------
 
+
+def _slices(name: str, title: str, recipe: str) -> Task:
+    return Task(name, title, recipe, n_train=1000, n_validation=50, n_test=50)
+
+
+def _volumes(name: str, title: str, recipe: str) -> Task:
+    return Task(name, title, recipe, n_train=8, n_validation=2, n_test=6)
+
+
+def _real(name: str, title: str, recipe: str, source: str) -> Task:
+    """Never for training: slices of a real head, which is read where it is installed."""
+    phantom = {"kind": "anatomy", "source": source, "lobes": 0.3, "asymmetry": 0.2, "reduced": (0, 3), "texture": 0.1}
+    phantom |= {"tracers": ("fdg", "amyloid") if recipe.endswith("pet") else ("perfusion", "dat")}
+    keys = {"phantom": phantom, "seed": 41, "n": 36, "split": {"validation": 1 / 3, "test": 2 / 3}}
+    return Task(name, title, recipe, keys, n_train=0, n_validation=12, n_test=24)
+
+
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
-        Task("brain-pet", "Brain PET, FDG and amyloid, with MR", "evidence-brain-pet"),
-        Task("brain-spect", "Brain SPECT, perfusion and DaT, with MR", "evidence-brain-spect"),
-        Task("torso-pet", "Torso FDG PET, with CT or MR", "evidence-torso-pet"),
-        Task("torso-spect", "Lu-177 SPECT, with CT or MR", "evidence-torso-spect"),
-        Task("bone-spect", "Bone SPECT, with CT or MR", "evidence-bone-spect"),
-        Task("heart-spect", "Myocardial perfusion SPECT, with CT or MR", "evidence-heart-spect"),
-        Task("shapes", "Random shapes in PET, with a guide of a part of them", "evidence-shapes"),
+        _slices("brain-pet", "Brain PET, FDG and amyloid, with MR", "evidence-brain-pet"),
+        _slices("brain-spect", "Brain SPECT, perfusion and DaT, with MR", "evidence-brain-spect"),
+        _slices("torso-pet", "Torso FDG PET, with CT or MR", "evidence-torso-pet"),
+        _slices("torso-spect", "Lu-177 SPECT, with CT or MR", "evidence-torso-spect"),
+        _slices("bone-spect", "Bone SPECT, with CT or MR", "evidence-bone-spect"),
+        _slices("heart-spect", "Myocardial perfusion SPECT, with CT or MR", "evidence-heart-spect"),
+        _slices("shapes", "Random shapes in PET, with a guide of a part of them", "evidence-shapes"),
+        _volumes("volume-pet", "Brain PET with time of flight and MR, 64 x 64 x 64", "evidence-volume-pet"),
+        _volumes("volume-spect", "Brain SPECT with MR, 64 x 64 x 64", "evidence-volume-spect"),
+        _real("real-brain-pet", "Brain PET of a real head (Colin27)", "evidence-brain-pet", "colin27"),
+        _real("real-brain-spect", "Brain SPECT of a real head (Colin27)", "evidence-brain-spect", "colin27"),
+        _real("mni-brain-pet", "Brain PET of the average head MNI152", "evidence-brain-pet", "mni152"),
+        _real("mni-brain-spect", "Brain SPECT of the average head MNI152", "evidence-brain-spect", "mni152"),
     )
 }
 """Every task by its name."""

@@ -1,5 +1,6 @@
 """Phantoms: solids, and the bodies, brains, hearts and test objects made of them."""
 
+from .anatomy import Head, RealBrain, RealGuide, anatomy_files, random_real_brain, real_head
 from .bodies import Lesion, random_torso, torso, with_lesions
 from .body_guides import BodyGuide, BodyGuideVariety
 from .brain import Brain, BrainImages, GuideRecipe, LesionRecipe, Mismatches, random_folded_brain
@@ -18,6 +19,12 @@ from .varied_shapes import ShapeVariety, random_varied_shapes
 from .varied_torso import BodyLesions, TorsoVariety, VariedBody, random_varied_torso
 
 __all__ = [
+    "RealBrain",
+    "RealGuide",
+    "Head",
+    "anatomy_files",
+    "random_real_brain",
+    "real_head",
     "BodyGuide",
     "BodyGuideVariety",
     "BodyLesions",

@@ -189,8 +189,12 @@ class Modulated:
         parts, *maps = painted_together(regions, pictures, values, grid, oversample)
         total = np.zeros(grid.shape)
         for part, made in zip(parts, chosen):
-            if part.any():
-                total += part if made is None else part * made.on(grid)
+            there = part > 0
+            if made is None:
+                total += part
+            elif there.any():
+                points = (np.broadcast_to(c, grid.shape)[there] for c in grid.coordinates())
+                total[there] += part[there] * made(*points)
         return (total.astype(np.float32), *(image[0] for image in maps))
 
     @property

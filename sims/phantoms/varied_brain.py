@@ -225,7 +225,7 @@ def random_varied_brain(
     named = [(_sided(name, shape, place, turn), shape) for name, shape in shapes]
     random = generator(seed, "varied brain activity")
     tracer = variety.tracers[int(random.integers(len(variety.tracers)))]
-    uptake = _uptake(random, tracer, variety)
+    uptake = brain_uptake(random, tracer, variety)
     lobes = _lobes(place, turn)
     fields = _fields(generator(seed, "varied brain fields"), variety, lobes, shapes)
     base = tuple(
@@ -261,8 +261,8 @@ def _sided(name: str, shape: Solid, place: tuple[float, float, float], turn: flo
     return f"{'left' if own > 0 else 'right'} {name}"
 
 
-def _uptake(random: np.random.Generator, tracer: str, variety: BrainVariety) -> dict[str, float]:
-    """Activity by tissue, nuclei and cerebellum by side, white matter 1."""
+def brain_uptake(random: np.random.Generator, tracer: str, variety: BrainVariety) -> dict[str, float]:
+    """Return activity by tissue, nuclei and cerebellum by side, white matter 1."""
 
     def between(low: float, high: float) -> float:
         return float(random.uniform(low, high))
@@ -326,23 +326,14 @@ def _fields(
     random: np.random.Generator, variety: BrainVariety, lobes: Lobes, shapes: Sequence[tuple[str, Solid]]
 ) -> dict[str, SmoothField]:
     """The field of every tissue of the brain: lobes and texture of its own, spots and slow waves in common."""
-
-    def factors(part: float) -> tuple[float, ...]:
-        shared = np.repeat(random.normal(size=(1, len(_LOBES))), 2, 0)
-        own = random.normal(size=(2, len(_LOBES))) / math.sqrt(2) * np.array([[1], [1]])
-        logs = variety.lobes * shared + variety.asymmetry * own
-        return tuple(np.exp(part * np.clip(logs, -0.9, 0.9)).ravel().tolist())
-
-    cerebrum = next(shape for name, shape in shapes if name == "grey")
-    spots = tuple(
-        _spot(random, variety, cerebrum) for _ in range(int(random.integers(*variety.reduced, endpoint=True)))
-    )
+    low, high = next(shape for name, shape in shapes if name == "grey").bounds
+    spots = brain_spots(random, variety, np.asarray(low), np.asarray(high))
     slow, _ = random_texture(random, {70.0: variety.smooth})
 
     def made(part: float, in_lobes: bool) -> SmoothField:
         fast, _ = random_texture(random, {14.0: variety.texture, 28.0: variety.texture})
         sigma = math.sqrt(variety.smooth**2 + 2 * variety.texture**2)
-        own = replace(lobes, factors=factors(part)) if in_lobes else None
+        own = replace(lobes, factors=_factors(random, variety, part)) if in_lobes else None
         return SmoothField(1.0, own, spots, (*slow, *fast), sigma)
 
     grey, white, deep, cerebellum = made(1.0, True), made(0.5, True), made(0.0, False), made(0.0, False)
@@ -353,8 +344,28 @@ def _fields(
     return fields
 
 
-def _spot(random: np.random.Generator, variety: BrainVariety, cerebrum: Solid) -> Spot:
-    low, high = (np.asarray(bound) for bound in cerebrum.bounds)
+def _factors(random: np.random.Generator, variety: BrainVariety, part: float = 1.0) -> tuple[float, ...]:
+    """The factor of every lobe of the left, then of the right."""
+    shared = np.repeat(random.normal(size=(1, len(_LOBES))), 2, 0)
+    own = random.normal(size=(2, len(_LOBES))) / math.sqrt(2)
+    logs = variety.lobes * shared + variety.asymmetry * own
+    return tuple(np.exp(part * np.clip(logs, -0.9, 0.9)).ravel().tolist())
+
+
+def head_lobes(random: np.random.Generator, variety: BrainVariety, place: tuple[float, float, float]) -> Lobes:
+    """Return the lobes of a head at a place, with random factors."""
+    return replace(_lobes(place, 0.0), factors=_factors(random, variety))
+
+
+def brain_spots(
+    random: np.random.Generator, variety: BrainVariety, low: np.ndarray, high: np.ndarray
+) -> tuple[Spot, ...]:
+    """Return the regions of reduced activity of a brain between two corners in mm."""
+    n = int(random.integers(*variety.reduced, endpoint=True))
+    return tuple(_spot(random, variety, low, high) for _ in range(n))
+
+
+def _spot(random: np.random.Generator, variety: BrainVariety, low: np.ndarray, high: np.ndarray) -> Spot:
     middle, half = (low + high) / 2, (high - low) / 2
     direction = random.normal(size=3)
     direction *= random.uniform(0.5, 0.95) / np.linalg.norm(direction)

@@ -7,6 +7,7 @@ from .recipe import (
     recipe_names,
     recipe_titles,
     simulator_of,
+    split_of,
 )
 from .recipe_file import RecipeError, Table, complain, decode
 from .tables import OUTPUTS, Recipe, ReconstructionTable
@@ -25,4 +26,5 @@ __all__ = [
     "recipe_names",
     "recipe_titles",
     "simulator_of",
+    "split_of",
 ]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator
 
+from ..phantoms.anatomy import anatomy_digest, random_real_brain
 from ..phantoms.body_guides import BodyGuideVariety
 from ..phantoms.varied_brain import BrainVariety, GuideVariety, LesionVariety, random_varied_brain
 from ..phantoms.varied_shapes import ShapeVariety, random_varied_shapes
@@ -156,6 +157,47 @@ class VariedShapesBody(Kind):
         return Drawn(body.phantom, body.guide, body.phantom.lesions, body.about)
 
 
+class AnatomyBody(Kind):
+    """`random_real_brain`: a real head, read where it is installed, with random activity.
+
+    Args:
+        source : "colin27" or "mni152".
+        folder : of its files (default: where the package puts them).
+        tracers, ratio, lobes, asymmetry, reduced, depth, size, smooth, texture : see `BrainVariety`.
+        slices : mm above the middle of the brain between which the plane lies.
+    """
+
+    has_guide: ClassVar[bool] = True
+    kind: Literal["anatomy"]
+    source: str
+    folder: str | None = None
+    tracers: tuple[str, ...] = ("fdg",)
+    ratio: Ends = (1.5, 6.0)
+    lobes: float = 0.2
+    asymmetry: float = 0.1
+    reduced: Numbers = (0, 3)
+    depth: Ends = (0.2, 0.7)
+    size: Ends = (20.0, 50.0)
+    smooth: float = 0.12
+    texture: float = 0.08
+    slices: Ends = (-25.0, 30.0)
+    lesions: BodyLesionsTable = BodyLesionsTable(diameter=(7.0, 16.0))
+    guide: BodyGuideTable = BodyGuideTable()
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the files."""
+        return anatomy_digest(self.source, self.folder)
+
+    def draw(self, seed: int, flat: bool) -> Drawn:
+        """Return the phantom of a seed."""
+        own = {name: value for name, value in _own(self).items() if name not in ("source", "folder", "slices")}
+        lesions, guide = BodyLesions(**dict(self.lesions)), BodyGuideVariety(**dict(self.guide))
+        brain, image, about = random_real_brain(
+            self.source, seed, 2 if flat else 3, BrainVariety(**own), lesions, guide, self.slices, self.folder
+        )
+        return Drawn(brain, image, brain.lesions, about)
+
+
 def _own(table: Table) -> dict[str, Any]:
     """The keys of a kind without its tables."""
     return {name: value for name, value in dict(table).items() if name not in ("kind", "lesions", "guide")}
@@ -170,7 +212,8 @@ PhantomTable = Annotated[
     | LabelMapBody
     | VariedBrainBody
     | VariedTorsoBody
-    | VariedShapesBody,
+    | VariedShapesBody
+    | AnatomyBody,
     Discriminator("kind"),
 ]
 """A table [phantom] of a recipe; its `kind` says which."""

@@ -197,7 +197,10 @@ def test_the_tasks_of_the_library():
         assert task_named(name).title
         assert task.n_train >= 0
         assert task.n_test > 0
-        assert task.describe()["task"] == name
+        assert task.shape[2] in (1, 64)
+    assert TASKS["shapes"].describe()["task"] == "shapes"
+    assert task_named("real-brain-pet").n_train == 0
+    assert task_named("real-brain-pet").base.phantom.source == "colin27"
     assert {change.name for change in task_named("brain-pet").changes} == set(CHANGES)
 
 

@@ -25,6 +25,8 @@ BODIES = {
     "evidence-bone-spect": (272.821, 294.087, 33.7555),
     "evidence-heart-spect": (389.612, 284.959, 32.1914),
     "evidence-shapes": (79.2372, 281.356, 8.64789),
+    "evidence-volume-pet": (90.31, 277.862, 13.8261),
+    "evidence-volume-spect": (68.5614, 292.768, 12.2823),
 }
 # sums of all fields of sample 0, where it is made in a second
 SAMPLES = {
