@@ -442,10 +442,10 @@ def _lesions(
     solid = head.parts["grey"] + head.parts["white"] > 0.9
     if dimensions == 2:
         z = int(np.rint((0.0 - place[2] - head.grid.origin[2]) / head.grid.voxel_size[2]))
-        plane = np.zeros_like(solid)
-        plane[:, :, z] = solid[:, :, z]
-        solid = plane
+        solid = solid & (np.arange(solid.shape[2]) == z)
     places = np.argwhere(solid)
+    if not len(places):  # above or below the brain
+        return (), (), ()
     found: list[MarkedLesion] = []
     inside: list[Region] = []
     seen: list[Region] = []
