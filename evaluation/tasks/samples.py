@@ -103,11 +103,12 @@ class Store:
         name = f"guide-{shift:g}-{part}-{which:05d}.npy"
         path = None if self.folder is None else self.folder / self.digest / name
         if path is not None and path.exists():
-            return _loaded(path)["guide"]  # type: ignore[no-any-return]
+            return np.asarray(_loaded(path)["guide"])
         grid, random = self.source.simulator.grid, generator(item_seed(self.recipe.seed, number, "shift of guides"))
         way = random.normal(size=3) * [1, 1, grid.shape[2] > 1]
         way *= shift / np.linalg.norm(way)
-        there = replace(grid, origin=tuple(float(o - w) for o, w in zip(grid.origin, way)))
+        x, y, z = (float(o - w) for o, w in zip(grid.origin, way))
+        there = replace(grid, origin=(x, y, z))
         made = self.source.draw(number).guide
         if made is None:
             raise ValueError(f"phantoms of kind {self.recipe.phantom.kind!r} have no guide")
@@ -236,7 +237,7 @@ def _save(path: Path, file: Mapping[str, Any]) -> None:
     packed = {name: np.packbits(arrays.pop(name)) for name in ("masks", "rings")}
     shape = np.array(file["masks"].shape)
     with open(path, "wb") as stream:
-        np.savez(stream, **arrays, **packed, shape_of_masks=shape, text=np.array(json.dumps(about)))
+        np.savez(stream, shape_of_masks=shape, text=np.array(json.dumps(about)), **arrays, **packed)  # type: ignore[arg-type]
 
 
 def _loaded(path: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ PARTS = ("train", "validation", "test")
 _FLOOR = 1e-3  # the least background of a bin over the mean counts in a bin
 _BACKGROUND = ("outside", "skin", "skull", "csf", "ventricles", "air", "cavity")
 
-_GROUPS = {"all grey matter": " grey", "all striatum": ("caudate", "putamen"), "all kidneys": "kidney"}
+_GROUPS = {"all grey matter": (" grey",), "all striatum": ("caudate", "putamen"), "all kidneys": ("kidney",)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,7 +315,9 @@ def _case(
     model = AcquisitionModel(_projector(store, expected.mu), factors, behind)
     truth = tensor(samples["truth"])
     marked = [
-        _lesion(item, *lesion, truth[item]) for item, lesions in enumerate(samples["lesions"]) for lesion in lesions
+        _lesion(item, lesion, mask, ring, truth[item])
+        for item, lesions in enumerate(samples["lesions"])
+        for lesion, mask, ring in lesions
     ]
     scan = None
     if len(counts) == 1:
@@ -399,8 +401,8 @@ def _of_events(scan: Scan, model: AcquisitionModel, grid: ImageGrid, seed: int) 
     outer = getattr(model.projector, "outer", model.projector)  # on a wider grid where a blur comes before it
     lines = ListmodeProjector(getattr(outer, "grid", grid), sinogram.scanner, events, sinogram.tof)
     projector = lines @ model.projector.inner if hasattr(model.projector, "inner") else lines
-    sensitivity = model.projector.T(model.factors)[0]
-    return ListmodeLikelihood(AcquisitionModel(projector, factors, background), sensitivity)  # type: ignore[arg-type]
+    sensitivity = model.projector.T(torch.as_tensor(model.factors))[0]
+    return ListmodeLikelihood(AcquisitionModel(projector, factors, background), sensitivity)
 
 
 # ---- the tasks -------------------------------------------------------------------------------------------------------

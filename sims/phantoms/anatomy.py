@@ -305,8 +305,8 @@ class RealBrain:
         return self._onto(self.head.t1, grid)
 
     def _onto(self, image: np.ndarray, grid: ImageGrid) -> np.ndarray:
-        origin = tuple(o + p for o, p in zip(self.head.grid.origin, self.place))
-        return average_onto(np.asarray(image, np.float32), replace(self.head.grid, origin=origin), grid)
+        x, y, z = (o + p for o, p in zip(self.head.grid.origin, self.place))
+        return average_onto(np.asarray(image, np.float32), replace(self.head.grid, origin=(x, y, z)), grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,7 +326,8 @@ class RealGuide:
 
     def __call__(self, grid: ImageGrid) -> np.ndarray:
         """Return the image, float32 (nx, ny, nz)."""
-        there = replace(grid, origin=tuple(o - d for o, d in zip(grid.origin, self.offset)))
+        x0, y0, z0 = (o - d for o, d in zip(grid.origin, self.offset))
+        there = replace(grid, origin=(x0, y0, z0))
         image = self.brain.t1(there).astype(float)
         for region in self.lesions:
             filled = Phantom((replace(region, activity=1.0),)).activity(there)

@@ -391,13 +391,12 @@ def _drawn_lesions(
     dimensions: int,
 ) -> list[tuple[BrainLesion, bool | None]]:
     random = generator(seed, "varied brain lesions")
-    numbers = [
-        int(random.integers(*getattr(variety, name), endpoint=True)) for name in ("both", "emission_only", "guide_only")
-    ]
+    ranges = (variety.both, variety.emission_only, variety.guide_only)
+    numbers = [int(random.integers(low, high, endpoint=True)) for low, high in ranges]
     kinds = [kind for kind, n in zip(("both", "emission", "guide"), numbers) for _ in range(n)]
     if not kinds:
         return []
-    recipe = LesionRecipe(*numbers, variety.diameter, variety.hot, "white" if variety.tissue == "white" else "grey")
+    recipe = LesionRecipe(diameter=variety.diameter, tissue="white" if variety.tissue == "white" else "grey")
     tissues = {"white": ("white",), "grey": ("grey",), "brain": ("grey", "white", *_NUCLEI)}[variety.tissue]
     free = places(random, shapes, recipe, dimensions, tissues)
     found: list[tuple[BrainLesion, bool | None]] = []

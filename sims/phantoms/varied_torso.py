@@ -234,6 +234,6 @@ def place_lesions(
         name, emitting = f"lesion {k + 1}", k < n
         lesion = MarkedLesion(name, centre, diameter, emitting, shown or not emitting, hot if emitting else None)  # type: ignore[arg-type]
         material = "muscle" if "lung" in below.name and lesion.in_guide else None
-        region = Region(name, Ellipsoid(centre, diameter / 2), float(ratio * (below.activity or 0.0)), material)
+        region = Region(name, Ellipsoid(lesion.centre, diameter / 2), float(ratio * (below.activity or 0.0)), material)
         found.append((region if emitting else None, lesion))
     return found

@@ -448,9 +448,8 @@ class RecipeSource:
             scan = replace(scan, counts=expected.total)
         estimate = background_of(self.recipe)
         if not estimate.is_exact:
-            batch = replace(
-                expected, **{part: np.asarray(getattr(expected, part))[None] for part in _PARTS}
-            )  # of one scan
+            parts = {part: np.asarray(getattr(expected, part))[None] for part in _PARTS}
+            batch = Expectation(**parts, simulator=expected.simulator)  # of one scan
             found = estimate(batch, np.asarray(scan.counts)[None], [item_seed(self.recipe.seed, index, "background")])
             scan = replace(scan, background=found.total[0])
         if not self.recipe.counts.noise:
