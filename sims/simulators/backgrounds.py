@@ -12,6 +12,7 @@ import numpy as np
 from emrecon.projectors import (
     EnergyWindow,
     PETProjector,
+    PETSinogram,
     attenuation_factors,
     pair_products,
     rates_of_fans,
@@ -141,7 +142,7 @@ def _windows(expected: Expectation, simulator: SPECTSimulator, seeds: Sequence[i
     drawn: dict[EnergyWindow, np.ndarray] = {}
     for k, window in enumerate(simulator.windows):
         total = inside[window].total
-        drawn[window] = np.stack([poisson(t, item_seed(s, k, "window")) for t, s in zip(total, seeds)])  # type: ignore[misc]
+        drawn[window] = np.stack([poisson(t, item_seed(s, k, "window")) for t, s in zip(total, seeds)])
     estimate = triple_energy_window(peak, (below, drawn[below]), (above, drawn[above]) if above else None)
     return np.asarray(smooth_projections(estimate, smoothing, simulator.geometry.pixel_size), np.float32)
 
@@ -189,7 +190,7 @@ def _tails(expected: Expectation, simulator: PETSimulator, counts: np.ndarray, r
 
 
 def _scaled(
-    shape: np.ndarray, counts: np.ndarray, randoms: np.ndarray, survival: np.ndarray, sinogram: object
+    shape: np.ndarray, counts: np.ndarray, randoms: np.ndarray, survival: np.ndarray, sinogram: PETSinogram
 ) -> np.ndarray:
     largest = float(shape.max(initial=0))
     if largest == 0:
@@ -202,6 +203,6 @@ def _scaled(
         tail_mask(survival),
         sinogram,
         per="all",
-        limits=(0.0, 1e6),  # type: ignore[arg-type]
+        limits=(0.0, 1e6),
     )
     return scaled
