@@ -20,7 +20,9 @@ from emrecon import unrolled
 from emrecon.evaluation.learned.sections import acceptance
 from emrecon.evaluation.learned.units import CONTROLS, REFERENCE, SHIPPED, SIZES, TASKS
 from emrecon.evaluation.records import read_record
+from emrecon.evaluation.running import CLAIM
 from emrecon.evaluation.tasks import task_named
+from emrecon.projectors.core.texts import read_json
 from emrecon.unrolled.methods import PRESETS
 
 FOLDER = Path(__file__).resolve().parents[1] / "unrolled" / "training"
@@ -33,6 +35,9 @@ def main() -> None:
     parser.add_argument("--from", dest="folder", type=Path, required=True, help="folder of `emrecon benchmark learned`")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where weights go (default: into the library)")
     options = parser.parse_args()
+    about = read_json(options.folder / CLAIM, "what a benchmark's folder holds")
+    if about != {"suite": "learned", "size": "full"}:
+        raise SystemExit(f"{options.folder} does not hold the full benchmark `learned`, but {about}")
     for task in TASKS:
         own = options.folder / "units" / task
         controls, reference = {name: seeds_of(own, name) for name in CONTROLS}, [numbers(own / REFERENCE)]
@@ -74,9 +79,10 @@ def ship(own: Path, task: str, name: str, control: Any, reference: Any, said: st
         "test nrmse of the guide alone": mean([one["nrmse"] for one in control]),
         "test nrmse of MAP-RDP": mean([one["nrmse"] for one in reference]),
     }
+    kind = task.rpartition("-")[2].upper()
     notes = (
-        f"{test['title']} for slices of {task.replace('-', ' ')} with MR, trained by `emrecon benchmark learned`; as "
-        f"evidence its task is {said.partition(':')[0].lower()}. Not for patients. Apache-2.0."
+        f"{test['title']} for slices of brain {kind} with MR, trained by `emrecon benchmark learned`; as evidence its "
+        f"task is {said.partition(':')[0].lower()}. Not for patients. Apache-2.0."
     )
     path = out / f"pretrained_{name}-{task}.safetensors"
     data = {**card.data, "level": 1.0, "training": {**card.data["training"], "simulation": recipe_of(card.data, task)}}
