@@ -33,7 +33,7 @@ class Training:
         steps, unrolled_steps : of the enhancing networks, and of the unrolled one.
         batch, unrolled_batch : scans in a step.
         width : channels of the enhancing networks.
-        modules : of the unrolled network.
+        modules : of the unrolled network, whose denoiser is of the same kind.
         adversarial : weight of the discriminator.
     """
 
@@ -131,9 +131,9 @@ def _enhanced(network: Any, osem: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 def _network(name: str, settings: Training) -> Any:
     from emrecon import unrolled
 
-    if name == "unrolled":
-        return unrolled.mapem_net(2, settings.modules, width=8, initial=(2, SUBSETS))
-    return unrolled.NetworkDenoiser(unrolled.SmallCNN(2, widths=(settings.width,) * 3, residual=True), 2)
+    denoiser = unrolled.NetworkDenoiser(unrolled.SmallCNN(2, widths=(settings.width,) * 3, residual=True), 2)
+    # a residual network starts near OSEM, so that few steps are of use
+    return unrolled.UnrolledEM(denoiser, settings.modules, initial=(2, SUBSETS)) if name == "unrolled" else denoiser
 
 
 def _prepared(
