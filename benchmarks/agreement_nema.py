@@ -31,7 +31,7 @@ from _common import RESULTS, machine, machine_line, write_json
 from rich.console import Console
 from rich.table import Table
 
-from emrecon.evaluation.standards import SAMPLE_GRID, sample_image, snapped_layout
+from emrecon.evaluation.standards import sample_grid, sample_image, snapped_layout
 from emrecon.formats import read_nifti, write_nifti
 from emrecon.projectors import ImageGrid
 from emrecon.recon import ImageQualityLayout, Sphere, nema_image_quality, sphere_profile
@@ -92,9 +92,13 @@ print("RESULT" + json.dumps({"version": version("pynemaiqpet"), "background": le
 def main() -> None:
     """Measure with all that are there, print, write the numbers, and fail where they should agree and do not."""
     options, console = _options(), Console()
-    image, grid = read_nifti(options.image) if options.image else (sample_image().astype(np.float32), SAMPLE_GRID)
+    grid = sample_grid(options.voxel)
+    image, grid = read_nifti(options.image) if options.image else (sample_image(grid=grid).astype(np.float32), grid)
     about = machine()
-    results: dict[str, Any] = {"machine": about, "image": options.image.name if options.image else "sample_image()"}
+    results: dict[str, Any] = {
+        "machine": about,
+        "image": options.image.name if options.image else f"sample_image(), {options.voxel:g} mm",
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.nii"
         write_nifti(path, image, grid)
@@ -129,8 +133,9 @@ def with_chameleon(python: str, path: Path, image: np.ndarray, grid: ImageGrid) 
             "ratio": float(snapped.ratios[0]),
         },
     )
-    # its slices are whole numbers of voxels from the central one
-    near = ImageQualityLayout(**{**nema_layout(), "centres": snapped.centres})
+    # its slices are whole numbers of voxels from the central one, rounded as Python rounds
+    slices = [origin[2] + size[2] * round(centres[0, 2] + k * 10 / size[2]) for k in (-2, -1, 0, 1, 2)]
+    near = ImageQualityLayout(**{**nema_layout(), "centres": snapped.centres, "slices": np.array(slices)})
     same = nema_image_quality(image, grid, near, pixels="whole", search=SEARCHED * float(size[0]))
     standard = nema_image_quality(image, grid, ImageQualityLayout(**nema_layout()))
     whole = nema_image_quality(image, grid, near, pixels="whole")
@@ -237,6 +242,7 @@ def report(console: Console, results: dict[str, Any]) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?", type=Path, help="NIfTI image (default: the sample)")
+    parser.add_argument("--voxel", type=float, default=2.0, help="mm of the sample's voxels")
     parser.add_argument("--chameleoniq", metavar="PYTHON", help="interpreter that has chameleoniq")
     parser.add_argument("--pynemaiqpet", metavar="PYTHON", help="interpreter that has pynemaiqpet")
     parser.add_argument("--out", type=Path, default=RESULTS / "agreement_nema.json", help="numbers, JSON")

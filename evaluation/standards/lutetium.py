@@ -219,8 +219,8 @@ def _shell(region: RegionOfInterest, grid: ImageGrid) -> RegionOfInterest:
 def _images(phantom: Phantom, protocol: Protocol, seed: int, ways: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Return images in Bq/mL at the start of the scan, by how scatter was dealt with.
 
-    "tew" and "esse" are of noisy counts, "primaries" of the expected ones that were not scattered, without dead time:
-    what is missing there is partial volume alone.
+    "tew" and "esse" are of noisy counts, "primaries" of the expected ones that were not scattered: what is missing
+    there is partial volume alone.
     """
     simulator = protocol.simulator(phantom)
     expected = simulator.expect(phantom)
@@ -231,10 +231,9 @@ def _images(phantom: Phantom, protocol: Protocol, seed: int, ways: tuple[str, ..
         scan: Scan | WindowedScan = windowed
         scatter: str | EffectiveScatter = "tew"
         if way == "esse":
-            scan, scatter = windowed.scan("peak"), EffectiveScatter()
+            scan, scatter = windowed.scan("peak"), EffectiveScatter(updates=3, spacing=9.6)
         if way == "primaries":
-            ideal = replace(simulator, dead_time=None).expect(phantom)
-            scan = replace(windowed.scan("peak"), counts=ideal.trues, background=0.0, factors=1.0)
+            scan = replace(windowed.scan("peak"), counts=expected.trues, background=0.0)
             scatter = "none"
         problem = spect_problem(
             scan, mu=expected.mu, response=response, scatter=scatter, grid=protocol.grid, subsets=protocol.subsets

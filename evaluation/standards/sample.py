@@ -10,8 +10,15 @@ from emrecon.projectors import ImageGrid
 from emrecon.recon import ImageQualityLayout
 from emrecon.sims import nema_iec_body, nema_layout
 
-SAMPLE_GRID = ImageGrid((160, 160, 92), (2.0, 2.0, 2.0), (-159.0, -159.0, -112.0))
-"""Square transverse slices of 2 mm: programs that search a sphere within 10 pixels do not reach the next one."""
+
+def sample_grid(size: float = 2.0) -> ImageGrid:
+    """Return the grid of the sample image: square transverse slices, 320 x 320 x 184 mm, cubic voxels of `size` mm."""
+    n, m = round(320 / size), round(184 / size)
+    return ImageGrid((n, n, m), (size, size, size), (size / 2 - 160, size / 2 - 160, size / 2 - 113))
+
+
+SAMPLE_GRID = sample_grid()
+"""Of 2 mm: programs that search a sphere within 10 pixels do not reach the next one."""
 
 SAMPLE_RATIO = 4.0
 _BACKGROUND = 5.3  # kBq/mL, that of the standard
@@ -19,17 +26,17 @@ _FWHM = 6.0
 _NOISE = 1.2
 
 
-def sample_image(seed: int = 1) -> np.ndarray:
+def sample_image(seed: int = 1, grid: ImageGrid = SAMPLE_GRID) -> np.ndarray:
     """Return the phantom of NU 2-2018 in kBq/mL, blurred to 6 mm, with noise that neighbouring voxels share.
 
     Returns:
-        (160, 160, 92) float64 on `SAMPLE_GRID`, the same on every machine to rounding.
+        (x, y, z) float64 on `grid` (`sample_grid`), the same on every machine to rounding.
     """
     from scipy.ndimage import gaussian_filter
 
-    body = nema_iec_body(SAMPLE_RATIO, _BACKGROUND).activity(SAMPLE_GRID, oversample=2)
-    sigma = _FWHM / (2 * math.sqrt(2 * math.log(2))) / 2.0
-    noise = gaussian_filter(np.random.default_rng(seed).normal(size=SAMPLE_GRID.shape), 1.2)
+    body = nema_iec_body(SAMPLE_RATIO, _BACKGROUND).activity(grid, oversample=2)
+    sigma = _FWHM / (2 * math.sqrt(2 * math.log(2))) / grid.voxel_size[0]
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=grid.shape), 1.2)
     return np.asarray(gaussian_filter(body, sigma) + _NOISE * noise * (body > 0))
 
 

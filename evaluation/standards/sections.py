@@ -284,7 +284,7 @@ def _organs_table(numbers: Mapping[str, Any], spheres: Mapping[str, Any]) -> Tab
     )
     note = (
         "Mean in the organ's own outline over the truth. Partial volume alone: image of unscattered photons without "
-        "noise or dead time. Corrected: with the recovery of a sphere of the organ's volume (for kidneys, of one), and "
+        "noise. Corrected: with the recovery of a sphere of the organ's volume (for kidneys, of one), and "
         "what lies 15 to 25 mm away as background. Marrow: vertebrae, a voxel from their surface."
     )
     return Table("Organs 24 h after the injection", columns, rows, note)

@@ -26,8 +26,8 @@ def units_of(options: Options) -> Sequence[Unit]:
         _unit(
             "nema-pet/image-quality",
             pet_imaging.image_quality,
-            prompts=150e6 if full else 20e6,
-            iterations=(1, 2, 3, 4, 6) if full else (1, 2),
+            prompts=60e6 if full else 20e6,
+            iterations=(1, 2, 3, 4, 6, 8) if full else (1, 2),
             coarse=not full,
         ),
         _unit("nema-spect/flood", spect_camera.flood),
