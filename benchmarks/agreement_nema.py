@@ -31,7 +31,7 @@ from _common import RESULTS, machine, machine_line, write_json
 from rich.console import Console
 from rich.table import Table
 
-from emrecon.evaluation.standards import sample_grid, sample_image, snapped_layout
+from emrecon.evaluation.standards import grid_of_sample, sample_image, snapped_layout
 from emrecon.formats import read_nifti, write_nifti
 from emrecon.projectors import ImageGrid
 from emrecon.recon import ImageQualityLayout, Sphere, nema_image_quality, sphere_profile
@@ -92,7 +92,7 @@ print("RESULT" + json.dumps({"version": version("pynemaiqpet"), "background": le
 def main() -> None:
     """Measure with all that are there, print, write the numbers, and fail where they should agree and do not."""
     options, console = _options(), Console()
-    grid = sample_grid(options.voxel)
+    grid = grid_of_sample(options.voxel)
     image, grid = read_nifti(options.image) if options.image else (sample_image(grid=grid).astype(np.float32), grid)
     about = machine()
     results: dict[str, Any] = {

@@ -11,13 +11,13 @@ from emrecon.recon import ImageQualityLayout
 from emrecon.sims import nema_iec_body, nema_layout
 
 
-def sample_grid(size: float = 2.0) -> ImageGrid:
+def grid_of_sample(size: float = 2.0) -> ImageGrid:
     """Return the grid of the sample image: square transverse slices, 320 x 320 x 184 mm, cubic voxels of `size` mm."""
     n, m = round(320 / size), round(184 / size)
     return ImageGrid((n, n, m), (size, size, size), (size / 2 - 160, size / 2 - 160, size / 2 - 113))
 
 
-SAMPLE_GRID = sample_grid()
+SAMPLE_GRID = grid_of_sample()
 """Of 2 mm: programs that search a sphere within 10 pixels do not reach the next one."""
 
 SAMPLE_RATIO = 4.0
@@ -30,7 +30,7 @@ def sample_image(seed: int = 1, grid: ImageGrid = SAMPLE_GRID) -> np.ndarray:
     """Return the phantom of NU 2-2018 in kBq/mL, blurred to 6 mm, with noise that neighbouring voxels share.
 
     Returns:
-        (x, y, z) float64 on `grid` (`sample_grid`), the same on every machine to rounding.
+        (x, y, z) float64 on `grid` (`grid_of_sample`), the same on every machine to rounding.
     """
     from scipy.ndimage import gaussian_filter
 
