@@ -15,6 +15,7 @@ from emrecon.projectors import (
     PETSinogram,
     SPECTGeometry,
     SPECTProjector,
+    TimeOfFlight,
 )
 from emrecon.recon import GaussianLikelihood, PoissonLikelihood, lbfgsb, osem, run
 from emrecon.unrolled.direct import differences, interpolated, normalised_data
@@ -209,9 +210,14 @@ def test_back_projections_have_the_scale_of_the_truth(kind):
     )
 
 
-def test_fbp_needs_parallel_lines():
-    with pytest.raises(TypeError, match="FBP needs parallel lines"):
-        unrolled.BackProjection("fbp")(of(ring()))
+def test_fbp_of_a_ring():
+    projector = ring(n=32)
+    truth = torch.zeros((1, *projector.in_shape))
+    truth[:, 10:22, 10:22] = 3
+    image = unrolled.BackProjection("fbp")(PoissonLikelihood(projector(truth), AcquisitionModel(projector, 0.5)))
+    assert float(image[:, 13:19, 13:19].mean()) == pytest.approx(6, rel=0.1)
+    with pytest.raises(ValueError, match="data without TOF"):
+        unrolled.BackProjection("fbp")(of(ring(TimeOfFlight(5, 100.0, 100.0))))
 
 
 @pytest.mark.parametrize("options", [{}, {"n_slices": 3}, {"network": "dilated", "width": 4}, {"start": "fbp"}])
@@ -226,8 +232,6 @@ def test_networks_after_a_back_projection(options):
 
 
 def test_the_most_likely_places_of_events_with_time_of_flight():
-    from emrecon.projectors import TimeOfFlight
-
     flat, tof = ring(n=32), ring(TimeOfFlight(9, 60.0, 100.0), 32)
     truth = torch.zeros((1, 32, 32, 1))
     truth[:, 22, 10] = 100

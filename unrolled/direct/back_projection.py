@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emrecon.projectors import ArcCorrection
 from emrecon.projectors.core.arrays import divide_where
 from emrecon.recon import fbp
 from emrecon.recon.likelihoods import CountsLikelihood, Likelihood, only_seen, start_image
 
 from ..networks.scaling import count_scale, counts_of
 from .direct import whole
+from .scans import having
 
 KINDS = ("transpose", "fbp")
 
@@ -25,7 +27,7 @@ class BackProjection:
 
         "transpose"   x = c A'(y - r) / A'(c A 1)      each line is spread along itself as A has it: attenuation,
                                                        response, time of flight (the likely places of an event)
-        "fbp"         x = FBP( (y - r) / f ), scaled to the counts; for SPECT, attenuation is left out
+        "fbp"         x = FBP( (y - r) / f ), scaled to the counts; attenuation of SPECT is left out, PET arc corrected
 
     c is the `count_scale`; a uniform image comes back as it was from "transpose". `y` counts, `r` background, f
     factors.
@@ -34,7 +36,8 @@ class BackProjection:
         kind : one of these.
         cutoff : of the Hann window of "fbp", a fraction of the Nyquist frequency.
 
-    Raises ValueError for another kind, TypeError for "fbp" of a scan that is not one of parallel lines.
+    Raises ValueError for another kind, TypeError for "fbp" of a scan whose lines are not known, ValueError for one with
+    oblique planes or time of flight.
     """
 
     kind: str = "transpose"
@@ -62,18 +65,33 @@ class BackProjection:
     def _filtered(self, likelihood: CountsLikelihood) -> Tensor:
         model, c = likelihood.model, count_scale(likelihood)
         ones = torch.ones_like(c) * start_image(likelihood)
-        projector: Any = model.projector
-        geometry = getattr(projector, "geometry", None)
-        if geometry is None:
-            raise TypeError(f"FBP needs parallel lines, and {model.projector!r} has none; use kind='transpose'")
-        seen = model.projector(ones)
-        factors = divide_where(model.linear(ones), seen)
+        factors = divide_where(model.linear(ones), model.projector(ones))
         y = divide_where(counts_of(likelihood) - model.background_like(factors), factors)
-        image: Tensor = torch.relu(fbp(y, geometry, projector.grid, "hann", self.cutoff))
-        axes = (-3, -2, -1)
-        expected = model.linear(image).sum(tuple(range(-len(model.projector.out_shape), 0)))
-        measured = (counts_of(likelihood) - model.background_like(seen)).sum(
-            tuple(range(-len(model.projector.out_shape), 0))
-        )
+        lines, geometry = _parallel(model.projector, y)
+        grid = _having_grid(model.projector)
+        image: Tensor = torch.relu(fbp(lines, geometry, grid, "hann", self.cutoff))
+        bins = tuple(range(-len(model.projector.out_shape), 0))
+        expected = model.linear(image).sum(bins)
+        measured = (counts_of(likelihood) - model.background_like(factors)).sum(bins)
         scale = divide_where(measured.clamp(min=0), expected)
-        return image * scale.reshape(*scale.shape, *[1] * len(axes))
+        return image * scale.reshape(*scale.shape, 1, 1, 1)
+
+
+def _parallel(projector: Any, y: Tensor) -> tuple[Tensor, Any]:
+    """Data along parallel lines, and where those are; PET of direct planes is arc corrected.
+
+    Raises TypeError for a projector whose lines are not known, ValueError for oblique planes and TOF bins.
+    """
+    sinogram = having(projector, "sinogram")
+    if sinogram is not None:
+        corrected = ArcCorrection(sinogram.sinogram)
+        return corrected(y), corrected.geometry
+    camera = having(projector, "geometry")
+    if camera is None:
+        raise TypeError(f"FBP needs to know the lines of a scan, and {projector!r} does not say; use kind='transpose'")
+    return y, camera.geometry
+
+
+def _having_grid(projector: Any) -> Any:
+    """The grid of the image of a projector."""
+    return having(projector, "grid").grid

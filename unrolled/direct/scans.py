@@ -44,7 +44,7 @@ def described(projector: Any) -> dict[str, Any]:
     Raises TypeError for a projector whose lines are not known.
     """
     for attribute, describe in (("geometry", _of_camera), ("sinogram", _of_sinogram)):
-        found = _having(projector, attribute)
+        found = having(projector, attribute)
         if found is not None:
             return {**describe(found, projector), **_of_image(found.grid)}
     raise TypeError(f"a direct network must know where the lines of a scan are, and {projector!r} does not say")
@@ -106,7 +106,7 @@ def _of_sinogram(projector: Any, whole: Any) -> dict[str, Any]:
     axes = np.stack([np.cos(angle), np.sin(angle)], 1)
     positions = sinogram.radial_positions[0]
     middle = len(positions) // 2
-    blur = _having(whole, "fwhm")
+    blur = having(whole, "fwhm")
     fwhm = 0.0 if blur is None else float(np.ravel(np.asarray(blur.fwhm, float))[0])
     return {
         "modality": "PET",
@@ -143,12 +143,12 @@ def _pitch(ends: np.ndarray) -> float:
     return float(np.diff(heights).min()) if len(heights) > 1 else 0.0
 
 
-def _having(operator: Any, attribute: str) -> Any:
-    """The operator, or the one that it is composed of, that has an attribute; None where none has."""
+def having(operator: Any, attribute: str) -> Any:
+    """Return the operator, or the one that it is composed of, that has an attribute; None where none has."""
     if getattr(operator, attribute, None) is not None:
         return operator
     inner = (getattr(operator, name, None) for name in ("outer", "inner"))
-    return next((found for part in inner if part is not None and (found := _having(part, attribute)) is not None), None)
+    return next((found for part in inner if part is not None and (found := having(part, attribute)) is not None), None)
 
 
 def _alike(name: str, there: Any, here: Any) -> bool:

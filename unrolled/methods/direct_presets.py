@@ -14,6 +14,7 @@ from emrecon.recon import RelativeDifference, bsrem, osem, run
 from emrecon.recon.likelihoods import CountsLikelihood, start_image
 
 from ..direct import BackProjection, Completion, DataNet, Direct, Fused, OnData
+from ..direct.scans import having
 from ..networks.blocks import NetworkDenoiser, SmallCNN
 from ..networks.encoding import DenseInversion, EncoderDecoder
 from ..networks.radon import DirectPETNet
@@ -257,7 +258,7 @@ class _Several:
         if self.kind == "betas":
             return [self._penalised(likelihood, beta, uniform) for beta in self.strengths]
         image: Tensor = run(osem(likelihood, uniform, self.subsets), self.passes)
-        grid = _grid_of(likelihood.model.projector)
+        grid = having(likelihood.model.projector, "grid").grid
         return [image, *(torch.relu(GaussianBlur(grid, fwhm)(image)) for fwhm in self.strengths)]
 
     def _penalised(self, likelihood: CountsLikelihood, beta: float, uniform: Tensor) -> Tensor:
@@ -267,15 +268,3 @@ class _Several:
         strength = beta * float(s[s > 0].mean())
         image: Tensor = run(bsrem(likelihood, strength * prior, run(first, 1), self.subsets), self.passes)
         return image
-
-
-def _grid_of(projector: Any) -> Any:
-    """The grid of a projector, or of what it is composed of.
-
-    Raises TypeError where there is none.
-    """
-    while projector is not None and getattr(projector, "grid", None) is None:
-        projector = getattr(projector, "outer", None)
-    if projector is None:
-        raise TypeError("the projector does not say on which grid the image is, which a Gaussian in mm needs")
-    return projector.grid
