@@ -14,6 +14,7 @@ _MODULES = {
     "spect": "families",
     "pet": "families",
     "learned": "learned.suite",
+    "direct": "direct.suite",
     "detect": "detection.suite",
     "standards": "standards.suite",
     "speed": "speed",

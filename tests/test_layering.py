@@ -73,6 +73,7 @@ STOREYS = {
         "detection",
         "standards",
         "learned",
+        "direct",
     ],
 }
 """The rooms of a package and the files that rooms stand on, lowest first: each imports from those before it."""

@@ -8,6 +8,7 @@ from network_cases import small_scan as scan
 from emrecon import unrolled
 from emrecon.projectors import (
     AcquisitionModel,
+    GaussianBlur,
     ImageGrid,
     LinearResponse,
     PETProjector,
@@ -357,3 +358,12 @@ def test_crystals_that_failed_take_their_bins_with_them():
     assert columns.sum() == 12 * 7
     with pytest.raises(ValueError, match="bins are 0 to 7"):
         unrolled.without_bins((12, 8, 1), [8])
+
+
+def test_room_for_a_blur_is_not_a_part_of_the_image():
+    projector = ring(n=32)
+    blurred = projector @ GaussianBlur(projector.grid, 5.0)
+    assert blurred.inner is not None
+    plain, with_blur = unrolled.described(projector), unrolled.described(blurred)
+    assert {name for name in plain if plain[name] != with_blur[name]} == {"fwhm"}
+    assert unrolled.BackProjection("fbp")(of(blurred)).shape == (2, 32, 32, 1)

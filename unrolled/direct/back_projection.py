@@ -16,7 +16,7 @@ from emrecon.recon.likelihoods import CountsLikelihood, Likelihood, only_seen, s
 
 from ..networks.scaling import count_scale, counts_of
 from .direct import whole
-from .scans import having
+from .scans import having, image_grid
 
 KINDS = ("transpose", "fbp")
 
@@ -68,8 +68,7 @@ class BackProjection:
         factors = divide_where(model.linear(ones), model.projector(ones))
         y = divide_where(counts_of(likelihood) - model.background_like(factors), factors)
         lines, geometry = _parallel(model.projector, y)
-        grid = _having_grid(model.projector)
-        image: Tensor = torch.relu(fbp(lines, geometry, grid, "hann", self.cutoff))
+        image: Tensor = torch.relu(fbp(lines, geometry, image_grid(model.projector), "hann", self.cutoff))
         bins = tuple(range(-len(model.projector.out_shape), 0))
         expected = model.linear(image).sum(bins)
         measured = (counts_of(likelihood) - model.background_like(factors)).sum(bins)
@@ -90,8 +89,3 @@ def _parallel(projector: Any, y: Tensor) -> tuple[Tensor, Any]:
     if camera is None:
         raise TypeError(f"FBP needs to know the lines of a scan, and {projector!r} does not say; use kind='transpose'")
     return y, camera.geometry
-
-
-def _having_grid(projector: Any) -> Any:
-    """The grid of the image of a projector."""
-    return having(projector, "grid").grid

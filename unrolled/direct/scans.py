@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from emrecon.projectors import ImageGrid
+
 ScanDescription = Mapping[str, Any]
 """Numbers and lists alone, so that a card of weights can hold it; see `described`."""
 
@@ -46,7 +48,7 @@ def described(projector: Any) -> dict[str, Any]:
     for attribute, describe in (("geometry", _of_camera), ("sinogram", _of_sinogram)):
         found = having(projector, attribute)
         if found is not None:
-            return {**describe(found, projector), **_of_image(found.grid)}
+            return {**describe(found, projector), **_of_image(image_grid(projector))}
     raise TypeError(f"a direct network must know where the lines of a scan are, and {projector!r} does not say")
 
 
@@ -71,6 +73,25 @@ def is_half_turn(scan: ScanDescription) -> bool:
 def is_turn(scan: ScanDescription) -> bool:
     """Whether the last view is followed by the first: a whole turn."""
     return math.isclose(abs(scan["extent"]), 360, abs_tol=_ANGLE)
+
+
+def image_grid(projector: Any) -> ImageGrid:
+    """Return the grid of the images of a projector, also of one that gives them room at the sides for its blur.
+
+    Raises TypeError where it does not say.
+    """
+    found = having(projector, "grid")
+    if found is None:
+        raise TypeError(f"{projector!r} does not say where its voxels are")
+    grid: ImageGrid = found.grid
+    shape = tuple(int(n) for n in projector.in_shape)
+    margin = [n - m for n, m in zip(grid.shape, shape)]
+    if not any(margin):
+        return grid
+    if len(shape) != 3 or any(n < 0 or n % 2 for n in margin):
+        raise TypeError(f"{projector!r} does not say where its voxels are")
+    origin = tuple(o + n / 2 * d for o, n, d in zip(grid.origin, margin, grid.voxel_size))
+    return ImageGrid((shape[0], shape[1], shape[2]), grid.voxel_size, (origin[0], origin[1], origin[2]))
 
 
 def _of_camera(projector: Any, whole: Any) -> dict[str, Any]:

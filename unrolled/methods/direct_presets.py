@@ -14,7 +14,7 @@ from emrecon.recon import RelativeDifference, bsrem, osem, run
 from emrecon.recon.likelihoods import CountsLikelihood, start_image
 
 from ..direct import BackProjection, Completion, DataNet, Direct, Fused, OnData
-from ..direct.scans import having
+from ..direct.scans import image_grid
 from ..networks.blocks import NetworkDenoiser, SmallCNN
 from ..networks.encoding import DenseInversion, EncoderDecoder
 from ..networks.radon import DirectPETNet
@@ -258,7 +258,7 @@ class _Several:
         if self.kind == "betas":
             return [self._penalised(likelihood, beta, uniform) for beta in self.strengths]
         image: Tensor = run(osem(likelihood, uniform, self.subsets), self.passes)
-        grid = having(likelihood.model.projector, "grid").grid
+        grid = image_grid(likelihood.model.projector)
         return [image, *(torch.relu(GaussianBlur(grid, fwhm)(image)) for fwhm in self.strengths)]
 
     def _penalised(self, likelihood: CountsLikelihood, beta: float, uniform: Tensor) -> Tensor:
