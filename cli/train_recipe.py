@@ -94,6 +94,7 @@ class NetworkTable(Table):
     bins: Count | None = None
     patch: Count | None = None
     margin: Whole | None = None
+    maps: Count | None = None
     start: Literal["transpose", "fbp"] | None = None
     n_slices: Count | None = None
     network: Literal["unet", "dilated"] | None = None

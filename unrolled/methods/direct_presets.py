@@ -119,6 +119,7 @@ def radon_inversion(
     channels: int = 1,
     patch: int = 8,
     margin: int = 1,
+    maps: int = 2,
     width: int = 16,
     depth: int = 3,
     attenuation: str | None = None,
@@ -132,7 +133,7 @@ def radon_inversion(
 
     Args:
         scan : where lines and voxels are, `unrolled.described(projector)`; the layer is made of it.
-        channels, width, depth, norm : of `DirectPETNet`.
+        channels, maps, width, depth, norm : of `DirectPETNet`.
         patch, margin : of `RadonInversion`; the image's sides must be multiples of the patch.
         attenuation : of `Direct`.
 
@@ -143,7 +144,7 @@ def radon_inversion(
     if scan is None:
         raise ValueError("radon_inversion gathers along a scan's lines: give scan=described(projector)")
     beside = 0 if attenuation is None else 1
-    options = {"patch": patch, "margin": margin, "width": width, "depth": depth, "norm": norm}
+    options = {"patch": patch, "margin": margin, "maps": maps, "width": width, "depth": depth, "norm": norm}
     body = DirectPETNet(scan, channels, beside=beside, **options)  # type: ignore[arg-type]
     return Direct(body, 2, attenuation=attenuation, scan=scan)
 

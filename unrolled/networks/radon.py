@@ -94,6 +94,7 @@ class DirectPETNet(nn.Module):
         scan, patch, margin : of `RadonInversion`.
         in_channels : of the data: TOF bins, and as many neighbouring planes as there are.
         beside : images that the refinement sees beside, such as a map.
+        maps : images that the inversion makes; each has a map of its own for every patch, so few are many weights.
         width, depth : of the convolutions before and after.
         outputs : images that it makes.
         norm : of the convolutions.
@@ -109,6 +110,7 @@ class DirectPETNet(nn.Module):
         beside: int = 0,
         patch: int = 8,
         margin: int = 1,
+        maps: int = 2,
         width: int = 16,
         depth: int = 3,
         outputs: int = 1,
@@ -121,9 +123,9 @@ class DirectPETNet(nn.Module):
             *(unit(2, in_channels if k == 0 else width, width, norm=norm) for k in range(depth))
         )
         self.narrow = nn.Conv2d(width, 1, 1)
-        self.inversion = RadonInversion(scan, 1, width, patch=patch, margin=margin)
+        self.inversion = RadonInversion(scan, 1, maps, patch=patch, margin=margin)
         self.after = nn.Sequential(
-            *(unit(2, width + (beside if k == 0 else 0), width, norm=norm) for k in range(depth))
+            *(unit(2, maps + beside if k == 0 else width, width, norm=norm) for k in range(depth))
         )
         self.last = nn.Conv2d(width, outputs, 3, padding=1)
         nn.init.ones_(self.last.bias)
