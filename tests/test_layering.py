@@ -190,7 +190,7 @@ def test_a_circle_would_be_found():
 def test_torch_is_imported_in_few_places_or_lazily(path):
     if module_of(path).startswith("unrolled") or path.name == "autograd.py":
         return
-    if module_of(path).startswith("evaluation.learned.") and path.name != "suite.py":
+    if module_of(path).startswith(("evaluation.learned.", "evaluation.direct.")) and path.name != "suite.py":
         return  # the suite trains networks, and is loaded when its units are asked for
     tree = ast.parse(path.read_text())
     top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]

@@ -1,0 +1,101 @@
+"""The suite of direct networks: samples that are kept, scores by closed form, and units that know each other."""
+
+import numpy as np
+import pytest
+import torch
+
+from emrecon import sims
+from emrecon.evaluation import SUITES, Options
+from emrecon.evaluation.direct.families import CHANGES, FAMILIES
+from emrecon.evaluation.direct.samples import Samples
+from emrecon.evaluation.direct.scores import edge_width, false_lesions, region_errors
+
+RECIPE = sims.parse_recipe("""
+name = "small"
+n = 8
+outputs = ["counts"]
+[grid]
+shape = [16, 16, 1]
+voxel_size = [15.0, 15.0, 15.0]
+[phantom]
+kind = "spectnet-brain"
+[spect]
+views = 6
+bins = [16, 1]
+pixel_size = [15.0, 15.0]
+radius = 150.0
+response = [0.04, 2.0]
+[counts]
+total = 1e4
+[split]
+train = 1.0
+""")
+
+
+def test_samples_are_made_once_and_counts_anew(tmp_path):
+    first, again = (Samples(RECIPE, 4, 2, 2, tmp_path) for _ in range(2))
+    made = first.of("test", [0, 1])
+    (kept,) = tmp_path.glob("*/*.npz")
+    written = kept.stat().st_mtime_ns
+    assert torch.equal(again.of("test", [0, 1])["expected"], made["expected"])
+    assert kept.stat().st_mtime_ns == written
+    one, two = (first.pair("test", [0], seed)[0]["likelihood"].data for seed in (1, 2))
+    assert not torch.equal(one, two)
+    assert torch.equal(one, again.pair("test", [0], 1)[0]["likelihood"].data)
+    low = first.pair("test", [0], 1, level=0.25)[0]["likelihood"]
+    assert float(low.data.sum()) == pytest.approx(float(one.sum()) / 4, rel=0.1)
+    assert float(low.model(made["truth"][:1, ..., None]).sum()) == pytest.approx(float(low.data.sum()), rel=0.1)
+    kept.write_bytes(kept.read_bytes()[:1000])
+    assert torch.equal(Samples(RECIPE, 4, 2, 2, tmp_path).of("train", [0])["truth"], first.of("train", [0])["truth"])
+    with pytest.raises(ValueError, match="test has samples 0 to 1"):
+        first.of("test", [2])
+
+
+def test_epochs_have_every_sample_once(tmp_path):
+    samples = Samples(RECIPE, 4, 1, 1, tmp_path)
+    seen = [float(truth.sum()) for _, truths in samples.batches(2, 0)(3) for truth in truths]
+    assert sorted(seen) == pytest.approx(sorted(float(t.sum()) for t in samples.of("train", range(4))["truth"]))
+
+
+def test_errors_of_regions():
+    truth = torch.zeros(1, 20, 20, 1)
+    truth[:, 2:18, 2:18] = 2.0
+    truth[:, 5:8, 5:8] = 12.0
+    image = truth.clone()
+    image[:, 5:8, 5:8] -= 3.0
+    image[:, 10:18, 2:18] += 0.2
+    found = region_errors(image, truth)
+    assert found["hot"] == [pytest.approx(1.5)]
+    assert 0.03 < found["background"][0] < 0.1
+
+
+def test_lesions_that_are_wrong_are_counted():
+    truth = torch.ones(1, 32, 32, 1)
+    truth[:, 4:10, 4:10] = 8.0
+    image = truth.clone()
+    image[:, 4:10, 4:10] = 1.0
+    image[:, 20:26, 20:26] = 8.0
+    image[:, 15, 3] = 9.0  # a voxel alone is noise
+    assert false_lesions(image, truth) == {"invented": [1], "lost": [1]}
+
+
+def test_the_width_of_edges():
+    from scipy.ndimage import gaussian_filter
+
+    truth = np.zeros((48, 48, 1))
+    truth[12:36, 12:36] = 1
+    blurred = gaussian_filter(truth, [8 / 2.3548 / 4, 8 / 2.3548 / 4, 0])
+    assert edge_width(blurred, truth, 4.0) == pytest.approx(8, abs=0.5)
+
+
+def test_units_need_what_is_there():
+    units = SUITES["direct"].units(Options("quick"))
+    names = [unit.name for unit in units]
+    assert len(set(names)) == len(names)
+    assert all(need in names[:k] for k, unit in enumerate(units) for need in unit.needs)
+    for family in FAMILIES:
+        sims.load_recipe(family.recipe)
+    for _, _, change in CHANGES.values():
+        if change is not None:
+            changed = change(sims.load_recipe("deeppet-small"))
+            sims.RecipeSource(changed, 1).draw(0)
