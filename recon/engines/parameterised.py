@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol, Self
 
 from emrecon.projectors import LinearOperator
@@ -12,8 +13,9 @@ from emrecon.projectors.core.arrays import Array, array_namespace, as_real, divi
 from ..likelihoods.protocol import Likelihood, only_seen, sensitivity_like
 from .em import em_step
 from .kernel_em import _check_coefficients
-from .loop import begin, repeat
+from .loop import Iterate, begin, repeat
 from .schedules import sequential
+from .watch import hand_out, may_rise, total
 
 
 class Parameterisation(Protocol):
@@ -74,6 +76,10 @@ def parameterised_em(
     `KernelCoefficients` and one step this is `kem`.
     n_subsets, or a list of likelihoods : as in `osem`.
 
+    Where passes of EM may rise (fewer than five views in a subset) no image is handed out that lies above the lowest
+    likelihood met in this call by more than 1 % of the fall since its start: the one before is, and the
+    parameterisation, which the iterate holds as it is, goes on.
+
     Args:
         iteration : how many passes the parameterisation has behind it already, when resuming.
 
@@ -93,7 +99,18 @@ def parameterised_em(
     def show(n: int, latent: Parameterisation) -> ParameterisedIterate:
         return ParameterisedIterate(n, only_seen(_detached(latent.image()), parts), latent)
 
-    return repeat((iteration, parameterisation), parts, sequential, step, show)
+    iterates = repeat((iteration, parameterisation), parts, sequential, step, show)
+    return _kept_back(iterates, parts, show(iteration, parameterisation)) if may_rise(parts) else iterates
+
+
+def _kept_back(
+    iterates: Iterator[ParameterisedIterate], parts: Sequence[Likelihood], start: ParameterisedIterate
+) -> Iterator[ParameterisedIterate]:
+    """Hand out the image before in place of a worse one; the parameterisation goes on as it is."""
+    before = Iterate(start.iteration, start.image)
+    for n, image, parameterisation in iterates:
+        before = hand_out(Iterate(n, image), before, partial(total, parts, None))
+        yield ParameterisedIterate(n, before.image, parameterisation)
 
 
 def _detached(x: Array) -> Array:

@@ -6,13 +6,23 @@ import numpy as np
 import pytest
 
 from emrecon import sims
-from emrecon.projectors import AcquisitionModel, ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
+from emrecon.projectors import (
+    AcquisitionModel,
+    ImageGrid,
+    LinearResponse,
+    ParallelBeamGeometry,
+    ParallelBeamProjector,
+    SPECTGeometry,
+    SPECTProjector,
+)
 from emrecon.recon import (
     Checkpoint,
+    KernelCoefficients,
     MedianRoot,
     PoissonLikelihood,
     RelativeDifference,
     TotalVariation,
+    TransmissionLikelihood,
     bsrem,
     em_step,
     kem,
@@ -22,6 +32,8 @@ from emrecon.recon import (
     mlem,
     osem,
     osl,
+    ostr,
+    parameterised_em,
     pdhg,
     run,
     saga,
@@ -189,3 +201,42 @@ def test_an_image_without_an_objective_is_worse():
     x = np.ones((3, 3, 3))
     worse, _ = Watch(np.float64(1.0), np.float64(0.0)).look(nothing_explains, 2 * x, x, x)
     assert worse.all()
+
+
+def transmission_problem(seed):
+    """A small transmission scan of few views, few counts, and a start of water."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(8, 13))
+    grid, lines = ImageGrid((n, n, 1), 8.0), ParallelBeamGeometry.equally_spaced(12, n_bins=n + 4, bin_size=8.0)
+    x, y, _ = grid.coordinates()
+    mu = (0.1 * (np.hypot(x, y) < 3 * n) + 0.1 * (np.hypot(x - n, y) < n)).astype(np.float32)
+    A, blank = ParallelBeamProjector(grid, lines), float(10 ** rng.uniform(0.7, 2.5))
+    counts = sims.poisson(blank * np.exp(-A(mu) / 10) + 0.5, seed=seed)
+    return TransmissionLikelihood(counts, blank, A, 0.5), np.full(grid.shape, rng.choice([0.0, 0.1, 0.3]), np.float32)
+
+
+@pytest.mark.parametrize("options", [{"n_subsets": 12}, {"n_subsets": 4}, {"n_subsets": 1, "curvature": "precomputed"}])
+def test_transmission_rises_no_further_than_is_said(options):
+    taken = 0
+    for seed in range(8):
+        f, start = transmission_problem(seed)
+        first = lowest = float(f.value(start))
+        whole, again = list(islice(ostr(f, start, **options), 8)), None
+        for iterate in whole:
+            value = float(f.value(iterate.image))
+            assert value <= lowest + 0.0105 * (first - lowest) + 3e-7 * abs(lowest), f"seed {seed}, {iterate.iteration}"
+            lowest = min(lowest, value)
+            taken += "own" in iterate.state
+            again = next(ostr(f, start if again is None else again, **options))
+            np.testing.assert_array_equal(again.image, iterate.image)
+    assert taken or options["n_subsets"] == 1
+
+
+def test_a_latent_of_few_views_hands_out_no_worse_image():
+    f, _, n_subsets, start = random_problem(1111)
+    begun = KernelCoefficients(kernel_of(f), np.maximum(start, 1e-3 * start.max()))
+    first = lowest = float(f.value(begun.image()))
+    for _, image, _ in islice(parameterised_em(f, begun, n_subsets), 8):
+        value = float(f.value(image))
+        assert value <= lowest + 0.0105 * (first - lowest) + 3e-7 * abs(lowest)
+        lowest = min(lowest, value)
