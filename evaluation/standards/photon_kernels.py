@@ -17,7 +17,7 @@ ACOLLINEARITY = math.radians(0.5) / 2.3548
 
 
 @kernel
-def exit_of(x, y, z, dx, dy, dz, radius, half):  # type: ignore[no-untyped-def]
+def exit_of(x, y, z, dx, dy, dz, radius, half):
     """Distance to the surface of the cylinder from inside, 0 from outside."""
     if radius == 0 or x * x + y * y >= radius * radius or abs(z) >= half:
         return 0.0
@@ -28,7 +28,7 @@ def exit_of(x, y, z, dx, dy, dz, radius, half):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def turned(dx, dy, dz, cosine, phi):  # type: ignore[no-untyped-def]
+def turned(dx, dy, dz, cosine, phi):
     """A direction at an angle to another."""
     sine = math.sqrt(max(0.0, 1 - cosine * cosine))
     across = math.sqrt(max(1e-12, 1 - dz * dz))
@@ -43,7 +43,7 @@ def turned(dx, dy, dz, cosine, phi):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def follow(rng, x, y, z, dx, dy, dz, radius, half, camera, az, crystal, heights, ring, virtual, mu):  # type: ignore[no-untyped-def]
+def follow(rng, x, y, z, dx, dy, dz, radius, half, camera, az, crystal, heights, ring, virtual, mu):
     """Return crystal (-1 if not counted), time in ps, and number of scatters."""
     energy, path, n = ELECTRON_MASS, 0.0, 0
     while True:
@@ -96,7 +96,7 @@ def follow(rng, x, y, z, dx, dy, dz, radius, half, camera, az, crystal, heights,
 
 
 @kernel
-def pairs(  # type: ignore[no-untyped-def]
+def pairs(
     rng, n, line, steepest, radius, half, camera, az, crystal, heights, ring, virtual, mu, events, times, scattered
 ):
     found, singles = 0, 0

@@ -209,8 +209,8 @@ def _uniformity(smooth: np.ndarray, kept: np.ndarray) -> Uniformity:
         raise ValueError(f"a field of {kept.sum()} pixels has no uniformity")
     values = np.where(kept, smooth, np.nan)
     high, low = float(np.nanmax(values)), float(np.nanmin(values))
-    by_axis = [_differential(np.moveaxis(values, axis, 0)) for axis in (0, 1)]
-    return Uniformity(100 * (high - low) / (high + low), *by_axis, int(kept.sum()), kept)
+    along_x, along_y = (_differential(np.moveaxis(values, axis, 0)) for axis in (0, 1))
+    return Uniformity(100 * (high - low) / (high + low), along_x, along_y, int(kept.sum()), kept)
 
 
 def _differential(values: np.ndarray) -> float:

@@ -44,12 +44,12 @@ class FourierPreconditioner:
         """Return M v, v of (..., *the shape of the image)."""
         shape = tuple(v.shape[-3:])
         size, inner = _padded(shape), (..., *(slice(0, n) for n in shape))
-        scaled, total = self.scale * v, None
+        scaled = self.scale * v
+        total = 0 * scaled
         fft = _transforms(v)
         for root, response in zip(self.roots, self.responses, strict=True):
             spectrum = fft.rfftn(root * scaled, s=size, axes=_AXES) * response
-            part = root * fft.irfftn(spectrum, s=size, axes=_AXES)[inner]
-            total = part if total is None else total + part
+            total = total + root * fft.irfftn(spectrum, s=size, axes=_AXES)[inner]
         return self.scale * total
 
     @classmethod
@@ -130,7 +130,7 @@ def _turned(size: tuple[int, ...], middle: tuple[int, ...]) -> np.ndarray:
     """The phases that move a voxel to the first place."""
     last = len(size) - 1
     axes = [(np.fft.rfftfreq if i == last else np.fft.fftfreq)(n) * m for i, (n, m) in enumerate(zip(size, middle))]
-    return np.exp(2j * np.pi * sum(np.ix_(*axes)))  # type: ignore[call-overload]
+    return np.exp(2j * np.pi * sum(np.ix_(*axes)))
 
 
 def _highest(response: Array) -> Array:
