@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +100,7 @@ def reconstructed(brain: Brain, console: Console) -> dict[str, Result]:
         console.print(how)
         return results
     for name, mr in ((_LEARNED, brain.mr), (_WRONG, brain.other_mr)):
-        results[name] = _timed(lambda mr=mr: _applied(network, brain, mr))._replace(parameters=count)
+        results[name] = _timed(partial(_applied, network, brain, mr))._replace(parameters=count)
     return results
 
 

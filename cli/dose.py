@@ -200,9 +200,9 @@ def dose(
                 formats.write_image(out, result.dose.image.astype(np.float32), found.grid, unit="Gy", provenance=record)
             if table is not None and result.organs is not None:
                 result.organs.write(table)
-    for path in (out, table):
-        if path is not None:
-            console.print(f"wrote {path}")
+    for written in (out, table):
+        if written is not None:
+            console.print(f"wrote {written}")
 
 
 def _files_and_times(images: Sequence[Path], times: Sequence[str]) -> tuple[list[Path], list[float]]:

@@ -148,7 +148,7 @@ def view(
         raise typer.BadParameter("outlines are not drawn on projections that turn", param_hint="--masks")
     files = _files(out, rotate)
     if is_planar(image):
-        refused = {
+        refused: dict[str, object] = {
             "--montage": montage,
             "--mip": mip,
             "--overlay": overlay,
@@ -218,12 +218,12 @@ def _draw_planar(
     counts = np.asarray(images.counts[wanted], np.float32)
     if images.pixel_size is None:
         note("the size of the pixels is not known, so they are drawn as squares without a scale bar", console)
-    look, more = Shown(counts, ImageGrid(counts.shape, 1.0), "counts").look(colour, window, log)  # type: ignore[arg-type]
+    look, more = Shown(counts, ImageGrid(counts.shape, 1.0), "counts").look(colour, window, log)
     for text in more:
         note(text, console)
     with stage("drawing"):
         figure = figures.planar(
-            counts, images.pixel_size, [_planar_label(images, i) for i in wanted], look, title=title
+            counts, images.pixel_size, [_planar_label(images, int(i)) for i in wanted], look, title=title
         )
     with writing():
         figures.save(figure, out, dpi)

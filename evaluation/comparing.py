@@ -93,7 +93,7 @@ def compare_reports(first: Mapping[str, Any], second: Mapping[str, Any]) -> Diff
     if first["suite"] != second["suite"]:
         raise ValueError(f"the reports are of two suites, '{first['suite']}' and '{second['suite']}'")
     found = list(_subjects(first, second))
-    corrected = holm([math.nan if one.p is None else one.p for one in found]) if found else []
+    corrected: Any = holm([math.nan if one.p is None else one.p for one in found]) if found else []
     subjects = [_judged(one, float(p)) for one, p in zip(found, corrected)]
     return Differences(subjects, list(_cells(first, second)), list(_notes(first, second)))
 

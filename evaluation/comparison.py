@@ -131,7 +131,8 @@ def _data(comparison: Comparison, folder: Path) -> Mapping[str, Any]:
 def keep_arrays(folder: Path, **arrays: Any) -> None:
     """Write arrays into a unit's folder, as float32."""
     with atomic_stream(folder / SHOWN_FILE) as stream:
-        np.savez_compressed(stream, **{name: np.asarray(to_numpy(a), np.float32) for name, a in arrays.items()})
+        shown = {name: np.asarray(to_numpy(a), np.float32) for name, a in arrays.items()}
+        np.savez_compressed(stream, **shown)  # type: ignore[arg-type]
 
 
 # ---- units -----------------------------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ def _settings(comparison: Comparison, method: Method, folder: Path) -> Mapping[s
             for iteration, images in method.images(case, **settings):
                 if not shown or iteration in shown:
                     errors = recon.nrmse(np.asarray(to_numpy(images), float), to_numpy(case.truth), dimensions=3)
-                    found.setdefault(iteration, []).extend(errors.tolist())
+                    found.setdefault(iteration, []).extend(np.asarray(errors).tolist())
                 if shown and iteration >= shown[-1]:
                     break
         return {iteration: float(np.mean(errors)) for iteration, errors in found.items()}

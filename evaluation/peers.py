@@ -55,7 +55,8 @@ def _peer_transforms(projector: SPECTProjector, min_sigmas: float) -> list[Any]:
         mu = torch.from_numpy(np.ascontiguousarray(projector.attenuation, np.float32))
         transforms.append(SPECTAttenuationTransform(attenuation_map=mu))
     if projector.response is not None:
-        response, bins = projector.response, projector.aperture * projector.geometry.pixel_size[0] / math.sqrt(12)
+        response: Any = projector.response
+        bins = projector.aperture * projector.geometry.pixel_size[0] / math.sqrt(12)
 
         def sigma(distance_cm: Any) -> Any:
             return np.hypot(response.sigma(10 * distance_cm), bins) / 10  # its bins sample the response, ours count

@@ -38,11 +38,11 @@ def scores(images: Any, case: Any) -> Numbers:
     x, truth = (np.asarray(to_numpy(v), float) for v in (images, case.truth))
     inside = object_of(case)
     return {
-        "nrmse": recon.nrmse(x, truth, dimensions=3).tolist(),
+        "nrmse": np.asarray(recon.nrmse(x, truth, dimensions=3)).tolist(),
         "nrmse_inside": [float(recon.nrmse(a, t, m)) for a, t, m in zip(x, truth, inside)],
-        "ssim": recon.ssim(x, truth, dimensions=3).tolist(),
+        "ssim": np.asarray(recon.ssim(x, truth, dimensions=3)).tolist(),
         "ssim_inside": [float(recon.ssim(a, t, m)) for a, t, m in zip(x, truth, inside)],
-        "psnr": recon.psnr(x, truth, dimensions=3).tolist(),
+        "psnr": np.asarray(recon.psnr(x, truth, dimensions=3)).tolist(),
         "data_fit": _data_fit(images, case.likelihood),
         "regions": {name: _region(x, truth, masks) for name, masks in (getattr(case, "regions", None) or {}).items()},
         "lesions": [
@@ -134,7 +134,8 @@ def false_transfer(lesions: Iterable[Mapping[str, Any]]) -> Interval | None:
     squares = _by_subject([(one["subject"], ((one["made"] - one["true"]) / one["around"]) ** 2) for one in found])
     if squares is None:
         return None
-    return Interval(*(math.sqrt(max(v, 0.0)) for v in (squares.value, squares.low, squares.high)), squares.n)
+    value, low, high = (math.sqrt(max(v, 0.0)) for v in (squares.value, squares.low, squares.high))
+    return Interval(value, low, high, squares.n)
 
 
 def _by_subject(pairs: Sequence[tuple[int, float]]) -> Interval | None:

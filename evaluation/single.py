@@ -71,7 +71,7 @@ def _together(runs: Iterable[Images]) -> Images:
 def grid_of(case: Any) -> ImageGrid:
     """Return the grid of a case's images: its own, or that of its projector."""
     grid: ImageGrid | None = getattr(case, "grid", None)
-    return case.likelihood.model.projector.grid if grid is None else grid  # type: ignore[no-any-return]
+    return case.likelihood.model.projector.grid if grid is None else grid
 
 
 def subsets_of(case: Any, n: int = SUBSETS) -> int:

@@ -96,7 +96,7 @@ def _timed(work: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, lis
 
 def _spect(n: int, repeats: int, folder: Path) -> Mapping[str, Any]:
     projector, image = spect_setting(n, _VIEWS)
-    data = projector(image)
+    data: Any = projector(image)
     work: dict[str, Callable[[], Any]] = {"forward": lambda: projector(image), "adjoint": lambda: projector.T(data)}
     about: dict[str, Any] = {"lines": int(data.size), "voxels": n**3, "threads": thread_count(), "peer": None}
     try:
@@ -115,7 +115,7 @@ def _spect(n: int, repeats: int, folder: Path) -> Mapping[str, Any]:
 
 def _pet(n: int, n_views: int, repeats: int, folder: Path) -> Mapping[str, Any]:
     projector, image = pet_setting(n, n_views)
-    data = projector(image)
+    data: Any = projector(image)
     work: dict[str, Callable[[], Any]] = {"forward": lambda: projector(image), "adjoint": lambda: projector.T(data)}
     about: dict[str, Any] = {
         "lines": int(data.size),

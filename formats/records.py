@@ -348,7 +348,7 @@ def without_files(text: str, files: Iterable[tuple[str, str | os.PathLike[str]]]
     """
     named = {form: plain_name(role, path) for role, path in files for form in (str(path), Path(path).absolute().name)}
     for form in sorted(named, key=len, reverse=True):
-        text = re.sub(rf"(?<![\w./-]){re.escape(form)}(?![\w-]|\.\w)", lambda _, form=form: named[form], text)
+        text = re.sub(rf"(?<![\w./-]){re.escape(form)}(?![\w-]|\.\w)", named[form].replace("\\", r"\\"), text)
     return text
 
 

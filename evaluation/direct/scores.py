@@ -59,8 +59,8 @@ def scores(image: torch.Tensor, truth: torch.Tensor, likelihood: Any) -> dict[st
     """
     x, t = torch.as_tensor(image), torch.as_tensor(truth)
     return {
-        "nrmse": recon.nrmse(x, t, dimensions=3).tolist(),
-        "ssim": recon.ssim(x, t, dimensions=3).tolist(),
+        "nrmse": np.asarray(recon.nrmse(x, t, dimensions=3)).tolist(),
+        "ssim": np.asarray(recon.ssim(x, t, dimensions=3)).tolist(),
         "fit": data_fit(x.to(torch.float32), likelihood).tolist(),
         **false_lesions(x, t),
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..suite import Options, Suite, Unit
+from ..sections import Section
+from ..suite import Options, Results, Suite, Unit
 
 
 def _units(options: Options) -> Sequence[Unit]:
@@ -13,7 +14,7 @@ def _units(options: Options) -> Sequence[Unit]:
     return units_of(options)
 
 
-def _sections(results, options):  # type: ignore[no-untyped-def]
+def _sections(results: Results, options: Options) -> Sequence[Section]:
     from .sections import sections_of
 
     return sections_of(results, options)

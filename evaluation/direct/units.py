@@ -248,7 +248,7 @@ def _best_pass(family: Family, samples: Samples) -> int:
     errors: dict[int, list[float]] = {}
     for pair in samples.pairs("validation", samples.n_validation):
         for n, image in _osem_images(family, pair):
-            errors.setdefault(n, []).extend(recon.nrmse(image, pair[1], dimensions=3).tolist())
+            errors.setdefault(n, []).extend(np.asarray(recon.nrmse(image, pair[1], dimensions=3)).tolist())
     return min(errors, key=lambda n: float(np.mean(errors[n])))
 
 
@@ -398,12 +398,12 @@ def _compared(model: unrolled.OnData, reconstruct: unrolled.OSEMPasses, pair: Pa
     for name, counts in (("network", done.counts), ("interpolated", linear)):
         error = ((counts - exact) * hidden).flatten(1).norm(dim=1) / (exact * hidden).flatten(1).norm(dim=1)
         found[f"projections, {name}: nrmse"] = error.tolist()
-        found[f"projections, {name}: ssim"] = recon.ssim(counts, exact, dimensions=3).tolist()
+        found[f"projections, {name}: ssim"] = np.asarray(recon.ssim(counts, exact, dimensions=3)).tolist()
     spread = ((counts_of(full) - done.counts) ** 2 / done.variance * hidden).flatten(1).sum(1) / hidden.flatten(1).sum(
         1
     )
     found["projections, network: squared error over variance"] = spread.tolist()
     for name, image in images.items():
-        found[f"images, {name}: nrmse"] = recon.nrmse(image, truth, dimensions=3).tolist()
-        found[f"images, {name}: ssim"] = recon.ssim(image, truth, dimensions=3).tolist()
+        found[f"images, {name}: nrmse"] = np.asarray(recon.nrmse(image, truth, dimensions=3)).tolist()
+        found[f"images, {name}: ssim"] = np.asarray(recon.ssim(image, truth, dimensions=3)).tolist()
     return found

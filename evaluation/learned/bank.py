@@ -82,7 +82,7 @@ class Bank:
                 if path is not None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with atomic_stream(path) as stream:
-                        np.savez(stream, **found)
+                        np.savez(stream, **found)  # type: ignore[arg-type]
             self._read[k, r] = found
         return self._read[k, r]
 

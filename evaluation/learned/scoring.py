@@ -31,8 +31,8 @@ def score(images: torch.Tensor, case: Any) -> Numbers:
     """
     x, truth = torch.as_tensor(images), torch.as_tensor(case.truth)
     return {
-        "nrmse": recon.nrmse(x, truth, dimensions=3).tolist(),
-        "ssim": recon.ssim(x, truth, dimensions=3).tolist(),
+        "nrmse": np.asarray(recon.nrmse(x, truth, dimensions=3)).tolist(),
+        "ssim": np.asarray(recon.ssim(x, truth, dimensions=3)).tolist(),
         "regions": {name: _region(x, truth, masks) for name, masks in case.regions.items()},
         "lesions": [_lesion(x, truth, lesion) for lesion in case.lesions],
         "decoys": [_lesion(x, truth, lesion) for lesion in case.decoys],
@@ -93,13 +93,15 @@ def evaluated(
     reconstruct: Callable[[Any], torch.Tensor], cases: Iterator[Any], keep: int = 0
 ) -> tuple[Numbers, torch.Tensor | None]:
     """Return the numbers of a method on cases with its seconds for one scan, and the first `keep` images."""
-    parts, kept, seconds, n = [], [], 0.0, 0
+    parts: list[Numbers] = []
+    kept: list[torch.Tensor] = []
+    seconds, n = 0.0, 0
     for case in cases:
         begun = time.perf_counter()
         images = torch.as_tensor(reconstruct(case)).detach()
         seconds, n = seconds + time.perf_counter() - begun, n + len(images)
         parts.append(score(images, case))
-        kept.append(images[: max(0, keep - sum(map(len, kept)))])
+        kept.append(images[: max(0, keep - sum(len(made) for made in kept))])
     numbers = joined(parts)
     return numbers | {"seconds": seconds / max(n, 1)}, torch.cat(kept) if keep else None
 

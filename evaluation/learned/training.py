@@ -118,7 +118,7 @@ def try_rates(task: Any, network: Network, budget: Budget, folder: Path) -> dict
     def evaluate(settings: Settings, _: tuple[int, ...]) -> dict[int, float]:
         rate = float(settings["rate"])
         own = folder / f"rate-{rate:g}"
-        model, _ = train_network(task, network, budget, own, seed=0, rate=rate, steps=budget.trial_steps)
+        model, _row = train_network(task, network, budget, own, seed=0, rate=rate, steps=budget.trial_steps)
         return {budget.trial_steps: mean_error(model, pairs)}
 
     tuned = tune(evaluate, {"rate": budget.rates}, (budget.trial_steps,), budget=budget.trials)

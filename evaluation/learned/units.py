@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -165,25 +166,21 @@ def _units(work: Work) -> Iterator[Unit]:
     yield from _tuned_units(work, [name for name in work.methods if name in CLASSICAL], about, changed)
     for network in work.networks:
         rate = work.name(network.name, "rate")
-        yield Unit(
-            rate, lambda folder, network=network: try_rates(work.task, network, work.size.budget, folder), (), about
-        )
+        yield Unit(rate, partial(try_rates, work.task, network, work.size.budget), (), about)
         for k, unit in enumerate(work.seeds_of(network)):
-            yield Unit(
-                unit, lambda folder, network=network, k=k: _trained(work, network, k, folder), (rate, measured), about
-            )
+            yield Unit(unit, partial(_trained, work, network, k), (rate, measured), about)
         needs = tuple(work.seeds_of(network))
         yield Unit(
             work.name(network.name, "changes"),
-            lambda folder, network=network: _trained_changes(work, network, folder),
+            partial(_trained_changes, work, network),
             needs,
             {**changed, "seeds": work.n_seeds},
         )
     yield from _tuned_units(work, [name for name in work.methods if name not in CLASSICAL], about, changed)
     for name in work.shipped:
-        yield Unit(work.name(f"shipped-{name}"), lambda folder, name=name: _shipped(work, name, folder), (), changed)
+        yield Unit(work.name(f"shipped-{name}"), partial(_shipped, work, name), (), changed)
     for method in work.own:
-        yield Unit(work.name(method.name), lambda folder, method=method: _own(work, method, folder), (), changed)
+        yield Unit(work.name(method.name), partial(_own, work, method), (), changed)
 
 
 def _tuned_units(
@@ -194,11 +191,11 @@ def _tuned_units(
     for name in names:
         needs = (work.name("denoiser"),) if name == PNP else ()
         unit = work.name(name)
-        yield Unit(unit, lambda folder, name=name: _tuned(work, name, folder), needs, about)
+        yield Unit(unit, partial(_tuned, work, name), needs, about)
         if name not in DEEP_PRIORS:
             yield Unit(
                 work.name(name, "changes"),
-                lambda folder, name=name: _tuned_changes(work, name, folder),
+                partial(_tuned_changes, work, name),
                 (unit,),
                 changed,
             )
@@ -257,7 +254,8 @@ def _tested(work: Work, reconstruct: Any, folder: Path, sees_guide: bool) -> dic
 
 def _keep(folder: Path, **arrays: Any) -> None:
     with atomic_stream(folder / "shown.npz") as stream:
-        np.savez_compressed(stream, **{name: np.asarray(values, np.float32) for name, values in arrays.items()})
+        shown = {name: np.asarray(values, np.float32) for name, values in arrays.items()}
+        np.savez_compressed(stream, **shown)  # type: ignore[arg-type]
 
 
 def _tuned_changes(work: Work, name: str, folder: Path) -> Mapping[str, Any]:
@@ -339,7 +337,7 @@ def _changed(work: Work, reconstructs: Sequence[Any]) -> dict[str, list[list[flo
         parts: list[list[float]] = [[] for _ in reconstructs]
         for case in change.cases(work.task, work.size.n_changed):
             for part, reconstruct in zip(parts, reconstructs):
-                part += recon.nrmse(torch.as_tensor(reconstruct(case)), case.truth, dimensions=3).tolist()
+                part += np.asarray(recon.nrmse(torch.as_tensor(reconstruct(case)), case.truth, dimensions=3)).tolist()
         found[change.name] = parts
     return found
 

@@ -99,7 +99,7 @@ def solve(scan: Replica, n_passes: int = 30, n_iterations: int = 100) -> Solutio
     """Return the minimiser of the scan's objective: SVRG in float32, then SciPy's L-BFGS-B in float64 from there."""
     near = recon.run(recon.svrg(scan.parts(), scan.prior, scan.start), n_passes)
     image = recon.lbfgsb_scipy(
-        scan.likelihood, scan.prior, near.astype(float), n_iterations=n_iterations, tolerance=1e-14
+        scan.likelihood, scan.prior, np.asarray(near, float), n_iterations=n_iterations, tolerance=1e-14
     )
     gradient = scan.objective.gradient
     residual = recon.kkt_residual(

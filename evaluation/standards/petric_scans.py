@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -181,10 +182,10 @@ def save_replica(scan: Replica, folder: Path, size: str = "full") -> None:
             factors=f.model.factors,
             background=f.model.background,
             start=scan.start,
-            kappa=pair.kappa,
+            kappa=np.asarray(pair.kappa),
             whole=whole,
             reference_region=background,
-            **{f"region {name}": mask for name, mask in named.items()},
+            **{f"region {name}": mask for name, mask in named.items()},  # type: ignore[arg-type]
         )
     about = {
         "name": scan.name,
@@ -297,14 +298,14 @@ def _replica(name: str, kind: _Kind, grid: ImageGrid, f: recon.PoissonLikelihood
     )
     facts = {
         "voxels": list(grid.shape),
-        "bins": int(f.data.size),
+        "bins": math.prod(f.data.shape),
         "counts": float(f.data.sum()),
         "background's share of the counts": float(np.sum(f.model.background, dtype=float) / f.data.sum()),
         "subsets": kind.n_subsets,
         "beta": beta,
         "regions": {key: int(mask.sum()) for key, mask in regions.named.items()},
     }
-    return Replica(name, kind.title, grid, f, prior, start, seconds, regions, kind.n_subsets, facts)
+    return Replica(name, kind.title, grid, f, prior, np.asarray(start), seconds, regions, kind.n_subsets, facts)
 
 
 def _quick(kind: _Kind) -> _Kind:

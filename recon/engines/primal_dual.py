@@ -179,7 +179,8 @@ def _begin(
 
 def _epochs(problem: _Problem, steps: _Steps, at: Iterate, seed: int | None) -> Iterator[Iterate]:
     own, is_watched = at.state.get("own"), has_value(problem.prior, at.image)
-    x, state, value = at.image if own is None else like(own, at.image), at.state, None
+    state: Any = at.state
+    x, value = at.image if own is None else like(own, at.image), None
     while True:
         if seed is None:
             x, state, value = _together(problem, steps, x, state)

@@ -87,7 +87,7 @@ def ostr(
 
     at = (iteration, only_seen(mu, parts))
     shown = at[1] if not isinstance(start, Iterate) else only_seen(like(as_real(start.image), mu), parts)
-    iterates = repeat(at, prepared, sequential, step)
+    iterates: Iterator[Iterate] = repeat(at, prepared, sequential, step)
     falls = n_subsets == 1 and curvature == "optimal"
     return iterates if falls else taken_back(iterates, [f], Iterate(iteration, shown, known), penalty, always=True)
 

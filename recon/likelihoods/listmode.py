@@ -59,12 +59,12 @@ class ListmodeLikelihood:
             raise ValueError("ListmodeLikelihood sensitivity must be finite and not negative")
         if self.weights is not None:
             require_array(self.weights, "ListmodeLikelihood weights")
-            given = to_numpy(self.weights)
-            if tuple(given.shape[-1:]) != self.model.projector.out_shape:
+            weights = to_numpy(self.weights)
+            if tuple(weights.shape[-1:]) != self.model.projector.out_shape:
                 raise ValueError(
-                    f"ListmodeLikelihood weights of shape {tuple(given.shape)} do not fit {self.model.projector!r}"
+                    f"ListmodeLikelihood weights of shape {tuple(weights.shape)} do not fit {self.model.projector!r}"
                 )
-            if given.size and not (np.isfinite(given).all() and given.min() >= 0):
+            if weights.size and not (np.isfinite(weights).all() and weights.min() >= 0):
                 raise ValueError("ListmodeLikelihood weights must be finite and not negative")
 
     @property

@@ -199,7 +199,7 @@ def _searched(
     highest: bool,
 ) -> float:
     """Return the highest or the lowest mean of a disc that moves by whole voxels, where it stays in the image."""
-    x, y, weight = _disc(grid, centre[:2], diameter, whole)
+    x, y, weight = _disc(grid, tuple(centre[:2]), diameter, whole)
     nx, ny, nz = (int(search / size + 1e-6) for size in grid.voxel_size)
     middle = round((centre[2] - grid.origin[2]) / grid.voxel_size[2])
     u = slice(max(0, x.start - nx), x.stop + nx)

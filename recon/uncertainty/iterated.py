@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from emrecon.projectors.core.arrays import Array, array_namespace, divide_where, dtype_name, like
+from emrecon.projectors.core.arrays import Array, add_up, array_namespace, divide_where, dtype_name, like
 
 from ..engines.em import em_step
 from ..engines.loop import Iterate, begin
@@ -107,13 +107,12 @@ class IteratedEstimate(LinearisedEstimate):
         return self._forth([variance * u for variance, u in zip(self._variances, self._back(v), strict=True)])
 
     def inner_products(self, v: Array) -> Array:
-        total, xp = None, array_namespace(self.image)
+        xp, found = array_namespace(self.image), []
         for part, variance, u in zip(self.parts, self._variances, self._back(v), strict=True):
             axes = tuple(range(-len(part.model.projector.out_shape), 0))
             rows = [xp.sum(variance * u * u[k : k + 1, ...], axis=axes, dtype=xp.float64) for k in range(u.shape[0])]
-            whole = xp.moveaxis(xp.stack(rows), (0, 1), (-2, -1))
-            total = whole if total is None else total + whole
-        return total
+            found.append(xp.moveaxis(xp.stack(rows), (0, 1), (-2, -1)))
+        return add_up(found)
 
     def samples(self, n: int, generator: np.random.Generator) -> Array:
         """Return n drawings of J dy, dy normal with the variances of the counts."""

@@ -181,7 +181,7 @@ def _checked(voxels: np.ndarray, estimate: PenalisedEstimate) -> list[tuple[int,
     for voxel in found:
         if not all(0 <= v < n for v, n in zip(voxel, shape)):
             raise ValueError(f"voxel {voxel} is outside of the image of {tuple(shape)}")
-        if not free[(..., *voxel)].all():
+        if not free.reshape(-1, *shape)[:, voxel[0], voxel[1], voxel[2]].all():
             raise ValueError(
                 f"voxel {voxel} is held at 0 by the constraint x >= 0, or nothing sees it: it has no linear response"
             )

@@ -73,7 +73,7 @@ class BackProjection:
         expected = model.linear(image).sum(bins)
         measured = (counts_of(likelihood) - model.background_like(factors)).sum(bins)
         scale = divide_where(measured.clamp(min=0), expected)
-        return image * scale.reshape(*scale.shape, 1, 1, 1)
+        return image * torch.as_tensor(scale)[..., None, None, None]
 
 
 def _parallel(projector: Any, y: Tensor) -> tuple[Tensor, Any]:

@@ -102,7 +102,7 @@ def train_kernel_steps(
         if told is not None:
             told(step, total)
     learned = _steps([value.detach() for value in values], about)
-    return recon.KernelSteps(learned.gains.numpy(), learned.weights.numpy(), about=dict(about or {}))
+    return recon.KernelSteps(np.asarray(learned.gains), np.asarray(learned.weights), about=dict(about or {}))
 
 
 def unrolled_loss(scan: SolvedScan, steps: recon.KernelSteps) -> torch.Tensor:
@@ -116,7 +116,7 @@ def unrolled_loss(scan: SolvedScan, steps: recon.KernelSteps) -> torch.Tensor:
 def _first(n_passes: int, begin: recon.KernelSteps | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The logarithms to start from."""
     if begin is not None:
-        return tuple(torch.as_tensor(np.log(np.asarray(v, np.float32))) for v in (begin.gains, begin.weights))  # type: ignore[return-value]
+        return tuple(torch.as_tensor(np.log(np.asarray(v, np.float32))) for v in (begin.gains, begin.weights))
     plain = recon.StepDown()
     sizes = torch.tensor([np.log(plain(float(n))) for n in range(n_passes)], dtype=torch.float32)
     return sizes[:, None, None].repeat(1, 2, 6), torch.full((n_passes,), float(np.log(1.5)))

@@ -148,7 +148,7 @@ def _step(path: Path, item: Dataset, frames: FrameTable, given: Given, notes: No
     if step < 0:
         notes.add(path, f"{tag('AngularStep')} is negative; {tag('RotationDirection')} gives the direction")
     fitting = [k * abs(step) for views in (n, heads * n) for k in (views, views - 1)]
-    apart = min(abs(abs(arc) - value) for value in fitting) if arc else 0.0
+    apart = 0.0 if not arc else min(abs(abs(arc) - value) for value in fitting)
     if apart > 1.001 * abs(step):
         raise FormatError(
             f"{path}: {tag('ScanArc')} is {arc:g} degrees, but {n} views {abs(step):g} degrees apart "
