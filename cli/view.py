@@ -210,7 +210,7 @@ def _draw_planar(
     """Draw the planar images of a file, or those of one frame or gate."""
     colour, window, log, title = looks
     with stage(f"reading {path.name}"):
-        images = formats.read_planar(path, **options.header_values(header))  # type: ignore[arg-type]
+        images = formats.read_planar(path, **options.header_values(header))
     wanted = np.arange(len(images)) if part is None else np.flatnonzero(images.parts == part - 1)
     if not wanted.size:
         n = int(images.parts.max()) + 1
@@ -218,7 +218,7 @@ def _draw_planar(
     counts = np.asarray(images.counts[wanted], np.float32)
     if images.pixel_size is None:
         note("the size of the pixels is not known, so they are drawn as squares without a scale bar", console)
-    look, more = Shown(counts, ImageGrid(counts.shape, 1.0), "counts").look(colour, window, log)
+    look, more = Shown(counts, ImageGrid(counts.shape, (1.0, 1.0, 1.0)), "counts").look(colour, window, log)
     for text in more:
         note(text, console)
     with stage("drawing"):

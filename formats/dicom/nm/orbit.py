@@ -148,17 +148,18 @@ def _step(path: Path, item: Dataset, frames: FrameTable, given: Given, notes: No
     if step < 0:
         notes.add(path, f"{tag('AngularStep')} is negative; {tag('RotationDirection')} gives the direction")
     fitting = [k * abs(step) for views in (n, heads * n) for k in (views, views - 1)]
-    apart = 0.0 if not arc else min(abs(abs(arc) - value) for value in fitting)
+    covered = abs(arc or 0.0)
+    apart = min(abs(covered - value) for value in fitting) if covered else 0.0
     if apart > 1.001 * abs(step):
         raise FormatError(
-            f"{path}: {tag('ScanArc')} is {arc:g} degrees, but {n} views {abs(step):g} degrees apart "
+            f"{path}: {tag('ScanArc')} is {covered:g} degrees, but {n} views {abs(step):g} degrees apart "
             f"({tag('AngularStep')}) are {n * abs(step):g}; frames lost? Pass extent={n * abs(step):g} or "
-            f"extent={abs(arc):g}, the degrees that the views of a head cover"
+            f"extent={covered:g}, the degrees that the views of a head cover"
         )
     if apart > abs(step) / 2:
         notes.add(
             path,
-            f"{tag('ScanArc')} is {arc:g} degrees, but {n} views are {abs(step):g} degrees apart; the step is taken, "
+            f"{tag('ScanArc')} is {covered:g} degrees, but {n} views are {abs(step):g} degrees apart; the step is taken, "
             "pass extent= to say otherwise",
         )
     return abs(step)
