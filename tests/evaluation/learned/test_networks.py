@@ -10,7 +10,7 @@ from emrecon.evaluation.learned.networks import NETWORKS, network_named
 from emrecon.evaluation.learned.training import Budget, batches_of, parameter_groups, train_network, try_rates
 
 TASK = ToyTask()
-SMALL = Budget(2, 4, 2, (1e-3,), 2, 4)
+SMALL = Budget(2, 4, 2, (1e-3, 2e-3), 2, 4)
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
@@ -85,5 +85,5 @@ def test_all_networks_are_small():
     sizes = [unrolled.count_parameters(network.build()) for network in NETWORKS]
     assert max(sizes) < 130_000
     assert np.ptp([unrolled.count_parameters(network_named(n).build()) for n in ("post-unet", "guide-only")]) == 0
-    with pytest.raises(ValueError, match="unknown network 'x'; choose from guide-only, fbsem-net"):
+    with pytest.raises(ValueError, match="unknown network 'x'; choose from guide-only, guide-only-long, fbsem-net"):
         network_named("x")
