@@ -11,7 +11,7 @@ from .comparison import Comparison, methods_wanted, units
 from .comparison_sections import READING, comparison_sections
 from .methods import Method
 from .own import own_methods
-from .sections import Section
+from .sections import Section, Text
 from .suite import Options, Results, Suite, Unit
 from .tasks import TASKS, Task, task_named
 from .trained import PAINTED, SHIPPED, shipped_method
@@ -20,10 +20,23 @@ _SMALL_VOXELS = 20_000  # of an image; larger ones are 3-D and slow
 
 
 def comparisons(kind: str, options: Options) -> list[Comparison]:
-    """Return the comparisons of a suite: one for each task of a kind, "spect" or "pet"."""
+    """Return the comparisons of a suite: one for each task of a kind, "spect" or "pet", whose files are installed."""
     own = own_methods(options.methods)
-    tasks = [task_named(name, options.work) for name, task in TASKS.items() if task.modality == kind]
+    tasks = [task for task in _tasks(kind, options) if _missing(task) is None]
     return [_comparison(task, methods_wanted(methods_of(task), options.methods, own), options) for task in tasks]
+
+
+def _tasks(kind: str, options: Options) -> list[Task]:
+    return [task_named(name, options.work) for name, task in TASKS.items() if task.modality == kind]
+
+
+def _missing(task: Task) -> str | None:
+    """What the task needs that is not installed, such as a measured head; None where nothing is missing."""
+    try:
+        _ = task.shape
+    except FileNotFoundError as error:
+        return str(error)
+    return None
 
 
 def methods_of(task: Task) -> list[Method]:
@@ -59,7 +72,9 @@ def _units(kind: str, options: Options) -> list[Unit]:
 
 def _sections(kind: str, results: Results, options: Options) -> list[Section]:
     found = [one for comparison in comparisons(kind, options) for one in comparison_sections(results, comparison)]
-    return [*found, Section("Reading", [READING])]
+    left_out = [f"{task.title}: {why}" for task in _tasks(kind, options) if (why := _missing(task)) is not None]
+    told = [Text("Tasks that are left out", left_out)] if left_out else []
+    return [*found, Section("Reading", [READING, *told])]
 
 
 SPECT = Suite(

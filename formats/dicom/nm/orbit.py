@@ -159,8 +159,8 @@ def _step(path: Path, item: Dataset, frames: FrameTable, given: Given, notes: No
     if apart > abs(step) / 2:
         notes.add(
             path,
-            f"{tag('ScanArc')} is {covered:g} degrees, but {n} views are {abs(step):g} degrees apart; the step is taken, "
-            "pass extent= to say otherwise",
+            f"{tag('ScanArc')} is {covered:g} degrees, but {n} views are {abs(step):g} degrees apart; the step is "
+            "taken, pass extent= to say otherwise",
         )
     return abs(step)
 
