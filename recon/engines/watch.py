@@ -102,6 +102,7 @@ def hand_out(made: Iterate, before: Iterate, value: Callable[[Array], Array], no
         before : the iterate that was handed out before, or the start.
         value : the objective of an image, one number for each item; a ValueError says that it has none. Such an image
             is worse than any; where the start has none the watch begins at the image after it.
+            In a batch an image of which one item has none is worse for all items.
         now : the objective of what was made, if it is known.
     """
     watch, x, xp = _watch(before, value), made.image, array_namespace(made.image)

@@ -179,7 +179,7 @@ def test_an_interrupted_run_goes_on_exactly(folder, tmp_path, monkeypatch, optio
     emrecon(*common, "--out", tmp_path / "whole.h5")
     state = ("--checkpoint", tmp_path / "state.npz", "--out", tmp_path / "parts.h5")
     in_all, done = done, 0
-    for share in (0.6, 0.3):
+    for share in (0.5, 0.3):
         done, limit = 0, int(share * in_all) + 1
         monkeypatch.setattr(sys, "argv", ["emrecon", *map(str, (*common, *state))])
         with pytest.raises(SystemExit) as stopped:

@@ -11,7 +11,7 @@ import torch
 
 from emrecon.projectors.core.arrays import Array
 from emrecon.recon import Iterate, ParameterisedIterate
-from emrecon.recon.engines.loop import begin, detached
+from emrecon.recon.engines.loop import begin, detached, is_image_alone
 from emrecon.recon.likelihoods import Likelihood
 from emrecon.recon.running import Standing
 
@@ -38,7 +38,7 @@ def begin_at_activity(
 
 def resumed(start: Given) -> Given | Array:
     """Return an iterate of the same method as it is; of another method's, which remembers nothing, the image alone."""
-    return start.image if isinstance(start, Iterate) and not start.state else start
+    return start.image if isinstance(start, Iterate) and is_image_alone(start.state) else start
 
 
 def image_after(iterates: Iterator[Standing], start: Start | ParameterisedIterate, n_iterations: int) -> Array:
