@@ -21,7 +21,7 @@ class Method:
         name : short, of plain letters, such as "map-rdp".
         title : for people, such as "MAP-RDP".
         kind : one of `KINDS`.
-        images : (case, **settings) -> (iteration, images) again and again; a network of one shot yields once.
+        images : (case, settings by keyword) -> (iteration, images) again and again; a network of one shot yields once.
         grid : the values of each setting that validation chooses among.
         shown : the iterations that it chooses among; empty: what `images` yields, to its end.
         sees_guide : whether the images depend on the case's guide.

@@ -27,13 +27,14 @@ def scores(images: Any, case: Any) -> Numbers:
     Args:
         case : a `Case`; of its fields `truth` and `likelihood` are needed.
 
-    Returns:
-        nrmse, ssim, psnr : one for each scan, over the image; nrmse_inside, ssim_inside : over the object.
-        data_fit : the deviance of the counts over its expectation (`unrolled.data_fit`); None for lists of events.
-        regions : name -> (mean of the image - of the truth) / of the truth; None where a scan has not the region.
-        lesions : of each its subject, kind, whether the guide shows it, diameter, and `made` and `true`, the mean in it
-            less that in the ring around it, in the image and in the truth, and `around`, the true mean of the ring;
-            the kind "none" is what the guide alone shows.
+    Returns these by name:
+
+    nrmse, ssim, psnr : one for each scan, over the image; nrmse_inside, ssim_inside : over the object.
+    data_fit : the deviance of the counts over its expectation (`unrolled.data_fit`); None for lists of events.
+    regions : name -> (mean of the image - of the truth) / of the truth; None where a scan has not the region.
+    lesions : of each its subject, kind, whether the guide shows it, diameter, and `made` and `true`, the mean in it
+    less that in the ring around it, in the image and in the truth, and `around`, the true mean of the ring; the
+    kind "none" is what the guide alone shows.
     """
     x, truth = (np.asarray(to_numpy(v), float) for v in (images, case.truth))
     inside = object_of(case)
@@ -162,7 +163,7 @@ def bias_and_deviation(images: Any, truth: Any, inside: np.ndarray) -> Numbers:
         images : (R, x, y, z), of R >= 2 realisations.
         truth, inside : (x, y, z), the object's voxels.
 
-    bias : the mean of |mean over realisations - truth|; part of it, about sd * sqrt(2 / (pi R)), is noise.
+    bias : the mean of ``|mean over realisations - truth|``; part of it, about sd * sqrt(2 / (pi R)), is noise.
     """
     reference = np.asarray(to_numpy(truth), float)
     many = recon.ensemble_statistics(np.asarray(to_numpy(images), float), reference)

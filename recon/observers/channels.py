@@ -82,7 +82,7 @@ def square_channels(
 ) -> np.ndarray:
     """Return rotationally symmetric square channels (P, n): the bands of frequencies, each an octave wide.
 
-    In frequency a channel is 1 for `lowest` 2^(c-1) <= |f| < `lowest` 2^c and 0 elsewhere; in space it is the
+    In frequency a channel is 1 for ``lowest 2^(c-1) <= |f| < lowest 2^c`` and 0 elsewhere; in space it is the
     difference of the transforms of two discs (of two balls in volumes) of radius f::
 
         images    f J_1(2 pi f r) / r
