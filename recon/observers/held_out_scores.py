@@ -76,11 +76,11 @@ def held_out(
 def leave_one_out(observer: ChannelisedHotelling, absent: Images, present: Images) -> tuple[np.ndarray, np.ndarray]:
     """Return the score of every image by the template of all others, absent (m,) and present (n,).
 
-    The covariance without image i is that of all less a rank-one part, ``S_-i = A - c d_i d_i'``, so that no template is
-    solved for anew; scores are about the middle b of the two mean outputs, ``w_-i'(v_i - b)``, for templates that differ
-    have different offsets. Where the true area is 0.5 the area of these scores is a little below on average (by 0.01 to
-    0.02 with 200 images of each class), since different templates are put in one ranking; `leave_pair_out_area` has no
-    such bias. With internal noise on channels, its variance is that of all images.
+    The covariance without image i is that of all less a rank-one part, ``S_-i = A - c d_i d_i'``, so that no template
+    is solved for anew; scores are about the middle b of the two mean outputs, ``w_-i'(v_i - b)``, for templates that
+    differ have different offsets. Where the true area is 0.5 the area of these scores is a little below on average (by
+    0.01 to 0.02 with 200 images of each class), since different templates are put in one ranking; `leave_pair_out_area`
+    has no such bias. With internal noise on channels, its variance is that of all images.
 
     Args:
         observer : a `ChannelisedHotelling`, fitted or not; it stays as it is.
@@ -108,10 +108,10 @@ def leave_pair_out_area(
 ) -> Measured:
     """Return the area under the ROC curve where each pair of images is compared by the template of all others.
 
-    For each of the m n pairs ``w_-ij'(y_i - x_j)`` counts 1 above, 1/2 at zero. Its mean is that of the observer trained on
-    one image less of each class, without bias; all templates come from two rank-one parts taken off one covariance.
-    The interval is DeLong's, of these images for nearly this template: how templates of other training images would
-    differ is not in it.
+    For each of the m n pairs ``w_-ij'(y_i - x_j)`` counts 1 above, 1/2 at zero. Its mean is that of the observer
+    trained on one image less of each class, without bias; all templates come from two rank-one parts taken off one
+    covariance. The interval is DeLong's, of these images for nearly this template: how templates of other training
+    images would differ is not in it.
 
     Raises ValueError as `leave_one_out` does.
 
