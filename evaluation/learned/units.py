@@ -75,7 +75,7 @@ class Size:
 
 
 SIZES = {
-    "full": Size(Budget(), 1000, 30, 9, 20, 200),
+    "full": Size(Budget(), 1000, 30, 9, 12, 200),
     "quick": Size(
         Budget(16, 4, 3, (2e-3, 4e-3), 8, 4),
         32,
