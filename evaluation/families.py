@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from . import bias_noise
 from .classical import CLASSICAL, DEEP_PRIORS, method_named
-from .comparison import Comparison, methods_wanted, units
+from .comparison import Comparison, has_choices, methods_wanted, units
 from .comparison_sections import READING, comparison_sections
 from .methods import Method
 from .own import own_methods
@@ -17,6 +18,8 @@ from .tasks import TASKS, Task, task_named
 from .trained import PAINTED, SHIPPED, shipped_method
 
 _SMALL_VOXELS = 20_000  # of an image; larger ones are 3-D and slow
+_CURVES = ("brain-pet", "brain-spect", "torso-pet", "torso-spect")  # tasks whose bias and noise are traced
+_TRACED = ("osem", "osem-gaussian", "map-rdp", "map-bowsher")
 
 
 def comparisons(kind: str, options: Options) -> list[Comparison]:
@@ -42,10 +45,13 @@ def _missing(task: Task) -> str | None:
 
 
 def methods_of(task: Task) -> list[Method]:
-    """Return the methods that a task allows: without a guide, those that need none; no deep image priors of volumes."""
-    names = [*CLASSICAL, *(DEEP_PRIORS if is_small(task) else ())]
-    methods = [*map(method_named, names), PAINTED]
-    if task.name in ("brain-pet", "brain-spect"):
+    """Return the methods that a task allows: without a guide, those that need none.
+
+    Deep image priors, which take minutes for a scan, and networks that come with the library are for the brains.
+    """
+    is_brain = task.name in ("brain-pet", "brain-spect")
+    methods = [*map(method_named, [*CLASSICAL, *(DEEP_PRIORS if is_brain else ())]), PAINTED]
+    if is_brain:
         methods += [shipped_method(architecture, task.modality) for architecture in SHIPPED]
     return [method for method in methods if task.guides or not method.sees_guide]
 
@@ -61,22 +67,36 @@ def _comparison(task: Task, methods: Sequence[Method], options: Options) -> Comp
     if options.size == "quick":
         found = Comparison(task, tuple(methods), 2, 3 if slow else 8, 0 if slow else 4, 4, 1 if slow else 8)
     elif slow:
-        found = Comparison(task, tuple(methods), 3, 8, 8, 8, 1)
+        found = Comparison(task, tuple(methods), 2, 6, 4, 8, 1)
     else:
-        found = Comparison(task, tuple(methods), 12, 30, 20, 12, 10)
+        found = Comparison(task, tuple(methods), 8, 24, 12, 8, 8)
     most = {"n_validation": task.size("validation"), "n_test": task.size("test")}
     return replace(found, **{name: min(getattr(found, name), n) for name, n in most.items()})
 
 
 def _units(kind: str, options: Options) -> list[Unit]:
-    return [unit for comparison in comparisons(kind, options) for unit in units(comparison)]
+    found = comparisons(kind, options)
+    return [unit for comparison in found for unit in (*units(comparison), *_curves(comparison, options))]
+
+
+def _curves(comparison: Comparison, options: Options) -> list[Unit]:
+    """Bias and noise of some methods over realisations of one scan, at the settings that the comparison chose."""
+    if comparison.task.name not in _CURVES:
+        return []
+    traced = [method for method in comparison.methods if method.name in _TRACED]
+
+    def chooser(method: Method) -> str | None:
+        return comparison.name(method.name, "settings") if has_choices(method) else None
+
+    about = {"n_validation": comparison.n_validation, "budget": comparison.budget}
+    return bias_noise.units(comparison.task, traced, options, chosen_by=chooser, about=about)
 
 
 def _sections(kind: str, results: Results, options: Options) -> list[Section]:
     found = [one for comparison in comparisons(kind, options) for one in comparison_sections(results, comparison)]
     left_out = [f"{task.title}: {why}" for task in _tasks(kind, options) if (why := _missing(task)) is not None]
     told = [Text("Tasks that are left out", left_out)] if left_out else []
-    return [*found, Section("Reading", [READING, *told])]
+    return [*found, *bias_noise.sections(results), Section("Reading", [READING, *told])]
 
 
 SPECT = Suite(

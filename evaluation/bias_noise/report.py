@@ -13,7 +13,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 
 
 def sections(results: Results) -> list[Section]:
-    """Return a section for each task that has units of bias and noise."""
+    """Return a section for each task that has units of bias and noise which are done."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name, numbers in results.items():
         if _MARK in name:

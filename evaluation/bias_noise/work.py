@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..methods import Method
-from ..suite import Options, Unit
+from ..suite import Options, Unit, numbers_of
 from .measuring import Curve, contrast_by_size, curve_of, point_responses
 from .repeating import repeated
 
@@ -29,6 +30,8 @@ def units(
     options: Options,
     *,
     chosen: Mapping[str, Mapping[str, Any]] | None = None,
+    chosen_by: Callable[[Method], str | None] | None = None,
+    about: Mapping[str, Any] | None = None,
     which: int = 0,
 ) -> list[Unit]:
     """Return a unit for each method on a task: curves, point responses, and contrast by size.
@@ -38,21 +41,33 @@ def units(
         options : of the size "quick" 20 realisations are drawn, of "full" 40.
         chosen : method -> settings and, under "iteration", when to stop, such as validation found them (default: the
             middle of each grid, and the last of `shown`).
+        chosen_by : method -> the unit that finds its "settings" and "iteration" and is done before; None for a method
+            that has nothing to choose.
+        about : what else decides the numbers, such as how many scans chose the settings; another value runs anew.
         which : the number of the object in the task's test part.
     """
-    return [_unit(task, method, options, dict((chosen or {}).get(method.name, {})), which) for method in methods]
+
+    def one(method: Method) -> Unit:
+        given = dict((chosen or {}).get(method.name, {}))
+        unit = _unit(task, method, options, given, chosen_by(method) if chosen_by else None, which)
+        return replace(unit, arguments={**unit.arguments, **(about or {})})
+
+    return [one(method) for method in methods]
 
 
-def _unit(task: Any, method: Method, options: Options, chosen: dict[str, Any], which: int) -> Unit:
-    iteration = chosen.pop("iteration", None)
-    settings = {name: values[len(values) // 2] for name, values in method.grid.items()} | chosen
+def _unit(task: Any, method: Method, options: Options, given: dict[str, Any], chooser: str | None, which: int) -> Unit:
+    iteration, name = given.pop("iteration", None), unit_name(task, method)
+    settings = {setting: values[len(values) // 2] for setting, values in method.grid.items()} | given
     n = _REALISATIONS[options.size]
 
     def run(folder: Path) -> Mapping[str, Any]:
-        return _measured(task, method, settings, iteration, which, n)
+        if chooser is None:
+            return _measured(task, method, settings, iteration, which, n)
+        found = numbers_of(folder, name, chooser)
+        return _measured(task, method, settings | found["settings"], found["iteration"], which, n)
 
     about = {"settings": _plain(settings), "iteration": iteration, "which": which, "n": n, "levels": list(LEVELS)}
-    return Unit(unit_name(task, method), run, arguments=about)
+    return Unit(name, run, () if chooser is None else (chooser,), about)
 
 
 def _measured(

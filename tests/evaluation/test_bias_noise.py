@@ -7,6 +7,7 @@ import torch
 from emrecon import recon
 from emrecon.evaluation import Lesion, Method, Options, Picture, Results, Table
 from emrecon.evaluation.bias_noise import curve_of, point_responses, repeated, sections, units, with_truth
+from emrecon.evaluation.records import Record, write_record
 from emrecon.evaluation.tasks import Case
 from emrecon.projectors import AcquisitionModel, ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
 
@@ -92,9 +93,12 @@ def test_point_responses_widen_by_the_filter():
 
 
 def test_a_unit_and_its_sections(tmp_path):
-    (unit,) = units(Toy(), [METHOD], Options(size="quick"), chosen={"osem": {"fwhm": 8.0, "iteration": 3}})
-    assert unit.name == "toy/bias-noise/osem"
-    numbers = unit.run(tmp_path)
+    (unit,) = units(Toy(), [METHOD], Options(size="quick"), chosen_by=lambda method: f"toy/{method.name}/settings")
+    assert (unit.name, unit.needs) == ("toy/bias-noise/osem", ("toy/osem/settings",))
+    chosen = {"settings": {"fwhm": 8.0}, "iteration": 3}
+    (tmp_path / unit.needs[0]).mkdir(parents=True)
+    write_record(tmp_path / unit.needs[0], Record(unit.needs[0], "", chosen))
+    numbers = unit.run(tmp_path / unit.name)
     assert [p["at"] for p in numbers["curves"]["iterations"]] == [1, 2, 3]
     counts = numbers["curves"]["counts"]
     assert [p["at"] for p in counts] == [0.25, 0.5, 1.0, 2.0, 4.0]

@@ -30,6 +30,15 @@ def test_units_are_in_order_and_have_all_families(name, size):
         assert {f"brain-{kind}/{method}" for method in wanted} <= names
 
 
+@pytest.mark.parametrize("kind", ["pet", "spect"])
+def test_bias_and_noise_are_traced_at_the_settings_that_validation_chose(kind):
+    units = {unit.name: unit for unit in SUITES[kind].units(Options("quick"))}
+    for method in ("osem", "osem-gaussian", "map-rdp", "map-bowsher"):
+        traced = units[f"brain-{kind}/bias-noise/{method}"]
+        assert traced.needs == (f"brain-{kind}/{method}/settings",)
+        assert set(traced.needs) <= set(units)
+
+
 def test_methods_follow_the_task():
     task = families.task_named("brain-pet")
     blind = families.replace(task, guides=())
