@@ -27,7 +27,7 @@ from emrecon.unrolled.networks.guides import normalised_guide
 from emrecon.unrolled.networks.scaling import ScaleEquivariant
 from emrecon.unrolled.networks.transformer import SwinRegulariser
 from emrecon.unrolled.networks.unet import DEEP_IMAGE_PRIOR, ITERATIVE_CNN, UNet, UNetForm, pad_to_multiple
-from emrecon.unrolled.training.losses import Noise2Void
+from emrecon.unrolled.training.noise2void import Noise2Void
 
 EVERY = pytest.mark.parametrize("kind", BODIES)
 DIMENSIONS = pytest.mark.parametrize("dimensions", [2, 3])

@@ -38,7 +38,8 @@ from emrecon.unrolled.methods.plug_and_play import PlugAndPlayEM
 from emrecon.unrolled.methods.unrolled_em import UnrolledEM
 from emrecon.unrolled.networks.blocks import NetworkDenoiser, SmallCNN, seeded
 from emrecon.unrolled.networks.scaling import ScaleEquivariant
-from emrecon.unrolled.training.losses import equivariant, measurement_splitting, mse, poisson_loss
+from emrecon.unrolled.training.losses import mse, poisson_loss
+from emrecon.unrolled.training.with_deepinv import equivariant, measurement_splitting, recorrupted
 
 N = 12
 GRID, CAMERA = ImageGrid((N, N, 1), 4.0), SPECTGeometry.circular(12, 60, (N, 1), 4.0)
@@ -333,6 +334,7 @@ def check_losses(deepinv, network, physics, x, y):
         for objective in (
             equivariant(physics, deepinv.transform.Shift()),
             measurement_splitting(physics, (1, 12, N), 0.8),
+            recorrupted(physics, 0.3),
         ):
             with torch.random.fork_rng():
                 assert reaches(objective(network, y, generator()), network), objective

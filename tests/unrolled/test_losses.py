@@ -11,23 +11,20 @@ from emrecon.projectors import AcquisitionModel
 from emrecon.projectors.core.operator import DenseOperator, Projector
 from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_step
 from emrecon.unrolled.training.losses import (
-    Noise2Void,
     Supervised,
-    ThinnedNoise2Noise,
     WeightedSum,
     applied,
-    blind_spots,
-    equivariant,
     l1,
     lesion_weight,
-    measurement_splitting,
     mse,
     poisson_loss,
     relative_mse,
     ssim_loss,
-    thin,
-    thinned,
 )
+from emrecon.unrolled.training.noise2noise import ThinnedNoise2Noise
+from emrecon.unrolled.training.noise2void import Noise2Void, blind_spots
+from emrecon.unrolled.training.thinning import thin, thinned
+from emrecon.unrolled.training.with_deepinv import DeepinvLoss, equivariant, measurement_splitting, recorrupted
 
 
 class Dense(DenseOperator, Projector):
@@ -193,10 +190,6 @@ def test_thinning_refuses_what_are_no_counts():
     for p in (0.0, 1.0, -1, math.nan):
         with pytest.raises(ValueError, match="share of the counts"):
             thin(torch.ones(1), p, seeded())
-    A = projector()
-    events = ListmodeLikelihood(AcquisitionModel(A, background=1.0), torch.ones(4, 4, 1))
-    with pytest.raises(TypeError, match="ListmodeLikelihood"):
-        thinned(events, 0.5, seeded())
 
 
 @pytest.mark.parametrize("scale", [1.0, torch.tensor([[[1.0]], [[2.5]]], dtype=torch.float64)])
@@ -379,8 +372,6 @@ def test_losses_of_deepinv():
         (gradient,) = torch.autograd.grad(value, network.layer.weight)
         assert gradient.abs().sum() > 0
     x = physics.A_adjoint(y)
-    from emrecon.unrolled.training.losses import DeepinvLoss
-
     supervised = DeepinvLoss(deepinv.loss.SupLoss(), physics)
     torch.testing.assert_close(supervised(network, (y, x), seeded()), ((network(y, physics) - x) ** 2).mean())
 
@@ -391,6 +382,8 @@ def test_a_missing_deepinv_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "deepinv", None)
     with pytest.raises(ImportError, match=r"emrecon\[deepinv\]"):
         equivariant(None, None)
+    with pytest.raises(ImportError, match=r"emrecon\[deepinv\]"):
+        recorrupted(None)
 
 
 def test_objectives_draw_by_themselves_without_a_generator():

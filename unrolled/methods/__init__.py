@@ -4,7 +4,7 @@ from .couplings import Growing, activity_scale, coupling_unit, matched_sigma
 from .denoising_priors import LearnedGradient, RegularisationByDenoising
 from .dip import DIPRecon, Fit, NetworkWeights, dip_chain, fixed_noise
 from .direct_presets import automap, back_projection_net, deeppet, fusion_net, radon_inversion, sinogram_net, spectnet
-from .enhanced import Enhanced, OSEMPasses
+from .enhanced import EnginePasses, Enhanced, OSEMPasses
 from .iterative_network import IterativeNetwork, NetworkInput
 from .local_linear import DnCNNWithLocalLinearFitting, LocalLinearFitting, kim_llf, local_linear_fit
 from .neural_kernel import NeuralKEM, deep_kernel, dip_ot, with_kernel
@@ -30,6 +30,7 @@ __all__ = [
     "Denoiser",
     "DnCNNWithLocalLinearFitting",
     "Enhanced",
+    "EnginePasses",
     "Fit",
     "Growing",
     "HeldOut",

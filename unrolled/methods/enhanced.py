@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from emrecon.recon import osem, run
+from emrecon.recon import Iterate, osem, run
 from emrecon.recon.likelihoods import Likelihood, only_seen
 
 from ..networks.blocks import Denoiser, called, require_denoiser
@@ -45,6 +45,37 @@ class OSEMPasses:
         with torch.no_grad():
             first = count_scale(_whole(likelihood)) * ones_of(parts) if start is None else start
             image: Tensor = run(osem(likelihood, first, self.subsets), self.passes)
+        return image
+
+
+@dataclass(frozen=True)
+class EnginePasses:
+    """The image of any engine as a reconstruction that is called like a network, without gradients::
+
+        EnginePasses(lambda f, start: recon.map_em(f, prior, start, 6), passes=8)
+
+    Args:
+        engine : (likelihood, start) -> iterates, such as a function that calls `recon.map_em`, `recon.bsrem` or
+            `recon.svrg` with its prior and subsets; of bins or of events.
+        passes : over the data.
+
+    The start is uniform, the `count_scale` of the counts, unless one is given.
+
+    Raises ValueError for less than one pass.
+    """
+
+    engine: Callable[[Likelihood | Sequence[Likelihood], Tensor], Iterator[Iterate]]
+    passes: int = 4
+
+    def __post_init__(self) -> None:
+        if self.passes < 1:
+            raise ValueError(f"EnginePasses needs a pass at least, got {self.passes}")
+
+    def __call__(self, likelihood: Likelihood | Sequence[Likelihood], start: Tensor | None = None) -> Tensor:
+        """Return the image of each item, (..., x, y, z)."""
+        with torch.no_grad():
+            first = count_scale(_whole(likelihood)) * ones_of(_parts(likelihood)) if start is None else start
+            image: Tensor = run(self.engine(likelihood, first), self.passes)
         return image
 
 

@@ -8,28 +8,18 @@ from .fit import data_fit, fit_note
 from .kernel_steps import SolvedScan, train_kernel_steps
 from .layerwise import LayerRecord, first_thresholds, train_layers
 from .loop import Record, Settings, Validation, by_epoch, train
-from .losses import (
-    Noise2Void,
-    Supervised,
-    ThinnedNoise2Noise,
-    WeightedSum,
-    equivariant,
-    l1,
-    lesion_weight,
-    measurement_splitting,
-    mse,
-    poisson_loss,
-    relative_mse,
-    ssim_loss,
-    thinned,
-)
+from .losses import Supervised, WeightedSum, l1, lesion_weight, mse, poisson_loss, relative_mse, ssim_loss
 from .names import load_plain
+from .noise2noise import PartsAveraged, ThinnedImages, ThinnedNoise2Noise
+from .noise2void import Noise2Void, blind_spots, noise_radius
 from .preparation import MeasuredScanner, Preparation
 from .records import best_weights, plot_log
 from .schedules import warmup_cosine, warmup_steps
 from .shipped import pretrained, pretrained_names, pretrained_path
 from .stages import Stage, StageRecord, spectnet_stages, train_stages
+from .thinning import divided, leave_one_out, thinned
 from .weights import Card, count_parameters, load_network, load_weights, read_card, save_weights
+from .with_deepinv import equivariant, measurement_splitting, recorrupted
 
 __all__ = [
     "Adversarial",
@@ -41,6 +31,7 @@ __all__ = [
     "LayerRecord",
     "MeasuredScanner",
     "Noise2Void",
+    "PartsAveraged",
     "Preparation",
     "Record",
     "Settings",
@@ -49,23 +40,28 @@ __all__ = [
     "Stage",
     "StageRecord",
     "Supervised",
+    "ThinnedImages",
     "ThinnedNoise2Noise",
     "Validation",
     "WeightedSum",
     "best_weights",
+    "blind_spots",
     "by_epoch",
     "count_parameters",
     "data_fit",
+    "divided",
     "equivariant",
     "first_thresholds",
     "fit_note",
     "l1",
+    "leave_one_out",
     "lesion_weight",
     "load_network",
     "load_plain",
     "load_weights",
     "measurement_splitting",
     "mse",
+    "noise_radius",
     "plot_log",
     "poisson_loss",
     "pretrained",
@@ -73,6 +69,7 @@ __all__ = [
     "pretrained_path",
     "process_group",
     "read_card",
+    "recorrupted",
     "relative_mse",
     "save_weights",
     "scan_notes",

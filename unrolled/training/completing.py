@@ -13,7 +13,7 @@ from emrecon.recon import PoissonLikelihood
 
 from ..direct import CompletedScan, OnData, every_view, partly_measured
 from ..networks.scaling import counts_of
-from .losses import thinned
+from .thinning import thinned
 
 Pattern = Callable[[Sequence[int], torch.Generator], Tensor]
 """(shape of one item's data, generator) -> booleans of the bins that are measured, such as `EvenlySpacedViews(2)`."""
