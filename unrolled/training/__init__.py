@@ -4,6 +4,7 @@ from .adversarial import Adversarial, WithDiscriminator, patch_discriminator
 from .completing import Completing, EvenlySpacedViews
 from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
 from .domain import scan_notes, scan_statistics, statistics_range
+from .federated_averaging import Federation, RoundRecord, Site, averaged, federated
 from .fit import data_fit, fit_note
 from .kernel_steps import SolvedScan, train_kernel_steps
 from .layerwise import LayerRecord, first_thresholds, train_layers
@@ -24,18 +25,22 @@ from .with_deepinv import equivariant, measurement_splitting, recorrupted
 __all__ = [
     "Adversarial",
     "WithDiscriminator",
+    "averaged",
     "patch_discriminator",
     "Card",
     "Completing",
     "EvenlySpacedViews",
+    "Federation",
     "LayerRecord",
     "MeasuredScanner",
     "Noise2Void",
     "PartsAveraged",
     "Preparation",
     "Record",
+    "RoundRecord",
     "Settings",
     "ShardedProjector",
+    "Site",
     "SolvedScan",
     "Stage",
     "StageRecord",
@@ -51,6 +56,7 @@ __all__ = [
     "data_fit",
     "divided",
     "equivariant",
+    "federated",
     "first_thresholds",
     "fit_note",
     "l1",

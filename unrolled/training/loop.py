@@ -64,6 +64,7 @@ class Settings:
             checkpoint is resumed.
         save_seconds : how often the checkpoint is written between records.
         signature : any text that must be the same when resuming, such as the fingerprint of the data.
+        pictures : whether curves.png is drawn at the end.
 
     Raises ValueError for numbers out of range.
     """
@@ -80,6 +81,7 @@ class Settings:
     folder: str | os.PathLike[str] | None = None
     save_seconds: float = 60.0
     signature: str = ""
+    pictures: bool = True
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.validate_every < 1 or (self.patience is not None and self.patience < 1):
@@ -349,7 +351,7 @@ class _Run:
             setattr(self, name, value)
 
     def draw_on(self, rank: int) -> None:
-        if rank == 0 and self.folder is not None and self.rows:
+        if rank == 0 and self.folder is not None and self.rows and self.settings.pictures:
             plot_log(self.folder)
 
     def _signature(self) -> dict[str, str]:
