@@ -2,11 +2,9 @@
 
 import ast
 import importlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
@@ -80,7 +78,6 @@ STOREYS = {
 
 SOURCES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 LONGEST = 600  # lines
-each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 def module_of(path):
@@ -98,11 +95,17 @@ def room_of(module):
 
 
 @cache
+def parsed(path):
+    """The syntax tree of a source file: read once for all rules."""
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path):
     """Every (module of emrecon, name or None) that a file imports: lazily and for type checking, too."""
     own, found = module_of(path), []
     package = own if path.name == "__init__.py" else own.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found += [(alias.name.removeprefix("emrecon."), None) for alias in node.names if "emrecon." in alias.name]
         elif isinstance(node, ast.ImportFrom):
@@ -142,19 +145,25 @@ def circles(edges):
     return found
 
 
-@each_source
-def test_imports_point_downwards(path):
+def upward(path):
+    """Imports of a file that point upwards, a line each."""
     package, room = room_of(module_of(path))
     for module, _ in imports(path):
         other, other_room = room_of(module)
         if other not in ALLOWED:
             continue
         if other != package:
-            assert other in ALLOWED[package], f"{package} imports {module}"
+            if other not in ALLOWED[package]:
+                yield f"{module_of(path)} of {package} imports {module}"
         elif room and path.name != "__init__.py":
             order = STOREYS[package]
-            assert other_room, f"a room imports {module}, which stands above it"
-            assert order.index(other_room) <= order.index(room), f"{room} imports {module}, which stands above it"
+            if not other_room or order.index(other_room) > order.index(room):
+                yield f"{module_of(path)} imports {module}, which stands above it"
+
+
+def test_imports_point_downwards():
+    found = [line for path in SOURCES for line in upward(path)]
+    assert not found, "\n".join(found)
 
 
 def test_private_names_stay_in_their_room():
@@ -186,37 +195,48 @@ def test_a_circle_would_be_found():
     assert circles(defaultdict(set, {"a": {"b"}, "b": {"c"}, "c": {"b"}})) == [["b", "c"]]
 
 
-@each_source
-def test_torch_is_imported_in_few_places_or_lazily(path):
+def needs_torch(path):
+    """Whether a file belongs to the rooms that cannot be imported without torch."""
     if module_of(path).startswith("unrolled") or path.name == "autograd.py":
-        return
-    if module_of(path).startswith(("evaluation.learned.", "evaluation.direct.")) and path.name != "suite.py":
-        return  # the suite trains networks, and is loaded when its units are asked for
-    tree = ast.parse(path.read_text())
-    top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        return True
+    # the suite trains networks, and is loaded when its units are asked for
+    return module_of(path).startswith(("evaluation.learned.", "evaluation.direct.")) and path.name != "suite.py"
+
+
+def imported_at_once(path):
+    """The packages that a file imports at its top."""
+    top = [node for node in parsed(path).body if isinstance(node, (ast.Import, ast.ImportFrom))]
     names = {alias.name.split(".")[0] for node in top if isinstance(node, ast.Import) for alias in node.names}
-    names |= {(node.module or "").split(".")[0] for node in top if isinstance(node, ast.ImportFrom) and not node.level}
-    assert not names & {"torch", "cupy", "cupyx"}
+    return names | {
+        (node.module or "").split(".")[0] for node in top if isinstance(node, ast.ImportFrom) and not node.level
+    }
 
 
-@each_source
-def test_a_file_opens_with_one_sentence(path):
-    assert ast.get_docstring(ast.parse(path.read_text()))
+def test_torch_is_imported_in_few_places_or_lazily():
+    eager = [path for path in SOURCES if imported_at_once(path) & {"torch", "cupy", "cupyx"}]
+    assert eager, "the rule sees no import of torch at all"
+    assert [module_of(path) for path in eager if not needs_torch(path)] == []
 
 
-@each_source
-def test_a_file_is_about_one_thing(path):
-    assert len(path.read_text().splitlines()) <= LONGEST
+def test_a_file_opens_with_one_sentence():
+    assert [module_of(path) for path in SOURCES if not ast.get_docstring(parsed(path))] == []
 
 
-@pytest.mark.parametrize("name", [name for name, path in MODULES.items() if path.name == "__init__.py"])
-def test_no_name_hides_a_module_or_differs_by_case_alone(name):
-    package = importlib.import_module(f"emrecon.{name}")
-    inside = {module.rpartition(".")[2] for module in MODULES if module.rpartition(".")[0] == name}
-    names = list(getattr(package, "__all__", ()))
-    assert not inside & set(names), "a function or class has the name of a module"
-    assert len(names) == len(set(names))
-    by_case = defaultdict(set)
-    for one in names:
-        by_case[one.lower().replace("_", "")].add(one)
-    assert not [same for same in by_case.values() if len(same) > 1]
+def test_a_file_is_about_one_thing():
+    assert [module_of(path) for path in SOURCES if len(path.read_text().splitlines()) > LONGEST] == []
+
+
+def test_no_name_hides_a_module_or_differs_by_case_alone():
+    found = []
+    for package in (name for name, path in MODULES.items() if path.name == "__init__.py"):
+        inside = {module.rpartition(".")[2] for module in MODULES if module.rpartition(".")[0] == package}
+        names = list(getattr(importlib.import_module(f"emrecon.{package}"), "__all__", ()))
+        found += [f"{package}.{name} has the name of a module" for name in sorted(inside & set(names))]
+        found += [
+            f"{package}.{name} is listed twice" for name in sorted({name for name in names if names.count(name) > 1})
+        ]
+        by_case = defaultdict(set)
+        for one in names:
+            by_case[one.lower().replace("_", "")].add(one)
+        found += [f"{package}: {sorted(same)} are hard to tell apart" for same in by_case.values() if len(same) > 1]
+    assert not found, "\n".join(found)
