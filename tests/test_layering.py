@@ -232,9 +232,7 @@ def test_no_name_hides_a_module_or_differs_by_case_alone():
         inside = {module.rpartition(".")[2] for module in MODULES if module.rpartition(".")[0] == package}
         names = list(getattr(importlib.import_module(f"emrecon.{package}"), "__all__", ()))
         found += [f"{package}.{name} has the name of a module" for name in sorted(inside & set(names))]
-        found += [
-            f"{package}.{name} is listed twice" for name in sorted({name for name in names if names.count(name) > 1})
-        ]
+        found += [f"{package}.{name} is listed twice" for name, count in Counter(names).items() if count > 1]
         by_case = defaultdict(set)
         for one in names:
             by_case[one.lower().replace("_", "")].add(one)
