@@ -7,10 +7,10 @@ import torch
 
 from emrecon.projectors import AcquisitionModel, ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
 from emrecon.recon import PoissonLikelihood
+from emrecon.unrolled.enhancement import NetworkDenoiser
 from emrecon.unrolled.networks.blocks import (
     ConvolutionalAutoencoder,
     DnCNN,
-    NetworkDenoiser,
     ResidualUnit,
     SmallCNN,
     seeded,

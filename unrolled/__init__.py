@@ -3,7 +3,7 @@
 The core, by what one does:
 
 - reconstruct with networks between EM steps: `UnrolledEM`, as published `mapem_net`, `fbsem_net`, `bcd_net`, `em_net`;
-- build a network for them: `UNet` and the other architectures, each made a denoiser of images by `NetworkDenoiser`;
+- build a network for them: `UNet` and the other architectures, each made a denoiser of images by `Enhancer`;
 - reconstruct with a denoiser that has been trained apart: `PlugAndPlayEM`;
 - fit a network to one scan alone, without training data: `DIPRecon`, `NeuralKEM`;
 - train: `train` with `Settings`, an objective such as `Supervised`, and `Validation`;
@@ -32,6 +32,19 @@ from .direct import (
     partly_measured,
     without_bins,
     without_crystals,
+)
+from .enhancement import (
+    ENHANCERS,
+    Enhancer,
+    NetworkDenoiser,
+    Windowed,
+    body_memory,
+    dncnn,
+    enhancing_unet,
+    fitting_window,
+    noise_level,
+    u2net,
+    weighted_residual_cnn,
 )
 from .methods import (
     DIPRecon,
@@ -91,7 +104,6 @@ from .networks import (
     Denoiser,
     DnCNN,
     ImageClassifier,
-    NetworkDenoiser,
     Reconstructor,
     ResidualUnit,
     ScaleEquivariant,
@@ -191,6 +203,7 @@ __all__ = [
     "bcd_net",
     "em_net",
     "UNet",
+    "Enhancer",
     "NetworkDenoiser",
     "Reconstructor",
     "PlugAndPlayEM",
@@ -240,6 +253,16 @@ __all__ = [
     "without_crystals",
     "Completing",
     "EvenlySpacedViews",
+    # networks of images
+    "u2net",
+    "weighted_residual_cnn",
+    "dncnn",
+    "enhancing_unet",
+    "ENHANCERS",
+    "Windowed",
+    "body_memory",
+    "fitting_window",
+    "noise_level",
     # denoisers as priors
     "pnp_em",
     "Growing",

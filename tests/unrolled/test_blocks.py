@@ -10,12 +10,12 @@ import torch
 from network_cases import BODIES, SHAPE, build, guide_for, images, skip_without_monai
 from torch import nn
 
+from emrecon.unrolled.enhancement import NetworkDenoiser
 from emrecon.unrolled.methods.denoising import denoised
 from emrecon.unrolled.methods.unrolled_em import UnrolledEM
 from emrecon.unrolled.networks.blocks import (
     ConvolutionalAutoencoder,
     DnCNN,
-    NetworkDenoiser,
     ResidualUnit,
     SmallCNN,
     SoftThreshold,
@@ -323,9 +323,9 @@ def test_mixed_precision_ends_at_the_denoiser():
 def test_refusals_of_the_denoiser():
     plain, guided = build("residual unit", 2), build("residual unit", 2, 2)
     x = images()
-    with pytest.raises(ValueError, match=r"NetworkDenoiser\(ResidualUnit\).* was built for 2 guide channels"):
+    with pytest.raises(ValueError, match=r"Enhancer\(ResidualUnit\).* was built for 2 guide channels"):
         guided(x)
-    with pytest.raises(ValueError, match=r"NetworkDenoiser\(ResidualUnit\) takes no guide"):
+    with pytest.raises(ValueError, match=r"Enhancer\(ResidualUnit\) takes no guide"):
         plain(x, guide=x)
     for bad in (images(3), guide_for(2)[:, :1], guide_for(2)[..., :-1], guide_for(2, 3), guide_for(2)[None]):
         with pytest.raises(ValueError, match=r"does not fit an image of \(2, 9, 6, 5\); it must be \(\.\.\., 2, x"):
@@ -355,7 +355,7 @@ def test_refusals_of_what_is_built():
         NetworkDenoiser(ResidualUnit(2), 2, guide_channels=1)
     with pytest.raises(ValueError, match="the body is 3-D, not 2-D"):
         NetworkDenoiser(UNet(3), 2)
-    with pytest.raises(ValueError, match="NetworkDenoiser: dimensions must be 2 or 3, got 1"):
+    with pytest.raises(ValueError, match="Enhancer: dimensions must be 2 or 3, got 1"):
         NetworkDenoiser(nn.Identity(), 1)
     for body in (ResidualUnit, DnCNN, SmallCNN, ConvolutionalAutoencoder, UNet):
         with pytest.raises(ValueError, match="dimensions must be 2 or 3, got 4"):
@@ -451,11 +451,11 @@ def test_guides_that_are_none():
 @pytest.mark.parametrize("who", [ScaleEquivariant, UnrolledEM])
 def test_layers_of_torch_must_be_wrapped(who):
     for layer in (nn.Conv2d(1, 1, 3, padding=1), nn.Sequential(nn.Conv3d(1, 1, 3, padding=1))):
-        with pytest.raises(TypeError, match=r"wrap it: NetworkDenoiser\("):
+        with pytest.raises(TypeError, match=r"wrap it: Enhancer\("):
             who(layer)
     with pytest.raises(TypeError, match="takes denoisers, got int"):
         who(3)
-    with pytest.raises(TypeError, match=r"wrap it: NetworkDenoiser\("):
+    with pytest.raises(TypeError, match=r"wrap it: Enhancer\("):
         denoised(nn.Conv2d(1, 1, 3, padding=1), images())
     with pytest.raises(TypeError, match="Noise2Void: Conv2d takes"):
         Noise2Void()(nn.Conv2d(1, 1, 3, padding=1), images(), None)

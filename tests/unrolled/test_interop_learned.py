@@ -22,6 +22,7 @@ from emrecon.projectors import (
     SPECTGeometry,
     SPECTProjector,
 )
+from emrecon.unrolled.enhancement import NetworkDenoiser
 from emrecon.unrolled.interop.deepinv import (
     as_denoiser,
     as_linear_physics,
@@ -36,7 +37,7 @@ from emrecon.unrolled.interop.deepinv import (
 from emrecon.unrolled.interop.pytomography import as_pytomography, from_pytomography
 from emrecon.unrolled.methods.plug_and_play import PlugAndPlayEM
 from emrecon.unrolled.methods.unrolled_em import UnrolledEM
-from emrecon.unrolled.networks.blocks import NetworkDenoiser, SmallCNN, seeded
+from emrecon.unrolled.networks.blocks import SmallCNN, seeded
 from emrecon.unrolled.networks.scaling import ScaleEquivariant
 from emrecon.unrolled.training.losses import mse, poisson_loss
 from emrecon.unrolled.training.with_deepinv import equivariant, measurement_splitting, recorrupted

@@ -9,11 +9,11 @@ import torch
 
 from emrecon import recon
 from emrecon.projectors import AcquisitionModel, ImageGrid, LinearResponse, SPECTGeometry, SPECTProjector
+from emrecon.unrolled.enhancement import NetworkDenoiser
 from emrecon.unrolled.methods.presets import bcd_net, em_net, fbsem_net, mapem_net
 from emrecon.unrolled.methods.unrolled_em import UnrolledEM
 from emrecon.unrolled.networks.blocks import (
     ConvolutionalAutoencoder,
-    NetworkDenoiser,
     ResidualUnit,
     SmallCNN,
     initial_thresholds,

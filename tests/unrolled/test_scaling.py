@@ -18,7 +18,8 @@ from emrecon.projectors import (
     SPECTProjector,
 )
 from emrecon.recon import ListmodeLikelihood, PoissonLikelihood, em_step, mlem
-from emrecon.unrolled.networks.blocks import DnCNN, NetworkDenoiser, ResidualUnit, SmallCNN, seeded
+from emrecon.unrolled.enhancement import NetworkDenoiser
+from emrecon.unrolled.networks.blocks import DnCNN, ResidualUnit, SmallCNN, seeded
 from emrecon.unrolled.networks.guides import mean_scale, normalised_guide
 from emrecon.unrolled.networks.scaling import ScaleEquivariant, count_scale
 

@@ -19,9 +19,10 @@ from emrecon.projectors import (
     TimeOfFlight,
 )
 from emrecon.sims import list_events
+from emrecon.unrolled.enhancement import NetworkDenoiser
 from emrecon.unrolled.methods.presets import bcd_net, em_net, fbsem_net, learned_primal_dual, mapem_net, osem_varnet
 from emrecon.unrolled.methods.unrolled_em import UnrolledEM, em_update, fixed_point
-from emrecon.unrolled.networks.blocks import NetworkDenoiser, ResidualUnit, SmallCNN, seeded
+from emrecon.unrolled.networks.blocks import ResidualUnit, SmallCNN, seeded
 
 N = 12
 GRID = ImageGrid((N, N, 1), 4.0)

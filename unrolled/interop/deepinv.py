@@ -392,9 +392,7 @@ class _UnitRange(nn.Module):
     def forward(self, x: Tensor, sigma: float | Tensor | None = None, *, guide: Tensor | None = None) -> Tensor:
         """Return the denoised image, of the shape of x; sigma is a number or broadcasts to x with one for each item."""
         if guide is not None:
-            raise ValueError(
-                "a denoiser of deepinv takes no guide; leave it out, or use NetworkDenoiser with a network"
-            )
+            raise ValueError("a denoiser of deepinv takes no guide; leave it out, or use Enhancer with a network")
         level = torch.as_tensor(self.sigma if sigma is None else sigma, dtype=x.dtype, device=x.device)
         levels = level.expand((*x.shape[:-3], 1, 1, x.shape[-1] if self.dimensions == 2 else 1))
         batch = x.movedim(-1, -3) if self.dimensions == 2 else x  # slices beside the items

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from emrecon.projectors import GaussianBlur
 from emrecon.recon import RelativeDifference, bsrem, osem, run
@@ -15,11 +15,12 @@ from emrecon.recon.likelihoods import CountsLikelihood, start_image
 
 from ..direct import BackProjection, Completion, DataNet, Direct, Fused, OnData
 from ..direct.scans import image_grid
-from ..networks.blocks import NetworkDenoiser, SmallCNN
+from ..enhancement import Enhancer
+from ..networks.blocks import SmallCNN
 from ..networks.encoding import DenseInversion, EncoderDecoder
 from ..networks.radon import DirectPETNet
 from ..networks.scaling import count_scale
-from ..networks.slices import DilatedNet, SliceDenoiser
+from ..networks.slices import DilatedNet
 from ..networks.spectnet import SPECTNet
 from ..networks.unet import UNet
 from .enhanced import Enhanced, OSEMPasses
@@ -180,16 +181,10 @@ def back_projection_net(
         raise ValueError("back_projection_net: several slices and dilated networks are for dimensions=2")
     channels = n_slices * (1 + guide_channels)
     if network == "dilated":
-        return Enhanced(
-            BackProjection(start), SliceDenoiser(DilatedNet(channels, width=width, norm=norm), n_slices, guide_channels)
-        )
-    body = UNet(dimensions, channels, width=width, levels=levels, norm=norm)
-    denoiser = (
-        NetworkDenoiser(body, dimensions, guide_channels)
-        if n_slices == 1
-        else SliceDenoiser(body, n_slices, guide_channels)
-    )
-    return Enhanced(BackProjection(start), denoiser)
+        body: nn.Module = DilatedNet(channels, width=width, norm=norm)
+    else:
+        body = UNet(dimensions, channels, width=width, levels=levels, norm=norm)
+    return Enhanced(BackProjection(start), Enhancer(body, dimensions, guide_channels, n_slices=n_slices, scale=None))
 
 
 def sinogram_net(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Unpack, get_args, get_type_hints
 
 from ..direct import Direct, Fused, OnData
-from ..networks.blocks import ConvolutionalAutoencoder, NetworkDenoiser, ResidualUnit, SmallCNN
+from ..enhancement import Enhancer, NetworkDenoiser
+from ..networks.blocks import ConvolutionalAutoencoder, ResidualUnit, SmallCNN
 from ..networks.transformer import SwinRegulariser
 from ..networks.unet import UNet
 from .direct_presets import automap, back_projection_net, deeppet, fusion_net, radon_inversion, sinogram_net, spectnet
@@ -249,6 +250,6 @@ def preset_options(preset: Callable[..., object]) -> set[str]:
 
 def _unet(
     dimensions: int, guide_channels: int, width: int, norm: str, non_negative: bool = True, levels: int = 4
-) -> NetworkDenoiser:
+) -> Enhancer:
     body = UNet(dimensions, 1 + guide_channels, width=width, levels=levels, norm=norm, non_negative=non_negative)
     return NetworkDenoiser(body, dimensions, guide_channels)

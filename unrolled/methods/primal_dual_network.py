@@ -24,7 +24,7 @@ class PrimalDualNetwork(nn.Module):
     Args:
         dimensions : 2 for images of one slice and data (views, bins, 1); 3 for volumes. TOF bins are items of a batch.
         n_iterations, n_primal, n_dual, width : of the networks, each of four convolutions with PReLU between them.
-        guide_channels : images beside f, in any unit, as for `NetworkDenoiser`.
+        guide_channels : images beside f, in any unit, as for `Enhancer`.
 
     Raises TypeError for list-mode data, which have no grid to convolve on, and ValueError for guides that do not
     fit or are missing.

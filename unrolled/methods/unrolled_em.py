@@ -204,7 +204,7 @@ class UnrolledEM(nn.Module):
         Args:
             likelihood : batched or not; with a list, each is a subset and `subsets` is not used.
             start : (..., x, y, z), positive (default: `scale` where something is seen, after the passes of `initial`).
-            guide : as the denoisers take it; of `NetworkDenoiser`, in any unit.
+            guide : as the denoisers take it; of `Enhancer`, in any unit.
 
         Raises TypeError for NumPy data or starts, ValueError for a start of another shape.
         """

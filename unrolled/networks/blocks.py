@@ -1,4 +1,4 @@
-"""Small networks that map an image to an image, and the denoiser that folds images and guides into them."""
+"""Small networks that map an image to an image, what a denoiser is, and the layers that networks are made of."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from emrecon.projectors.core.arrays import Array, dtype_name
-
-from .guides import GuideScale, check_scale, guide_channels
+from emrecon.projectors.core.arrays import Array
 
 _CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORMS = {
@@ -41,7 +39,7 @@ def require_denoiser(denoiser: object, who: str) -> None:
         name = type(denoiser).__name__
         raise TypeError(
             f"{who}: {name} takes (items, channels, ...), and a denoiser takes images (..., x, y, z); wrap it: "
-            f"NetworkDenoiser({name}(...), dimensions=2), or dimensions=3 for volumes"
+            f"Enhancer({name}(...), dimensions=2), or dimensions=3 for volumes"
         )
 
 
@@ -57,91 +55,9 @@ def called(
     if image.shape != x.shape:
         raise ValueError(
             f"the denoiser {type(denoiser).__name__} returned {tuple(image.shape)} for images of {tuple(x.shape)}; a "
-            "network with a channel axis must be wrapped: NetworkDenoiser(network, dimensions)"
+            "network with a channel axis must be wrapped: Enhancer(network, dimensions)"
         )
     return image
-
-
-class NetworkDenoiser(nn.Module):
-    """A denoiser made of a channels-first network, `denoiser(x, sigma=None, guide=None)`: images in, images out.
-
-    Args:
-        body : a module (N, 1 + guide_channels, ...) -> (N, 1, ...), such as those of this file; the image is channel 0.
-        dimensions : 2, slices z are items of a batch, (..., x, y, z) -> (N, channels, x, y); or 3, (N, channels, x, y,
-            z).
-        guide_channels : how many images (MR, CT, mu) go in beside the image: guide is (..., x, y, z) for one channel,
-            or (..., guide_channels, x, y, z), a tensor or a NumPy array. A guide without the batch axes of the image
-            serves all items.
-        guide_scale : guides may have any unit: each is made 5 guide / max ``|guide|`` ("max"), or guide over its mean
-            in the object ("mean"), see `normalised_guide`; "none" for bodies that know the unit.
-
-    sigma is taken and not used: such a network knows the noise it was trained with.
-
-    Raises ValueError for a body of other channels or dimensions, images and guides that do not fit, and a guide that is
-    missing, not expected or not finite; TypeError for an image of another precision than the weights.
-    """
-
-    def __init__(
-        self, body: nn.Module, dimensions: int, guide_channels: int = 0, guide_scale: GuideScale = "max"
-    ) -> None:
-        super().__init__()
-        _require_dimensions(dimensions, "NetworkDenoiser")
-        self.body, self.dimensions, self.guide_channels = body, dimensions, guide_channels
-        self.guide_scale = guide_scale
-        check_scale(guide_scale, self._name)
-        channels = getattr(body, "in_channels", 1 + guide_channels)
-        if channels != 1 + guide_channels:
-            raise ValueError(
-                f"{self._name}: the body takes {channels} channels, the image and {guide_channels} guides are "
-                f"{1 + guide_channels}; build it with in_channels={1 + guide_channels}, or set guide_channels"
-            )
-        if getattr(body, "dimensions", dimensions) != dimensions:
-            raise ValueError(f"{self._name}: the body is {body.dimensions}-D, not {dimensions}-D")
-
-    def forward(self, x: Tensor, sigma: float | Tensor | None = None, *, guide: Array | None = None) -> Tensor:
-        """Return the denoised image, of the shape of x, (..., x, y, z)."""
-        self._check(x)
-        channels = x.unsqueeze(-4)
-        guides = guide_channels(guide, x, self.guide_channels, self._name, self.guide_scale)
-        if guides is not None:
-            channels = torch.cat([channels, guides], -4)
-        folded = self._fold(channels)
-        output = self.body(folded)
-        if output.shape != (len(folded), 1, *folded.shape[2:]):
-            raise ValueError(
-                f"{self._name}: the body made {tuple(output.shape)} of {tuple(folded.shape)}; it must return one "
-                "channel of the same size"
-            )
-        return self._unfold(output, x).to(x.dtype)  # automatic mixed precision ends here
-
-    @property
-    def _name(self) -> str:
-        return f"NetworkDenoiser({type(self.body).__name__})"
-
-    def _check(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{self._name} takes torch tensors, got {type(x).__name__}; use torch.as_tensor(image)?")
-        if x.ndim < 3:
-            raise ValueError(
-                f"{self._name} expects images (..., x, y, z), got {tuple(x.shape)}; a slice has z = 1: x[..., None]?"
-            )
-        weight = next(self.body.parameters(), x)
-        if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(
-                f"{self._name} holds {dtype_name(weight)} weights, got a {dtype_name(x)} image; "
-                "convert one of them, such as network.to(image.dtype)"
-            )
-
-    def _fold(self, channels: Tensor) -> Tensor:
-        if self.dimensions == 2:
-            channels = channels.movedim(-1, -4)  # slices beside the items
-        return channels.reshape(-1, *channels.shape[-1 - self.dimensions :])
-
-    def _unfold(self, output: Tensor, x: Tensor) -> Tensor:
-        if self.dimensions == 3:
-            return output.reshape(x.shape)
-        *batch, nx, ny, nz = x.shape
-        return output.reshape(*batch, nz, nx, ny).movedim(-3, -1)
 
 
 class ResidualUnit(nn.Module):
@@ -188,6 +104,7 @@ class DnCNN(nn.Module):
     Args:
         norm : "batch", "instance", "group" or "none".
         non_negative : whether a ReLU ends it.
+        out_channels : images that it returns: 1, or all of several slices, which are evenly spaced channels of x.
 
     Source: Zhang et al. 2017, IEEE Trans Image Process 26:3142.
     """
@@ -201,17 +118,20 @@ class DnCNN(nn.Module):
         width: int = 64,
         norm: str = "batch",
         non_negative: bool = False,
+        out_channels: int = 1,
     ) -> None:
         super().__init__()
         _require_depth(depth, "DnCNN")
         self.dimensions, self.in_channels, self.non_negative = dimensions, in_channels, non_negative
         first = unit(dimensions, in_channels, width, norm="none")
         inner = [unit(dimensions, width, width, norm=norm) for _ in range(depth - 2)]
-        self.layers = nn.Sequential(first, *inner, convolution(dimensions, width, 1))
+        self.layers = nn.Sequential(first, *inner, convolution(dimensions, width, out_channels))
+        self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, ...) -> (N, 1, ...)."""
-        return positive(x[:, :1] - self.layers(x), self.non_negative)
+        """(N, in_channels, ...) -> (N, out_channels, ...)."""
+        each = x.shape[1] // self.out_channels
+        return positive(x[:, ::each][:, : self.out_channels] - self.layers(x), self.non_negative)
 
 
 class SmallCNN(nn.Module):

@@ -26,7 +26,7 @@ class ScaleEquivariant(nn.Module):
             `mean_scale`.
 
     A call may bring its own c, such as the `count_scale` of the data. sigma has the units of the image and is divided,
-    too; guides are not: `NetworkDenoiser` takes their unit away by itself. Where c is 0 the result is 0: an image of
+    too; guides are not: `Enhancer` takes their unit away by itself. Where c is 0 the result is 0: an image of
     zeros stays one. Gradients pass through c.
     """
 
