@@ -89,7 +89,7 @@ class U2Net(nn.Module):
 
     Args:
         lite : 64 channels on every scale and 16 inside the blocks, U2-Net+.
-        width : of the lite form's blocks inside, or a factor of all channels of the full one in 64ths; for smaller ones.
+        width : channels inside the lite form's blocks, or 64ths of all channels of the full one; for smaller networks.
         norm : "batch" as published, "instance", "group" or "none".
 
     44,009,293 parameters in 2-D with two channels, lite 1,130,605; with one channel 576 less.
