@@ -39,11 +39,11 @@ from .enhancement import (
     NetworkDenoiser,
     Windowed,
     body_memory,
-    dncnn,
-    enhancing_unet,
+    dncnn_enhancer,
     fitting_window,
     noise_level,
     u2net,
+    unet_enhancer,
     weighted_residual_cnn,
 )
 from .methods import (
@@ -256,8 +256,8 @@ __all__ = [
     # networks of images
     "u2net",
     "weighted_residual_cnn",
-    "dncnn",
-    "enhancing_unet",
+    "dncnn_enhancer",
+    "unet_enhancer",
     "ENHANCERS",
     "Windowed",
     "body_memory",

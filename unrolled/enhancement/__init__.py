@@ -2,7 +2,7 @@
 
 from .channels import noise_level
 from .enhancer import Enhancer, NetworkDenoiser
-from .presets import ENHANCERS, dncnn, enhancing_unet, u2net, weighted_residual_cnn
+from .presets import ENHANCERS, dncnn_enhancer, u2net, unet_enhancer, weighted_residual_cnn
 from .window import Windowed, body_memory, fitting_window
 
 __all__ = [
@@ -11,8 +11,8 @@ __all__ = [
     "NetworkDenoiser",
     "Windowed",
     "body_memory",
-    "dncnn",
-    "enhancing_unet",
+    "dncnn_enhancer",
+    "unet_enhancer",
     "fitting_window",
     "noise_level",
     "u2net",

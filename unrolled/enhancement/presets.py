@@ -57,7 +57,7 @@ def weighted_residual_cnn(
     return Enhancer(body, 2, guide_channels, n_slices=n_slices)
 
 
-def dncnn(
+def dncnn_enhancer(
     dimensions: int = 2,
     guide_channels: int = 0,
     *,
@@ -75,7 +75,7 @@ def dncnn(
     return Enhancer(body, dimensions, guide_channels, n_slices=n_slices, noise=noise)
 
 
-def enhancing_unet(
+def unet_enhancer(
     dimensions: int = 3,
     guide_channels: int = 0,
     *,
@@ -100,7 +100,7 @@ def enhancing_unet(
 ENHANCERS: dict[str, Callable[..., Enhancer]] = {
     "u2net": u2net,
     "weighted-residual": weighted_residual_cnn,
-    "dncnn": dncnn,
-    "unet": enhancing_unet,
+    "dncnn": dncnn_enhancer,
+    "unet": unet_enhancer,
 }
 """The networks by the names that cards of weights, recipes of trainings and `emrecon enhance` have for them."""

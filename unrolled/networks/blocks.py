@@ -265,11 +265,12 @@ def convolution(
     *,
     stride: int | tuple[int, ...] = 1,
     bias: bool = True,
+    dilation: int = 1,
 ) -> nn.Module:
     """Return a 2-D or 3-D convolution that keeps the size, where the stride is 1."""
     _require_dimensions(dimensions, "convolution")
     layer: nn.Module = _CONVOLUTIONS[dimensions](
-        in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias
+        in_channels, out_channels, kernel, stride=stride, padding=dilation * (kernel // 2), dilation=dilation, bias=bias
     )
     return layer
 
@@ -316,10 +317,11 @@ def unit(
     stride: int | tuple[int, ...] = 1,
     affine: bool = True,
     slope: float | None = 0.0,
+    dilation: int = 1,
 ) -> nn.Sequential:
     """Return convolution, normalisation and (leaky) ReLU in a row; `slope` is that below zero, None for no ReLU."""
     layers = [
-        convolution(dimensions, in_channels, out_channels, kernel, stride=stride),
+        convolution(dimensions, in_channels, out_channels, kernel, stride=stride, dilation=dilation),
         normalisation(norm, dimensions, out_channels, affine=affine),
     ]
     if slope is not None:

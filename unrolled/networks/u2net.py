@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .blocks import convolution, normalisation
+from .blocks import convolution, unit
 
 N_SIDES = 6
 
@@ -56,7 +56,7 @@ class ResidualUBlock(nn.Module):
         n = 4 if self.dilated else depth
 
         def layer(a: int, b: int, dilation: int = 1) -> nn.Sequential:
-            return _layer(dimensions, a, b, dilation, norm)
+            return unit(dimensions, a, b, norm=norm, dilation=dilation)
 
         down = [2**k if self.dilated else 1 for k in range(n - 1)]
         self.first = layer(in_channels, out_channels)
@@ -160,15 +160,6 @@ def _levels(lite: bool, width: int | None) -> tuple[Sequence[_Level], Sequence[_
             for level in (*_ENCODER, *_DECODER)
         ]
     return levels[:N_SIDES], levels[N_SIDES:]
-
-
-def _layer(dimensions: int, a: int, b: int, dilation: int, norm: str) -> nn.Sequential:
-    kind = nn.Conv2d if dimensions == 2 else nn.Conv3d
-    return nn.Sequential(
-        kind(a, b, 3, padding=dilation, dilation=dilation),
-        normalisation(norm, dimensions, b),
-        nn.ReLU(inplace=True),
-    )
 
 
 def _halved(x: Tensor) -> Tensor:

@@ -1,13 +1,17 @@
-"""The U-Net of Gong's reconstructions: strided convolutions down, interpolation up, skips that are added."""
+"""The U-Net of the library: strided convolutions down, interpolation up, skips that are added; and its forms."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .blocks import image_convolution, positive, unit
+from .blocks import convolution, image_convolution, positive, unit
+
+CHAINS = ("plain", "residual", "dense")
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,10 @@ class UNetForm:
         slope : of the leaky ReLU below zero.
         in_plane : whether levels halve x and y only, and leave z alone (3-D).
         affine : whether the normalisation has a learnable scale and shift.
+        chain : how the convolutions of a level hang together: "plain", one after the other; "residual", their input is
+            added to what the last one makes; "dense", each sees what all before it made, and a last one of one voxel
+            joins them.
+        dilated : levels do not halve the image; their convolutions are dilated by 1, 2, 4, ... instead.
     """
 
     encoder_units: int = 2
@@ -29,10 +37,19 @@ class UNetForm:
     slope: float = 0.01
     in_plane: bool = False
     affine: bool = True
+    chain: str = "plain"
+    dilated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.chain not in CHAINS:
+            raise ValueError(f"UNetForm: chain must be one of {', '.join(CHAINS)}, got {self.chain!r}")
 
 
 DEEP_IMAGE_PRIOR = UNetForm()
 ITERATIVE_CNN = UNetForm(encoder_units=1, up_kernel=3, last_kernel=3, slope=0.2, in_plane=True, affine=False)
+RESIDUAL = UNetForm(up_kernel=3, last_kernel=3, slope=0.0, chain="residual")
+DENSE = UNetForm(up_kernel=3, last_kernel=3, slope=0.0, chain="dense")
+DILATED = UNetForm(up_kernel=3, last_kernel=3, slope=0.0, dilated=True)
 
 
 class UNet(nn.Module):
@@ -49,6 +66,7 @@ class UNet(nn.Module):
         norm : "batch", "instance", "group" or "none".
         non_negative : whether a ReLU ends it, as in the sources; the image then begins about 1, since a ReLU that is 0
             everywhere would never learn.
+        residual : whether the network makes what is added to the image, channel 0.
 
     Sizes that 2^(levels - 1) does not divide are padded by repeating the border, and cropped again.
 
@@ -66,39 +84,101 @@ class UNet(nn.Module):
         form: UNetForm = DEEP_IMAGE_PRIOR,
         norm: str = "batch",
         non_negative: bool = True,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         if levels < 1:
             raise ValueError(f"UNet needs at least 1 level, got {levels}")
         self.dimensions, self.in_channels, self.non_negative = dimensions, in_channels, non_negative
-        self.multiple = tuple(1 if form.in_plane and axis == 2 else 2 ** (levels - 1) for axis in range(dimensions))
+        self.residual = residual
+        halves = 1 if form.dilated else 2 ** (levels - 1)
+        self.multiple = tuple(1 if form.in_plane and axis == 2 else halves for axis in range(dimensions))
         stride = tuple(min(n, 2) for n in self.multiple)
         widths = [width * 2**level for level in range(levels)]
 
-        def block(n: int, m: int, kernel: int = 3, stride: tuple[int, ...] | int = 1) -> nn.Sequential:
-            return unit(dimensions, n, m, kernel, norm=norm, stride=stride, affine=form.affine, slope=form.slope)
+        def block(n: int, m: int, kernel: int = 3, stride: tuple[int, ...] | int = 1, level: int = 0) -> nn.Sequential:
+            dilation = 2**level if form.dilated and kernel > 1 else 1
+            return unit(
+                dimensions,
+                n,
+                m,
+                kernel,
+                norm=norm,
+                stride=stride,
+                affine=form.affine,
+                slope=form.slope,
+                dilation=dilation,
+            )
 
-        def chain(n: int, m: int, length: int) -> nn.Sequential:
-            return nn.Sequential(*[block(n if i == 0 else m, m) for i in range(length)])
+        def chain(n: int, m: int, length: int, level: int) -> nn.Module:
+            if form.chain == "dense":
+                units = [block(n + i * m, m, level=level) for i in range(length)]
+                return _Dense(units, block(n + length * m, m, 1))
+            units = [block(n if i == 0 else m, m, level=level) for i in range(length)]
+            if form.chain == "residual":
+                return _Residual(nn.Sequential(*units), nn.Identity() if n == m else convolution(dimensions, n, m, 1))
+            return nn.Sequential(*units)
 
-        firsts = [in_channels, *widths[:-1]]
-        self.encoders = nn.ModuleList(chain(n, m, form.encoder_units) for n, m in zip(firsts, widths))
-        self.downs = nn.ModuleList(block(n, n, stride=stride) for n in widths[:-1])
-        self.ups = nn.ModuleList(block(2 * n, n, form.up_kernel) for n in widths[-2::-1])
-        self.decoders = nn.ModuleList(chain(n, n, 2) for n in widths[-2::-1])
-        self.last = image_convolution(dimensions, width, form.last_kernel, non_negative=non_negative)
+        firsts, deepest = [in_channels, *widths[:-1]], levels - 1
+        self.encoders = nn.ModuleList(
+            chain(n, m, form.encoder_units, level) for level, (n, m) in enumerate(zip(firsts, widths))
+        )
+        self.downs = nn.ModuleList(block(n, n, stride=stride, level=level) for level, n in enumerate(widths[:-1]))
+        rising = [(deepest - 1 - k, n) for k, n in enumerate(widths[-2::-1])]
+        self.ups = nn.ModuleList(block(2 * n, n, form.up_kernel, level=level) for level, n in rising)
+        self.decoders = nn.ModuleList(chain(n, n, 2, level) for level, n in rising)
+        kept = non_negative and not residual
+        self.last = image_convolution(dimensions, width, form.last_kernel, non_negative=kept)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, ...) -> (N, 1, ...)."""
         padded, crop = pad_to_multiple(x, self.multiple)
-        features, skips = self.encoders[0](padded), []
-        for down, encoder in zip(self.downs, self.encoders[1:]):
-            skips.append(features)
-            features = encoder(down(features))
+        return self.image(self.features(padded)[-1], padded)[crop]
+
+    def features(self, x: Tensor, beside: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Return what the levels make of channels whose sizes `multiple` divides, the coarsest first, the finest last.
+
+        Args:
+            beside : the features of another such network, which are added to those of the encoders, level by level.
+        """
+        skips: list[Tensor] = []
+        inner = x
+        for level, encoder in enumerate(self.encoders):
+            inner = encoder(inner if level == 0 else self.downs[level - 1](inner))
+            inner = inner if beside is None else inner + beside[-1 - level]
+            skips.append(inner)
+        found = [skips.pop()]
         for up, decoder in zip(self.ups, self.decoders):
             skip = skips.pop()
-            features = decoder(skip + up(_interpolated(features, skip)))
-        return positive(self.last(features), self.non_negative)[crop]
+            found.append(decoder(skip + up(_interpolated(found[-1], skip))))
+        return found
+
+    def image(self, finest: Tensor, x: Tensor) -> Tensor:
+        """Return the image of the finest features of channels x."""
+        made = self.last(finest)
+        return positive(x[:, :1] + made if self.residual else made, self.non_negative)
+
+
+class _Residual(nn.Module):
+    def __init__(self, chain: nn.Sequential, beside: nn.Module) -> None:
+        super().__init__()
+        self.chain, self.beside = chain, beside
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.beside(x) + self.chain(x)
+        return made
+
+
+class _Dense(nn.Module):
+    def __init__(self, units: Sequence[nn.Module], joined: nn.Module) -> None:
+        super().__init__()
+        self.units, self.joined = nn.ModuleList(units), joined
+
+    def forward(self, x: Tensor) -> Tensor:
+        for one in self.units:
+            x = torch.cat([x, one(x)], 1)
+        made: Tensor = self.joined(x)
+        return made
 
 
 def pad_to_multiple(x: Tensor, multiple: tuple[int, ...]) -> tuple[Tensor, tuple[slice, ...]]:
@@ -119,5 +199,7 @@ def pad_to_multiple(x: Tensor, multiple: tuple[int, ...]) -> tuple[Tensor, tuple
 
 def _interpolated(x: Tensor, like: Tensor) -> Tensor:
     """(Bi- or tri-)linear interpolation to the size of `like`."""
+    if x.shape[2:] == like.shape[2:]:
+        return x
     mode = "bilinear" if x.ndim == 4 else "trilinear"
     return functional.interpolate(x, size=like.shape[2:], mode=mode, align_corners=False)
