@@ -72,7 +72,7 @@ class CoupledUNet(nn.Module):
 
 
 class ThreeUNets(nn.Module):
-    """A U-Net of the image, one of the guides, and one of what the two have found, (N, in_channels, ...) -> (N, 1, ...).
+    """U-Nets of the image, of the guides, and of what the two have found, (N, in_channels, ...) -> (N, 1, ...).
 
     So guides are first understood by themselves. The third U-Net sees the features of full size of the other two.
 
