@@ -2,7 +2,25 @@
 
 from .channels import noise_level
 from .enhancer import Enhancer, NetworkDenoiser
-from .presets import ENHANCERS, dncnn_enhancer, u2net, unet_enhancer, weighted_residual_cnn
+from .presets import (
+    ENHANCERS,
+    coupled_unet,
+    dense_unet,
+    diffusion_enhancer,
+    dilated_unet,
+    dncnn_enhancer,
+    edsr_enhancer,
+    low_dose_autoencoder,
+    rcan_enhancer,
+    residual_unet,
+    spach_enhancer,
+    super_resolution,
+    swin_enhancer,
+    three_unets,
+    u2net,
+    unet_enhancer,
+    weighted_residual_cnn,
+)
 from .window import Windowed, body_memory, fitting_window
 
 __all__ = [
@@ -11,10 +29,22 @@ __all__ = [
     "NetworkDenoiser",
     "Windowed",
     "body_memory",
+    "coupled_unet",
+    "dense_unet",
+    "diffusion_enhancer",
+    "dilated_unet",
     "dncnn_enhancer",
-    "unet_enhancer",
+    "edsr_enhancer",
     "fitting_window",
+    "low_dose_autoencoder",
     "noise_level",
+    "rcan_enhancer",
+    "residual_unet",
+    "spach_enhancer",
+    "super_resolution",
+    "swin_enhancer",
+    "three_unets",
     "u2net",
+    "unet_enhancer",
     "weighted_residual_cnn",
 ]

@@ -46,18 +46,26 @@ class SwinRegulariser(nn.Module):
         self.dimensions, self.in_channels, self.non_negative = dimensions, in_channels, non_negative
         self.first = nn.Sequential(convolution(dimensions, in_channels, width), normalisation(norm, dimensions, width))
         self.multiple = (window,) * dimensions
-        self.attention = _swin_layers()(
+        self.attention = self.attention_of(width, heads, self.multiple, depth, expansion, dropout)
+        self.last = convolution(dimensions, width, 1)
+
+    @staticmethod
+    def attention_of(
+        width: int, heads: int, window: tuple[int, ...], depth: int, expansion: float, dropout: float
+    ) -> nn.Module:
+        """Return Swin layers of features (N, width, ...), whose sizes the window divides."""
+        layers: nn.Module = _swin_layers()(
             dim=width,
             depth=depth,
             num_heads=heads,
-            window_size=self.multiple,
+            window_size=window,
             drop_path=[0.0] * depth,
             mlp_ratio=expansion,
             qkv_bias=True,
             drop=dropout,
             attn_drop=dropout,
         )
-        self.last = convolution(dimensions, width, 1)
+        return layers
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, ...) -> (N, 1, ...)."""
