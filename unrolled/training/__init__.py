@@ -1,11 +1,20 @@
 """How networks are trained: the loop, losses, weights, several processes, module by module."""
 
-from .adversarial import Adversarial, WithDiscriminator, patch_discriminator
+from .adversarial import (
+    Adversarial,
+    CycleConsistent,
+    CycleGAN,
+    WithDiscriminator,
+    monai_discriminator,
+    patch_discriminator,
+)
 from .completing import Completing, EvenlySpacedViews
 from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
 from .domain import scan_notes, scan_statistics, statistics_range
+from .enhancing import DeepSupervision, Diffusing, ImagePairs
 from .federated_averaging import Federation, RoundRecord, Site, averaged, federated
 from .fit import data_fit, fit_note
+from .image_losses import FeatureEncoder, ObserverLoss, PerceptualLoss, charbonnier, sobel_loss, train_encoder
 from .kernel_steps import SolvedScan, train_kernel_steps
 from .layerwise import LayerRecord, first_thresholds, train_layers
 from .loop import Record, Settings, Validation, by_epoch, train
@@ -24,6 +33,18 @@ from .with_deepinv import equivariant, measurement_splitting, recorrupted
 
 __all__ = [
     "Adversarial",
+    "CycleConsistent",
+    "CycleGAN",
+    "monai_discriminator",
+    "DeepSupervision",
+    "Diffusing",
+    "ImagePairs",
+    "FeatureEncoder",
+    "ObserverLoss",
+    "PerceptualLoss",
+    "charbonnier",
+    "sobel_loss",
+    "train_encoder",
     "WithDiscriminator",
     "averaged",
     "patch_discriminator",

@@ -36,12 +36,12 @@ def mse(image: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None =
 
     Raises ValueError for shapes that differ: broadcasting one image against a batch is rarely meant.
     """
-    return _mean((image - _checked(image, target)) ** 2, weight)
+    return weighted_mean((image - checked(image, target)) ** 2, weight)
 
 
 def l1(image: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
     """Return the mean over voxels and items of w ``|image - target|``. Weight and errors as in `mse`."""
-    return _mean((image - _checked(image, target)).abs(), weight)
+    return weighted_mean((image - checked(image, target)).abs(), weight)
 
 
 def relative_mse(
@@ -54,12 +54,12 @@ def relative_mse(
             whose target is zero everywhere.
     """
     axes = tuple(range(-dimensions, 0))
-    scale = (_checked(image, target) ** 2).mean(axes, keepdim=True)
+    scale = (checked(image, target) ** 2).mean(axes, keepdim=True)
     if not bool((scale > 0).all()):
         raise ValueError(
             "relative_mse: the target of an item is zero everywhere; is the image empty, or `dimensions` wrong?"
         )
-    return _mean((image - target) ** 2 / scale, weight)
+    return weighted_mean((image - target) ** 2 / scale, weight)
 
 
 def ssim_loss(
@@ -82,8 +82,8 @@ def ssim_loss(
 
     Source: Wang et al. 2004.
     """
-    similarity = recon.ssim_map(image, _checked(image, target), data_range=data_range, dimensions=dimensions)
-    return _mean(1 - similarity, weight).to(image.dtype)
+    similarity = recon.ssim_map(image, checked(image, target), data_range=data_range, dimensions=dimensions)
+    return weighted_mean(1 - similarity, weight).to(image.dtype)
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,15 @@ def poisson_loss(image: torch.Tensor, likelihood: Likelihood) -> torch.Tensor:
     return (value / math.prod(shape)).mean().to(image.dtype)
 
 
-def _checked(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def checked(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the target; raises ValueError where its shape is not that of the image."""
     if image.shape != target.shape:
         raise ValueError(f"a loss compares images of one shape, got {tuple(image.shape)} and {tuple(target.shape)}")
     return target
 
 
-def _mean(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+def weighted_mean(values: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Return the mean of w * values over all voxels; raises ValueError for a weight that does not broadcast."""
     if weight is None:
         return values.mean()
     if torch.broadcast_shapes(values.shape, weight.shape) != values.shape:
