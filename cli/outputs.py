@@ -56,7 +56,7 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | No
         _check_suffix(option, path)
         _check_place(path)
         written = _written(path)
-        if option in ("--out", "--uncertainty") and formats.has_record_beside(path):
+        if option in ("--out", "--uncertainty", "--mu-out") and formats.has_record_beside(path):
             written = {*written, _record_place(path)}
         own = {same for part in written for same in _identities(part)}
         for same in own & taken.keys():

@@ -366,6 +366,42 @@ def reconstruct(
             help="dip-recon, dip-ot: unet (default), or chain, a small one for slices with few counts.",
         ),
     ] = None,
+    known: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=METHOD,
+            metavar="KIND:VALUE",
+            help="mlaa, mlacf: what fixes the scale: total:SUM of the image, activity:MEAN of --known-region, or "
+            "(mlaa) mu:VALUE of it in 1/cm.",
+        ),
+    ] = None,
+    known_region: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=METHOD, help="mlaa, mlacf: region of --known: image of labels, RTSTRUCT or SEG."),
+    ] = None,
+    body: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=METHOD,
+            help="mlaa, mlacf: region outside of which nothing attenuates: image of labels, RTSTRUCT or SEG.",
+        ),
+    ] = None,
+    mu_prior: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=METHOD,
+            metavar="NAME:BETA,...",
+            help="mlaa, mlacf: prior of the attenuation map, as --prior is of the activity.",
+        ),
+    ] = None,
+    without_tof: Annotated[
+        bool,
+        typer.Option(
+            "--without-tof",
+            rich_help_panel=METHOD,
+            help="mlaa, mlacf: go on without time of flight, where the data do not determine activity and attenuation.",
+        ),
+    ] = False,
     filter: Annotated[
         float | None,
         typer.Option(
@@ -398,6 +434,13 @@ def reconstruct(
             rich_help_panel=OUTPUT,
             help="Image of the standard deviation of every voxel over the noise of the counts (.nii.gz, .h5, .hv ...): "
             "osem, and methods with a smooth prior.",
+        ),
+    ] = None,
+    mu_out: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="mlaa, mlacf: the attenuation map to write (default: beside the image, image_mu.nii.gz).",
         ),
     ] = None,
     report: Annotated[
@@ -497,6 +540,11 @@ def reconstruct(
             tolerance=tolerance,
             weights=weights,
             network=network,
+            known=known,
+            known_region=known_region,
+            body=body,
+            mu_prior=mu_prior,
+            without_tof=without_tof,
             filter=filter,
         )
         data = DataTable(
@@ -512,6 +560,7 @@ def reconstruct(
             picture=picture,
             mu_picture=mu_picture,
             uncertainty=uncertainty,
+            mu_out=mu_out,
             report=report,
             masks=tuple(masks or ()),
             log=log,

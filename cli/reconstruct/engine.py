@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from emrecon.projectors.core.arrays import Array, to_numpy
-from emrecon.recon import METHODS, Checkpoint, Iterate, MethodEngine, Problem, run
+from emrecon.recon import METHODS, Checkpoint, Iterate, JointOptions, MethodEngine, Problem, run
 from emrecon.recon.methods import Method, choose, matching, prepare
 from emrecon.recon.problem import digest
 from emrecon.recon.running import Callback
@@ -66,10 +66,14 @@ class Choice:
             used |= {"subsets": self.subsets, "iterations": self.iterations}
         return settings.model_copy(update={"method": settings.method.model_copy(update=used)})
 
-    def signature(self, problem: Problem, guide: np.ndarray | None) -> str:
+    def signature(self, problem: Problem, guide: np.ndarray | None, joint: JointOptions | None = None) -> str:
         """Return what must be the same when a run goes on."""
         deep = f" {self.deep}" if self.deep else ""
-        return f"{problem.signature}, {self.method}{deep}, guide {digest(guide)}"
+        plain = f"{problem.signature}, {self.method}{deep}, guide {digest(guide)}"
+        if joint is None:
+            return plain
+        region = None if joint.known is None else joint.known.region
+        return f"{plain}, {joint.known}, {joint.penalty!r}, regions {digest(region, joint.body)}"
 
     def check_device(self, device: str) -> None:
         """Raise typer.BadParameter for an unknown device, ImportError for one that does not work here."""
@@ -91,7 +95,14 @@ class Choice:
         n = engine.problem.n_subsets if isinstance(engine, MethodEngine) else self.subsets
         return [f"starting from one pass of OSEM with {n} subset{'s' * (n > 1)}"]
 
-    def prepare(self, problem: Problem, guide: np.ndarray | None, device: str, keeper: Checkpoint | None) -> Engine:
+    def prepare(
+        self,
+        problem: Problem,
+        guide: np.ndarray | None,
+        device: str,
+        keeper: Checkpoint | None,
+        joint: JointOptions | None = None,
+    ) -> Engine:
         """Return the engine on a problem, to go on from the checkpoint where there is one."""
         if self.is_learned:
             on, name = learned.torch_device(device), self.name
@@ -99,7 +110,7 @@ class Choice:
             saved = _saved(keeper, self.iterations, own.at.image)
             return own if saved is None else own.going_on_from(saved)
         saved = _moved(_saved(keeper, self.iterations), device)
-        return prepare(self.method, problem, guide, to_device(problem.start, device), saved)
+        return prepare(self.method, problem, guide, to_device(problem.start, device), saved, joint)
 
 
 def choose_method(settings: Settings) -> Choice:

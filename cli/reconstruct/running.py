@@ -15,7 +15,7 @@ from .. import learned, options
 from ..errors import interruptible
 from ..outputs import check_outputs, writing
 from ..printing import plain_console, quietly, warnings_kept
-from . import collimators, data, engine, output, parts, quantities, record, reports, uncertainty, uses
+from . import collimators, data, engine, joint, output, parts, quantities, record, reports, uncertainty, uses
 from .config import write_config
 from .scatter import scatter_file
 from .settings import OutputTable, Settings
@@ -29,6 +29,9 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
     begun, files = time.perf_counter(), settings.output
     console = plain_console(quiet=settings.run.quiet)
     choice = engine.choose_method(settings)
+    settings = joint.with_map(settings, choice)
+    files = settings.output
+    joint.check(settings, choice)
     with interruptible(lambda: _how_to_go_on(files)), quietly(settings.run.quiet), warnings_kept() as warned:
         with stage(f"reading {settings.data.path.name}"):
             settings, source = collimators.open_source(settings)
@@ -52,14 +55,17 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         for said in work.notes:
             journal.note(said)
         made = [_piece(piece, choice, settings, journal, study) for piece in work.pieces]
-        image = work.combined([one for one, _ in made])
+        image = work.combined([one for one, *_ in made])
         image = output.filtered(image, work.grid, settings.method.filter, journal)
         said = "\n".join((work.summary, *work.counting))
         provenance = record.record_of(choice.done(settings), source, said, journal, work.quantity)
         output.write_results(settings, image, work.grid, console, provenance, work.quantity, work.times, source)
         if settings.output.uncertainty is not None:
-            deviation = work.combined([one for _, one in made if one is not None])
+            deviation = work.combined([one for _, one, _ in made if one is not None])
             uncertainty.write(settings, deviation, work.grid, console, provenance, work.quantity, work.times, source)
+        if settings.output.mu_out is not None:
+            found = work.combined([one for *_, one in made if one is not None])
+            joint.write(settings, found, work.grid, console, provenance, work.times)
         output.write_overlay(settings, image, work.mu, work.grid, console)
         reports.write_report(settings, console, study)
         if repeat is not None:
@@ -69,8 +75,11 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
 
 def _piece(
     piece: parts.Piece, choice: engine.Choice, settings: Settings, journal: record.Journal, study: Study | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Run the engine on a piece of the data, and keep what it says; the image, and its uncertainty if wanted."""
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Run the engine on a piece of the data, and keep what it says.
+
+    Returns the image, its uncertainty if wanted, and the attenuation map of methods that find one.
+    """
     own = journal.of_piece()
     if piece.label:
         journal.console.print(piece.label)
@@ -85,16 +94,17 @@ def _piece(
 
 def _image(
     problem: Problem, choice: engine.Choice, settings: Settings, journal: record.Journal, study: Study | None
-) -> tuple[np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Run the engine; the time that is printed counts from when the command started."""
     learned.check(choice.name, choice.trained, problem.grid)
     for warning in learned.notes(choice.trained, problem.grid, problem.modality):
         journal.note(warning)
     guide = options.guide(settings.method.guide, problem.grid, data.beside(settings.data), study)
     where = settings.output.checkpoint
-    keeper = None if where is None else Checkpoint(where, signature=choice.signature(problem, guide))
-    with stage("beginning"):
-        made = choice.prepare(problem, guide, settings.run.device, keeper)
+    both = joint.options_of(settings, choice, problem, study, journal)
+    keeper = None if where is None else Checkpoint(where, signature=choice.signature(problem, guide, both))
+    with stage("beginning"), options.named_by_option():
+        made = choice.prepare(problem, guide, settings.run.device, keeper, both)
     for line in choice.beginning(made):
         journal.console.print(line)
     journal.begin(made)
@@ -108,7 +118,7 @@ def _image(
         journal.note(f"{unexplained}; --background gives one")
     for warning in learned.fit_notes(made, last.image):
         journal.note(warning)
-    return last.image, uncertainty.deviation(made, last, settings, journal)
+    return last.image, uncertainty.deviation(made, last, settings, journal), joint.attenuation(made, last)
 
 
 def _how_to_go_on(files: OutputTable) -> str:
@@ -127,4 +137,11 @@ def _inputs(settings: Settings, choice: engine.Choice, source: data.Source) -> t
     source_of_calibration = quantities.phantom(settings.quantity)
     calibrated = None if source_of_calibration is None else source_of_calibration.path
     own = settings.data.path, physics.mu, *terms, weights, calibrated
-    return (*own, *settings.method.guide, *settings.output.masks, *data.files_of(source))
+    return (
+        *own,
+        settings.method.known_region,
+        settings.method.body,
+        *settings.method.guide,
+        *settings.output.masks,
+        *data.files_of(source),
+    )

@@ -101,6 +101,11 @@ class MethodTable(Panel):
     tolerance: NotNegative | None = None
     weights: Path | None = None
     network: str | None = None
+    known: str | None = None
+    known_region: Path | None = None
+    body: Path | None = None
+    mu_prior: str | None = None
+    without_tof: bool = False
     filter: Positive | None = None
 
 
@@ -111,6 +116,7 @@ class OutputTable(Panel):
     picture: Path | None = None
     mu_picture: Path | None = None
     uncertainty: Path | None = None
+    mu_out: Path | None = None
     report: Path | None = None
     masks: tuple[Path, ...] = ()
     log: Path | None = None

@@ -24,8 +24,9 @@ from .settings import Panel, Settings
 
 SPECT, SINOGRAM, LISTMODE = "SPECT data", "PET sinograms", "PET list-mode"
 PLAIN, TRAINED, DEEP = "methods without a network", "trained networks", "deep image priors"
+JOINT = "joint reconstruction of activity and attenuation"
 BEDS, FRAMES, GATES = "scans of several beds", "dynamic scans", "gated scans"
-_ALL_DATA, _ALL_METHODS = (SPECT, SINOGRAM, LISTMODE), (PLAIN, TRAINED, DEEP)
+_ALL_DATA, _ALL_METHODS = (SPECT, SINOGRAM, LISTMODE), (PLAIN, TRAINED, DEEP, JOINT)
 _PET = (SINOGRAM, LISTMODE)
 
 
@@ -84,25 +85,31 @@ USES = {
     "injected_at": Use((SPECT, SINOGRAM), needs="decay_to or unit"),
     "injected": Use((SPECT, SINOGRAM), needs="unit"),
     "weight": Use((SPECT, SINOGRAM), needs="unit"),
-    "prior": Use(methods=(PLAIN,)),
+    "prior": Use(methods=(PLAIN, JOINT)),
     "guide": Use(),
-    "neighbours": Use(methods=(PLAIN,), needs="prior"),
+    "neighbours": Use(methods=(PLAIN, JOINT), needs="prior"),
     "kappa": Use(methods=(PLAIN,), needs="prior"),
     "kernel": Use(methods=(PLAIN,)),
-    "order": Use(methods=(PLAIN,)),
-    "subsets": Use(methods=(PLAIN, DEEP)),
-    "iterations": Use(methods=(PLAIN, DEEP)),
-    "tolerance": Use(methods=(PLAIN, DEEP)),
+    "order": Use(methods=(PLAIN, JOINT)),
+    "subsets": Use(methods=(PLAIN, DEEP, JOINT)),
+    "iterations": Use(methods=(PLAIN, DEEP, JOINT)),
+    "tolerance": Use(methods=(PLAIN, DEEP, JOINT)),
     "weights": Use(methods=(TRAINED,)),
     "network": Use(methods=(DEEP,)),
+    "known": Use((SINOGRAM,), (JOINT,)),
+    "known_region": Use((SINOGRAM,), (JOINT,), needs="known"),
+    "body": Use((SINOGRAM,), (JOINT,)),
+    "mu_prior": Use((SINOGRAM,), (JOINT,)),
+    "without_tof": Use((SINOGRAM,), (JOINT,)),
     "filter": Use(),
     "picture": Use(),
     "mu_picture": Use(needs="mu"),
     "uncertainty": Use(methods=(PLAIN,)),
+    "mu_out": Use((SINOGRAM,), (JOINT,)),
     "report": Use(),
     "masks": Use(needs="report"),
-    "log": Use(methods=(PLAIN, DEEP)),
-    "checkpoint": Use(methods=(PLAIN, DEEP)),
+    "log": Use(methods=(PLAIN, DEEP, JOINT)),
+    "checkpoint": Use(methods=(PLAIN, DEEP, JOINT)),
     "device": Use(),
     "quiet": Use(),
 }
@@ -128,7 +135,7 @@ def container_of(source: object) -> str | None:
 def family_of(method: str) -> str:
     """Return the family of a method by its name."""
     if method in METHODS:
-        return PLAIN
+        return JOINT if METHODS[method].joint else PLAIN
     return DEEP if method in learned.DEEP_PRIORS else TRAINED
 
 

@@ -2,8 +2,10 @@
 
 from .em import em_step, mlem, osem
 from .gradient import bsrem, gradient_step, saga, svrg
+from .joint import FactorState, JointOptions, JointState, attenuation_of_factors, joint_value, mlaa, mlacf
 from .kernel_em import kem, kem_step
 from .kernel_steps import KernelSteps, Metric, trained_steps
+from .known_scale import KnownScale
 from .loop import Iterate, State, begin, detached, repeat, taken_apart
 from .parameterised import KernelCoefficients, Parameterisation, ParameterisedIterate, parameterised_em, surrogate
 from .penalised_em import em_fuse, map_em, map_em_step, osl, osl_step, positive_root
@@ -27,9 +29,13 @@ __all__ = [
     "BarzilaiBorwein",
     "Constant",
     "EMPreconditioner",
+    "FactorState",
     "Iterate",
+    "JointOptions",
+    "JointState",
     "KernelCoefficients",
     "KernelSteps",
+    "KnownScale",
     "Metric",
     "Parameterisation",
     "ParameterisedIterate",
@@ -38,6 +44,7 @@ __all__ = [
     "Relaxation",
     "State",
     "StepDown",
+    "attenuation_of_factors",
     "begin",
     "bsrem",
     "cofactor",
@@ -46,12 +53,15 @@ __all__ = [
     "em_step",
     "gradient_step",
     "herman_meyer",
+    "joint_value",
     "kem",
     "kem_step",
     "lbfgsb",
     "lbfgsb_scipy",
     "map_em",
     "map_em_step",
+    "mlaa",
+    "mlacf",
     "mlem",
     "osem",
     "osl",

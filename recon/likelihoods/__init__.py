@@ -1,6 +1,7 @@
 """How well images explain data: the protocol that engines ask for, and the likelihoods of the library."""
 
 from .gaussian import GaussianLikelihood
+from .joint import JointLikelihood
 from .listmode import ListmodeLikelihood
 from .poisson import PoissonLikelihood
 from .protocol import (
@@ -22,6 +23,7 @@ from .transmission import TransmissionLikelihood
 __all__ = [
     "CountsLikelihood",
     "GaussianLikelihood",
+    "JointLikelihood",
     "Likelihood",
     "ListmodeLikelihood",
     "PoissonLikelihood",

@@ -10,7 +10,7 @@ from ..kernels.matrix import KernelOperator
 from ..priors.prior import ProximablePrior, SmoothPrior
 from ..problem.problem import ArgumentError
 from .names import either, matching
-from .table import METHODS, ORDERS, PRIMAL_DUAL, PRIORS, SMOOTH, known_priors
+from .table import JOINT, METHODS, ORDERS, PRIMAL_DUAL, PRIORS, SMOOTH, known_priors
 
 Prior = SmoothPrior | ProximablePrior
 """A prior as an object, with its weight: `beta * RelativeDifference(...)`."""
@@ -62,8 +62,9 @@ class Method:
 
     @property
     def takes_one_image(self) -> bool:
-        """Whether frames or gates must be reconstructed one by one: its prior is made from the image of one of them."""
-        return self.kappa or (self.prior_needs_first and getattr(self.prior, "name", "") == "non-local")
+        """Whether frames or gates must be reconstructed one by one: each has a prior, or an attenuation, of its own."""
+        own = self.prior_needs_first and getattr(self.prior, "name", "") == "non-local"
+        return self.kappa or own or self.name in JOINT
 
     def title(self, n_subsets: int) -> str:
         """Return the name as people write it, and the subsets where there are any."""
@@ -153,6 +154,8 @@ def _check_prior(method: str, prior: PriorChoice | Prior | None) -> None:
         _check_object(method, prior)
         return
     form = PRIORS[prior.name]
+    if method in JOINT:
+        method = "map-em"  # whose step they take
     if method not in (*SMOOTH, *PRIMAL_DUAL):
         with_it = either(form.methods)
         raise ArgumentError("prior", f"{method} takes no prior; use {prior.name} with the method {with_it}")
@@ -167,7 +170,7 @@ def _check_prior(method: str, prior: PriorChoice | Prior | None) -> None:
 
 def _check_object(method: str, prior: Prior) -> None:
     """Refuse a prior that lacks what the method asks of it; engines check the rest."""
-    asked = dict.fromkeys(SMOOTH, "gradient") | dict.fromkeys(PRIMAL_DUAL, "prox")
+    asked = dict.fromkeys((*SMOOTH, *JOINT), "gradient") | dict.fromkeys(PRIMAL_DUAL, "prox")
     if method not in asked:
         raise ArgumentError("prior", f"{method} takes no prior; use a method such as bsrem, svrg, lbfgsb or spdhg")
     if not hasattr(prior, asked[method]):

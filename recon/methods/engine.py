@@ -8,9 +8,10 @@ from typing import TypedDict
 
 import numpy as np
 
+from emrecon.projectors import ImageGrid
 from emrecon.projectors.core.arrays import Array, to_numpy
 
-from ..engines import Iterate, RandomOrder, osem
+from ..engines import Iterate, JointOptions, RandomOrder, osem
 from ..kernels.matrix import KernelOperator, kernel_matrix
 from ..priors import (
     DirectionalTotalVariation,
@@ -26,9 +27,12 @@ from ..priors import (
     bowsher,
     spatial_weights,
 )
+from ..priors.prior import SmoothPrior
 from ..problem.problem import ArgumentError, Problem
 from .choice import Method, Prior, PriorChoice
-from .table import METHODS, ORDERS
+from .joint import JointEngine, joint_engine
+from .names import either
+from .table import JOINT, METHODS, ORDERS
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +74,8 @@ def prepare(
     guide: np.ndarray | None = None,
     start: Array | None = None,
     at: Iterate | None = None,
-) -> MethodEngine:
+    joint: JointOptions | None = None,
+) -> MethodEngine | JointEngine:
     """Return a method's engine on a problem, to go on from an iterate, or to start as the table of methods says.
 
     Args:
@@ -79,14 +84,19 @@ def prepare(
             it.
         at : the iterate to go on from. Epsilon, kappa and weights that come from the first pass are found again then:
             they are the same.
+        joint : what `mlaa` and `mlacf` are told besides, whose engine is a `JointEngine`.
     """
+    if joint is not None and not METHODS[method.name].joint:
+        raise ArgumentError("joint", f"joint is for the methods {either(JOINT)}, not for {method.name}")
     start, first, parts = problem.start if start is None else start, None, list(problem.parts)
     if METHODS[method.name].first_pass and (at is None or method.prior_needs_first):
         first = next(osem(parts, start)).image
-    at = at or Iterate(0, start if first is None else first)
+    own, at = at, at or Iterate(0, start if first is None else first)
     prior = method.prior
     if isinstance(prior, PriorChoice):
         prior = make_prior(method, prior, problem, guide, first)
+    if METHODS[method.name].joint:
+        return joint_engine(method, problem, start, own, joint, prior)  # type: ignore[arg-type]  # smooth, as checked
     return MethodEngine(method, problem, at, prior, _kernel(method, problem, guide))
 
 
@@ -143,6 +153,15 @@ def make_prior(
         case "median":
             return beta * MedianRoot()
     raise ValueError(f"the prior {choice.name!r} is in the table of priors, but nothing makes it")
+
+
+def named_prior(choice: PriorChoice, grid: ImageGrid) -> SmoothPrior:
+    """Return a prior by name on a grid, times its beta, for an image of which nothing is known yet.
+
+    Raises ValueError for one that needs a guide, or a first image.
+    """
+    problem = Problem((), grid, np.zeros(grid.shape, np.float32), "PET", "", "")
+    return make_prior(Method("map-em", choice), choice, problem, None, None)  # type: ignore[return-value]
 
 
 def _check_batch(method: Method, choice: PriorChoice, guide: np.ndarray | None) -> None:

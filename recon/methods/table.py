@@ -13,6 +13,8 @@ from ..engines import (
     kem,
     lbfgsb,
     map_em,
+    mlaa,
+    mlacf,
     osem,
     osl,
     pdhg,
@@ -25,6 +27,8 @@ from ..engines.schedules import Order
 
 SMOOTH = ("map-em", "osl", "bsrem", "svrg", "saga", "lbfgsb")
 """The methods whose priors have gradients."""
+JOINT = ("mlaa", "mlacf")
+"""The methods that find the attenuation along with the activity; their priors have gradients and curvatures."""
 PRIMAL_DUAL = ("spdhg", "pdhg")
 """The methods whose priors have a proximal map."""
 
@@ -38,6 +42,7 @@ class Entry(NamedTuple):
         subsets : it goes through subsets; otherwise it sees all data at every step.
         first_pass : it starts from one pass of OSEM; otherwise from the problem's start.
         needs_prior : it cannot do without one.
+        joint : it finds the attenuation along with the activity, see `JointEngine`.
     """
 
     engine: Callable[..., Iterator[Iterate]]
@@ -45,6 +50,7 @@ class Entry(NamedTuple):
     subsets: bool = True
     first_pass: bool = True
     needs_prior: bool = False
+    joint: bool = False
 
 
 METHODS = {
@@ -58,6 +64,8 @@ METHODS = {
     "spdhg": Entry(spdhg, "SPDHG"),
     "pdhg": Entry(pdhg, "PDHG", subsets=False),
     "kem": Entry(kem, "KEM"),
+    "mlaa": Entry(mlaa, "MLAA", first_pass=False, joint=True),
+    "mlacf": Entry(mlacf, "MLACF", first_pass=False, joint=True),
 }
 """The methods that `reconstruct` knows by name."""
 

@@ -57,7 +57,7 @@ def subsets_of(folder):
     ("options", "option", "message"),
     [
         (("--method", "oesm"), "--method", "unknown method 'oesm'; did you mean 'osem'? choose from osem, map-em"),
-        (("--method", "magic"), "--method", "kem, mapem-net, fbsem-net"),
+        (("--method", "magic"), "--method", "mlacf, mapem-net, fbsem-net"),
         (("--method", "svrg", "--prior", "rpd:1,2"), "--prior", "unknown prior 'rpd'; did you mean 'rdp'?"),
         (("--method", "SVRG", "--prior", "TV:1"), "--prior", "tv is a prior for spdhg or pdhg, not for svrg"),
         (("--method", "kem"), "--guide", "kem needs a guide image"),

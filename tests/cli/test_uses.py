@@ -58,10 +58,15 @@ GIVEN = {  # a value for every option that takes one
     "tolerance": 1e-3,
     "weights": "a.safetensors",
     "network": "chain",
+    "known": "total:3",
+    "known_region": "body.nii",
+    "body": "body.nii",
+    "mu_prior": "quadratic:1",
     "filter": 8,
     "picture": "a.png",
     "mu_picture": "m.png",
     "uncertainty": "sd.nii",
+    "mu_out": "mu.nii",
     "report": "r.html",
     "masks": "organs.nii",
     "log": "a.csv",
@@ -88,12 +93,19 @@ def sources(tmp_path_factory):
 def test_every_option_is_in_the_table():
     fields = {name for panel in config.PANELS.values() for name in panel.model_fields}
     assert set(uses.USES) == fields - {"projections", "method", "out"}
-    assert set(GIVEN) == set(uses.USES) - {"kappa", "quiet", "mu_remove_bed", "view_decay", "timed_factors"}
+    assert set(GIVEN) == set(uses.USES) - {
+        "kappa",
+        "quiet",
+        "mu_remove_bed",
+        "view_decay",
+        "timed_factors",
+        "without_tof",
+    }
 
 
 def test_every_method_has_a_family():
     families = {name: uses.family_of(name) for name in (*METHODS, *learned.METHODS)}
-    assert set(families.values()) == {uses.PLAIN, uses.TRAINED, uses.DEEP}
+    assert set(families.values()) == {uses.PLAIN, uses.TRAINED, uses.DEEP, uses.JOINT}
 
 
 @pytest.mark.parametrize("kind", [uses.SPECT, uses.SINOGRAM, uses.LISTMODE])

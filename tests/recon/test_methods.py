@@ -19,7 +19,7 @@ def test_text_becomes_a_method():
 @pytest.mark.parametrize(
     ("method", "options", "argument", "message"),
     [
-        ("magic", {}, "method", "unknown method 'magic'; choose from osem, map-em"),
+        ("wishes", {}, "method", "unknown method 'wishes'; choose from osem, map-em"),
         ("svrg", {"prior": "best"}, "prior", "rdp:BETA,GAMMA[,EPSILON]"),
         ("svrg", {"prior": "rdp:1"}, "prior", "is not of the form rdp:BETA,GAMMA[,EPSILON]"),
         ("svrg", {"prior": "rdp:1,2,3,4"}, "prior", "is not of the form rdp:BETA,GAMMA[,EPSILON]"),
