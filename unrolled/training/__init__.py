@@ -28,6 +28,7 @@ from .schedules import warmup_cosine, warmup_steps
 from .shipped import pretrained, pretrained_names, pretrained_path
 from .stages import Stage, StageRecord, spectnet_stages, train_stages
 from .thinning import divided, leave_one_out, thinned
+from .transfer import Started, fine_tuned, freeze, mixed_batches, start_from
 from .weights import Card, count_parameters, load_network, load_weights, read_card, save_weights
 from .with_deepinv import equivariant, measurement_splitting, recorrupted
 
@@ -65,6 +66,7 @@ __all__ = [
     "SolvedScan",
     "Stage",
     "StageRecord",
+    "Started",
     "Supervised",
     "ThinnedImages",
     "ThinnedNoise2Noise",
@@ -78,8 +80,10 @@ __all__ = [
     "divided",
     "equivariant",
     "federated",
+    "fine_tuned",
     "first_thresholds",
     "fit_note",
+    "freeze",
     "l1",
     "leave_one_out",
     "lesion_weight",
@@ -87,6 +91,7 @@ __all__ = [
     "load_plain",
     "load_weights",
     "measurement_splitting",
+    "mixed_batches",
     "mse",
     "noise_radius",
     "plot_log",
@@ -104,6 +109,7 @@ __all__ = [
     "shared_count_scale",
     "spectnet_stages",
     "ssim_loss",
+    "start_from",
     "statistics_range",
     "sum_over_ranks",
     "thinned",
