@@ -196,8 +196,15 @@ def notes(trained: Trained | None, grid: ImageGrid, kind: str) -> list[str]:
     simulation = trained.card.data if trained is not None else None
     for key in ("training", "simulation"):
         simulation = simulation.get(key) if isinstance(simulation, dict) else None
-    if trained is None or not isinstance(simulation, dict):
+    if trained is None:
         return []
+    several = simulation if isinstance(simulation, list) else [simulation]  # of sets that were trained on together
+    told = [_unlike(trained, one, grid, kind) for one in several if isinstance(one, dict)]
+    return min(told, key=len, default=[])
+
+
+def _unlike(trained: Trained, simulation: dict[str, Any], grid: ImageGrid, kind: str) -> list[str]:
+    """In what a scan is unlike those of a simulation."""
     found = []
     taught = [name for name in ("PET", "SPECT") if simulation.get(name.lower())]
     if taught and kind not in taught:

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,17 +23,20 @@ from . import learned, train_recipe
 from .errors import interruptible
 from .outputs import OutputError, writing
 from .printing import plain_console, quietly
-from .train_data import Pair, held_out, preparation, training_batches
-from .train_recipe import LossTable, Plan, TrainingTable
+from .train_data import Pair, batches_of, pairs_of, preparation, training_batches
+from .train_recipe import Plan
+from .train_tables import LossTable, TrainingTable
 
 if TYPE_CHECKING:
     import torch
 
     from emrecon.unrolled.training.loop import Objective, Record, Settings, Validation
     from emrecon.unrolled.training.losses import Criterion
+    from emrecon.unrolled.training.transfer import Started
 
 _RECIPE = "recipe.json"
 _METRICS = ("nrmse", "psnr", "ssim")
+_NOTES = 12  # differences that are printed
 SCALE_RULE = (
     "images are divided by count_scale(likelihood), the activity of the uniform image that explains the counts best, "
     "and multiplied by it afterwards; guides may have any unit: the network makes them 5 guide / max |guide|"
@@ -66,6 +68,18 @@ def train(
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="Begin from trained weights: a file .safetensors, or a name of those that come with emrecon.",
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(help="A part of the network that does not learn, such as denoisers.0; may be repeated."),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Check and print the recipe, then stop.")] = False,
 ) -> None:
     """Train a network: `emrecon train fbsem-pet --out DIR`, or `torchrun --nproc-per-node 2 -m emrecon.cli.main train`.
@@ -83,7 +97,7 @@ def train(
         raise typer.BadParameter('must be "cpu" or "cuda"', param_hint="--device")
     learned.require("torch")
     learned.require("safetensors.torch")  # now, and not after hours of training
-    plan = train_recipe.load_plan(recipe, folder=data, steps=steps)
+    plan = train_recipe.load_plan(recipe, folder=data, steps=steps, start=start, freeze=freeze or ())
     if show or out is None:
         console.print_json(data=plan.describe())
         return
@@ -91,7 +105,7 @@ def train(
     from emrecon.unrolled.training.distributed import process_group
 
     if plan.folder is None and (cache or (cache is None and not plan.source.is_flat)):
-        plan = replace(plan, kept=out / "samples")
+        plan = plan.keeping(out / "samples")
     _check_folder(plan, out)
     advice = f"the same command goes on from the checkpoint in {out}"
     with interruptible(lambda: advice), process_group(device) as here:
@@ -112,9 +126,9 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
     table, network = plan.recipe.training, plan.recipe.network.name
     with seeded(table.seed):
         model = learned.registry()[network](**plan.arguments)
+    began = train_recipe.started(plan, model)
     model.to(device)
-    prepare = preparation(plan, device)
-    optimiser = torch.optim.Adam(model.parameters(), table.learning_rate, weight_decay=table.weight_decay)
+    optimiser = _optimiser(model, table)
     schedule = _schedule(optimiser, table)
     settings = Settings(
         table.steps,
@@ -128,23 +142,28 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
         save_seconds=20.0,
         signature=_digest(plan),
     )
-    batches = training_batches(plan, prepare, workers, table.seed)
     with quietly(False), stage("validation samples"):
-        validate = Validation(held_out(plan, prepare, "validation", table.n_validation))
+        validate = Validation(pairs_of(plan, device, "validation", table.n_validation))
     if rank == 0:
-        about = f"{len(plan.dataset('train'))} samples, batches of {plan.recipe.data.batch_size}, {device}"
+        about = f"{plan.size('train')} samples, batches of {plan.recipe.data.batch_size}, {device}"
         console.print(f"{network}, {count_parameters(model)} parameters, {about}")
+        _say_start(console, began, model)
     with _progress(console, rank, table.steps) as tell:
 
         def objective(model: torch.nn.Module, batch: Pair, generator: torch.Generator) -> torch.Tensor:
-            tell(schedule.last_epoch)
+            if plan.recipe.federated is None:
+                tell(schedule.last_epoch)
             return loss(model, batch, generator)
 
         loss = _loss(plan.recipe.loss)
-        if table.first_stages is None:
+        if plan.recipe.federated is not None:
+            _federated(plan, model, objective, validate, out, workers, device, tell)
+            records: Iterable[Record] = ()
+        elif table.first_stages is None:
+            batches = batches_of(plan, device, workers, table.seed)
             records = steps_of(model, batches, objective, optimiser, settings, schedule=schedule, validate=validate)
         else:
-            records = _staged(model, plan, batches, settings, validate)
+            records = _staged(model, plan, batches_of(plan, device, workers, table.seed), settings, validate)
         for record in records:
             tell(record.step, loss=record.loss, **{"nrmse": record.metrics["nrmse"]} if record.metrics else {})
     if rank > 0:
@@ -153,18 +172,84 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
     row = best_row(trained, _METRICS)
     model.load_state_dict(best_weights(trained))
     metrics = {f"validation {name}": row[name] for name in _METRICS} | {"step": row["step"]}
-    if "test" in plan.simulation.split and len(plan.dataset("test")):
+    if all("test" in part.simulation.split and len(part.dataset("test")) for part in plan.each):
         with quietly(False), stage("test"), torch.no_grad():
-            test = Validation(held_out(plan, prepare, "test", table.n_validation))
+            test = Validation(pairs_of(plan, device, "test", table.n_validation))
             metrics |= {f"test {name}": value for name, value in test(model.eval()).items()}
-    validation = held_out(plan, prepare, "validation", table.n_validation)
+    validation = pairs_of(plan, device, "validation", table.n_validation)
     with quietly(False), stage("data fit"):
         metrics |= _fit(model, validation())
     with quietly(False), stage("statistics of the scans"):
-        seen = _seen(plan, validation())
+        seen = _seen(plan, device)
     _write_weights(plan, out, model, metrics, seen)
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if "nrmse" in name)
     console.print(f"wrote {out / 'weights.safetensors'}, from step {row['step']}: {said}")
+
+
+def _optimiser(model: torch.nn.Module, table: TrainingTable) -> torch.optim.Optimizer:
+    import torch
+
+    learning = [w for w in model.parameters() if w.requires_grad]
+    return torch.optim.Adam(learning, table.learning_rate, weight_decay=table.weight_decay)
+
+
+def _say_start(console: Console, began: Started | None, model: torch.nn.Module) -> None:
+    """Say what a network began from, what differs there, and what of it does not learn."""
+    if began is None:
+        return
+    held = sum(w.numel() for w in model.parameters() if not w.requires_grad)
+    frozen = f", {held} parameters of which do not learn" if held else ""
+    console.print(f"begins from {began.path.name} ({began.card.architecture}){frozen}")
+    for note in began.notes[:_NOTES]:
+        console.print(f"  differs: {note}")
+    if len(began.notes) > _NOTES:
+        console.print(f"  and {len(began.notes) - _NOTES} more differences")
+
+
+def _federated(
+    plan: Plan,
+    model: torch.nn.Module,
+    objective: Objective[Pair],
+    validate: Validation,
+    out: Path,
+    workers: int,
+    device: torch.device,
+    tell: Callable[..., None],
+) -> None:
+    """Every recipe a site; the rounds of federated averaging."""
+    import torch
+
+    from emrecon.unrolled.training.federated_averaging import Federation, Site, federated
+
+    table, choice = plan.recipe.training, plan.recipe.federated
+    assert choice is not None
+    sites = [
+        Site(name, training_batches(part, preparation(part, device), workers, table.seed), len(part.dataset("train")))
+        for name, part in zip(plan.names, plan.parts)
+    ]
+    federation = Federation(
+        table.steps // choice.local_steps,
+        choice.local_steps,
+        choice.proximal,
+        choice.local,
+        choice.optimiser,
+        table.clip,
+        None if table.precision == "float32" else getattr(torch, table.precision),
+        seed=table.seed,
+        folder=out,
+        signature=_digest(plan),
+    )
+    for record in federated(
+        model,
+        sites,
+        objective,
+        lambda network: _optimiser(network, table),
+        federation,
+        schedule_of=lambda optimiser: _schedule(optimiser, table),
+        validate=validate,
+    ):
+        mean = sum(record.losses.values()) / len(record.losses)
+        tell(record.step, loss=mean, nrmse=record.metrics["nrmse"])
 
 
 def _staged(
@@ -206,12 +291,16 @@ def _fit(model: torch.nn.Module, cases: Iterable[Pair]) -> dict[str, float]:
     return fit_metrics(torch.cat(fits).tolist())
 
 
-def _seen(plan: Plan, cases: Iterable[Pair]) -> dict[str, object]:
+def _seen(plan: Plan, device: torch.device) -> dict[str, object]:
     """What can be measured of validation scans, whose range the card states."""
     from emrecon.unrolled.training.domain import scan_statistics, statistics_range
 
-    size = plan.source.simulator.grid.voxel_size
-    return statistics_range(scan_statistics(**arguments, voxel_size=size) for arguments, _ in cases)
+    n = plan.recipe.training.n_validation
+    return statistics_range(
+        scan_statistics(**arguments, voxel_size=part.source.simulator.grid.voxel_size)
+        for part in plan.each
+        for arguments, _ in pairs_of(part, device, "validation", n)()
+    )
 
 
 def _write_weights(
@@ -224,7 +313,12 @@ def _write_weights(
     card = Card(
         plan.recipe.network.name,
         plan.arguments,
-        {"guide": plan.recipe.data.guide, "level": plan.level, STATISTICS: dict(seen), "training": described},
+        {
+            "guide": plan.recipe.data.guide,
+            "level": described["data"]["level"],
+            STATISTICS: dict(seen),
+            "training": described,
+        },
         SCALE_RULE,
         metrics,
         plan.recipe.description,
@@ -237,11 +331,14 @@ def _loss(table: LossTable) -> Objective[Pair]:
     from emrecon.unrolled.training import losses
 
     if table.kind == "n2n":
-        thinned = losses.ThinnedNoise2Noise(table.share)
+        from emrecon.unrolled.training.noise2noise import ThinnedNoise2Noise
+
+        thinned = ThinnedNoise2Noise(table.share)
         return lambda model, batch, generator: thinned(model, batch[0], generator)
     if table.kind == "completion":
         from emrecon.unrolled.training.completing import Completing, EvenlySpacedViews
 
+        assert not isinstance(table.share, tuple)
         hidden = (
             {"pattern": EvenlySpacedViews(table.every, shifted=True)} if table.every > 1 else {"share": table.share}
         )

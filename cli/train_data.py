@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,22 @@ def training_batches(plan: Plan, prepare: Preparation, workers: int, seed: int) 
             f"{len(plan.dataset('train'))} samples do not fill a batch of {size} on every rank; reduce batch_size"
         )
     return by_epoch(found, prepare)
+
+
+def batches_of(plan: Plan, device: torch.device | str, workers: int, seed: int) -> Callable[[int], Iterable[Pair]]:
+    """Return epoch -> this rank's batches of a plan; of several sets, those of each in turn."""
+    from emrecon.unrolled.training.transfer import mixed_batches
+
+    found = [training_batches(part, preparation(part, device), workers, seed) for part in plan.each]
+    return found[0] if len(found) == 1 else mixed_batches(found)
+
+
+def pairs_of(plan: Plan, device: torch.device | str, split: str, n: int) -> Callable[[], Iterator[Pair]]:
+    """Return a function that yields batches of the first n samples of a split, of each of several sets."""
+    found = [
+        held_out(part, preparation(part, device), split, n) for part in plan.each if split in part.simulation.split
+    ]
+    return lambda: chain.from_iterable(pairs() for pairs in found)
 
 
 def start_worker(number: int) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field as Limit
 from pydantic import ValidationError
 
 from emrecon.projectors.core.texts import read_text
@@ -23,136 +22,10 @@ from emrecon.sims.recipes import RecipeError, Table, complain, decode
 
 from . import learned
 from .simulate import reconstruct
+from .train_tables import DataTable, NetworkTable, TrainingRecipe, TrainingTable, TransferTable
 
-Positive = Annotated[float, Limit(gt=0)]
-Fraction = Annotated[float, Limit(ge=0, lt=1)]
-Count = Annotated[int, Limit(ge=1, le=10**9)]
-Whole = Annotated[int, Limit(ge=0)]
-Guide = Literal["guide", "mu"]
-
-
-class DataTable(Table):
-    """Where samples come from, and what the network sees of them.
-
-    recipe : of a simulation, by name or as a file (beside this one); samples are simulated when they are needed.
-    folder : a data set that `emrecon simulate` has written, instead of a recipe.
-    n : how many samples are simulated (default: the recipe's).
-    level : of counts, one of the recipe's levels (default: the lowest).
-    target : "truth" in kBq/mL, or "reconstruction", the recipe's image at its highest level.
-    guide : what the network sees beside the image: the MR-like "guide", "mu", or a list of both, in its order.
-    noise : False shows the network expected counts instead of Poisson ones, as SPECTnet was trained.
-    floor : the least expected background of a bin, as a fraction of the mean counts per bin; it keeps the
-        likelihood finite where the model expects no counts.
-    """
-
-    recipe: str | None = None
-    folder: str | None = None
-    n: Count | None = None
-    level: Annotated[float, Limit(gt=0, le=1)] | None = None
-    target: Literal["truth", "reconstruction"] = "truth"
-    guide: Guide | tuple[Guide, ...] | None = None
-    batch_size: Count = 8
-    noise: bool = True
-    floor: Fraction = 1e-3
-
-    @property
-    def guides(self) -> tuple[str, ...]:
-        """What goes into the network beside the image, in its order."""
-        return (self.guide,) if isinstance(self.guide, str) else self.guide or ()
-
-
-class NetworkTable(Table):
-    """A network by name and its options; options that are left out have the values of the network's preset."""
-
-    name: str
-    dimensions: Literal[2, 3] | None = None
-    n_modules: Count | None = None
-    em_steps: Count | None = None
-    subsets: Count | None = None
-    width: Count | None = None
-    depth: Count | None = None
-    heads: Count | None = None
-    dropout: Fraction | None = None
-    channels: Count | None = None
-    alpha: float | tuple[float, float] | None = None
-    norm: Literal["batch", "instance", "group", "none"] | None = None
-    initial: tuple[Whole, Count] | None = None
-    tied: bool | None = None
-    dual: bool | None = None
-    grad: Literal["full", "checkpoint", "detach"] | None = None
-    initial_beta: Positive | None = None
-    beta_of_each: bool | None = None
-    n_iterations: Count | None = None
-    n_primal: Count | None = None
-    n_dual: Count | None = None
-    small: bool | None = None
-    size: Count | None = None
-    code: Count | None = None
-    hidden: Count | None = None
-    attenuation: Literal["projector", "guide"] | bool | None = None
-    views: Count | None = None
-    bins: Count | None = None
-    patch: Count | None = None
-    margin: Whole | None = None
-    maps: Count | None = None
-    start: Literal["transpose", "fbp"] | None = None
-    n_slices: Count | None = None
-    network: Literal["unet", "dilated"] | None = None
-    levels: Count | None = None
-    keep_measured: bool | None = None
-    passes: Count | None = None
-    kind: Literal["smoothed", "betas"] | None = None
-
-
-class LossTable(Table):
-    """What is minimised; "n2n" needs no target: the image from one part of the counts predicts the other part.
-
-    share : for "n2n", the probability that a count goes to the part that the network sees.
-    every : for "completion", of networks of data: every n-th view is measured and the network predicts the others; 1
-        hides counts instead, with `share`, to denoise.
-    """
-
-    kind: Literal["relative-mse", "mse", "l1", "ssim", "n2n", "completion"] = "relative-mse"
-    share: Annotated[float, Limit(gt=0, lt=1)] = 0.5
-    every: Count = 2
-
-
-class TrainingTable(Table):
-    """The loop, by Adam; see `unrolled.train.Settings`.
-
-    schedule : of the learning rate after `warmup` steps, "cosine" down to 0, "steps" that multiply it by `factor` at
-        the `milestones`, or "constant".
-    first_stages : of SPECTnet: steps of the autoencoder and of data to its codes, before `steps` of both together.
-    weight_decay : the factor of the squared weights in the loss, of Adam.
-    n_validation : samples of each validation, from the front of that part of the set; the test has as many.
-    """
-
-    steps: Count
-    learning_rate: Positive = 1e-3
-    schedule: Literal["cosine", "steps", "constant"] = "cosine"
-    warmup: Whole = 0
-    milestones: tuple[Count, ...] = ()
-    factor: Positive = 0.1
-    clip: Positive | None = 1.0
-    ema: Fraction | None = None
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    validate_every: Count = 500
-    n_validation: Count = 32
-    patience: Count | None = None
-    seed: Whole = 0
-    first_stages: tuple[Count, Count] | None = None
-    weight_decay: Annotated[float, Limit(ge=0)] = 0.0
-
-
-class TrainingRecipe(Table):
-    """A training, as its file describes it."""
-
-    name: str
-    description: str = ""
-    data: DataTable
-    network: NetworkTable
-    loss: LossTable = LossTable()
-    training: TrainingTable
+_OTHER_PHANTOMS = 1_000_003
+"""What a seed is moved by for every time that a recipe is named again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,18 +33,61 @@ class Plan:
     """A training that can begin: its recipe, and the simulation that its data come from.
 
     kept : the folder where simulated samples are kept for the next epochs; None simulates them again.
+    beside : the folder that relative paths start from.
+    parts : a training of each recipe, where the data have several; the plan itself is then only of all together.
     """
 
     recipe: TrainingRecipe
     simulation: recipes.Recipe
     folder: Path | None = None
     kept: Path | None = None
+    beside: Path = Path()
+    parts: tuple[Plan, ...] = ()
+
+    @property
+    def each(self) -> tuple[Plan, ...]:
+        """The training of each recipe; this one where there is one."""
+        return self.parts or (self,)
+
+    @property
+    def names(self) -> list[str]:
+        """A name for each recipe, such as its site has."""
+        found: list[str] = []
+        for part in self.each:
+            own = re.sub(r"[^A-Za-z0-9._+-]+", "-", f"{part.simulation.name}-{part.level:g}").strip("-.") or "site"
+            found.append(own if own not in found else f"{own}-{len(found) + 1}")
+        return found
+
+    def size(self, split: str) -> int:
+        """Return how many samples a part of all sets has."""
+        return sum(len(part.dataset(split)) for part in self.each)
+
+    def keeping(self, folder: Path) -> Plan:
+        """Return the plan whose simulated samples are kept in a folder."""
+        parts = tuple(replace(part, kept=folder / name) for part, name in zip(self.parts, self.names))
+        return replace(self, kept=folder, parts=parts)
+
+    @cached_property
+    def weights(self) -> Path | None:
+        """The file of weights to begin from."""
+        table = self.recipe.transfer
+        if table is None:
+            return None
+        own = self.beside / table.weights
+        found: Path = importlib.import_module("emrecon.unrolled.training.transfer").weights_path(
+            own if own.is_file() else table.weights
+        )
+        return found
 
     @cached_property
     def source(self) -> recipes.RecipeSource:
-        """The simulation, with all outputs that the training needs."""
+        """The simulation, with all outputs that the training needs; that of the first recipe of several."""
+        if self.parts:
+            return self.parts[0].source
         outputs = {"outputs": self.fields}
-        return recipes.RecipeSource(self.simulation.model_copy(update=outputs), self.recipe.data.n or 0, reconstruct)
+        n = self.recipe.data.n or 0
+        assert isinstance(n, int)
+        return recipes.RecipeSource(self.simulation.model_copy(update=outputs), n, reconstruct)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -192,8 +108,11 @@ class Plan:
 
     @property
     def level(self) -> float:
-        """The part of the counts that the network sees."""
+        """The part of the counts that the network sees; that of the first recipe of several."""
+        if self.parts:
+            return self.parts[0].level
         wanted = self.recipe.data.level
+        assert not isinstance(wanted, tuple)
         return min(self.simulation.counts.levels) if wanted is None else wanted
 
     @property
@@ -225,11 +144,20 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """Return every number of the training and of its data, for JSON."""
-        data = {**self.recipe.data.model_dump(mode="json"), "recipe": None, "folder": None, "level": self.level}
+        levels = [part.level for part in self.each]
+        level = levels if self.parts else levels[0]
+        data = {**self.recipe.data.model_dump(mode="json"), "recipe": None, "folder": None, "level": level}
         table = {**self.recipe.model_dump(mode="json"), "data": data}
-        simulation = self.simulation.model_dump(mode="json")
+        for name in ("transfer", "federated"):  # which trainings of earlier versions do not have
+            if table[name] is None:
+                del table[name]
+        if self.weights is not None:
+            digest = importlib.import_module("emrecon.unrolled.training.weights").read_card(self.weights).sha256
+            table["transfer"] |= {"weights": self.weights.name, "sha256": digest}
         # what is kept and how many are made together changes no sample
-        return {**table, "simulation": {k: v for k, v in simulation.items() if k not in ("outputs", "batch")}}
+        made = [part.simulation.model_dump(mode="json") for part in self.each]
+        simulations = [{k: v for k, v in one.items() if k not in ("outputs", "batch")} for one in made]
+        return {**table, "simulation": simulations if self.parts else simulations[0]}
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -246,11 +174,19 @@ def read_recipe(recipe: str) -> TrainingRecipe:
     return decode(text, TrainingRecipe, name)
 
 
-def load_plan(recipe: str, *, folder: Path | None = None, steps: int | None = None) -> Plan:
+def load_plan(
+    recipe: str,
+    *,
+    folder: Path | None = None,
+    steps: int | None = None,
+    start: str | None = None,
+    freeze: Sequence[str] = (),
+) -> Plan:
     """Return the training of a recipe by name, one of `recipe_names()`, or of a TOML file.
 
     folder : of samples, instead of what the recipe says.
     steps : instead of the recipe's; a warmup that is not shorter becomes a tenth of them.
+    start, freeze : weights to begin from and parts that do not learn, instead of the recipe's.
 
     Raises RecipeError, naming the line, for what is not a recipe or cannot be trained; FileNotFoundError; ImportError
     where torch is missing.
@@ -261,6 +197,9 @@ def load_plan(recipe: str, *, folder: Path | None = None, steps: int | None = No
         warmup = made.training.warmup if made.training.warmup < steps else steps // 10
         table = made.training.model_copy(update={"steps": steps, "warmup": warmup})
         made = made.model_copy(update={"training": table})
+    started_by_option = start is not None or bool(freeze)
+    if started_by_option:
+        made = made.model_copy(update={"transfer": _transfer(made.transfer, start, freeze)})
     by_option = folder is not None
     if folder is None and made.data.folder is not None:
         folder = beside / made.data.folder
@@ -275,12 +214,44 @@ def load_plan(recipe: str, *, folder: Path | None = None, steps: int | None = No
             own = [first] if [*keys, first] in _tables(made) else []
             if by_option and keys == ["data"] and not _names_one(made.data.model_fields_set, str(error)):
                 raise RecipeError(f"--data: {error}") from error
+            if started_by_option and keys == ["transfer"]:
+                raise RecipeError(f"{'--from' if start is not None else '--freeze'}: {error}") from error
             raise complain(name, text, [*keys, *own], error) from error
 
-    plan = Plan(made, checked(["data"], lambda: _simulation(made.data, folder, beside)), folder)
+    plan = checked(["data"], lambda: _plan_of(made, folder, beside))
+    assert isinstance(plan, Plan)
     for keys, check in _checks(plan):
         checked(keys, check)
     return plan
+
+
+def _plan_of(recipe: TrainingRecipe, folder: Path | None, beside: Path) -> Plan:
+    """The plan of one set of samples, or of several."""
+    if folder is not None:
+        if isinstance(recipe.data.recipe, tuple):
+            raise ValueError("recipe lists several sets, and a folder holds one; leave one of them out")
+        return Plan(recipe, _simulation(recipe.data, folder, beside), folder, beside=beside)
+    tables = recipe.data.each()
+    if not isinstance(recipe.data.recipe, tuple):
+        return Plan(recipe, _simulation(recipe.data, None, beside), beside=beside)
+    seen: dict[str | None, int] = {}
+    parts = []
+    for table in tables:
+        simulation = _simulation(table, None, beside)
+        again = seen[str(table.recipe)] = seen.get(str(table.recipe), -1) + 1
+        simulation = simulation.model_copy(update={"seed": simulation.seed + again * _OTHER_PHANTOMS})
+        parts.append(Plan(recipe.model_copy(update={"data": table}), simulation, beside=beside))
+    return Plan(recipe, parts[0].simulation, beside=beside, parts=tuple(parts))
+
+
+def _transfer(table: TransferTable | None, start: str | None, freeze: Sequence[str]) -> TransferTable:
+    """The recipe's table with what the options say."""
+    weights = start if start is not None else None if table is None else table.weights
+    if start is not None and Path(start).is_file():
+        weights = str(Path(start).resolve())  # and not one of this name beside the recipe
+    if weights is None:
+        raise RecipeError("--freeze is for a training that begins from trained weights; name them by --from")
+    return TransferTable(weights=weights, freeze=tuple(freeze) or (() if table is None else table.freeze))
 
 
 def _names_one(keys: set[str], message: str) -> bool:
@@ -320,19 +291,85 @@ def _simulation(data: DataTable, folder: Path | None, beside: Path) -> recipes.R
             ) from error
     if data.recipe is None:
         raise ValueError("recipe or folder must say where the samples come from, or pass --data")
+    assert isinstance(data.recipe, str)
     own = beside / data.recipe
     return recipes.load_recipe(own if own.is_file() else data.recipe)
 
 
 def _checks(plan: Plan) -> list[tuple[list[str], Callable[[], Any]]]:
     """What has to work before the training begins, with the table to blame."""
+    found: list[tuple[list[str], Callable[[], Any]]] = []
+    for part in plan.each:
+        found += [
+            (["data"], partial(_possible_data, part)),
+            (["network"], partial(_possible_network, part)),
+            (["loss"], partial(_possible_loss, part)),
+        ]
     return [
-        (["data"], lambda: _possible_data(plan)),
-        (["network"], lambda: _possible_network(plan)),
-        (["loss"], lambda: _possible_loss(plan)),
+        *found,
+        (["data"], lambda: _possible_together(plan)),
         (["training"], lambda: _possible_training(plan.recipe.training)),
         (["training"], lambda: _possible_stages(plan.recipe)),
+        (["federated"], lambda: _possible_federation(plan)),
+        (["transfer"], lambda: started(plan, learned.registry()[plan.recipe.network.name](**plan.arguments))),
     ]
+
+
+def started(plan: Plan, network: Any) -> Any:
+    """Give a network the weights that the plan begins from, leave its frozen parts as they are, and return what it
+    began from; None where it begins anew.
+
+    Raises ValueError for weights and names that do not fit.
+    """
+    table = plan.recipe.transfer
+    if table is None or plan.weights is None:
+        return None
+    transfer = importlib.import_module("emrecon.unrolled.training.transfer")
+    name = plan.recipe.network.name
+    found = transfer.start_from(
+        network,
+        plan.weights,
+        architecture=name,
+        arguments=plan.arguments,
+        build=learned.registry()[name],
+        data=plan.describe(),
+    )
+    transfer.freeze(network, table.freeze)
+    return found
+
+
+def _possible_together(plan: Plan) -> None:
+    """Whether one network can see all sets."""
+    if not plan.parts:
+        return
+    first, *others = plan.parts
+    for part in others:
+        if part.source.is_flat != first.source.is_flat:
+            raise ValueError("recipe mixes slices and volumes, and a network is made for one of them")
+        if part.arguments != first.arguments:
+            raise ValueError(
+                f"recipe mixes geometries, and {plan.recipe.network.name} learns one; choose a network with the "
+                "physics inside"
+            )
+
+
+def _possible_federation(plan: Plan) -> None:
+    table, training = plan.recipe.federated, plan.recipe.training
+    if table is None:
+        return
+    if not plan.parts:
+        raise ValueError("local_steps are those of several sites: list their recipes in [data], recipe = [...]")
+    if training.steps % table.local_steps:
+        raise ValueError(f"local_steps must divide the {training.steps} steps, got {table.local_steps}")
+    given = training.model_fields_set
+    for key, why in (
+        ("ema", "the average over sites is not averaged over steps"),
+        ("patience", "a federation makes all its rounds"),
+        ("first_stages", "a federation has one stage"),
+        ("validate_every", "a federation is validated after every round"),
+    ):
+        if key in given and getattr(training, key) is not None:
+            raise ValueError(f"local_steps and {key} of [training] do not go together: {why}; leave {key} out")
 
 
 def _possible_data(plan: Plan) -> None:
@@ -391,6 +428,9 @@ def _possible_loss(plan: Plan) -> None:
         raise ValueError(
             "every must be above 1 for a network that keeps what was measured, and 1 for keep_measured = false"
         )
+    share = plan.recipe.loss.share
+    if isinstance(share, tuple) and (kind != "n2n" or share[0] > share[1]):
+        raise ValueError(f'share is a range, from low to high, for kind "n2n" alone, got {list(share)}')
     if plan.recipe.loss.kind == "n2n" and not plan.simulation.counts.noise:
         raise ValueError('kind "n2n" splits noisy counts, but the simulation has noise = false')
 

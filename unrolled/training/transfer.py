@@ -78,9 +78,7 @@ def start_from(
     path = weights_path(weights)
     card = read_card(path)
     if card.architecture != architecture:
-        raise FormatError(
-            f"{path.name} holds weights of {card.architecture!r}, and the training is of {architecture!r}"
-        )
+        raise FormatError(f"{path.name} holds weights of {card.architecture!r}, the training is of {architecture!r}")
     unlike = dict(_unlike(card.arguments, arguments, build))
     for key, what in (("dimensions", "dimensions"), ("guide_channels", "guides")):
         if key in unlike:
