@@ -4,6 +4,7 @@ import os
 import tempfile
 
 import pytest
+from compile_once import compile_once
 
 # before anything counts cores: workers of several threads would wait for each other
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -13,6 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_configure(config):
     """Name the folder of the CUDA sources compiled for the host; workers inherit it."""
+    compile_once()
     if "EMRECON_HOST_KERNELS" not in os.environ:
         cache = getattr(config, "cache", None)
         folder = cache.mkdir("host_kernels") if cache else tempfile.mkdtemp(prefix="emrecon_host_kernels_")

@@ -10,7 +10,7 @@ import pytest
 from fuzz_seeds import SEEDS
 from fuzzing import findings, mutated
 
-CASES = 200
+CASES = 50
 LEARNED = ("training", "weights", "checkpoint")
 GROUPS = {"scans": [name for name in SEEDS if name not in LEARNED], "runs": list(LEARNED)}
 
