@@ -1,4 +1,4 @@
-"""One compilation of each kernel for all processes of a run: who needs what another is compiling waits for its result."""
+"""Each kernel is compiled once for all processes of a run: who needs what another compiles waits for it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ tempfile.tempdir = sys.argv[1]
 from emrecon.projectors.core.compiling import cache_folder
 from emrecon.projectors.parallel import kernels as parallel
 from emrecon.projectors.pet import kernels as pet
-from emrecon.recon.priors import pair_kernels
 print(cache_folder())
 """
 
@@ -28,8 +27,8 @@ def installation(tmp_path_factory):
     """A copy of the package whose folders cannot hold a cache, for any user: a file has the cache's name."""
     root = tmp_path_factory.mktemp("site") / "emrecon"
     shutil.copytree(files("emrecon").joinpath(), root, ignore=shutil.ignore_patterns("__pycache__"))
-    for part in ("projectors", "recon"):
-        shutil.copytree(files(f"emrecon.{part}").joinpath(), root / part, ignore=shutil.ignore_patterns("__pycache__"))
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(files("emrecon.projectors").joinpath(), root / "projectors", ignore=ignored)
     for folder in [path.parent for path in root.rglob("*.py")]:
         (folder / "__pycache__").touch()
     return root.parent
