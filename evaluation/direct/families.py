@@ -1,4 +1,4 @@
-"""The three comparisons of the suite: SPECTnet's brains, DeepPET's torsos, and SPECT with half of its views."""
+"""The comparisons of the suite: SPECTnet's brains and fewer views of them, DeepPET's torsos, completed SPECT."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from emrecon import sims, unrolled
 from emrecon.sims.recipes.tables import MismatchTable
+from emrecon.sims.recipes.varied_bodies import VariedShapesBody
 from emrecon.unrolled.methods import PRESETS
 
 from ..suite import Options
@@ -54,6 +55,9 @@ class Family:
     Args:
         subsets : of OSEM.
         passes : among which the best is taken, in each case (`each`) as SPECTnet's authors did, or on validation scans.
+        staged : a SPECTnet that is trained in three stages in the same time.
+        regions : whether errors of hot regions and background are measured.
+        views : of the camera, instead of the recipe's.
     """
 
     name: str
@@ -63,6 +67,9 @@ class Family:
     noise: bool = True
     subsets: int = 6
     passes: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12)
+    staged: Entry | None = None
+    regions: bool = False
+    views: int | None = None
 
     def samples(
         self, options: Options, folder: Path, change: Callable[[sims.Recipe], sims.Recipe] | None = None
@@ -70,6 +77,10 @@ class Family:
         """Return the scans, those of the test changed where `change` says so."""
         recipe = sims.load_recipe(self.recipe)
         n = (96, 16, 16) if options.size == "quick" else (2400, 100, 2000 if self.name == "spectnet" else 200)
+        if self.views is not None:
+            assert recipe.spect is not None
+            camera = recipe.spect.model_copy(update={"views": self.views})
+            recipe = recipe.model_copy(update={"name": self.name, "spect": camera})
         changed = recipe if change is None else change(recipe)
         return Samples(changed, *n, folder, self.noise)
 
@@ -81,19 +92,38 @@ def scan_of(samples: Samples) -> dict[str, Any]:
     return found
 
 
+_ONE_STEP = Entry("one-step", "SPECTnet, one step", "spectnet", {"size": 64, "hidden": 1024, "width": 16}, 3e-4, 40)
 SPECTNET = Family(
     "spectnet",
     "Random brains, SPECT without noise, after SPECTnet",
     "spectnet-small",
     (
-        Entry("one-step", "SPECTnet, one step", "spectnet", {"size": 64, "hidden": 1024, "width": 16}, 3e-4, 40),
+        _ONE_STEP,
         Entry("fbsem-net", "FBSEM-Net, unrolled", "fbsem-net", UNROLLED, 2e-3, 8),
         Entry("back-projection", "U-Net after a back projection", "back-projection", {"width": 16}),
     ),
     noise=False,
     subsets=12,
     passes=(5, 7, 9, 11, 13, 15),
+    staged=_ONE_STEP,
+    regions=True,
 )
+FEWER_VIEWS = tuple(
+    Family(
+        f"spectnet-{views}",
+        f"The same with {views} views, as {2 * views} of 120 in the publication",
+        "spectnet-small",
+        (),
+        noise=False,
+        subsets=subsets,
+        passes=SPECTNET.passes,
+        staged=_ONE_STEP,
+        regions=True,
+        views=views,
+    )
+    for views, subsets in ((30, 10), (15, 5))
+)
+"""SPECTnet and OSEM where fewer views are measured: a half and a quarter, as its authors tried."""
 TORSOS = Family(
     "deeppet",
     "Torsos, PET, after DeepPET",
@@ -105,6 +135,7 @@ TORSOS = Family(
         Entry("back-projection", "U-Net after a back projection", "back-projection", {"width": 16}),
         Entry("post-unet", "U-Net after OSEM", "post-unet", {"width": 16, "passes": 4, "subsets": 6}),
         Entry("fusion", "OSEM and smoothed OSEM, fused", "fusion", {"passes": 4, "subsets": 6, "fwhm": [8.0, 16.0]}),
+        Entry("fusion-betas", "OSEM of several beta, fused", "fusion", {"kind": "betas", "passes": 4, "subsets": 6}),
         Entry("fbsem-net", "FBSEM-Net, unrolled", "fbsem-net", UNROLLED, 2e-3, 8),
     ),
 )
@@ -114,15 +145,18 @@ SPARSE = Family(
     "spectnet-small",
     (Entry("sinogram-net", "Network of data", "sinogram-net", {"width": 24, "depth": 6, "passes": 5, "subsets": 5}),),
 )
-FAMILIES = (SPECTNET, TORSOS, SPARSE)
+FAMILIES = (SPECTNET, TORSOS, SPARSE, *FEWER_VIEWS)
 
+_SHAPES = VariedShapesBody(kind="varied-shapes", number=(5, 12), size=(15.0, 50.0))
 CHANGES: Mapping[str, tuple[str, float, Callable[[sims.Recipe], sims.Recipe] | None]] = {
     "as-trained": ("as trained", 1.0, None),
     "counts-quarter": ("counts x 1/4", 0.25, None),
     "counts-four": ("counts x 4", 4.0, None),
+    "large-lesions": ("lesions of twice the size", 1.0, lambda r: _with_phantom(r, lesion_size=2.0)),
     "many-lesions": ("20 to 40 lesions, where training had 0 to 20", 1.0, lambda r: _with_phantom(r, lesions=(20, 40))),
     "shifted-map": ("attenuation map 9 mm aside", 1.0, lambda r: _with_mismatch(r, shift=(9.0, 0.0, 0.0))),
     "bone-uptake": ("bones instead of FDG", 1.0, lambda r: _with_phantom(r, uptake="bone-scan")),
+    "shapes": ("random shapes instead of torsos", 1.0, lambda r: r.model_copy(update={"phantom": _SHAPES})),
 }
 """What changes in the test scans of DeepPET's family: name -> title, level of counts, recipe."""
 

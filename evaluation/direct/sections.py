@@ -9,10 +9,10 @@ import numpy as np
 
 from emrecon.recon import area_under_curve
 
-from ..sections import Interval, Section, Table, Text
+from ..sections import Interval, Picture, Section, Table, Text
 from ..statistics import compare_paired, t_interval
 from ..suite import Options, Results
-from .families import CHANGES, SPECTNET, TORSOS
+from .families import CHANGES, FEWER_VIEWS, SPECTNET, TORSOS
 
 _PUBLISHED = {"hot": (0.68, 1.72), "background": (0.04, 0.10)}
 _FALSE = 1  # invented lesions that make an image one to warn of
@@ -20,7 +20,7 @@ _FALSE = 1  # invented lesions that make an image one to warn of
 
 def sections_of(results: Results, options: Options) -> Sequence[Section]:
     """Return the sections of all families."""
-    made = (_spectnet, _torsos, _changes, _hallucinations, _noise, _sparse, _training)
+    made = (_spectnet, _fewer_views, _torsos, _changes, _hallucinations, _noise, _sparse, _training)
     return [section(results) for section in made]
 
 
@@ -61,6 +61,19 @@ def _spectnet(results: Results) -> Section:
     return Section(SPECTNET.title, (Text("", (said,)), table))
 
 
+def _fewer_views(results: Results) -> Section:
+    rows: list[tuple[Any, ...]] = []
+    for family, views in ((SPECTNET, 60), *((family, family.views) for family in FEWER_VIEWS)):
+        for title, unit in (("OSEM, best pass", "osem"), ("SPECTnet, three stages", "staged")):
+            numbers = _subjects(results, f"{family.name}/{unit}")
+            rows.append((f"{views} views, {title}", *(_mean(numbers[key]) for key in ("hot", "background", "nrmse"))))
+    note = "The same camera with fewer views, the same counts in all. Published with 120, 60 and 30 views of 128 bins."
+    table = Table(
+        "Mean absolute error, background activity 1", ("scan", "hot regions", "background", "NRMSE"), rows, note
+    )
+    return Section("SPECTnet with fewer views", (table,))
+
+
 def _torsos(results: Results) -> Section:
     rows = [("FBP", "deeppet/fbp"), ("OSEM, pass chosen on validation scans", "deeppet/osem")]
     rows += [(entry.title, f"deeppet/{entry.name}") for entry in TORSOS.entries]
@@ -98,23 +111,64 @@ def _changes(results: Results) -> Section:
 
 
 def _hallucinations(results: Results) -> Section:
-    rows = []
-    for entry in TORSOS.entries:
-        numbers = _subjects(results, f"deeppet-changes/{entry.name}")
-        fit, invented = (np.concatenate([numbers[f"{name}: {key}"] for name in CHANGES]) for key in ("fit", "invented"))
-        wrong = invented >= _FALSE
-        area = None
-        if 1 < wrong.sum() < len(wrong) - 1:
-            found = area_under_curve(fit[~wrong], fit[wrong])
-            area = Interval(float(found.value), float(found.low), float(found.high), len(wrong))
-        rows.append((entry.title, float(wrong.mean()), area))
+    rows: list[tuple[Any, ...]] = []
+    curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    named = [("OSEM", "osem"), *((entry.title, entry.name) for entry in TORSOS.entries)]
+    for title, name in named:
+        numbers = _subjects(results, f"deeppet-changes/{name}")
+        fit, invented, lost = (
+            np.concatenate([np.asarray(numbers[f"{change}: {key}"], float) for change in CHANGES])
+            for key in ("fit", "invented", "lost")
+        )
+        rows.append((title, _mean(invented), _mean(lost), _detected(fit, invented), _detected(fit, invented + lost)))
+        wrong = invented + lost >= _FALSE
+        if wrong.any() and not wrong.all():
+            curves[title] = (fit[~wrong], fit[wrong])
     table = Table(
-        "Does the misfit of the data tell images with invented lesions?",
-        ("method", "images with an invented lesion", "area under the curve of the misfit"),
+        "Lesions of an image that are not there, or are missing, and whether the misfit of the data tells",
+        ("method", "invented", "lost", "area under the curve: invented", "area under the curve: invented or lost"),
         rows,
-        "Misfit: Poisson deviance of the measured data from what the image would have made of them. 0.5 tells nothing.",
+        "Over all changes. Misfit: Poisson deviance of the measured data from what the image would have made of them; "
+        "the curve is for telling images with such a lesion from those without. 0.5 tells nothing.",
     )
-    return Section("Invented lesions", (table,))
+    parts: list[Table | Picture] = [table]
+    if curves:
+        parts.append(_curves(curves))
+    return Section("Invented and lost lesions", parts)
+
+
+def _detected(fit: np.ndarray, false: np.ndarray) -> Interval | None:
+    """The area under the curve of the misfit, for images with a false lesion against those without."""
+    wrong = false >= _FALSE
+    if not 1 < wrong.sum() < len(wrong) - 1:
+        return None
+    found = area_under_curve(fit[~wrong], fit[wrong])
+    return Interval(float(found.value), float(found.low), float(found.high), len(wrong))
+
+
+def _curves(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Picture:
+    """Receiver operating characteristics of the misfit as a detector of false lesions."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 4.2))
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for title, (good, wrong) in found.items():
+        limits = np.concatenate([[np.inf], np.sort(np.concatenate([good, wrong]))[::-1], [-np.inf]])
+        rates = [[float((values >= limit).mean()) for limit in limits] for values in (good, wrong)]
+        axes.plot(*rates, label=title, linewidth=1.2)
+    axes.set(
+        xlabel="part of the images without a false lesion",
+        ylabel="part of the images with one",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
+    axes.set_aspect("equal")
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    figure.subplots_adjust(left=0.1, right=0.62, bottom=0.12, top=0.97)
+    return Picture.of(
+        figure, "What the misfit of the data tells", "Images above a limit of the misfit, for every limit, all changes."
+    )
 
 
 def _noise(results: Results) -> Section:

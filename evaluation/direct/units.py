@@ -20,7 +20,7 @@ from emrecon.unrolled.networks.scaling import counts_of
 from emrecon.unrolled.training.records import best_weights
 
 from ..suite import Options, Unit, folder_of, numbers_of
-from .families import CHANGES, FAMILIES, SPARSE, SPECTNET, TORSOS, Entry, Family
+from .families import CHANGES, FAMILIES, SPARSE, TORSOS, Entry, Family
 from .samples import Pair, Samples
 from .scores import edge_width, joined, region_errors, scores
 from .training import seconds_per_step, trained, validation
@@ -36,7 +36,9 @@ def units_of(options: Options) -> Sequence[Unit]:
     found: list[Unit] = []
     for family in FAMILIES:
         found += [_pace(family, options), *(_network(family, entry, options) for entry in family.entries)]
-    found += [_staged(options), _osem(SPECTNET, options), _osem(TORSOS, options), _fbp(options)]
+        found += [_staged(family, options)] if family.staged is not None else []
+        found += [_osem(family, options)] if family is not SPARSE else []
+    found += [_fbp(options)]
     found += [_changes(entry, options) for entry in TORSOS.entries] + [_classical_changes(options)]
     found += [_noise(entry, options) for entry in TORSOS.entries] + [_classical_noise(options)]
     return [*found, _sparse(options)]
@@ -75,8 +77,8 @@ def _pace(family: Family, options: Options) -> Unit:
             entry.name: seconds_per_step(entry.build(samples), samples, entry.size, _objective(entry))
             for entry in family.entries
         }
-        if family is SPECTNET:
-            pace |= _stage_paces(samples)
+        if family.staged is not None:
+            pace |= _stage_paces(family.staged, samples)
         started = time.perf_counter()
         samples.source.samples(range(4))
         return {"seconds per step": pace, "seconds per sample": (time.perf_counter() - started) / 4}
@@ -84,9 +86,8 @@ def _pace(family: Family, options: Options) -> Unit:
     return Unit(name, run, arguments=_about(options))
 
 
-def _stage_paces(samples: Samples) -> dict[str, float]:
+def _stage_paces(entry: Entry, samples: Samples) -> dict[str, float]:
     """Seconds of a step of each of SPECTnet's stages."""
-    entry = SPECTNET.entries[0]
     model = entry.build(samples)
     assert isinstance(model, unrolled.Direct)
     stages = unrolled.spectnet_stages(model, samples.batches(entry.size, 0), (1, 1, 1), unrolled.Settings(1))
@@ -141,12 +142,13 @@ def _validate(family: Family, samples: Samples) -> Callable[[nn.Module], Mapping
     return unrolled.Validation(pairs)
 
 
-def _staged(options: Options) -> Unit:
+def _staged(family: Family, options: Options) -> Unit:
     """SPECTnet in its three stages, in the same time as its one step."""
-    name, pace, entry = "spectnet/staged", "spectnet/pace", SPECTNET.entries[0]
+    name, pace, entry = f"{family.name}/staged", f"{family.name}/pace", family.staged
+    assert entry is not None
 
     def run(folder: Path) -> Mapping[str, Any]:
-        samples = SPECTNET.samples(options, _folder(options, folder, name))
+        samples = family.samples(options, _folder(options, folder, name))
         paces = numbers_of(folder, name, pace)["seconds per step"]
         first, second, third = (
             _steps(options, paces[stage], share) for stage, share in zip(("autoencoder", "codes", "joint"), _STAGES)
@@ -165,7 +167,7 @@ def _staged(options: Options) -> Unit:
         last = {record.stage: record.record.loss for record in unrolled.train_stages(model, stages)}
         model.load_state_dict(best_weights(folder / "training" / "stage-03-joint"))
         numbers = {"steps": [first, second, third], "losses": last, "parameters": unrolled.count_parameters(model)}
-        return {**numbers, **_tested(SPECTNET, samples, _images_of(model.eval()), options)}
+        return {**numbers, **_tested(family, samples, _images_of(model.eval()), options)}
 
     return Unit(name, run, (pace,), _about(options, shares=list(_STAGES)))
 
@@ -204,7 +206,7 @@ def _tested(family: Family, samples: Samples, images: Images, options: Options) 
 def _numbers(family: Family, made: torch.Tensor, pair: Pair) -> dict[str, list[Any]]:
     arguments, truth = pair
     found = scores(made, truth, arguments["likelihood"])
-    return found | region_errors(made, truth) if family is SPECTNET else found
+    return found | region_errors(made, truth) if family.regions else found
 
 
 def _osem_images(family: Family, pair: Pair) -> Iterator[tuple[int, torch.Tensor]]:

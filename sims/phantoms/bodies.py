@@ -173,6 +173,7 @@ def random_torso(
     uptake: str | Mapping[str, float] = "fdg",
     lesions: tuple[int, int] = (0, 6),
     arms: bool | None = None,
+    lesion_size: float = 1.0,
 ) -> Phantom:
     """Return a random patient; each seed has its own, whatever was drawn before.
 
@@ -181,6 +182,8 @@ def random_torso(
         uptake : as for `torso`.
         lesions : the lowest and highest number of them.
         arms : beside the body or not; None: in one of five, as below. The rest of the patient is the same.
+        lesion_size : the diameters below times this, in the same places; lesions above 1 may touch, and reach beyond
+            their tissue.
 
     Ranges, ours and uniform: scale 0.92 to 1.06 along x and y and 0.93 to 1.05 along z, fat 4 to 30 mm; liver, spleen,
     stomach, kidneys and bladder displaced by up to 3 mm along each axis and 0.94 to 1.04 as long (bladder 0.75 to 1.1);
@@ -195,16 +198,26 @@ def random_torso(
     Any other uptake takes the places and ratios of fdg. Axes differ by up to 15 % from the mean. Lesions do not touch
     each other.
 
-    Raises ValueError for a negative seed, and unless 0 <= lowest <= highest number <= 40 (more may not find room).
+    Raises ValueError for a negative seed, a size that is not above 0 and at most 4, and unless 0 <= lowest <= highest
+    number <= 40 (more may not find room).
     """
     low, high = lesions
+    if not 0 < lesion_size <= 4:
+        raise ValueError(f"random_torso: lesion_size must be above 0 and at most 4, got {lesion_size}")
     if not 0 <= low <= high <= _MOST_LESIONS:
         raise ValueError(f"random_torso: lesions must be 0 <= lowest <= highest <= {_MOST_LESIONS}, got {lesions}")
     random = generator(seed, "torso")
     table, drawn = varied(random, _table(uptake)), bool(random.uniform() < 0.2)
     plain = torso(table, arms=drawn if arms is None else arms, build=random_build(random))
     sites = _SITES[uptake if isinstance(uptake, str) else "fdg"]
-    return with_lesions(plain, _random_lesions(random, plain, sites, int(random.integers(low, high + 1))))
+    found = _random_lesions(random, plain, sites, int(random.integers(low, high + 1)))
+    return with_lesions(plain, [_resized(lesion, lesion_size) for lesion in found])
+
+
+def _resized(lesion: Lesion, size: float) -> Lesion:
+    """A lesion of `size` times the diameters."""
+    x, y, z = (float(d) * size for d in np.broadcast_to(lesion.diameter, 3))
+    return lesion if size == 1 else replace(lesion, diameter=(x, y, z))
 
 
 def varied(random: np.random.Generator, uptake: Mapping[str, float]) -> dict[str, float]:

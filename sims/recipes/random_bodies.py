@@ -159,17 +159,20 @@ class Torso(Kind):
     Args:
         uptake : "bone-scan", "fdg", "lu-177", or activities by organ.
         lesions : the lowest and highest number.
+        lesion_size : their diameters times this.
         slices : heights in mm between which the plane (or the middle of the volume) lies that comes to z = 0.
     """
 
     kind: Literal["torso"]
     uptake: str | dict[str, float] = "fdg"
     lesions: tuple[int, int] = (0, 6)
+    lesion_size: float = 1.0
     slices: tuple[float, float] = (0.0, 0.0)
 
     def draw(self, seed: int, flat: bool) -> Drawn:
         """Return the phantom of a seed."""
-        return Drawn(_at_slice(random_torso(seed, self.uptake, self.lesions), self.slices, seed))
+        body = random_torso(seed, self.uptake, self.lesions, lesion_size=self.lesion_size)
+        return Drawn(_at_slice(body, self.slices, seed))
 
 
 class CardiacTorso(Kind):
