@@ -54,7 +54,7 @@ def same(a, b):
 
 def contents(folder):
     """What the files say, without times."""
-    rows = [row | {"seconds": 0} for row in read_log(folder)]
+    rows = [row | {"seconds": 0, "samples_per_second": 0, "data_share": 0} for row in read_log(folder)]
     return rows, [line.split(",")[:3] for line in (folder / "log.csv").read_text().splitlines()]
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from ..networks.reconstructor import networks_of
 from .distributed import average_gradients, broadcast_weights, mean_over_ranks, of_first_rank, rank_and_size
 from .losses import Case, applied
 from .names import load_plain, plain_names, unwrapped
+from .pace import Pace, ahead
 from .records import (
     BEST,
     CHECKPOINT,
@@ -97,7 +98,11 @@ class Settings:
 
 
 class Record(NamedTuple):
-    """Where a training stands: means since the last record, the metrics, and the weights that have them."""
+    """Where a training stands: means since the last record, the metrics, and the weights that have them.
+
+    `samples_per_second` are those of all processes since the last record, and `data_share` is the part of that time in
+    which the training waited for its data; validation counts for neither.
+    """
 
     step: int
     epoch: int
@@ -108,6 +113,8 @@ class Record(NamedTuple):
     metrics: Mapping[str, float]
     improved: bool
     weights: Weights
+    samples_per_second: float = math.nan
+    data_share: float = math.nan
 
 
 def train(
@@ -156,7 +163,7 @@ def train(
     broadcast_weights(model.state_dict().values())
     try:
         while not run.finished:
-            for batch in _unused(batches, run.epoch, run.batch):
+            for batch in run.pace.timed(_unused(batches, run.epoch, run.batch)):
                 started = time.perf_counter()
                 model.train()
                 optimiser.zero_grad(set_to_none=True)
@@ -174,9 +181,9 @@ def train(
                 scaler.update()
                 if schedule is not None and scaler.get_scale() >= before:  # or float16 has skipped this step
                     schedule.step()
-                run.after_step(value, norm, time.perf_counter() - started)
+                run.after_step(batch, value, norm, time.perf_counter() - started)
                 if rank == 0:
-                    work.note = f"loss {run.sums[0] / run.sums[2]:.4g}"
+                    work.note = f"loss {run.sums[0] / run.sums[2]:.4g}, {run.pace}"
                     step(work)
 
                 if run.step % settings.validate_every == 0 or run.step == settings.steps:
@@ -226,10 +233,12 @@ class _Run:
     best_weights: Weights | None = None
     written: list[Row] = field(default_factory=list)  # rows that the log has
     saved: float = field(default_factory=time.perf_counter)
+    pace: Pace = field(default_factory=Pace)
 
     _COUNTED = ("step", "epoch", "batch", "sums", "seconds", "best", "waited", "rows")
 
     def __post_init__(self) -> None:
+        self.pace.n_ranks = self.n_ranks
         if self.settings.ema is not None:
             self.average = {name: w.detach().clone() for name, w in self.model.state_dict().items()}
 
@@ -259,7 +268,8 @@ class _Run:
                 "smaller learning rate, a warm-up or clip= may help, and the weights are those before this step"
             )
 
-    def after_step(self, value: torch.Tensor, norm: torch.Tensor, seconds: float) -> None:
+    def after_step(self, batch: object, value: torch.Tensor, norm: torch.Tensor, seconds: float) -> None:
+        self.pace.after_step(batch, seconds)
         self.step += 1
         self.batch += 1
         self.seconds += seconds
@@ -288,8 +298,10 @@ class _Run:
         self.sums = [0.0, 0.0, 0.0]
         weights = plain_names({name: w.detach().clone() for name, w in self.model.state_dict().items()})
         rate = float(self.optimiser.param_groups[0]["lr"])
-        record = Record(self.step, self.epoch, loss, rate, norms / n, self.seconds, metrics, improved, weights)
-        row = {name: getattr(record, name) for name in Record._fields[:6]}
+        speed = self.pace.samples_per_second, self.pace.data_share
+        record = Record(self.step, self.epoch, loss, rate, norms / n, self.seconds, metrics, improved, weights, *speed)
+        self.pace.reset()
+        row = {name: getattr(record, name) for name in (*Record._fields[:6], *Record._fields[-2:])}
         self.rows.append(row | dict(metrics) | {"improved": improved})
         if improved:
             self.best_weights = weights
@@ -371,14 +383,17 @@ class _Run:
 
 
 @overload
-def by_epoch(loader: Iterable[Batch]) -> Batches[Batch]: ...
+def by_epoch(loader: Iterable[Batch], *, n_ahead: int = 0) -> Batches[Batch]: ...
 @overload
-def by_epoch(loader: Iterable[Raw], prepare: Callable[[Raw], Batch]) -> Batches[Batch]: ...
-def by_epoch(loader: Iterable[object], prepare: Callable[..., object] = lambda batch: batch) -> Batches[object]:
+def by_epoch(loader: Iterable[Raw], prepare: Callable[[Raw], Batch], *, n_ahead: int = 0) -> Batches[Batch]: ...
+def by_epoch(
+    loader: Iterable[object], prepare: Callable[..., object] = lambda batch: batch, *, n_ahead: int = 0
+) -> Batches[object]:
     """Return epoch -> batches of a loader with `loader.batch_sampler.set_epoch` (or of its sampler).
 
     Args:
         prepare : makes of each batch what the loss takes, such as a likelihood and a target.
+        n_ahead : so many batches are loaded and prepared by a thread while the network learns from those before.
 
     Raises TypeError for a loader whose order is not a function of the epoch: its runs could not be resumed exactly.
     """
@@ -386,7 +401,7 @@ def by_epoch(loader: Iterable[object], prepare: Callable[..., object] = lambda b
     sampler = next((sampler for sampler in samplers if hasattr(sampler, "set_epoch")), None)
     if sampler is None:
         raise TypeError(f"by_epoch needs a sampler with set_epoch(epoch), which {type(loader).__name__} does not have")
-    return _Epochs(loader, prepare, sampler)
+    return _Epochs(loader, prepare, sampler, n_ahead)
 
 
 @dataclass(frozen=True)
@@ -396,6 +411,7 @@ class _Epochs:
     loader: Iterable[object]
     prepare: Callable[..., object]
     sampler: Any
+    n_ahead: int = 0
 
     def __call__(self, epoch: int) -> Iterator[object]:
         return self.after(epoch, 0)
@@ -405,12 +421,32 @@ class _Epochs:
         self.sampler.set_epoch(epoch)
         if hasattr(self.sampler, "skip"):
             self.sampler.skip, used = used, 0
-        return map(self.prepare, islice(self.loader, used, None))
+        return ahead(map(self.prepare, islice(self.loader, used, None)), self.n_ahead)
+
+
+@dataclass(frozen=True)
+class Mapped(Generic[Raw, Batch]):
+    """epoch -> what a function makes of each batch of an epoch; batches that have been used are not made again.
+
+    Args:
+        batches : epoch -> batches.
+        made : of each, one batch after the other.
+    """
+
+    batches: Batches[Raw]
+    made: Callable[[Raw], Batch]
+
+    def __call__(self, epoch: int) -> Iterator[Batch]:
+        return self.after(epoch, 0)
+
+    def after(self, epoch: int, used: int) -> Iterator[Batch]:
+        """Return the batches of an epoch without the first ones."""
+        return map(self.made, _unused(self.batches, epoch, used))
 
 
 def _unused(batches: Batches[Batch], epoch: int, used: int) -> Iterable[Batch]:
     """The batches of an epoch after the first ones."""
-    if isinstance(batches, _Epochs):
+    if isinstance(batches, (_Epochs, Mapped)):
         return batches.after(epoch, used)  # type: ignore[return-value]
     return islice(batches(epoch), used, None)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT, BEST, LOG = "checkpoint.pt", "best.pt", "log.json"
 _MOST_COLUMNS = 100
+_NOT_DRAWN = ("step", "epoch", "seconds", "improved", "samples_per_second", "data_share")
 
 Weights = dict[str, torch.Tensor]
 Row = dict[str, float]
@@ -154,7 +155,7 @@ def plot_log(folder: str | os.PathLike[str]) -> Figure:
     from matplotlib.figure import Figure
 
     rows = read_log(folder)
-    names = [name for name in (rows or [{}])[0] if name not in ("step", "epoch", "seconds", "improved")]
+    names = [name for name in (rows or [{}])[0] if name not in _NOT_DRAWN]
     if not names:
         raise FormatError(f"{Path(folder) / LOG} is not the log of a training: it has nothing to draw")
     steps = [row["step"] for row in rows]

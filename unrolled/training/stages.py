@@ -18,7 +18,8 @@ from emrecon.recon.likelihoods import Likelihood
 from ..direct import Direct
 from ..networks.scaling import count_scale
 from ..networks.spectnet import Autoencoder, SPECTNet
-from .loop import Batches, Objective, Record, Settings, Validate, train
+from .distributed import broadcast_weights, rank_and_size
+from .loop import Batches, Mapped, Objective, Record, Settings, Validate, train
 from .losses import Criterion, Supervised, mse
 from .names import load_plain
 from .records import Weights, best_weights, read_checkpoint
@@ -67,10 +68,12 @@ def train_stages(network: nn.Module, stages: Sequence[Stage]) -> Iterator[StageR
     checkpoint. A checkpoint that followed other weights is refused.
 
     Args:
-        network : the whole, of which the stages train parts; what a stage begins with is all of its weights.
+        network : the whole, of which the stages train parts; what a stage begins with is all of its weights. On several
+            ranks they are the first one's.
 
     Raises ValueError for stages of one name, and as `train` does.
     """
+    broadcast_weights(network.state_dict().values())
     names = [stage.name for stage in stages]
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"train_stages needs stages with names of their own, got {names}")
@@ -96,10 +99,12 @@ def finished(run: Iterator[Record], module: nn.Module, folder: object, keep: Kee
     for record in run:
         weights = record.weights if keep == "last" or record.improved else weights
         yield record
-    if folder is not None:  # all or the best of its records may be of an earlier call
+    if folder is not None and rank_and_size()[0] == 0:  # all or the best of its records may be of an earlier call
         state = read_checkpoint(Path(str(folder)) / "checkpoint.pt")
         weights = best_weights(Path(str(folder))) if keep == "best" else state["average"] or state["model"]
-    load_plain(module, weights)
+    if weights:
+        load_plain(module, weights)
+    broadcast_weights(module.state_dict().values())  # the first rank's file may not yet be there for the others
 
 
 def digest_of(modules: Iterable[nn.Module]) -> str:
@@ -175,19 +180,18 @@ def spectnet_stages(
     """
     body = _body_of(network)
 
-    def scaled_images(epoch: int) -> Iterator[Any]:
-        for arguments, target, *_ in batches(epoch):
-            image = target / count_scale(arguments["likelihood"])
-            yield {"x": image}, image
+    def scaled_image(batch: Any) -> Any:
+        arguments, target, *_ = batch
+        image = target / count_scale(arguments["likelihood"])
+        return {"x": image}, image
 
-    def codes(epoch: int) -> Iterator[Any]:
+    def code(batch: Any) -> Any:
         autoencoder.eval()
-        for arguments, target, *_ in batches(epoch):
-            image = target / count_scale(arguments["likelihood"])
-            with torch.no_grad():
-                folded = image.movedim(-1, 0).reshape(-1, 1, *image.shape[-3:-1])
-                code = body.encode_image(folded)
-            yield {"likelihood": arguments["likelihood"]}, code
+        arguments, target, *_ = batch
+        image = target / count_scale(arguments["likelihood"])
+        with torch.no_grad():
+            folded = image.movedim(-1, 0).reshape(-1, 1, *image.shape[-3:-1])
+            return {"likelihood": arguments["likelihood"]}, body.encode_image(folded)
 
     def adam(module: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam(module.parameters(), rate, weight_decay=decay)
@@ -201,8 +205,18 @@ def spectnet_stages(
         return None if schedule_of is None else lambda optimiser: schedule_of(optimiser, steps)
 
     return [
-        Stage("autoencoder", autoencoder, scaled_images, Supervised(loss), adam, _of(alone, first), over(first)),
-        Stage("codes", CodesOf(network), codes, Supervised(mse), adam, _of(alone, second), over(second)),
+        Stage(
+            "autoencoder",
+            autoencoder,
+            Mapped(batches, scaled_image),
+            Supervised(loss),
+            adam,
+            _of(alone, first),
+            over(first),
+        ),
+        Stage(
+            "codes", CodesOf(network), Mapped(batches, code), Supervised(mse), adam, _of(alone, second), over(second)
+        ),
         Stage("joint", network, batches, Supervised(loss), adam, _of(joint, third), over(third), validate, "best"),
     ]
 
