@@ -227,14 +227,30 @@ def _unlike(trained: Trained, simulation: dict[str, Any], grid: ImageGrid, kind:
 
 
 def scan_notes(engine: object, grid: ImageGrid) -> list[str]:
-    """Return a warning for everything measured of the scan that a trained network's card does not know of."""
+    """Return a warning for everything measured of the scan that a trained network's card does not know of.
+
+    And which of its views a network of data predicts.
+    """
     if not isinstance(engine, Engine) or engine.trained is None:
         return []
+    return [*_views_notes(engine, engine.trained), *_card_notes(engine, engine.trained, grid)]
+
+
+def _views_notes(engine: Engine, trained: Trained) -> list[str]:
+    """How many views of a scan a network of data predicts."""
+    scan = getattr(trained.network, "scan", None)
+    views = engine.parts[0].model.projector.out_shape[0]
+    if not hasattr(trained.network, "completion") or scan is None or len(engine.parts) > 1 or views >= scan["views"]:
+        return []
+    return [f"{trained.name} predicts {scan['views'] - views} of {scan['views']} views; {views} are measured"]
+
+
+def _card_notes(engine: Engine, trained: Trained, grid: ImageGrid) -> list[str]:
     if not all(part.sensitivity_has_factors for part in engine.parts):
         return []  # of single events no background of bins is known
     from emrecon.unrolled.training import domain
 
-    card = engine.trained.card
+    card = trained.card
     if not isinstance(card.data, dict) or domain.STATISTICS not in card.data:
         return []
     with stage("measuring the scan"):

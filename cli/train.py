@@ -23,7 +23,7 @@ from . import learned, train_recipe
 from .errors import interruptible
 from .outputs import OutputError, writing
 from .printing import plain_console, quietly
-from .train_data import Pair, batches_of, pairs_of, preparation, training_batches
+from .train_data import Pair, batches_of, pairs_of, pattern_of, preparation, training_batches
 from .train_recipe import Plan
 from .train_tables import LossTable, TrainingTable
 
@@ -64,7 +64,8 @@ def train(
         bool | None,
         typer.Option(
             "--cache/--no-cache",
-            help="Keep simulated samples in `samples` of --out, so that each is made once (default: volumes).",
+            help="Keep simulated samples in `samples` of --out, so that each is made once (default: as the recipe "
+            "says, or volumes).",
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda where there is one).")] = None,
@@ -104,7 +105,8 @@ def train(
     learned.torch_device(device or "cpu")
     from emrecon.unrolled.training.distributed import process_group
 
-    if plan.folder is None and (cache or (cache is None and not plan.source.is_flat)):
+    wanted = plan.recipe.data.keep if cache is None else cache
+    if plan.folder is None and (not plan.source.is_flat if wanted is None else wanted):
         plan = plan.keeping(out / "samples")
     _check_folder(plan, out)
     advice = f"the same command goes on from the checkpoint in {out}"
@@ -155,7 +157,7 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
                 tell(schedule.last_epoch)
             return loss(model, batch, generator)
 
-        loss = _loss(plan.recipe.loss)
+        loss = _loss(plan)
         if plan.recipe.federated is not None:
             _federated(plan, model, objective, validate, out, workers, device, tell)
             records: Iterable[Record] = ()
@@ -164,10 +166,14 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
             records = steps_of(model, batches, objective, optimiser, settings, schedule=schedule, validate=validate)
         else:
             records = _staged(model, plan, batches_of(plan, device, workers, table.seed), settings, validate)
+        speed = None
         for record in records:
+            speed = record.samples_per_second, record.data_share
             tell(record.step, loss=record.loss, **{"nrmse": record.metrics["nrmse"]} if record.metrics else {})
     if rank > 0:
         return
+    if speed is not None:
+        console.print(f"{speed[0]:.3g} samples/s, {speed[1]:.0%} of the time waiting for data")
     trained = out if table.first_stages is None else out / "stage-03-joint"
     row = best_row(trained, _METRICS)
     model.load_state_dict(best_weights(trained))
@@ -327,22 +333,20 @@ def _write_weights(
         save_weights(out / "weights.safetensors", model, card)
 
 
-def _loss(table: LossTable) -> Objective[Pair]:
+def _loss(plan: Plan) -> Objective[Pair]:
     from emrecon.unrolled.training import losses
 
+    table = plan.recipe.loss
     if table.kind == "n2n":
         from emrecon.unrolled.training.noise2noise import ThinnedNoise2Noise
 
         thinned = ThinnedNoise2Noise(table.share)
         return lambda model, batch, generator: thinned(model, batch[0], generator)
     if table.kind == "completion":
-        from emrecon.unrolled.training.completing import Completing, EvenlySpacedViews
+        from emrecon.unrolled.training.completing import Completing
 
         assert not isinstance(table.share, tuple)
-        hidden = (
-            {"pattern": EvenlySpacedViews(table.every, shifted=True)} if table.every > 1 else {"share": table.share}
-        )
-        return Completing(**hidden)
+        return Completing(pattern_of(plan)) if table.hides else Completing(share=table.share)
     return losses.Supervised(_criterion(table))
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from emrecon.unrolled.training.preparation import Preparation
 
+_AHEAD = 2  # batches that are made while the network learns from another
+
 Pair = tuple[dict[str, Any], "torch.Tensor"]
 """What a network is called with, likelihood and guide, and its target."""
 
@@ -47,7 +49,7 @@ def training_batches(plan: Plan, prepare: Preparation, workers: int, seed: int) 
         raise ValueError(
             f"{len(plan.dataset('train'))} samples do not fill a batch of {size} on every rank; reduce batch_size"
         )
-    return by_epoch(found, prepare)
+    return by_epoch(found, prepare, n_ahead=_AHEAD)
 
 
 def batches_of(plan: Plan, device: torch.device | str, workers: int, seed: int) -> Callable[[int], Iterable[Pair]]:
@@ -78,24 +80,42 @@ def held_out(plan: Plan, prepare: Preparation, split: str, n: int) -> Callable[[
     samples = dataset.__getitems__(range(min(n, len(dataset))))
     batches = [stacked(samples[first : first + size]) for first in range(0, len(samples), size)]
 
-    hidden = plan.recipe.loss.kind == "completion" and plan.recipe.loss.every > 1
+    pattern = pattern_of(plan, moving=False) if plan.recipe.loss.hides else None
 
     def pairs() -> Iterator[Pair]:
         made = map(prepare, batches)
-        return (_partly(pair, plan.recipe.loss.every) for pair in made) if hidden else made
+        return made if pattern is None else (_partly(pair, pattern, k) for k, pair in enumerate(made))
 
     return pairs
 
 
-def _partly(pair: Pair, every: int) -> Pair:
-    """A pair whose likelihood has every n-th view, as a network of data gets it in use."""
-    from emrecon.unrolled.direct import every_view, partly_measured
+def pattern_of(plan: Plan, moving: bool = True) -> Any:
+    """Return which bins of a scan a network of data learns to fill in, as the recipe's loss says.
+
+    moving : whether the first of every n-th view is drawn.
+    """
+    from emrecon.unrolled.training import completing
+
+    loss = plan.recipe.loss
+    if loss.hide == "views":
+        return completing.EvenlySpacedViews(loss.every, shifted=moving)
+    if loss.hide == "coarse":
+        return completing.CoarseBins(loss.every)
+    n = loss.n_hidden or 1
+    if loss.hide == "crystals":
+        return completing.FailedCrystals(plan.source.simulator.geometry, n)  # type: ignore[arg-type]  # of PET
+    return completing.MissingViews(n) if loss.hide == "arc" else completing.MissingBins(n)
+
+
+def _partly(pair: Pair, pattern: Any, number: int) -> Pair:
+    """A pair whose likelihood is that of a part of the bins, as a network of data gets it in use."""
+    import torch
+
+    from emrecon.unrolled.training.completing import hidden
 
     arguments, target = pair
-    likelihood = arguments["likelihood"]
-    shape = tuple(likelihood.model.projector.out_shape)
-    measured = every_view(shape[0], every, shape).to(likelihood.data.device)
-    return {**arguments, "likelihood": partly_measured(likelihood, measured)}, target
+    part, _ = hidden(arguments["likelihood"], pattern, torch.Generator().manual_seed(number))
+    return {**arguments, "likelihood": part}, target
 
 
 def stacked(samples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:

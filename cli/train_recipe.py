@@ -146,7 +146,8 @@ class Plan:
         """Return every number of the training and of its data, for JSON."""
         levels = [part.level for part in self.each]
         level = levels if self.parts else levels[0]
-        data = {**self.recipe.data.model_dump(mode="json"), "recipe": None, "folder": None, "level": level}
+        own = self.recipe.data.model_dump(mode="json", exclude={"keep"})  # which changes no sample
+        data = {**own, "recipe": None, "folder": None, "level": level}
         table = {**self.recipe.model_dump(mode="json"), "data": data}
         for name in ("transfer", "federated"):  # which trainings of earlier versions do not have
             if table[name] is None:
@@ -420,19 +421,38 @@ def _possible_loss(plan: Plan) -> None:
     kind, name = plan.recipe.loss.kind, plan.recipe.network.name
     if (kind == "completion") != (name == "sinogram-net"):
         raise ValueError(f'kind "completion" is for sinogram-net, and only that; the network is {name}')
-    n_views = plan.source.simulator.geometry.n_views
-    if kind == "completion" and n_views % plan.recipe.loss.every:
-        raise ValueError(f"every must divide the {n_views} views, got {plan.recipe.loss.every}")
-    keeps = plan.recipe.network.keep_measured is not False
-    if kind == "completion" and keeps != (plan.recipe.loss.every > 1):
-        raise ValueError(
-            "every must be above 1 for a network that keeps what was measured, and 1 for keep_measured = false"
-        )
+    if kind == "completion":
+        _possible_hiding(plan)
     share = plan.recipe.loss.share
     if isinstance(share, tuple) and (kind != "n2n" or share[0] > share[1]):
         raise ValueError(f'share is a range, from low to high, for kind "n2n" alone, got {list(share)}')
     if plan.recipe.loss.kind == "n2n" and not plan.simulation.counts.noise:
         raise ValueError('kind "n2n" splits noisy counts, but the simulation has noise = false')
+
+
+def _possible_hiding(plan: Plan) -> None:
+    loss, geometry = plan.recipe.loss, plan.source.simulator.geometry
+    n_views, n_bins = geometry.shape[:2]
+    if loss.hide in ("views", "coarse"):
+        what, n = ("views", n_views) if loss.hide == "views" else ("bins", n_bins)
+        if n % loss.every:
+            raise ValueError(f"every must divide the {n} {what}, got {loss.every}")
+        if loss.hide == "coarse" and loss.every < 2:
+            raise ValueError("every must be above 1: so many bins are one coarse bin")
+    if (loss.n_hidden is None) != (loss.hide in ("views", "coarse")):
+        raise ValueError('n_hidden must be given for hide = "arc", "bins" and "crystals", and only for those')
+    if loss.hide == "crystals" and plan.simulation.pet is None:
+        raise ValueError('hide = "crystals" is for PET; a failed block of a camera is "bins"')
+    if loss.n_hidden is not None:
+        crystals = getattr(getattr(geometry, "scanner", None), "n_crystals", 0)
+        n = {"arc": n_views, "bins": n_bins, "crystals": crystals}[loss.hide]
+        if loss.n_hidden >= n:
+            raise ValueError(f"n_hidden must be less than the {n} that there are, got {loss.n_hidden}")
+    keeps = plan.recipe.network.keep_measured is not False
+    if keeps != loss.hides:
+        raise ValueError(
+            "every must be above 1 for a network that keeps what was measured, and 1 for keep_measured = false"
+        )
 
 
 def _possible_stages(recipe: TrainingRecipe) -> None:

@@ -29,6 +29,7 @@ class DataTable(Table):
     target : "truth" in kBq/mL, or "reconstruction", the recipe's image at its highest level.
     guide : what the network sees beside the image: the MR-like "guide", "mu", or a list of both, in its order.
     noise : False shows the network expected counts instead of Poisson ones, as SPECTnet was trained.
+    keep : whether simulated samples are kept beside the weights, so that each is made once (default: volumes).
     floor : the least expected background of a bin, as a fraction of the mean counts per bin; it keeps the
         likelihood finite where the model expects no counts.
     """
@@ -41,6 +42,7 @@ class DataTable(Table):
     guide: Guide | tuple[Guide, ...] | None = None
     batch_size: Count = 8
     noise: bool = True
+    keep: bool | None = None
     floor: Fraction = 1e-3
 
     @property
@@ -108,7 +110,7 @@ class NetworkTable(Table):
     maps: Count | None = None
     start: Literal["transpose", "fbp"] | None = None
     n_slices: Count | None = None
-    network: Literal["unet", "dilated"] | None = None
+    network: Literal["unet", "dilated", "chain", "lu-net"] | None = None
     levels: Count | None = None
     keep_measured: bool | None = None
     passes: Count | None = None
@@ -120,13 +122,23 @@ class LossTable(Table):
 
     share : for "n2n", the probability that a count goes to the part that the network sees; or [low, high], of which
         each step draws one, for a network that knows scans of all these counts.
-    every : for "completion", of networks of data: every n-th view is measured and the network predicts the others; 1
-        hides counts instead, with `share`, to denoise.
+    hide : for "completion", of networks of data: "views" but every n-th; an "arc" of views; neighbouring "bins", a gap
+        or a failed block; PET "crystals", a block or an open ring; "coarse" bins, of which it makes fine ones.
+    every : of "views", the n-th are measured, and 1 hides counts instead, with `share`, to denoise; of "coarse", n bins
+        are one.
+    n_hidden : views of an "arc", "bins" or "crystals" that are missing.
     """
 
     kind: Literal["relative-mse", "mse", "l1", "ssim", "n2n", "completion"] = "relative-mse"
     share: Share | tuple[Share, Share] = 0.5
+    hide: Literal["views", "arc", "bins", "crystals", "coarse"] = "views"
     every: Count = 2
+    n_hidden: Count | None = None
+
+    @property
+    def hides(self) -> bool:
+        """Whether a network of data sees only a part of the bins, not of the counts."""
+        return self.kind == "completion" and (self.hide != "views" or self.every > 1)
 
 
 class TrainingTable(Table):

@@ -14,7 +14,7 @@ from recipe_cases import SMALL_PET, SMALL_SPECT
 
 from emrecon.cli import train_recipe
 from emrecon.cli.errors import InterruptionError
-from emrecon.cli.train_data import held_out, preparation, stacked, training_batches
+from emrecon.cli.train_data import held_out, pattern_of, preparation, stacked, training_batches
 from emrecon.sims import RecipeError, recipes
 from emrecon.sims.datasets import write_dataset
 from emrecon.unrolled.training import losses
@@ -468,6 +468,37 @@ def test_networks_of_data(recipe, tmp_path, every):
     recipe.write_text(text, encoding="utf-8")
     with pytest.raises(RecipeError, match="is for sinogram-net, and only that"):
         train_recipe.load_plan(str(recipe))
+
+
+HIDING = ['hide = "coarse"\nevery = 4', 'hide = "arc"\nn_hidden = 3', 'hide = "bins"\nn_hidden = 2']
+
+
+@pytest.mark.parametrize("hide", HIDING)
+def test_networks_of_data_learn_to_fill_in_what_the_recipe_hides(recipe, hide):
+    network = 'name = "sinogram-net"\nnetwork = "lu-net"\nwidth = 2\nlevels = 1\npasses = 1\nsubsets = 2'
+    text = TRAINING.replace('name = "mapem-net"\nn_modules = 2\nwidth = 2', network)
+    plan = plan_of(recipe, text + f'\n[loss]\nkind = "completion"\n{hide}\n')
+    (arguments, _), *_ = held_out(plan, preparation(plan, torch.device("cpu")), "validation", 1)()
+    model = train_recipe.learned.registry()["sinogram-net"](**plan.arguments)
+    assert model.scan["views"] == 12
+    assert pattern_of(plan) == pattern_of(plan, moving=False)
+    with torch.no_grad():
+        assert torch.isfinite(model(**arguments)).all()
+
+
+@pytest.mark.parametrize(
+    ("hide", "said"),
+    [
+        ('hide = "coarse"\nevery = 5', "every must divide the 16 bins"),
+        ('hide = "arc"', "n_hidden must be given"),
+        ('hide = "bins"\nn_hidden = 16', "n_hidden must be less than the 16"),
+        ('hide = "crystals"\nn_hidden = 2', "is for PET"),
+    ],
+)
+def test_what_cannot_be_hidden_is_refused(recipe, hide, said):
+    text = TRAINING.replace('name = "mapem-net"\nn_modules = 2\nwidth = 2', 'name = "sinogram-net"\nwidth = 2')
+    with pytest.raises(RecipeError, match=said):
+        plan_of(recipe, text + f'\n[loss]\nkind = "completion"\n{hide}\n')
 
 
 def test_counts_without_noise(recipe):

@@ -1,11 +1,11 @@
 """Reconstruction in one pass: data in, image out, and networks that complete the data first."""
 
 from .back_projection import BackProjection
+from .coarse import CoarseLikelihood, coarse_bins
 from .completion import (
     CompletedScan,
     Completion,
     DataNet,
-    OnData,
     PartialLikelihood,
     interpolated,
     partly_measured,
@@ -13,11 +13,14 @@ from .completion import (
 from .direct import Direct, normalised_data
 from .folding import DataFolding
 from .fusion import Fused
+from .on_data import OnData
 from .patterns import every_view, without_bins, without_crystals
 from .scans import ScanDescription, described, differences
+from .views import among_views
 
 __all__ = [
     "BackProjection",
+    "CoarseLikelihood",
     "CompletedScan",
     "Completion",
     "DataFolding",
@@ -27,6 +30,8 @@ __all__ = [
     "OnData",
     "PartialLikelihood",
     "ScanDescription",
+    "among_views",
+    "coarse_bins",
     "described",
     "differences",
     "every_view",

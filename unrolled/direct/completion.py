@@ -12,11 +12,12 @@ from emrecon.projectors import AcquisitionModel
 from emrecon.projectors.core.arrays import Array, array_namespace, divide_where, like, require_array
 from emrecon.projectors.scan.acquisition import take_views
 from emrecon.recon import GaussianLikelihood, PoissonLikelihood
-from emrecon.recon.likelihoods import Likelihood, start_image
+from emrecon.recon.likelihoods import Likelihood
 
 from ..networks.blocks import unit as layer
 from ..networks.pictures import wrapped
-from ..networks.scaling import count_scale, counts_of
+from ..networks.scaling import counts_of
+from .coarse import CoarseLikelihood, repeated, summed, upsampled
 from .direct import unit_of_bins, whole
 from .folding import DataFolding
 from .scans import described, is_half_turn
@@ -77,12 +78,15 @@ class CompletedScan:
         variance : of every bin: the counts' own where they were measured, and the network's where they were predicted.
         model : of all bins.
         measured : which bins are measured ones.
+        spread : the variance of what was hidden, given what was measured; default: the variance. Of bins that were
+            measured together it is that of how their counts were divided.
     """
 
     counts: Tensor
     variance: Tensor
     model: AcquisitionModel
     measured: Tensor
+    spread: Tensor | None = None
 
     @property
     def likelihood(self) -> GaussianLikelihood:
@@ -127,7 +131,8 @@ class Completion(nn.Module):
     """A data network with the physics around it: likelihood of some bins -> `CompletedScan` of all.
 
     Data are divided by factors and scale as for `Direct`, the network completes them, and the result is in counts
-    again; data of twice the counts are completed to twice the counts, with twice the variance.
+    again; data of twice the counts are completed to twice the counts, with twice the variance. Of coarse bins
+    (`coarse_bins`) it makes fine ones, whose sums are the counts that were measured.
 
     Args:
         network : a `DataNet`, or (data, mask, interpolated, half_turn) -> (data, variance).
@@ -141,6 +146,8 @@ class Completion(nn.Module):
     def forward(self, likelihood: Likelihood | Sequence[Likelihood]) -> CompletedScan:
         """Return the counts of all bins and their variance."""
         counted = whole(likelihood, "Completion")
+        if isinstance(counted, CoarseLikelihood):
+            return self._divided(counted)
         complete = getattr(counted, "complete", counted.model)
         y = counts_of(counted)
         mask = like(getattr(counted, "measured", torch.ones_like(y)), y) * torch.ones_like(y)
@@ -150,55 +157,52 @@ class Completion(nn.Module):
         data = mask * divide_where(y - background, unit)
         n = len(folding.out_shape)
         x, m = (folding.fold(values.unsqueeze(-n - 1)) for values in (data, mask))
-        made, spread = self.network(x, m, interpolated(x, m, half_turn=half), half)
         lead = tuple(y.shape[: y.ndim - n])
-        predicted, variance = (folding.unfold(values, lead).squeeze(-n - 1) * unit for values in (made, spread))
+        predicted, variance = self._made(folding, lead, unit, x, m, interpolated(x, m, half_turn=half), half)
         kept = mask > 0 if self.keep_measured else torch.zeros_like(mask, dtype=torch.bool)
         own = torch.clamp(y, min=1.0)  # a bin of no counts has a variance, too
         counts = torch.where(kept, y, predicted + background)
         return CompletedScan(counts, torch.where(kept, own, variance), complete, mask > 0)
 
+    def _divided(self, likelihood: CoarseLikelihood) -> CompletedScan:
+        """Fine bins of coarse ones: the network says how the counts y of each are divided, e = y s, and how well, w.
 
-class OnData(nn.Module):
-    """A reconstruction of completed data: the network fills bins in, and any reconstruction follows.
+        The variance of e is w + y s^2: that of the division, and the bin's share of that of y. Where s is right, w is
+        y s (1 - s) for counts that were hidden, and the bins together weigh as much as y does.
+        """
+        complete, parts = likelihood.complete, likelihood.n
+        unit, background, _ = unit_of_bins(likelihood, complete)
+        n = len(complete.projector.out_shape)
+        y = counts_of(likelihood)
+        coarse = divide_where(y - summed(background, parts, n), summed(unit, parts, n))
+        folding = DataFolding(tuple(complete.projector.out_shape), self.dimensions, "items")
+        data, first = repeated(coarse, parts, n), upsampled(coarse, parts, n)
+        x, start = (folding.fold(values.unsqueeze(-n - 1)) for values in (data, first))
+        half, lead = is_half_turn(described(complete.projector)), tuple(y.shape[: y.ndim - n])
+        line, spread = self._made(folding, lead, unit, x, torch.zeros_like(x), torch.relu(start), half)
+        expected = line + background
+        total = repeated(summed(expected, parts, n), parts, n)
+        even = torch.full_like(expected, 1 / (parts[0] * parts[1]))
+        share = torch.where(total > 0, divide_where(expected, total), even)
+        counted = repeated(y, parts, n)
+        variance = spread + counted.clamp(min=1.0) * share**2
+        return CompletedScan(counted * share, variance, complete, torch.zeros_like(share) > 0, spread)
 
-        x = R( completed(y) ),      R of a `GaussianLikelihood`: predicted bins are not Poisson, and weigh by their
-        variance
-
-    Args:
-        completion : a `Completion`.
-        reconstruct : (likelihood, start) -> image, such as `OSEMPasses`; without gradients.
-        scan : what the network was trained on, see `Direct`.
-
-    Called with a likelihood from `partly_measured`, or of all bins, which are then replaced (`keep_measured=False`).
-    """
-
-    def __init__(self, completion: Completion, reconstruct: object, scan: object = None) -> None:
-        super().__init__()
-        self.completion, self.reconstruct, self.scan = completion, reconstruct, scan
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        """The data network."""
-        return [self.completion.network]
-
-    @property
-    def dimensions(self) -> int:
-        """2 or 3."""
-        return self.completion.dimensions
-
-    guide_channels = 0
-
-    def forward(
-        self, likelihood: Likelihood | Sequence[Likelihood], start: Tensor | None = None, *, guide: Array | None = None
-    ) -> Tensor:
-        """Return the image of each item, (..., x, y, z)."""
-        if guide is not None:
-            raise ValueError("OnData: a network of data takes no guide")
-        counted = whole(likelihood, "OnData")
-        first = count_scale(counted) * start_image(counted) if start is None else start
-        image: Tensor = self.reconstruct(self.completion(counted).likelihood, first)  # type: ignore[operator]
-        return image
+    def _made(
+        self,
+        folding: DataFolding,
+        lead: tuple[int, ...],
+        unit: Tensor,
+        data: Tensor,
+        mask: Tensor,
+        first: Tensor,
+        half_turn: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """What the network makes of folded data, and its variance, in counts."""
+        made, spread = self.network(data, mask, first, half_turn)
+        n = len(folding.out_shape)
+        counts, variance = (folding.unfold(values, lead).squeeze(-n - 1) * unit for values in (made, spread))
+        return counts, variance
 
 
 def interpolated(data: Tensor, mask: Tensor, *, half_turn: bool) -> Tensor:
@@ -234,14 +238,3 @@ def _between(data: Tensor, mask: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 def like_or_number(value: Array | float, y: Array) -> Array | float:
     """A number as it is, an array in the library of y."""
     return value if isinstance(value, (int, float)) else like(value, y)
-
-
-__all__ = [
-    "CompletedScan",
-    "Completion",
-    "DataNet",
-    "OnData",
-    "PartialLikelihood",
-    "interpolated",
-    "partly_measured",
-]

@@ -15,7 +15,7 @@ from emrecon.recon.likelihoods import CountsLikelihood, Likelihood, only_seen, s
 from ..networks.guides import guide_channels
 from ..networks.scaling import count_scale, counts_of, of_bins
 from .folding import DataFolding
-from .scans import ScanDescription, described, differences
+from .scans import ScanDescription, described, differences, of_slices
 
 _WATER = 0.15  # 1/cm at 140 keV: maps near 1
 
@@ -117,7 +117,7 @@ class Direct(nn.Module):
         if self.scan is not None:
             here = described(projector)
             found = (
-                differences(_of_slices(self.scan), _of_slices(here))
+                differences(of_slices(self.scan), of_slices(here))
                 if self.dimensions == 2
                 else differences(self.scan, here)
             )
@@ -182,9 +182,3 @@ def whole(likelihood: Likelihood | Sequence[Likelihood], who: str) -> CountsLike
             raise ValueError(f"{who} sees all views at once, got {len(likelihood)} subsets; give the whole likelihood")
         likelihood = likelihood[0]
     return of_bins(likelihood, who, "histogram the events of a list first")
-
-
-def _of_slices(scan: ScanDescription) -> dict[str, object]:
-    """The description without what a network of slices does not depend on."""
-    kept = {name: value for name, value in scan.items() if name not in ("rows", "row_size")}
-    return kept | {name: list(scan[name])[:2] for name in ("shape", "voxel_size")}

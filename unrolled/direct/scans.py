@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,17 +52,26 @@ def described(projector: Any) -> dict[str, Any]:
     raise TypeError(f"a direct network must know where the lines of a scan are, and {projector!r} does not say")
 
 
-def differences(trained: ScanDescription, here: ScanDescription) -> list[str]:
+def differences(trained: ScanDescription, here: ScanDescription, besides: Sequence[str] = ()) -> list[str]:
     """Return what a scan has that the training had not, a few words each; empty where a network may be used.
+
+    Args:
+        besides : names that may differ.
 
     Lengths may differ by 2 %, the resolution by 15 %, angles by a degree.
     """
     found = []
     for name, said in _NAMES.items():
         there, now = trained.get(name), here.get(name)
-        if not _alike(name, there, now):
+        if name not in besides and not _alike(name, there, now):
             found.append(f"{said}: {_words(there)} in training, {_words(now)} here")
     return found
+
+
+def of_slices(scan: ScanDescription) -> dict[str, Any]:
+    """Return the description without what a network of slices does not depend on."""
+    kept = {name: value for name, value in scan.items() if name not in ("rows", "row_size")}
+    return kept | {name: list(scan[name])[:2] for name in ("shape", "voxel_size")}
 
 
 def is_half_turn(scan: ScanDescription) -> bool:

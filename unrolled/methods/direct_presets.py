@@ -18,6 +18,7 @@ from ..direct.scans import image_grid
 from ..enhancement import Enhancer
 from ..networks.blocks import SmallCNN
 from ..networks.encoding import DenseInversion, EncoderDecoder
+from ..networks.lu_net import LUNet
 from ..networks.radon import DirectPETNet
 from ..networks.scaling import count_scale
 from ..networks.slices import DilatedNet
@@ -190,22 +191,40 @@ def back_projection_net(
 def sinogram_net(
     dimensions: int = 2,
     *,
+    network: str = "chain",
     width: int = 32,
     depth: int = 6,
+    levels: int = 3,
     norm: str = "instance",
     keep_measured: bool = True,
     passes: int = 4,
     subsets: int = 6,
+    scan: Scan | None = None,
 ) -> OnData:
-    """Return a network of data before OSEM: it completes views, gaps, blocks or an open ring, or takes noise away.
+    """Return a network of data before OSEM: it completes views, gaps, blocks or an open ring, makes fine bins of coarse
+    ones, or takes noise away.
 
     Args:
-        width, depth, norm : of `DataNet`.
+        network : "chain", `DataNet`; "lu-net", `LUNet`, a memory along the views and a U-Net.
+        width, norm : of the network.
+        depth : of "chain".
+        levels : of "lu-net".
         keep_measured : measured bins stay as they are; False replaces all bins, to denoise.
         passes, subsets : of the OSEM that follows, by weighted least squares.
+        scan : what it was trained on, `unrolled.described(projector)`: a scan of some of its views is completed to all
+            of them, and one of other bins, radius or voxels is refused.
+
+    Raises ValueError for another network.
     """
-    network = DataNet(dimensions, width=width, depth=depth, norm=norm)
-    return OnData(Completion(network, dimensions, keep_measured=keep_measured), OSEMPasses(passes, subsets))
+    if network not in ("chain", "lu-net"):
+        raise ValueError(f'sinogram_net: network must be "chain" or "lu-net", got {network!r}')
+    body = (
+        DataNet(dimensions, width=width, depth=depth, norm=norm)
+        if network == "chain"
+        else LUNet(dimensions, width=width, levels=levels, norm=norm)
+    )
+    completion = Completion(body, dimensions, keep_measured=keep_measured)
+    return OnData(completion, OSEMPasses(passes, subsets), scan)
 
 
 def fusion_net(

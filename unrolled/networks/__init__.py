@@ -12,6 +12,7 @@ from .blocks import (
 )
 from .classifier import ImageClassifier
 from .guides import mean_scale, normalised_guide
+from .lu_net import ConvLSTM, LUNet
 from .reconstructor import Reconstructor
 from .scaling import ScaleEquivariant, count_scale
 from .transformer import SwinRegulariser
@@ -24,6 +25,8 @@ __all__ = [
     "ConvolutionalAutoencoder",
     "Denoiser",
     "DnCNN",
+    "ConvLSTM",
+    "LUNet",
     "Reconstructor",
     "ResidualUnit",
     "ScaleEquivariant",

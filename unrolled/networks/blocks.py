@@ -268,7 +268,7 @@ def convolution(
     dilation: int = 1,
 ) -> nn.Module:
     """Return a 2-D or 3-D convolution that keeps the size, where the stride is 1."""
-    _require_dimensions(dimensions, "convolution")
+    require_dimensions(dimensions, "convolution")
     layer: nn.Module = _CONVOLUTIONS[dimensions](
         in_channels, out_channels, kernel, stride=stride, padding=dilation * (kernel // 2), dilation=dilation, bias=bias
     )
@@ -335,7 +335,8 @@ def positive(x: Tensor, wanted: bool = True) -> Tensor:
     return x.relu() if wanted else x
 
 
-def _require_dimensions(dimensions: int, who: str) -> None:
+def require_dimensions(dimensions: int, who: str) -> None:
+    """Raise ValueError, in the name of who asks, for dimensions other than 2 and 3."""
     if dimensions not in _CONVOLUTIONS:
         raise ValueError(f"{who}: dimensions must be 2 or 3, got {dimensions!r}")
 

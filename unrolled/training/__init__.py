@@ -8,7 +8,7 @@ from .adversarial import (
     monai_discriminator,
     patch_discriminator,
 )
-from .completing import Completing, EvenlySpacedViews
+from .completing import CoarseBins, Completing, EvenlySpacedViews, FailedCrystals, MissingBins, MissingViews, hidden
 from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
 from .domain import scan_notes, scan_statistics, statistics_range
 from .enhancing import DeepSupervision, Diffusing, ImagePairs
@@ -50,11 +50,15 @@ __all__ = [
     "averaged",
     "patch_discriminator",
     "Card",
+    "CoarseBins",
     "Completing",
     "EvenlySpacedViews",
     "Federation",
+    "FailedCrystals",
     "LayerRecord",
     "MeasuredScanner",
+    "MissingBins",
+    "MissingViews",
     "Noise2Void",
     "PartsAveraged",
     "Preparation",
@@ -84,6 +88,7 @@ __all__ = [
     "first_thresholds",
     "fit_note",
     "freeze",
+    "hidden",
     "l1",
     "leave_one_out",
     "lesion_weight",

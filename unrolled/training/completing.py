@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emrecon.projectors import PETSinogram
 from emrecon.recon import PoissonLikelihood
 
-from ..direct import CompletedScan, OnData, every_view, partly_measured
+from ..direct import CompletedScan, OnData, coarse_bins, every_view, partly_measured, without_crystals
 from ..networks.scaling import counts_of
 from .thinning import thinned
 
@@ -37,6 +38,92 @@ class EvenlySpacedViews:
 
 
 @dataclass(frozen=True)
+class MissingViews:
+    """The pattern of a scan without n neighbouring views, anywhere on the turn: an arc that is not measured.
+
+    Args:
+        n : views that are missing.
+    """
+
+    n: int
+
+    def __call__(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Return the booleans, (views, bins, rows); raises ValueError where no view is left."""
+        _check_left(self.n, shape[0], "views")
+        kept = torch.ones(tuple(shape), dtype=torch.bool)
+        kept[: self.n] = False
+        return kept.roll(int(torch.randint(shape[0], (), generator=generator)), 0)
+
+
+@dataclass(frozen=True)
+class MissingBins:
+    """The pattern of a gap of n neighbouring bins in every view, anywhere on the detector: a gap or a failed block.
+
+    Args:
+        n : bins that are missing.
+        rows : neighbouring rows in which they are, anywhere (default: all).
+    """
+
+    n: int
+    rows: int | None = None
+
+    def __call__(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Return the booleans, (views, bins, rows); raises ValueError where no bin is left."""
+        _check_left(self.n, shape[1], "bins")
+        height = shape[-1] if self.rows is None else min(self.rows, shape[-1])
+        first, low = (
+            int(torch.randint(n - m + 1, (), generator=generator)) for n, m in ((shape[1], self.n), (shape[-1], height))
+        )
+        kept = torch.ones(tuple(shape), dtype=torch.bool)
+        kept[:, first : first + self.n, ..., low : low + height] = False
+        return kept
+
+
+@dataclass(frozen=True)
+class FailedCrystals:
+    """The pattern of a PET ring without n neighbouring crystals, anywhere: a block that failed, or an open ring.
+
+    Args:
+        sinogram : where the bins are.
+        n : crystals of each ring.
+    """
+
+    sinogram: PETSinogram
+    n: int
+
+    def __call__(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Return the booleans, the sinogram's shape; raises ValueError where no bin is left."""
+        n_crystals = self.sinogram.scanner.n_crystals
+        _check_left(self.n, n_crystals, "crystals")
+        first = int(torch.randint(n_crystals, (), generator=generator))
+        return without_crystals(self.sinogram, [(first + k) % n_crystals for k in range(self.n)])
+
+
+@dataclass(frozen=True)
+class CoarseBins:
+    """Not a pattern of hidden bins but of larger ones: n neighbours, and rows, are counted together (`coarse_bins`)."""
+
+    n: int
+    rows: int = 1
+
+
+def hidden(
+    likelihood: PoissonLikelihood, pattern: Pattern | CoarseBins, generator: torch.Generator
+) -> tuple[PoissonLikelihood, Tensor]:
+    """Return the likelihood of what a pattern leaves of a scan, and which bins it hides, booleans like the data."""
+    y = counts_of(likelihood)
+    if isinstance(pattern, CoarseBins):
+        return coarse_bins(likelihood, (pattern.n, pattern.rows)), torch.ones_like(y, dtype=torch.bool)
+    measured = pattern(tuple(likelihood.model.projector.out_shape), generator).to(y.device)
+    return partly_measured(likelihood, measured), torch.zeros_like(y, dtype=torch.bool) | ~measured
+
+
+def _check_left(n: int, of: int, what: str) -> None:
+    if not 1 <= n < of:
+        raise ValueError(f"of {of} {what} at least one must be missing and one left, got {n} missing")
+
+
+@dataclass(frozen=True)
 class Completing:
     """The objective of networks of data: hide bins of a scan, complete them, and compare with what was counted there::
 
@@ -47,7 +134,7 @@ class Completing:
     small.
 
     Args:
-        pattern : which bins stay.
+        pattern : which bins stay; or `CoarseBins`, whose fine ones are all hidden.
         share : without a pattern, to denoise: a count goes to the part that the network sees with this probability, and
             the other part, scaled, is what it predicts (`thinned`).
 
@@ -56,7 +143,7 @@ class Completing:
     Raises ValueError for neither or both of pattern and share.
     """
 
-    pattern: Pattern | None = None
+    pattern: Pattern | CoarseBins | None = None
     share: float | None = None
 
     def __post_init__(self) -> None:
@@ -69,21 +156,19 @@ class Completing:
         y = counts_of(likelihood)
         if self.share is not None:
             seen, other = thinned(likelihood, self.share, generator)
-            done, wanted, hidden = model.completion(seen), counts_of(other), torch.ones_like(y)
             ratio = self.share / (1 - self.share)
-            return _loss(done, ratio * wanted, hidden)
-        shape = tuple(likelihood.model.projector.out_shape)
+            return _loss(model.completion(seen), ratio * counts_of(other), torch.ones_like(y))
         assert self.pattern is not None
-        measured = self.pattern(shape, generator).to(y.device)
-        done = model.completion(partly_measured(likelihood, measured))
-        return _loss(done, y, torch.zeros_like(y) + ~measured)
+        part, missing = hidden(likelihood, self.pattern, generator)
+        return _loss(model.completion(part), y, missing.to(y.dtype))
 
 
-def _loss(done: CompletedScan, y: Tensor, hidden: Tensor) -> Tensor:
+def _loss(done: CompletedScan, y: Tensor, missing: Tensor) -> Tensor:
     unit = y.abs().mean(tuple(range(1, y.ndim)), keepdim=True).clamp(min=1e-12)
-    error, variance = (y - done.counts) / unit, done.variance / unit**2
+    spread = done.variance if done.spread is None else done.spread
+    error, variance = (y - done.counts) / unit, spread / unit**2
     terms = (error**2 / variance + variance.log()) / 2
-    return (terms * hidden).sum() / hidden.sum().clamp(min=1)
+    return (terms * missing).sum() / missing.sum().clamp(min=1)
 
 
 def _likelihood_of(batch: Any) -> PoissonLikelihood:
