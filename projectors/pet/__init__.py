@@ -1,5 +1,6 @@
 """PET: scanners, sinograms and events, projectors, randoms, scatter, rebinning."""
 
+from .histories import Histories, photon_histories
 from .interop import as_parallelproj_lors, as_parallelproj_tof, from_operator
 from .lines import EquallySpacedLines
 from .listmode import ListmodeProjector
@@ -33,6 +34,8 @@ __all__ = [
     "rates_of_fans",
     "pet_scanners",
     "scale_to_tails",
+    "Histories",
+    "photon_histories",
     "single_scatter",
     "tail_mask",
 ]

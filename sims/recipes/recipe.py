@@ -41,6 +41,7 @@ from .tables import OUTPUTS, PETTable, Recipe, ReconstructionTable, RingTable, S
 
 Reconstruct = Callable[[Sequence[Simulation], "ReconstructionTable"], np.ndarray]
 
+_HISTORIES = 2_000_000  # decays that are followed for multiple scatter
 _PARTS = ("trues", "scatter", "randoms", "factors", "truth", "mu")  # arrays of an `Expectation`
 _MOST_VALUES = 2**31  # of an image or of the data of one sample: 8 GiB each
 _ARRAYS = 4  # of that size at once: activity, attenuation, what is expected, what is measured
@@ -268,13 +269,16 @@ def _pet(table: PETTable, recipe: Recipe, mismatch: Mismatch) -> PETSimulator:
     middle = float(scanner.rings.mean())
     origin = (-(shape[0] - 1) / 2 * size[0], -(shape[1] - 1) / 2 * size[1], middle - (shape[2] - 1) / 2 * size[2])
     fraction = table.scatter_fraction
+    if table.histories is not None and table.scatter != "histories":
+        raise ValueError(f'histories are for scatter = "histories", and scatter is "{table.scatter}"')
     scatter: ConvolutionScatter | SingleScatter | None = None
     if table.scatter == "convolution":
         if fraction is None:
             raise ValueError('scatter = "convolution" needs a scatter_fraction')
         scatter = ConvolutionScatter(_highest(fraction))
-    elif table.scatter == "single":
-        scatter = SingleScatter(None if fraction is None else _highest(fraction))
+    elif table.scatter in ("single", "histories"):
+        followed = table.histories or _HISTORIES if table.scatter == "histories" else 0
+        scatter = SingleScatter(None if fraction is None else _highest(fraction), histories=followed)
     elif isinstance(fraction, tuple):
         raise ValueError(f'scatter = "none" leaves nothing to scale to a scatter_fraction of {list(fraction)}')
     true = random_normalisation(scanner, recipe.seed, table.crystal_spread) if table.crystal_spread else None

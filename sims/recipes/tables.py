@@ -84,7 +84,11 @@ class RingTable(Table):
 
 
 class PETTable(Table):
-    """A PET scanner with its protocol; see `PETSimulator` and `PETSinogram`."""
+    """A PET scanner with its protocol; see `PETSimulator` and `PETSinogram`.
+
+    scatter : "histories" is single scatter by simulation and multiple scatter by photon histories.
+    histories : how many decays are followed for it (default: 2 million).
+    """
 
     scanner: str | None = None
     ring: RingTable | None = None
@@ -99,7 +103,8 @@ class PETTable(Table):
     sensitivity: Positive = 7.4
     duration: Positive = 180.0
     resolution: Annotated[float, Limit(ge=0)] = 4.8
-    scatter: Literal["convolution", "single", "none"] = "convolution"
+    scatter: Literal["convolution", "single", "histories", "none"] = "convolution"
+    histories: Count | None = None
     scatter_fraction: FractionRange | None = 0.25
     randoms: Literal["uniform", "object"] = "uniform"
     randoms_fraction: FractionRange = 0.08

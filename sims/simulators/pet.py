@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -22,6 +23,7 @@ from emrecon.projectors import (
     attenuation_factors,
     isotope,
     pair_products,
+    photon_histories,
     single_scatter,
 )
 from emrecon.projectors.core.arrays import to_numpy
@@ -66,16 +68,25 @@ class SingleScatter:
         energy_window : (lower, upper) keV.
         energy_resolution : FWHM at 511 keV (default: the scanner's).
         sampling : how finely.
+        histories : decays that are followed for the multiple scatter of each phantom, see `projectors.photon_histories`,
+            which is added to the single scatter; 0 for none. One phantom has one result.
+        smoothing : of multiple scatter, in bins (sigma, along views, radially, along planes): few histories are noisy.
     """
 
     fraction: float | None = None
     energy_window: tuple[float, float] = (430.0, 610.0)
     energy_resolution: float | None = None
     sampling: ScatterSampling = field(default_factory=ScatterSampling)
+    histories: int = 0
+    smoothing: tuple[float, float, float] = (4.0, 4.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.fraction is not None and not 0 <= self.fraction < 1:
             raise ValueError(f"SingleScatter fraction must be from 0 to less than 1, got {self.fraction}")
+        if self.histories < 0 or min(self.smoothing) < 0:
+            raise ValueError(
+                f"SingleScatter histories and smoothing must not be negative, got {self.histories}, {self.smoothing}"
+            )
 
 
 @dataclass(frozen=True)
@@ -253,7 +264,25 @@ class PETSimulator(Simulator):
             )
             for x, m in zip(images, mu)
         ]
+        if s.histories:
+            simulated = [single + self._multiple(x, m, s) for single, x, m in zip(simulated, images, mu)]
         return np.stack(simulated)
+
+    def _multiple(self, image: np.ndarray, mu: np.ndarray, scatter: SingleScatter) -> np.ndarray:
+        """The multiple scatter of an image; nothing where nothing is active or scatters."""
+        if not (image.any() and mu.any()):
+            return np.zeros(self.sinogram.shape, np.float32)
+        found = photon_histories(
+            image,
+            mu,
+            self.grid,
+            self.sinogram,
+            scatter.histories,
+            zlib.crc32(np.ascontiguousarray(image).tobytes()),
+            energy_window=scatter.energy_window,
+            energy_resolution=scatter.energy_resolution,
+        )
+        return found.smoothed(*scatter.smoothing).multiple
 
     def _randoms(self, prompts: np.ndarray) -> np.ndarray:
         if self.randoms is None or self.randoms.fraction == 0:
