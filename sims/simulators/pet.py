@@ -68,7 +68,7 @@ class SingleScatter:
         energy_window : (lower, upper) keV.
         energy_resolution : FWHM at 511 keV (default: the scanner's).
         sampling : how finely.
-        histories : decays that are followed for the multiple scatter of each phantom, see `projectors.photon_histories`,
+        histories : decays followed for the multiple scatter of each phantom, see `projectors.photon_histories`,
             which is added to the single scatter; 0 for none. One phantom has one result.
         smoothing : of multiple scatter, in bins (sigma, along views, radially, along planes): few histories are noisy.
     """
