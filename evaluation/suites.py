@@ -15,6 +15,7 @@ _MODULES = {
     "pet": "families",
     "learned": "learned.suite",
     "direct": "direct.suite",
+    "enhance": "enhancement.suite",
     "detect": "detection.suite",
     "standards": "standards.suite",
     "speed": "speed",

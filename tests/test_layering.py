@@ -72,6 +72,7 @@ STOREYS = {
         "standards",
         "learned",
         "direct",
+        "enhancement",
     ],
 }
 """The rooms of a package and the files that rooms stand on, lowest first: each imports from those before it."""
@@ -200,7 +201,10 @@ def needs_torch(path):
     if module_of(path).startswith("unrolled") or path.name == "autograd.py":
         return True
     # the suite trains networks, and is loaded when its units are asked for
-    return module_of(path).startswith(("evaluation.learned.", "evaluation.direct.")) and path.name != "suite.py"
+    return (
+        module_of(path).startswith(("evaluation.learned.", "evaluation.direct.", "evaluation.enhancement."))
+        and path.name != "suite.py"
+    )
 
 
 def imported_at_once(path):

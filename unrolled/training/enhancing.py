@@ -93,6 +93,7 @@ class ImagePairs:
     float32 on one device.
 
     Args:
+        shape : of the images, (x, y, z); samples leave out an axis of one slice, and that of one level.
         levels : of the samples' "reconstruction", (B, levels, x, y, z).
         inputs : levels that go in, each becomes items of the batch (default: the lowest).
         guides : names of the fields beside the image, such as ("ct",) or ("guide", "mu").
@@ -105,6 +106,7 @@ class ImagePairs:
     Raises ValueError for levels that are not there, and samples without a field that is needed.
     """
 
+    shape: Sequence[int]
     levels: Sequence[float] = (1.0,)
     inputs: Sequence[float] | None = None
     guides: Sequence[str] = ()
@@ -128,40 +130,38 @@ class ImagePairs:
 
     def __call__(self, samples: Mapping[str, Array]) -> tuple[Any, ...]:
         """Return (arguments of the network, target), or with the weight, of B items for each level that goes in."""
-        images = self._tensor(samples, "reconstruction")
-        images = images.reshape(-1, len(self.levels), *images.shape[-3:])
+        images = self._images(samples, "reconstruction", len(self.levels))
         chosen = (min(self.levels),) if self.inputs is None else self.inputs
         x = torch.cat([images[:, list(self.levels).index(level)] for level in chosen])
         scale = mean_scale(x)
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         full = images[:, int(np.argmax(self.levels))]
-        target = full if self.target == "reconstruction" else self._images(samples, "truth", full)
+        target = full if self.target == "reconstruction" else self._images(samples, "truth")[:, 0]
         arguments = {"x": x / scale}
         if self.guides:
-            guides = [self._images(samples, name, full) for name in self.guides]
+            guides = [self._images(samples, name)[:, 0] for name in self.guides]
             shown = torch.stack(guides, -4) if len(guides) > 1 else guides[0]
             arguments["guide"] = self._for_each(shown, len(chosen))
         pair = (arguments, self._for_each(target, len(chosen)) / scale)
         if self.lesions is None:
             return pair
-        mask = self._images(samples, "lesions", full).clamp(0, 1)
+        mask = self._images(samples, "lesions")[:, 0].clamp(0, 1)
         return (*pair, self._for_each(lesion_weight(mask, self.lesions, self.blur), len(chosen)))
 
-    def _images(self, samples: Mapping[str, Array], name: str, like: Tensor) -> Tensor:
-        found = self._tensor(samples, name)
-        if found[0].numel() != math.prod(like.shape[1:]):
-            raise ValueError(
-                f"ImagePairs: {name!r} has {tuple(found.shape[1:])} voxels, images {tuple(like.shape[1:])}"
-            )
-        return found.reshape(like.shape)
-
-    def _tensor(self, samples: Mapping[str, Array], name: str) -> Tensor:
+    def _images(self, samples: Mapping[str, Array], name: str, n: int = 1) -> Tensor:
+        """A field as (B, n, x, y, z)."""
         if name not in samples:
             raise ValueError(
                 f"ImagePairs: the samples have no field {name!r}, only {', '.join(samples)}; is it among the outputs "
                 "of the recipe?"
             )
-        return torch.as_tensor(samples[name]).to(self.device, torch.float32)
+        found = torch.as_tensor(samples[name]).to(self.device, torch.float32)
+        if found[0].numel() != n * math.prod(self.shape):
+            raise ValueError(
+                f"ImagePairs: {name!r} has shape {tuple(found.shape[1:])}, and {n} images of {tuple(self.shape)} are "
+                "expected"
+            )
+        return found.reshape(-1, n, *self.shape)
 
     @staticmethod
     def _for_each(values: Tensor, n: int) -> Tensor:
