@@ -61,6 +61,7 @@ from .enhancement import (
     weighted_residual_cnn,
 )
 from .methods import (
+    ConditionalDIP,
     DIPRecon,
     DnCNNWithLocalLinearFitting,
     EnginePasses,
@@ -338,6 +339,7 @@ __all__ = [
     "Fit",
     "NetworkWeights",
     "dip_ot",
+    "ConditionalDIP",
     "dip_chain",
     "fixed_noise",
     "deep_kernel",

@@ -200,3 +200,32 @@ def test_the_reach_of_correlated_noise_is_measured():
     assert noise_radius(*smooth) == 2  # correlations 2/3, 1/3, 0
     with pytest.raises(ValueError, match="hold no noise"):
         noise_radius(white[0], white[0])
+
+
+# ---- conditional deep image prior ------------------------------------------------------------------------------------
+
+
+def test_a_conditional_prior_follows_its_guide_and_the_scale_of_the_image():
+    guide = torch.zeros(2, 12, 12, 1)
+    guide[0, 3:9, 3:9], guide[1, 2:6, :] = 1, 2
+    truth = 1 + 3 * guide / guide.amax((1, 2, 3), keepdim=True)
+    noisy = truth + torch.randn(truth.shape, generator=seeded())
+    body = unrolled.dip_chain(2, norm="none")
+    prior = unrolled.ConditionalDIP(body, iterations=6, fit=unrolled.Fit("adam", 10, 1e-2))
+    made = prior(noisy, guide=guide)
+    assert float((made - truth).norm()) < 0.6 * float((noisy - truth).norm())
+    torch.testing.assert_close(prior(2 * noisy[0], guide=guide[0]), 2 * made[0], rtol=1e-3, atol=1e-3)
+    early = prior(noisy, 3.0, guide=guide)  # of so much noise one iteration is enough
+    first = next(prior.iterates(noisy[0], guide=guide[0])).image
+    torch.testing.assert_close(early[0], first)
+    rules = []
+    prior(noisy[:1], callbacks=lambda: rules.append(unrolled.WindowedVariance(2, 2)) or rules[-1:])
+    assert len(rules[0].history) >= 1
+    for call, message in (
+        (lambda: prior(noisy, guide=guide[..., :3]), "does not fit"),
+        (lambda: prior(noisy, guide=guide / 0), "NaN or infinite"),
+        (lambda: prior(torch.zeros(12, 12, 1)), "0 everywhere"),
+        (lambda: unrolled.ConditionalDIP(iterations=0), "an iteration and a channel"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

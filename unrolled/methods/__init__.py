@@ -1,5 +1,6 @@
 """Reconstructions with networks inside: unrolled EM, plug-and-play, deep image priors, presets."""
 
+from .conditional_dip import ConditionalDIP
 from .couplings import Growing, activity_scale, coupling_unit, matched_sigma
 from .denoising_priors import LearnedGradient, RegularisationByDenoising
 from .dip import DIPRecon, Fit, NetworkWeights, dip_chain, fixed_noise
@@ -27,6 +28,7 @@ from .unrolled_em import Denoiser, UnrolledEM, em_update, fixed_point
 
 __all__ = [
     "DIPRecon",
+    "ConditionalDIP",
     "Denoiser",
     "DnCNNWithLocalLinearFitting",
     "Enhanced",

@@ -150,14 +150,16 @@ class ThinnedImages:
         likelihood, _ = likelihood_of(case)
         guide = case.get("guide") if isinstance(case, Mapping) else None
         words = np.random.SeedSequence((self.seed, k, repeat)).generate_state(1, np.uint64)
-        for seen, other in leave_one_out(likelihood, self.folds, torch.Generator().manual_seed(int(words[0]))):
-            scale = torch.as_tensor(count_scale(seen))
-            first, second = (torch.as_tensor(self.reconstruct(part)) / scale for part in (seen, other))
-            shape = tuple(first.shape[-3:])
-            flat = [images.reshape(-1, *shape) for images in (first, second)]
-            for i in range(len(flat[0])):
-                given = {"x": flat[0][i]} | ({} if guide is None else {"guide": _item(guide, i, len(flat[0]), shape)})
-                yield given, flat[1][i]
+        parts = leave_one_out(likelihood, self.folds, torch.Generator().manual_seed(int(words[0])))
+        known = [torch.as_tensor(self.reconstruct(other)) for _, other in parts]
+        for i, (seen, _) in enumerate(parts):
+            # of two halves the rest is the other half, whose image is there
+            first = known[1 - i] if self.folds == 2 else torch.as_tensor(self.reconstruct(seen))
+            scale, shape = torch.as_tensor(count_scale(seen)), tuple(first.shape[-3:])
+            given, targets = ((images / scale).reshape(-1, *shape) for images in (first, known[i]))
+            for item, (x, target) in enumerate(zip(given, targets)):
+                guides = {} if guide is None else {"guide": _item(guide, item, len(given), shape)}
+                yield {"x": x, **guides}, target
 
 
 class PartsAveraged(nn.Module):
