@@ -179,6 +179,20 @@ def divide_where(a: Array, b: Array, otherwise: Array | float | None = None) -> 
     return chosen
 
 
+def clipped(x: Array, low: Array | float | None = None, high: Array | float | None = None) -> Array:
+    """Return x kept at or above `low` and at or below `high`, in its precision; None is no bound.
+
+    Nothing is copied to a CUDA device or waits for it, as the clip of the array API does.
+    """
+    if is_torch(x):
+        bounded: Array = x.clamp(low, high)
+        return bounded
+    xp = array_namespace(x)
+    if low is not None:
+        x = xp.maximum(x, low)
+    return x if high is None else xp.minimum(x, high)
+
+
 def without_rounding_below_zero(y: Array, x: Array) -> Array:
     """Return y, what a map without negative entries makes of x, with zeros for what is below zero by rounding.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from .tof import TimeOfFlight
 
 _THREADS = 128
 _ITEMS = 64  # of a batch in one launch
+_KEPT = 1 << 32  # bytes of events that stay on the device; more are copied there at every projection
 
 
 class SinogramPlan(NamedTuple):
@@ -36,12 +37,20 @@ class SinogramPlan(NamedTuple):
 
 
 class EventsPlan(NamedTuple):
-    """What the launches know of a list-mode projector; `chunks()` reads and checks its events part by part."""
+    """What the launches know of a list-mode projector.
+
+    Args:
+        chunks : reads and checks its events part by part.
+        n_bytes : what they take as 32-bit integers.
+        tables : keeps the crystals on each device, and the events of up to `_KEPT` bytes.
+    """
 
     grid: ImageGrid
     scanner: PETScanner
     tof: TimeOfFlight | None
     chunks: Callable[[], Iterator[tuple[slice, np.ndarray]]]
+    n_bytes: int
+    tables: PlanCache
 
 
 def sinogram_forward(plan: SinogramPlan, x: Array) -> Array:
@@ -92,12 +101,11 @@ def sinogram_adjoint_with(plan: SinogramPlan, y: Array, engine: Engine) -> Array
 
 def events_forward_with(plan: EventsPlan, x: Array, engine: Engine) -> Array:
     """`events_forward` on the arrays of an engine."""
-    grid = _grid(plan.grid, plan.tof, x, engine)
-    crystals = engine.xp.asarray(np.ascontiguousarray(plan.scanner.positions))
+    grid, crystals, events_of = _event_tables(plan, x, engine)
     parts = []
-    for _, events in plan.chunks():
+    for _, events in events_of():
         out = engine.xp.empty((x.shape[0], len(events)), x.dtype)
-        lines = (engine.xp.asarray(events), events.shape[1], crystals, len(events), x.shape[0], _axial(plan))
+        lines = (events, events.shape[1], crystals, len(events), x.shape[0], _axial(plan))
         _launch(engine, "events_forward", x, len(events), 1, (x, out, *lines, *grid))
         parts.append(out)
     return engine.xp.concatenate(parts, 1) if parts else engine.xp.empty((x.shape[0], 0), x.dtype)
@@ -105,15 +113,32 @@ def events_forward_with(plan: EventsPlan, x: Array, engine: Engine) -> Array:
 
 def events_adjoint_with(plan: EventsPlan, y: Array, engine: Engine) -> Array:
     """`events_adjoint` on the arrays of an engine."""
-    grid = _grid(plan.grid, plan.tof, y, engine)
-    crystals = engine.xp.asarray(np.ascontiguousarray(plan.scanner.positions))
+    grid, crystals, events_of = _event_tables(plan, y, engine)
     most = max(1, y.shape[1]) * math.sqrt(3) * max(plan.grid.voxel_size)
     sums, scale = _accumulator(y, plan.grid.shape, most, engine)
-    for part, events in plan.chunks():
+    for part, events in events_of():
         data = engine.xp.ascontiguousarray(y[:, part])
-        lines = (engine.xp.asarray(events), events.shape[1], crystals, len(events), y.shape[0], _axial(plan))
+        lines = (events, events.shape[1], crystals, len(events), y.shape[0], _axial(plan))
         _launch(engine, "events_adjoint", y, len(events), 1, (data, sums, scale, *lines, *grid))
     return _images(sums, scale, y, plan.grid.shape, engine)
+
+
+_Parts = Iterable[tuple[slice, Array]]
+
+
+def _event_tables(plan: EventsPlan, x: Array, engine: Engine) -> tuple[Arguments, Array, Callable[[], _Parts]]:
+    """Return the grid's arguments, the crystals, and what gives (which events, the events on the device) in parts."""
+    xp = engine.xp
+
+    def build() -> tuple[Arguments, Array, list[tuple[slice, Array]] | None]:
+        crystals = xp.asarray(np.ascontiguousarray(plan.scanner.positions))
+        kept = [(part, xp.asarray(events)) for part, events in plan.chunks()] if plan.n_bytes <= _KEPT else None
+        return _grid(plan.grid, plan.tof, x, engine), crystals, kept
+
+    grid, crystals, kept = plan.tables.get(x, build)
+    if kept is not None:
+        return grid, crystals, lambda: kept
+    return grid, crystals, lambda: ((part, xp.asarray(events)) for part, events in plan.chunks())
 
 
 def _axial(plan: EventsPlan) -> int:

@@ -37,7 +37,8 @@ class ListmodeProjector(BatchProjector):
     lines may be followed along z, too. With TOF only the part of a line where the timing kernel is not zero is
     visited. `subset(k, n)` takes the events k, k + n, k + 2n, ...
     Runs on NumPy arrays and CPU tensors (numba, all cores), and on CuPy arrays and CUDA tensors. The adjoint is the
-    exact transpose, without atomic operations.
+    exact transpose, and repeats bit for bit. On a CUDA device up to 4 GiB of events of a projector stay there from the
+    first projection on; more are copied there in chunks every time.
 
     Raises ValueError for events with crystals or TOF bins that the scanner does not have, when it meets them.
     """
@@ -58,7 +59,7 @@ class ListmodeProjector(BatchProjector):
             )
         self.grid, self.scanner, self.events, self.tof = grid, scanner, events, timing_bins
         self.in_shape, self.out_shape = grid.shape, (events.shape[0],)
-        self._plans = PlanCache()
+        self._plans, self._tables = PlanCache(), PlanCache()
 
     def on_grid(self, grid: ImageGrid) -> Self:
         """Return the same projector of another image."""
@@ -71,7 +72,8 @@ class ListmodeProjector(BatchProjector):
 
     @property
     def _cuda_plan(self) -> launches.EventsPlan:
-        return launches.EventsPlan(self.grid, self.scanner, self.tof, self.chunks)
+        n_bytes = 4 * self.out_shape[0] * (2 if self.tof is None else 3)
+        return launches.EventsPlan(self.grid, self.scanner, self.tof, self.chunks, n_bytes, self._tables)
 
     def _forward_batch(self, x: Array) -> Array:
         if is_cuda(x):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.arrays import Array, array_namespace, as_real, like, require_array
+from ..core.arrays import Array, as_real, clipped, like, require_array
 from ..core.blur import gaussian_kernel
 from ..spect.camera import SPECTGeometry
 from .dynamic import ScanSeries
@@ -363,4 +363,4 @@ def _beside(peak: EnergyWindow, pair: object, side: str) -> tuple[EnergyWindow, 
 
 
 def _not_negative(values: Array) -> Array:
-    return array_namespace(values).clip(values, min=0.0)
+    return clipped(values, low=0.0)

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeGuard
 import numpy as np
 from scipy.ndimage import convolve1d
 
-from ..core.arrays import Array, dtype_name
+from ..core.arrays import Array, PlanCache, dtype_name
 from ..core.mirror import mirrored
 from . import blur_kernels
 from .collimation import GaussianResponse, MeasuredResponse, Response
@@ -31,6 +31,22 @@ class Convolution(NamedTuple):
 ON_HOST = Convolution(np, blur_kernels.convolve)
 
 
+class _Tables(NamedTuple):
+    """The kernels of all views in an array library: those of a measured response, or a Gaussian's taps.
+
+    Args:
+        kernels : (distances, nu, nz), and `shares` (planes of a view class) of each; empty for a Gaussian.
+        along_u, along_z : (planes, taps) of each view class; empty for a measured response.
+        spread : how slices stand in a line that is wide enough for the kernels.
+    """
+
+    kernels: Array
+    shares: list[Array]
+    along_u: list[Array]
+    along_z: list[Array]
+    spread: Array
+
+
 class DirectBlur:
     """Blur and add up the planes of a frame (planes, columns, slices), or the transpose of that.
 
@@ -41,6 +57,7 @@ class DirectBlur:
 
     def __init__(self, response: Response, made: MadePlan, n_slices: int, aperture: bool) -> None:
         plan, self.widths = made.plan, made.widths
+        self._tables = PlanCache()
         self.columns, self.slices, self.margin = plan.n_columns, n_slices, plan.margin
         self.n_slices, self.ends = plan.n_slices, (plan.mirror_low, plan.mirror_high)
         self.planar = plan.n_slices == 1 and plan.n_rows == 1
@@ -60,33 +77,28 @@ class DirectBlur:
 
     def collapse(self, frame: Array, view_class: int, tools: Convolution = ON_HOST) -> Array:
         """Return the blurred sum over planes, (columns, n_slices): the image's and those of its margins."""
-        out = tools.xp.zeros((self.columns, self.n_slices), frame.dtype)
+        out, made = tools.xp.zeros((self.columns, self.n_slices), frame.dtype), self._made(frame, tools)
         if self.shares is not None:
-            taps = self._like(self.kernels, frame, tools)
-            spread = self._like(self._widening(taps.shape[2]), frame, tools)
-            parts = tools.xp.tensordot(self._like(self.shares[view_class], frame, tools), frame, axes=1)
-            for part, kernel in zip(parts, taps):
-                tools.convolve(part @ spread, kernel, out)
+            parts = tools.xp.tensordot(made.shares[view_class], frame, axes=1)
+            for part, kernel in zip(parts, made.kernels):
+                tools.convolve(part @ made.spread, kernel, out)
             return out
-        along_u, along_z, spread = self._gaussian(view_class, frame, tools)
-        for plane, u, z in zip(frame, along_u, along_z):
+        for plane, u, z in zip(frame, made.along_u[view_class], made.along_z[view_class]):
             blurred = tools.xp.zeros_like(out)
-            tools.convolve(plane @ spread, z[None], blurred)
+            tools.convolve(plane @ made.spread, z[None], blurred)
             tools.convolve(blurred, u[:, None], out)
         return out
 
     def expand(self, plane: Array, view_class: int, tools: Convolution = ON_HOST) -> Array:
         """Return the transpose of `collapse`, (planes, columns, slices)."""
+        made = self._made(plane, tools)
         if self.shares is not None:
-            taps = self._like(self.kernels, plane, tools)
-            spread = self._like(self._widening(taps.shape[2]), plane, tools)
-            parts = tools.xp.stack([self._correlated(plane, kernel, tools) @ spread.T for kernel in taps])
-            return tools.xp.tensordot(self._like(self.shares[view_class], plane, tools).T, parts, axes=1)
-        along_u, along_z, spread = self._gaussian(view_class, plane, tools)
+            parts = tools.xp.stack([self._correlated(plane, kernel, tools) @ made.spread.T for kernel in made.kernels])
+            return tools.xp.tensordot(made.shares[view_class].T, parts, axes=1)
         return tools.xp.stack(
             [
-                self._correlated(self._correlated(plane, u[:, None], tools), z[None], tools) @ spread.T
-                for u, z in zip(along_u, along_z)
+                self._correlated(self._correlated(plane, u[:, None], tools), z[None], tools) @ made.spread.T
+                for u, z in zip(made.along_u[view_class], made.along_z[view_class])
             ]
         )
 
@@ -98,19 +110,24 @@ class DirectBlur:
         tools.convolve(padded, tools.xp.ascontiguousarray(kernel[::-1, ::-1]), wide)
         return wide
 
-    def _gaussian(self, view_class: int, x: Array, tools: Convolution) -> tuple[Array, Array, Array]:
-        """The taps of every plane along u and z, and how slices stand in a line that is wide enough for them."""
-        u, z = (self._like(taps[view_class], x, tools) for taps in (self.along_u, self.along_z))
-        return u, z, self._like(self._widening(z.shape[1]), x, tools)
+    def _made(self, x: Array, tools: Convolution) -> _Tables:
+        """The tables in the library and precision of x, put there once: a projection copies nothing to a device."""
+
+        def like(values: np.ndarray) -> Array:
+            return tools.xp.asarray(np.ascontiguousarray(values, dtype_name(x)))
+
+        def make() -> _Tables:
+            taps = self.along_z if self.shares is None else self.kernels
+            tables = ([like(part) for part in parts] for parts in (self.shares or [], self.along_u, self.along_z))
+            return _Tables(like(self.kernels), *tables, like(self._widening(taps.shape[2])))
+
+        return self._tables.get(x, make)
 
     def _widening(self, taps: int) -> np.ndarray:
         """Return (slices, n_slices + taps - 1), ones where a slice stands: in its place, and mirrored at the ends."""
         reach = taps // 2
         place = mirrored(np.arange(-reach, self.n_slices + reach), self.n_slices, *self.ends)
         return (place - self.margin == np.arange(self.slices)[:, None]) * (place >= 0.0)
-
-    def _like(self, values: np.ndarray, x: Array, tools: Convolution) -> Array:
-        return tools.xp.asarray(np.ascontiguousarray(values, dtype_name(x)))
 
     def _moments(self, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (C, planes, 2): the variance and fourth cumulant of the blur along u, and along z; in samples."""

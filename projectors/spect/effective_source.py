@@ -19,6 +19,7 @@ from ..core.arrays import (
     PlanCache,
     add_up,
     array_namespace,
+    clipped,
     device,
     dtype_name,
     like,
@@ -259,7 +260,7 @@ class SPECTScatterProjector(Projector):
     def estimate(self, image: Array) -> Array:
         """Return the scatter of an image, nowhere below zero: a background for `AcquisitionModel`."""
         scatter = self(image)
-        return array_namespace(scatter).clip(scatter, min=0.0)
+        return clipped(scatter, low=0.0)
 
     def subset(self, k: int, n: int) -> Self:
         """Return the projector of views k, k + n, ...; the kernels are shared."""

@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from emrecon.projectors.core.arrays import Array, add_up, array_namespace, like
+from emrecon.projectors.core.arrays import Array, add_up, array_namespace, clipped, like
 from emrecon.projectors.core.progress import tracked
 
 from ..likelihoods.protocol import Likelihood, only_seen, sensitivity_like, value_and_gradient
+from ..likelihoods.unexplained import read_together
 from ..priors.prior import Objective, SmoothPrior
 from .kernel_steps import KernelSteps, Metric
 from .loop import Iterate, State, begin, detached, require_smooth, taken_apart
@@ -82,7 +83,7 @@ def gradient_step(
         x, gradient, diagonal : (..., x, y, z).
         step : a number, or an array that broadcasts to them.
     """
-    return array_namespace(x).clip(x - step * diagonal * gradient, 0.0, upper)
+    return clipped(x - step * diagonal * gradient, 0.0, upper)
 
 
 def bsrem(
@@ -134,10 +135,11 @@ def _bsrem(at: Iterate, problem: _Problem, step: StepSize, order: Order) -> Iter
         watch = Watch.resumed(problem.value(x), state.first, state.lowest)
     while True:
         before = x
-        for i, k in enumerate(tracked(order(iteration, n), f"iteration {iteration + 1}", n)):
-            slope = n * problem.parts[k].gradient(x) + problem.prior_gradient(x)
-            now = length * step(iteration - begun + i / n)
-            x = gradient_step(x, slope, problem.diagonal(x), now, problem.upper)
+        with read_together():
+            for i, k in enumerate(tracked(order(iteration, n), f"iteration {iteration + 1}", n)):
+                slope = n * problem.parts[k].gradient(x) + problem.prior_gradient(x)
+                now = length * step(iteration - begun + i / n)
+                x = gradient_step(x, slope, problem.diagonal(x), now, problem.upper)
         if watch is not None:
             worse, watch = watch.look(problem.value, x, before, problem.sensitivity(x))
             x, length = xp.where(worse, before, x), xp.where(worse, length / 2, length)
@@ -249,11 +251,12 @@ class _Svrg:
         self.table: list[Array] = []  # before the new one is made, so that there is never more than one
         value: Array = self.problem.prior_value(x)
         total: Any = 0.0
-        for part in self.problem.parts:
-            of_part, slope = value_and_gradient(part, x)
-            value, total = value + of_part, total + slope
-            if self.keep:
-                self.table.append(slope)
+        with read_together():
+            for part in self.problem.parts:
+                of_part, slope = value_and_gradient(part, x)
+                value, total = value + of_part, total + slope
+                if self.keep:
+                    self.table.append(slope)
         self.total = total
         return _Anchor(x, value, total + self.problem.prior_gradient(x))
 
@@ -347,9 +350,10 @@ def _variance_reduced(
             start, metric = x, problem.metric(x, iteration - begun)
             move = _Move(known.diagonal, metric, problem.upper)
             try:
-                for i, k in enumerate(tracked(order(iteration, n), f"iteration {iteration + 1}", n)):
-                    now = length * step(iteration - begun + i / n) if found is None else found
-                    x = move(x, known.estimate(x, k), now if metric is None else length)
+                with read_together():
+                    for i, k in enumerate(tracked(order(iteration, n), f"iteration {iteration + 1}", n)):
+                        now = length * step(iteration - begun + i / n) if found is None else found
+                        x = move(x, known.estimate(x, k), now if metric is None else length)
                 worse, watch = watch.look(problem.value, x, start, problem.sensitivity(x))
             except ValueError:  # steps so long that the image explains nothing
                 if float(xp.min(length)) < _SHORTEST:
@@ -358,7 +362,7 @@ def _variance_reduced(
             if bool(xp.any(worse)):
                 x, found = xp.where(worse, start, x), None if found is None else xp.where(worse, found / 2, found)
                 known.take_back(worse)
-            length = xp.where(worse, length / 2, xp.clip(_LONGER * length, max=1.0))
+            length = xp.where(worse, length / 2, clipped(_LONGER * length, high=1.0))
         iteration, phase = iteration + 1, (phase + 1) % (anchor_every + 1)
         yield Iterate(iteration, x, Anchored(begun, phase, anchor.image, length, found, known.kept(), *watch))
 
@@ -428,7 +432,8 @@ class _Problem:
         return add_up(sensitivity_like(part, x) for part in tracked(self.parts, "sensitivity"))
 
     def value(self, x: Array) -> Array:
-        return add_up(part.value(x) for part in self.parts) + self.prior_value(x)
+        with read_together():
+            return add_up(part.value(x) for part in self.parts) + self.prior_value(x)
 
     def prior_gradient(self, x: Array) -> Array | float:
         return 0.0 if self.prior is None else self.prior.gradient(x)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emrecon.projectors.core.arrays import Array, array_namespace, is_torch, like, require_array, to_numpy
+from emrecon.projectors.core.arrays import Array, array_namespace, clipped, is_torch, like, require_array, to_numpy
 from emrecon.projectors.core.errors import FormatError
 from emrecon.projectors.core.files import atomic_path
 from emrecon.projectors.core.texts import read_json
@@ -50,7 +50,7 @@ class Metric(NamedTuple):
         held = (x <= 0) & (g > 0)
         if upper is not None:
             held = held | ((x >= upper) & (g < 0))
-        return xp.clip(x - length * self(xp.where(held, xp.zeros_like(g), g)), 0.0, upper)
+        return clipped(x - length * self(xp.where(held, xp.zeros_like(g), g)), 0.0, upper)
 
 
 def kernel(u: Array, gains: Array) -> Array:

@@ -13,6 +13,7 @@ from emrecon.projectors.core.arrays import Array, array_namespace, as_real, is_t
 from emrecon.projectors.core.progress import tracked
 
 from ..likelihoods.protocol import Likelihood, image_shape, only_seen, require_likelihood, start_image
+from ..likelihoods.unexplained import read_together
 from ..priors.prior import Objective, SmoothPrior
 from .schedules import Order
 
@@ -93,8 +94,9 @@ def repeat(
     """
     iteration, carried = at
     while True:
-        for k in tracked(order(iteration, len(parts)), f"iteration {iteration + 1}", len(parts)):
-            carried = step(carried, parts[k])
+        with read_together():
+            for k in tracked(order(iteration, len(parts)), f"iteration {iteration + 1}", len(parts)):
+                carried = step(carried, parts[k])
         iteration += 1
         yield show(iteration, carried)
 
@@ -189,15 +191,20 @@ def living(iterates: Iterator[Iterate], parts: Sequence[Any], x: Array) -> Itera
 
 
 def _living(iterates: Iterator[Iterate], parts: Sequence[Any], counts: np.ndarray) -> Iterator[Iterate]:
-    for iterate in iterates:
-        largest = array_namespace(iterate.image).max(iterate.image, axis=(-3, -2, -1), keepdims=True)
-        dead = to_numpy(largest) <= 0
-        total = np.sum(counts, 0)
-        if np.any(dead & (total > 0)):
+    total = np.sum(counts, 0)
+
+    def check(largest: np.ndarray) -> None:
+        if np.any((largest <= 0) & (total > 0)):
             raise ValueError(
                 f"the image has become 0 everywhere: {len(parts)} subsets are too many for {total[total > 0].min():g} "
                 "counts; use fewer, or one"
             )
+
+    while True:
+        with read_together() as together:
+            iterate = next(iterates)  # an engine's loop never ends by itself
+            xp = array_namespace(iterate.image)
+            together.ask(xp.max(iterate.image, axis=(-3, -2, -1), keepdims=True), check)
         yield iterate
 
 

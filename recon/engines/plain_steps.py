@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emrecon.projectors.core.arrays import Array, array_namespace, divide_where
+from emrecon.projectors.core.arrays import Array, array_namespace, clipped, divide_where
 
 from ..likelihoods.protocol import Likelihood, knows_counts, sensitivity_like
 
@@ -12,7 +12,7 @@ def plain_step(x: Array, likelihood: Likelihood) -> Array:
     sensitivity = sensitivity_like(likelihood, x)
     if not knows_counts(likelihood):
         step = divide_where(x, sensitivity, 0.0) * likelihood.gradient(x)
-        return array_namespace(x).clip(x - step, min=0.0)
+        return clipped(x - step, low=0.0)
     return x * divide_where(likelihood.model.adjoint(likelihood.ratio(x)), sensitivity, 1.0)
 
 

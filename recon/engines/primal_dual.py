@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emrecon.projectors.core.arrays import Array, add_up, array_namespace, divide_where, like, to_numpy
+from emrecon.projectors.core.arrays import Array, add_up, array_namespace, clipped, divide_where, like, to_numpy
 from emrecon.projectors.core.progress import tracked
 
 from ..likelihoods.listmode import ListmodeLikelihood
@@ -235,7 +235,7 @@ def _in_turns(
 
 
 def _descend(x: Array, step: Array, gradient: Array) -> Array:
-    return array_namespace(x).clip(x - step * gradient, min=0)
+    return clipped(x - step * gradient, low=0)
 
 
 def _update_data(part: CountsLikelihood, p: Array, step: Array, x: Array) -> tuple[Array, Array, Array]:
@@ -252,7 +252,7 @@ def _first_state(problem: _Problem, x: Array, sensitivity: Array) -> Duals:
     for part in problem.parts:
         ybar = part.model(x)
         y = part.counts_like(ybar)
-        p = -xp.clip(y / xp.where(ybar > 0, ybar, y / 2 + (y <= 0)), max=2)
+        p = -clipped(y / xp.where(ybar > 0, ybar, y / 2 + (y <= 0)), high=2)
         gradient = gradient + part.model.adjoint(p)
         data.append(p)
     return Duals(tuple(data), None if problem.dual is None else problem.dual.first(x), gradient, gradient)
@@ -364,7 +364,7 @@ def _for_data(gamma: Array, part: CountsLikelihood) -> Array:
 
 def _not_faint(lines: Array) -> Array:
     xp = array_namespace(lines)
-    return xp.clip(lines, min=_FAINT * float(xp.max(lines)) or 1.0)
+    return clipped(lines, low=_FAINT * float(xp.max(lines)) or 1.0)
 
 
 def _poisson_prox(a: Array, b: Array) -> Array:

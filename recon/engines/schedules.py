@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from emrecon.projectors.core.arrays import Array, array_namespace, divide_where
+from emrecon.projectors.core.arrays import Array, array_namespace, clipped, divide_where
 
 from ..priors.prior import SmoothPrior
 
@@ -155,7 +155,7 @@ class BarzilaiBorwein:
         norm = xp.sum(diagonal * slope**2, axis=axes, keepdims=True)
         known = (met > 0) & (norm > 0)
         step = met / xp.where(known, norm, xp.ones_like(norm))
-        return xp.where(known, xp.clip(step, self.lowest, self.highest), self.first * xp.ones_like(step))
+        return xp.where(known, clipped(step, self.lowest, self.highest), self.first * xp.ones_like(step))
 
 
 class Preconditioner(Protocol):

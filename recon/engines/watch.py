@@ -11,6 +11,7 @@ from emrecon.projectors.core.arrays import Array, add_up, array_namespace, devic
 
 from ..likelihoods.listmode import ListmodeLikelihood
 from ..likelihoods.protocol import image_shape, knows_counts, sensitivity_like
+from ..likelihoods.unexplained import read_together
 from .loop import Iterate, State, counts_needed, is_image_alone
 
 _RISE = 0.01  # of the fall since the start: so far above the lowest objective met an image may lie
@@ -174,7 +175,8 @@ def _change(parts: Sequence[Any], x: Array, before: Array) -> Array:
 
 def total(parts: Sequence[Any], prior: Any, x: Array) -> Array:
     """Return f(x) + U(x), one number for each item."""
-    value = add_up(part.value(x) for part in parts)
+    with read_together():
+        value = add_up(part.value(x) for part in parts)
     return value if prior is None else value + prior.value(x)
 
 

@@ -11,6 +11,7 @@ from emrecon.projectors.core.arrays import (
     PlanCache,
     array_namespace,
     as_real,
+    clipped,
     device,
     divide_where,
     like,
@@ -132,8 +133,8 @@ class GaussianLikelihood:
         return self._plans["weight"].get(y, made)
 
     def _make_sensitivity(self, x: Array) -> Array:
-        xp, y = array_namespace(x), like(self.data, x)
-        above = xp.clip(y - self.model.background_like(y), min=0.0)
+        y = like(self.data, x)
+        above = clipped(y - self.model.background_like(y), low=0.0)
         return self.model.adjoint(self._weight_like(y) * above)
 
     def _total(self, terms: Array) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from emrecon.projectors import AcquisitionModel
 from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, as_real, like, require_array, to_numpy
 
-from .unexplained import LEAST, count, expects_all, left_out
+from .unexplained import LEAST, count, lost_bins
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +95,11 @@ class ListmodeLikelihood:
 
     def ratio(self, x: Array) -> Array:
         """Return w / ybar for every event, 0 where it is not expected."""
-        return self._weighted(self._expected(x)[1])
+        return self._weighted(self._inverse(x))
 
     def ratio_and_slope(self, x: Array) -> tuple[Array, Array]:
         """Return w / ybar and w / ybar^2 for every event."""
-        inverse = self._expected(x)[1]
+        inverse = self._inverse(x)
         return self._weighted(inverse), self._weighted(inverse**2)
 
     @property
@@ -172,14 +172,25 @@ class ListmodeLikelihood:
         own: Array = self._weights.get(values, lambda: like(self.weights, values))
         return own * values
 
+    def _inverse(self, x: Array) -> Array:
+        """Return 1 / ybar for every event, 0 where it is not expected."""
+        return self._lost_and_inverse(self.model(x))[1]
+
     def _expected(self, x: Array, ybar: Array | None = None) -> tuple[Array, Array]:
         """Return what stands for ybar in logarithms (1 leaves an event out), and 1 / ybar."""
         ybar = self.model(x) if ybar is None else ybar
+        xp, (lost, inverse) = array_namespace(ybar), self._lost_and_inverse(ybar)
+        if lost is None:
+            return ybar, inverse
+        within = self._reach.get(x, lambda: self.model(array_namespace(x).ones_like(x)) > LEAST)
+        one = xp.ones_like(ybar)
+        return xp.where(lost & within, LEAST * one, xp.where(lost, one, ybar)), inverse
+
+    def _lost_and_inverse(self, ybar: Array) -> tuple[Array | None, Array]:
+        """Return which events are not expected, None where all are, and 1 / ybar, 0 for those."""
         xp = array_namespace(ybar)
         one = xp.ones_like(ybar)
-        if expects_all(one, ybar):
-            return ybar, 1 / ybar
-        lost = left_out(one, ybar, 1, "events", self._told)
-        safe = xp.where(lost, one, ybar)
-        within = self._reach.get(x, lambda: self.model(array_namespace(x).ones_like(x)) > LEAST)
-        return xp.where(lost & within, LEAST * one, safe), xp.where(lost, 0 * one, 1 / safe)
+        lost = lost_bins(one, ybar, 1, "events", self._told)
+        if lost is None:
+            return None, 1 / ybar
+        return lost, xp.where(lost, 0 * one, 1 / xp.where(lost, one, ybar))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from emrecon.projectors import AcquisitionModel, Scan, ScanSeries
 from emrecon.projectors.core.arrays import (
@@ -19,7 +19,16 @@ from emrecon.projectors.core.arrays import (
 from emrecon.projectors.scan.acquisition import take_views
 from emrecon.projectors.scan.scan import check_counts
 
-from .unexplained import LEAST, count, expects_all, left_out
+from .unexplained import LEAST, count, lost_bins
+
+
+class _Explained(NamedTuple):
+    """Expected counts, what stands for them in logarithms and quotients, counts in quotients, and the bins left out."""
+
+    ybar: Array
+    safe: Array
+    used: Array
+    lost: Array | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +96,17 @@ class PoissonLikelihood:
 
     def value_at(self, x: Array, ybar: Array) -> Array:
         """Return f(x) where ybar = model(x) is known."""
-        y, ybar, safe, _ = self._explained(x, ybar)
-        return self._total(ybar - y * array_namespace(ybar).log(safe))
+        return self._value(x, *self._explained(x, ybar))
 
     def ratio(self, x: Array) -> Array:
         """Return y / ybar, 0 where nothing is measured or expected."""
-        _, _, safe, used = self._explained(x)
-        return used / safe
+        found = self._explained(x)
+        return found.used / found.safe
 
     def ratio_and_slope(self, x: Array) -> tuple[Array, Array]:
         """Return y / ybar and y / ybar^2, its derivative by -ybar."""
-        _, _, safe, used = self._explained(x)
-        return used / safe, used / safe**2
+        found = self._explained(x)
+        return found.used / found.safe, found.used / found.safe**2
 
     @property
     def sensitivity_has_factors(self) -> bool:
@@ -111,9 +119,8 @@ class PoissonLikelihood:
 
     def value_and_gradient(self, x: Array) -> tuple[Array, Array]:
         """Return f(x) and its gradient, with one projection forth and back."""
-        y, ybar, safe, used = self._explained(x)
-        value = self._total(ybar - y * array_namespace(ybar).log(safe))
-        return value, self.sensitivity_like(x) - self.model.adjoint(used / safe)
+        found = self._explained(x)
+        return self._value(x, *found), self.sensitivity_like(x) - self.model.adjoint(found.used / found.safe)
 
     @property
     def sensitivity(self) -> Array:
@@ -136,8 +143,8 @@ class PoissonLikelihood:
 
     def hessian_vector(self, x: Array, v: Array) -> Array:
         """Return the Hessian at x applied to v, A'( y / ybar^2 * A v )."""
-        _, _, safe, used = self._explained(x)
-        return self.model.adjoint(used / safe**2 * self.model.linear(v))
+        found = self._explained(x)
+        return self.model.adjoint(found.used / found.safe**2 * self.model.linear(v))
 
     def information(self, x: Array) -> Array:
         """Return the Fisher information of every bin about what is expected in it, 1 / ybar; 0 where nothing is.
@@ -156,16 +163,22 @@ class PoissonLikelihood:
         object.__setattr__(part, "_told", self._told)
         return part
 
-    def _explained(self, x: Array, ybar: Array | None = None) -> tuple[Array, Array, Array, Array]:
-        """Return y, ybar, what stands for ybar in logarithms and quotients, and y in quotients."""
+    def _explained(self, x: Array, ybar: Array | None = None) -> _Explained:
         ybar = self.model(x) if ybar is None else ybar
         xp, y = array_namespace(ybar), self.counts_like(ybar)
-        if expects_all(y, ybar):
-            return y, ybar, xp.where(ybar > 0, ybar, xp.ones_like(ybar)), y
-        lost = left_out(y, ybar, len(self.model.projector.out_shape), "bins", self._told)
+        safe = xp.where(ybar > 0, ybar, xp.ones_like(ybar))
+        lost = lost_bins(y, ybar, len(self.model.projector.out_shape), "bins", self._told)
+        if lost is None:
+            return _Explained(ybar, safe, y, lost)
         nothing = xp.zeros_like(y + 0 * ybar)
-        safe = xp.where(lost, LEAST + nothing, xp.where(ybar > 0, ybar, xp.ones_like(ybar)))
-        return xp.where(lost & ~self._within_reach(x), nothing, y), ybar, safe, xp.where(lost, nothing, y)
+        return _Explained(ybar, xp.where(lost, LEAST + nothing, safe), xp.where(lost, nothing, y), lost)
+
+    def _value(self, x: Array, ybar: Array, safe: Array, used: Array, lost: Array | None) -> Array:
+        """f(x); counts that some image can explain, but not this one, count with LEAST expected."""
+        xp, y = array_namespace(ybar), used
+        if lost is not None:
+            y = xp.where(lost & self._within_reach(x), self.counts_like(ybar), used)
+        return self._total(ybar - y * xp.log(safe))
 
     def _within_reach(self, x: Array) -> Array:
         """Which bins some image can explain, made once for each kind of array."""

@@ -15,6 +15,7 @@ from emrecon.projectors.core.arrays import (
     PlanCache,
     array_namespace,
     as_real,
+    clipped,
     device,
     divide_where,
     from_host,
@@ -88,7 +89,7 @@ class _GradientBall(DualBallPrior):
     def project(self, p: Array, radius: Array | float = 1.0) -> Array:
         xp = array_namespace(p)
         if not self.isotropic:
-            return xp.clip(p, -radius, radius)
+            return clipped(p, -radius, radius)
         length = xp.sqrt(xp.sum(p * p, axis=-4, keepdims=True))
         return p / xp.maximum(length / radius, xp.ones_like(length)) if _positive(radius) else xp.zeros_like(p)
 
@@ -144,7 +145,7 @@ class _GradientBall(DualBallPrior):
         return self.tolerance**2 / 2 * sum(map(share_of, _slabs(x.shape[0])))
 
     def _clipped(self, t: Array) -> Array:
-        return array_namespace(t).clip(t, min=0) if self.nonnegative else t
+        return clipped(t, low=0) if self.nonnegative else t
 
     def _direction_like(self, x: Array) -> Array | None:
         return None
@@ -369,7 +370,7 @@ class _ArrayDual:
         if mode == kernels.MEASURE:
             return self._gap(xp.astype(p, xp.float64), xp.astype(d, xp.float64), self.words.shape[0] == 1)
         steps = xp.broadcast_to(_part(self.step, slice(part.start, part.start + t.shape[0])), tuple(t.shape))
-        rate = speed / self.half_bound / xp.clip(steps + _highest(steps), min=self.least)
+        rate = speed / self.half_bound / clipped(steps + _highest(steps), low=self.least)
         self.words[:, part, ...] = _packed(self.prior.project(p + rate[:n, ...] * d))
         return 0.0
 
@@ -378,8 +379,8 @@ class _ArrayDual:
         xp = array_namespace(d)
         if not self.prior.isotropic:
             return _total(xp.abs(d) - p * d)
-        square = xp.clip(xp.sum(p * p, axis=0), min=1e-30)
-        to_sphere = xp.clip(1 / xp.sqrt(square), max=1 + 2 / (kernels.SHORT if short else kernels.LONG))
+        square = clipped(xp.sum(p * p, axis=0), low=1e-30)
+        to_sphere = clipped(1 / xp.sqrt(square), high=1 + 2 / (kernels.SHORT if short else kernels.LONG))
         return _total(xp.sqrt(xp.sum(d * d, axis=0)) - xp.sum(p * d, axis=0) * to_sphere)
 
     def _gradient(self, t: Array) -> ImageGradient:
@@ -416,7 +417,7 @@ def _across(d: Array, direction: Array | None) -> tuple[Array, Array]:
     if direction is None:
         return d, square
     along = xp.sum(direction * d, axis=1, keepdims=True)
-    return d - direction * along, xp.clip(square - along**2, min=0)
+    return d - direction * along, clipped(square - along**2, low=0)
 
 
 def _steps_like(step: Any, x: Array) -> Array:
