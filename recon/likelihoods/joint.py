@@ -11,7 +11,7 @@ from emrecon.projectors.core.arrays import Array, PlanCache, array_namespace, de
 
 from .poisson import PoissonLikelihood
 from .protocol import require_counts
-from .unexplained import LEAST, expects_all, left_out
+from .unexplained import LEAST, lost_bins
 
 _THIN = 1e-3  # depths below this have the curvature at 0
 
@@ -170,8 +170,7 @@ class JointLikelihood:
         """Return y, ybar and y / ybar, 0 where nothing is expected."""
         ybar = self._per_bin(survival) * trues + self.emission.model.background_like(trues)
         y = self.emission.counts_like(ybar)
-        if not expects_all(y, ybar):
-            left_out(y, ybar, self._n_axes, "bins", self.emission._told)
+        lost_bins(y, ybar, self._n_axes, "bins", self.emission._told)
         some = ybar > LEAST
         xp = array_namespace(ybar)
         return y, ybar, xp.where(some, y / xp.where(some, ybar, xp.ones_like(ybar)), xp.zeros_like(ybar))
