@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -483,15 +483,11 @@ def _record(
 ) -> formats.Provenance:
     inputs = [("image", path) for path in files] + [("--masks", path) for path in masks]
     inputs += [] if density is None else [("--density", density)]
-    hidden, files_named = _patient_words([path for _, path in inputs]), [*inputs, *outputs]
-
-    def clean(text: str) -> str:
-        return formats.without_words(formats.without_files(text, files_named), hidden)
-
+    clean = record_words([path for _, path in inputs], [*inputs, *outputs])
     with stage("digests of the inputs"):
         used = tuple(formats.used_file(role, path) for role, path in inputs)
     return formats.Provenance(
-        command=shlex.join(["emrecon", *(clean(_last_part(word)) for word in sys.argv[1:])]),
+        command=shlex.join(["emrecon", *(clean(last_part(word)) for word in sys.argv[1:])]),
         method="voxel dosimetry",
         parameters=parameters,
         unit="Gy",
@@ -501,8 +497,17 @@ def _record(
     )
 
 
-def _last_part(word: str) -> str:
-    """A word of the command line without folders, which may be called as people."""
+def record_words(paths: Sequence[Path], files_named: Sequence[tuple[str, Path]]) -> Callable[[str], str]:
+    """Return what takes the names of patients and files out of the words of a record.
+
+    paths : of DICOM files, where the patients' names are.  files_named : (role, file) of what words may name.
+    """
+    hidden = _patient_words(paths)
+    return lambda text: formats.without_words(formats.without_files(text, files_named), hidden)
+
+
+def last_part(word: str) -> str:
+    """Return a word of the command line without folders, which may be called as people."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return f"{option}{equals}{Path(value).name or value}"
 

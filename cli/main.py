@@ -18,7 +18,7 @@ from rich.text import Text
 
 from emrecon import __version__
 
-from . import benchmark, compare, demo, dose, info, reconstruct, report, simulate, train, view
+from . import benchmark, compare, demo, dose, enhance, info, reconstruct, report, simulate, train, view
 from .errors import ExitCode, exit_code, explained
 from .printing import broken_output, log_shown, messages, printable, steady
 
@@ -55,6 +55,7 @@ app.command("info")(info.info)
 app.command("view")(view.view)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
+app.command("enhance")(enhance.enhance)
 app.command("dose")(dose.dose)
 app.command("simulate")(simulate.simulate)
 app.command("train")(train.train)

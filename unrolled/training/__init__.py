@@ -10,7 +10,7 @@ from .adversarial import (
 )
 from .completing import CoarseBins, Completing, EvenlySpacedViews, FailedCrystals, MissingBins, MissingViews, hidden
 from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
-from .domain import scan_notes, scan_statistics, statistics_range
+from .domain import image_statistics, scan_notes, scan_statistics, statistics_range
 from .enhancing import DeepSupervision, Diffusing, ImagePairs
 from .federated_averaging import Federation, RoundRecord, Site, averaged, federated
 from .fit import data_fit, fit_note
@@ -111,6 +111,7 @@ __all__ = [
     "save_weights",
     "scan_notes",
     "scan_statistics",
+    "image_statistics",
     "shared_count_scale",
     "spectnet_stages",
     "ssim_loss",

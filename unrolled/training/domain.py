@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor
 from emrecon.projectors.core.arrays import divide_where
 from emrecon.recon.likelihoods import Likelihood, sensitivity_like
 
-from ..networks.guides import IMAGE_AXES
+from ..enhancement import noise_level
+from ..networks.guides import IMAGE_AXES, mean_scale
 from ..networks.scaling import count_scale, counts_of, of_bins
 from .weights import Card
 
@@ -31,6 +33,7 @@ _UNITS = {"counts per voxel": "", "guide offset": " mm"}
 _WORDS = {
     "counts per voxel": "counts per voxel that is seen",
     "background": "share of scatter and randoms in the counts",
+    "noise": "standard deviation of the noise over the mean of the object",
     "object": "share of the field of view that holds activity",
     "variation": "standard deviation over mean of the activity in the object",
     "guide correlation": "correlation of guide and activity in the object",
@@ -86,6 +89,40 @@ def scan_statistics(
         }
         for name, one in _guides(guide, x):
             found |= {f"{name} {what}": value for what, value in _of_guide(x, one, seen, body, voxel_size).items()}
+    return {name: value.double() for name, value in found.items()}
+
+
+def image_statistics(
+    image: Tensor, guide: Tensor | None = None, *, voxel_size: Sequence[float] = (1.0, 1.0, 1.0)
+) -> dict[str, Tensor]:
+    """Return what can be measured of each image and its guide, name -> (...), float64, as `scan_statistics` of scans::
+
+        noise       `noise_level` over the mean of the object: it tells the counts
+        object      share of the voxels above a tenth of a high value (the 99th percentile)
+        variation   standard deviation over mean, in the object
+        guide ...   as of `scan_statistics`
+
+    They are the same at every scale of the image.
+
+    Args:
+        image : (..., x, y, z).
+        guide : (..., x, y, z), or (..., n, x, y, z) for several.
+        voxel_size : mm; offsets have its unit.
+    """
+    with torch.no_grad():
+        everywhere = torch.ones_like(image, dtype=torch.bool)
+        high = _high(image, everywhere)
+        body = image > _OBJECT * high
+        n = math.prod(image.shape[-3:])
+        mean = mean_scale(image)[..., 0, 0, 0].clamp(min=1e-30)
+        found = {
+            "noise": noise_level(image)[..., 0, 0, 0] / mean,
+            "object": body.sum(IMAGE_AXES) / n,
+            "variation": _spread(image, body) / _mean(image, body)[..., 0, 0, 0].clamp(min=1e-30),
+        }
+        for name, one in _guides(guide, image):
+            of_guide = _of_guide(image, one, everywhere, body, voxel_size)
+            found |= {f"{name} {what}": value for what, value in of_guide.items()}
     return {name: value.double() for name, value in found.items()}
 
 

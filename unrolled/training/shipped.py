@@ -7,11 +7,12 @@ from pathlib import Path
 
 from torch import nn
 
+from ..enhancement import ENHANCERS
 from ..methods.presets import fbsem_net, mapem_net
 from .weights import Card, Registry, load_network
 
 _PREFIX, _SUFFIX = "pretrained_", ".safetensors"
-_REGISTRY: Registry = {"mapem-net": mapem_net, "fbsem-net": fbsem_net}
+_REGISTRY: Registry = {"mapem-net": mapem_net, "fbsem-net": fbsem_net, **ENHANCERS}
 
 
 def pretrained_names() -> tuple[str, ...]:
