@@ -12,6 +12,8 @@ from ..suite import MissingUnitError, Options, Results, Suite, Unit
 TOPICS = (
     "lesions",
     "adversarial",
+    "clean",
+    "federated",
 )
 """The topics in the order of the report: files beside this one with `units(options)` and `sections(results, options)`.
 
