@@ -33,7 +33,7 @@ STOREYS = {
         "methods",
         "dosimetry",
     ],
-    "unrolled": ["networks", "enhancement", "direct", "methods", "training", "interop"],
+    "unrolled": ["networks", "enhancement", "corrections", "direct", "methods", "training", "interop"],
     "formats": [
         "words",
         "machine",

@@ -17,6 +17,16 @@ if __name__ != "emrecon.unrolled":
 
 from emrecon.projectors.core.renaming import renamed
 
+from .corrections import (
+    ATTENUATION_SOURCES,
+    SCATTER_NETWORKS,
+    AttenuationNetwork,
+    ScatterNetwork,
+    attenuation_unet,
+    predicted_attenuation,
+    predicted_scatter,
+    scatter_preset,
+)
 from .direct import (
     BackProjection,
     CoarseLikelihood,
@@ -243,6 +253,14 @@ __all__ = [
     "em_net",
     "UNet",
     "Enhancer",
+    "ATTENUATION_SOURCES",
+    "AttenuationNetwork",
+    "attenuation_unet",
+    "predicted_attenuation",
+    "SCATTER_NETWORKS",
+    "ScatterNetwork",
+    "predicted_scatter",
+    "scatter_preset",
     "NetworkDenoiser",
     "Reconstructor",
     "PlugAndPlayEM",

@@ -5,6 +5,7 @@ from .bodies import Lesion, random_torso, torso, with_lesions
 from .body_guides import BodyGuide, BodyGuideVariety
 from .brain import Brain, BrainImages, GuideRecipe, LesionRecipe, Mismatches, random_folded_brain
 from .cardiac import SEGMENTS, Defect, LeftVentricle, bullseye, cardiac_torso, random_cardiac_torso, random_ventricle
+from .dixon import WATER_AND_FAT, dixon_images
 from .ellipses import EllipseRanges, random_brain, random_ellipses, shepp_logan
 from .fields import Lobes, MarkedLesion, Modulated, SmoothField, Spot
 from .folds import Folded
@@ -25,6 +26,7 @@ __all__ = [
     "anatomy_files",
     "random_real_brain",
     "real_head",
+    "WATER_AND_FAT",
     "BodyGuide",
     "BodyGuideVariety",
     "BodyLesions",
@@ -72,6 +74,7 @@ __all__ = [
     "brainweb_labels",
     "bullseye",
     "cardiac_torso",
+    "dixon_images",
     "defrise",
     "derenzo",
     "jaszczak",
