@@ -36,6 +36,13 @@ def pytest_sessionstart(session):
 
 
 @pytest.fixture
+def no_curves(monkeypatch):
+    """Trainings without curves.png, which costs more than a few steps of a tiny network."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr("emrecon.unrolled.training.loop.plot_log", lambda folder: None)
+
+
+@pytest.fixture
 def several_threads(monkeypatch):
     """Kernels and torch with two threads, whatever the worker has."""
     torch = pytest.importorskip("torch")

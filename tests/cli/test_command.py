@@ -209,8 +209,8 @@ def rows_of(text):
 
 @pytest.mark.slow
 def test_the_demo_shows_what_corrections_are_worth(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_command, "_GRID", ImageGrid((64, 64, 64), (6.64, 6.64, 3.32)))
-    monkeypatch.setattr(demo_command, "_CAMERA", SPECTGeometry.circular(60, 150, (64, 64), (6.64, 3.32)))
+    monkeypatch.setattr(demo_command, "_GRID", ImageGrid((48, 48, 48), (8.8, 8.8, 4.42)))
+    monkeypatch.setattr(demo_command, "_CAMERA", SPECTGeometry.circular(40, 150, (48, 48), (8.8, 4.42)))
     done = emrecon("demo", "--out", tmp_path / "demo", "--iterations", 4, check=0)
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 20_000
     assert (tmp_path / "demo" / "brain.png").stat().st_size > 20_000

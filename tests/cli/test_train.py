@@ -1,8 +1,6 @@
 """`emrecon train`: recipes that say what is wrong, likelihoods of samples, going on, ranks, and cards of weights."""
 
 import json
-import os
-import subprocess
 import sys
 from typing import ClassVar
 
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cli_cases import emrecon_or_raise as emrecon
+from ranks import run_ranks
 from recipe_cases import SMALL_PET, SMALL_SPECT
 
 from emrecon.cli import train_recipe
@@ -24,6 +23,7 @@ from emrecon.unrolled.training.weights import load_network, read_card
 SPECT = SMALL_SPECT.replace("test = 0.2", "validation = 0.1\ntest = 0.1").replace("[24, 24, 1]", "[16, 16, 1]")
 SPECT = SPECT.replace("voxel_size = [10.0, 10.0, 10.0]", "voxel_size = [15.0, 15.0, 15.0]")
 SPECT = SPECT.replace("bins = [24, 1]\npixel_size = [10.0, 10.0]", "bins = [16, 1]\npixel_size = [15.0, 15.0]")
+pytestmark = pytest.mark.usefixtures("no_curves")
 TRAINING = """\
 name = "tiny"
 description = "for tests"
@@ -323,12 +323,12 @@ def test_missing_packages_are_named(recipe, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_ranks_train_one_network(recipe, tmp_path):
-    environment = {**os.environ, "EMRECON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = ["-m", "emrecon.cli.main", "train", str(recipe), "--out", str(tmp_path / "run"), "--device", "cpu"]
-    done = subprocess.run([*launcher, *command], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("wrote ") == 1
+    said = run_ranks(
+        "from emrecon.cli import main, train_recipe",
+        "main.main()",
+        *("train", recipe, "--out", tmp_path / "run", "--steps", 4, "--device", "cpu"),
+    )
+    assert said.count("wrote ") == 1
     assert read_card(tmp_path / "run" / "weights.safetensors").architecture == "mapem-net"
 
 

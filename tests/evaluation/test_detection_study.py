@@ -45,6 +45,7 @@ def test_images_are_judged_by_observer_and_fidelity():
     assert kept["shown"].shape == (2, 64, 64)
 
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.slow
 def test_networks_train_on_few_scans_and_make_images_of_counts(tmp_path):
     task = bone_lesion(counts=5e4)

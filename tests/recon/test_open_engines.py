@@ -81,11 +81,11 @@ def last(iterates, n):
 @pytest.mark.parametrize(
     ("engine", "n"),
     [
-        (lambda f, U: bsrem(f, U, None, 4), 3000),
-        (lambda f, U: svrg(f, U, None, 4), 300),
-        (lambda f, U: saga(f, U, None, 4, step=0.5), 300),
-        (lambda f, U: lbfgsb(f, U), 300),
-        (lambda f, U: map_em(f, U), 3000),
+        (lambda f, U: bsrem(f, U, None, 4), 200),
+        (lambda f, U: svrg(f, U, None, 4), 100),
+        (lambda f, U: saga(f, U, None, 4, step=0.5), 150),
+        (lambda f, U: lbfgsb(f, U), 100),
+        (lambda f, U: map_em(f, U), 300),
     ],
     ids=["bsrem", "svrg", "saga", "lbfgsb", "map_em"],
 )

@@ -13,6 +13,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from ranks import run_ranks
 from torch import nn
 
 from emrecon.sims.datasets.reading import loader
@@ -489,15 +490,6 @@ def test_precision_needs_to_know_the_networks():
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 
-def torchrun(path, *arguments, n=2):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), path]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", EMRECON_NUM_THREADS="1")
-    done = subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=120
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def test_alone_there_is_one_rank():
     with process_group("cpu") as ranks:
         assert ranks == (0, 1, torch.device("cpu"))
@@ -618,7 +610,8 @@ def two_ranks(tmp_path_factory):
             torch.save(found, f"{sys.argv[1]}/rank{rank}.pt")
         """
     )
-    torchrun(script(folder, body), folder)
+    imports = "import runpy, emrecon.recon, emrecon.unrolled"
+    run_ranks(imports, "runpy.run_path(sys.argv[2], run_name='__main__')", folder, script(folder, body))
     space: dict = {}
     exec(COMMON + TWO, space)
     f = space["scan"]()
