@@ -23,6 +23,7 @@ from . import learned, train_recipe
 from .errors import interruptible
 from .outputs import OutputError, writing
 from .printing import plain_console, quietly
+from .train_adversarial import critic_loss, groups, with_critic
 from .train_data import Pair, batches_of, pairs_of, pattern_of, preparation, training_batches
 from .train_recipe import Plan
 from .train_tables import LossTable, TrainingTable
@@ -130,7 +131,12 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
         model = learned.registry()[network](**plan.arguments)
     began = train_recipe.started(plan, model)
     model.to(device)
-    optimiser = _optimiser(model, table)
+    network_alone, against = model, plan.recipe.loss.kind == "wasserstein"
+    if against:
+        model = with_critic(plan, model)
+        optimiser: torch.optim.Optimizer = torch.optim.Adam(groups(model, plan), weight_decay=table.weight_decay)
+    else:
+        optimiser = _optimiser(model, table)
     schedule = _schedule(optimiser, table)
     settings = Settings(
         table.steps,
@@ -148,7 +154,7 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
         validate = Validation(pairs_of(plan, device, "validation", table.n_validation))
     if rank == 0:
         about = f"{plan.size('train')} samples, batches of {plan.recipe.data.batch_size}, {device}"
-        console.print(f"{network}, {count_parameters(model)} parameters, {about}")
+        console.print(f"{network}, {count_parameters(network_alone)} parameters, {about}")
         _say_start(console, began, model)
     with _progress(console, rank, table.steps) as tell:
 
@@ -157,7 +163,10 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
                 tell(schedule.last_epoch)
             return loss(model, batch, generator)
 
-        loss = _loss(plan)
+        if against:
+            loss = critic_loss(plan, model, batches_of(plan, device, workers, table.seed), out)
+        else:
+            loss = _loss(plan)
         if plan.recipe.federated is not None:
             _federated(plan, model, objective, validate, out, workers, device, tell)
             records: Iterable[Record] = ()
@@ -177,6 +186,7 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
     trained = out if table.first_stages is None else out / "stage-03-joint"
     row = best_row(trained, _METRICS)
     model.load_state_dict(best_weights(trained))
+    model = network_alone  # without the critic
     metrics = {f"validation {name}": row[name] for name in _METRICS} | {"step": row["step"]}
     if all("test" in part.simulation.split and len(part.dataset("test")) for part in plan.each):
         with quietly(False), stage("test"), torch.no_grad():

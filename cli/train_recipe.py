@@ -423,6 +423,11 @@ def _possible_loss(plan: Plan) -> None:
         raise ValueError(f'kind "completion" is for sinogram-net, and only that; the network is {name}')
     if kind == "completion":
         _possible_hiding(plan)
+    own = {"perceptual", "adversarial", "penalty", "critic_rate"} & plan.recipe.loss.model_fields_set
+    if own and kind != "wasserstein":
+        raise ValueError(f'{min(own)} belongs to kind "wasserstein", and the kind is "{kind}"')
+    if kind == "wasserstein" and plan.recipe.federated is not None:
+        raise ValueError('kind "wasserstein" trains a critic beside the network, which sites do not share')
     share = plan.recipe.loss.share
     if isinstance(share, tuple) and (kind != "n2n" or share[0] > share[1]):
         raise ValueError(f'share is a range, from low to high, for kind "n2n" alone, got {list(share)}')
@@ -460,8 +465,8 @@ def _possible_stages(recipe: TrainingRecipe) -> None:
         return
     if recipe.network.name != "spectnet":
         raise ValueError(f"first_stages are those of spectnet, and the network is {recipe.network.name}")
-    if recipe.loss.kind == "n2n":
-        raise ValueError('first_stages compare images with the truth; kind must not be "n2n"')
+    if recipe.loss.kind in ("n2n", "wasserstein"):
+        raise ValueError(f'first_stages compare images with the truth; kind must not be "{recipe.loss.kind}"')
 
 
 def _possible_training(table: TrainingTable) -> None:

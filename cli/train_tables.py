@@ -127,13 +127,20 @@ class LossTable(Table):
     every : of "views", the n-th are measured, and 1 hides counts instead, with `share`, to denoise; of "coarse", n bins
         are one.
     n_hidden : views of an "arc", "bins" or "crystals" that are missing.
+    perceptual, adversarial, penalty : for "wasserstein", DPIR-Net's: weights of the features and of the critic's
+        opinion beside the squared error, and of the critic's gradient.
+    critic_rate : the critic's learning rate over that of the network.
     """
 
-    kind: Literal["relative-mse", "mse", "l1", "ssim", "n2n", "completion"] = "relative-mse"
+    kind: Literal["relative-mse", "mse", "l1", "ssim", "n2n", "completion", "wasserstein"] = "relative-mse"
     share: Share | tuple[Share, Share] = 0.5
     hide: Literal["views", "arc", "bins", "crystals", "coarse"] = "views"
     every: Count = 2
     n_hidden: Count | None = None
+    perceptual: Annotated[float, Limit(ge=0)] = 0.1
+    adversarial: Annotated[float, Limit(ge=0)] = 0.01
+    penalty: Annotated[float, Limit(ge=0)] = 10.0
+    critic_rate: Positive = 1.0
 
     @property
     def hides(self) -> bool:

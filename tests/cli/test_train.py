@@ -470,6 +470,18 @@ def test_networks_of_data(recipe, tmp_path, every):
         train_recipe.load_plan(str(recipe))
 
 
+def test_a_critic_and_features_beside_the_error(recipe, tmp_path):
+    text = TRAINING.replace('name = "mapem-net"\nn_modules = 2\nwidth = 2', 'name = "deeppet"\nsmall = true\nsize = 16')
+    text = text.replace("steps = 6", "steps = 3").replace("[network]", '[loss]\nkind = "wasserstein"\n\n[network]')
+    recipe.write_text(text, encoding="utf-8")
+    for folder, limits in (("one", [None]), ("two", [6, None])):  # the encoder of features takes 3 steps
+        for limit in limits:
+            train_until(recipe, tmp_path / folder, limit)
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    with pytest.raises(RecipeError, match='penalty belongs to kind "wasserstein", and the kind is "mse"'):
+        plan_of(recipe, text.replace('"wasserstein"', '"mse"\npenalty = 1.0'))
+
+
 HIDING = ['hide = "coarse"\nevery = 4', 'hide = "arc"\nn_hidden = 3', 'hide = "bins"\nn_hidden = 2']
 
 

@@ -11,6 +11,7 @@ from .adversarial import (
 from .completing import CoarseBins, Completing, EvenlySpacedViews, FailedCrystals, MissingBins, MissingViews, hidden
 from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
 from .domain import image_statistics, scan_notes, scan_statistics, statistics_range
+from .dpir import DPIRLoss, features_of
 from .enhancing import DeepSupervision, Diffusing, ImagePairs
 from .federated_averaging import Federation, RoundRecord, Site, averaged, federated
 from .fit import data_fit, fit_note
@@ -38,6 +39,7 @@ __all__ = [
     "CycleGAN",
     "monai_discriminator",
     "DeepSupervision",
+    "DPIRLoss",
     "Diffusing",
     "ImagePairs",
     "FeatureEncoder",
@@ -83,6 +85,7 @@ __all__ = [
     "data_fit",
     "divided",
     "equivariant",
+    "features_of",
     "federated",
     "fine_tuned",
     "first_thresholds",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.optional import optional_module
+from ..networks.reconstructor import networks_of
 from .losses import Criterion, applied, mse
 
 KINDS = ("hinge", "standard", "least-squares", "wasserstein")
@@ -27,6 +28,11 @@ class WithDiscriminator(nn.Module):
     def __init__(self, generator: nn.Module, discriminator: nn.Module) -> None:
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Those of the generator."""
+        return networks_of(self.generator)
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """Return what the generator makes of the arguments."""
