@@ -42,6 +42,7 @@ NETWORKS = {
     "back-projection": "back_projection_net",
     "sinogram-net": "sinogram_net",
     "fusion": "fusion_net",
+    "dual-tracer": "dual_tracer_net",
 }
 """The presets of `unrolled.methods.PRESETS`, written down for machines without torch."""
 DEEP_PRIORS = {"dip-recon": 100, "dip-ot": 60}
@@ -161,6 +162,12 @@ def load(method: str, weights: Path | None, n_guides: int) -> Trained | None:
             f"{method} needs a file of weights, .safetensors, such as `emrecon train` writes"
             + (f", or those that come with emrecon: {', '.join(own)}" if own else ""),
             param_hint="--weights",
+        )
+    if method == "dual-tracer":
+        raise typer.BadParameter(
+            "dual-tracer takes the frames of a scan together, and this command reconstructs them one by one; load the "
+            "network in Python (unrolled.load_network) and call it with the likelihood of all frames",
+            param_hint="--method",
         )
     known = registry()
     require("safetensors.torch")

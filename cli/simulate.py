@@ -49,7 +49,7 @@ def simulate(
         return
     found = recipes.load_recipe(recipe)
     found = found if seed is None else found.model_copy(update={"seed": seed})
-    source = recipes.RecipeSource(found, n or 0, reconstruct)
+    source = recipes.source_of(found, n or 0, reconstruct)
     if show:
         console.print_json(data=source.describe())
         return

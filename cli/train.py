@@ -302,8 +302,9 @@ def _fit(model: torch.nn.Module, cases: Iterable[Pair]) -> dict[str, float]:
     from emrecon.unrolled.training.fit import data_fit, fit_metrics
 
     model.eval()
+    explained = getattr(model, "frames_of", lambda image: image)  # of several tracers
     with torch.no_grad():
-        fits = [data_fit(model(**arguments), arguments["likelihood"]) for arguments, _ in cases]
+        fits = [data_fit(explained(model(**arguments)), arguments["likelihood"]).flatten() for arguments, _ in cases]
     return fit_metrics(torch.cat(fits).tolist())
 
 
@@ -311,6 +312,8 @@ def _seen(plan: Plan, device: torch.device) -> dict[str, object]:
     """What can be measured of validation scans, whose range the card states."""
     from emrecon.unrolled.training.domain import scan_statistics, statistics_range
 
+    if plan.simulation.second is not None:
+        return {}  # they are of one image
     n = plan.recipe.training.n_validation
     return statistics_range(
         scan_statistics(**arguments, voxel_size=part.source.simulator.grid.voxel_size)

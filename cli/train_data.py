@@ -29,7 +29,11 @@ def preparation(plan: Plan, device: torch.device | str) -> Preparation:
 
     data, levels = plan.recipe.data, plan.simulation.counts.levels
     counts = "counts" if data.noise else "expected"
-    return Preparation(plan.source.simulator, levels, plan.level, data.guides, data.target, data.floor, device, counts)
+    second = plan.simulation.second
+    frames = None if second is None else len(second.frames)
+    return Preparation(
+        plan.source.simulator, levels, plan.level, data.guides, data.target, data.floor, device, counts, frames
+    )
 
 
 def training_batches(plan: Plan, prepare: Preparation, workers: int, seed: int) -> Callable[[int], Iterable[Pair]]:

@@ -80,14 +80,14 @@ class Plan:
         return found
 
     @cached_property
-    def source(self) -> recipes.RecipeSource:
+    def source(self) -> recipes.RecipeSource | recipes.TwoTracerSource:
         """The simulation, with all outputs that the training needs; that of the first recipe of several."""
         if self.parts:
             return self.parts[0].source
         outputs = {"outputs": self.fields}
         n = self.recipe.data.n or 0
         assert isinstance(n, int)
-        return recipes.RecipeSource(self.simulation.model_copy(update=outputs), n, reconstruct)
+        return recipes.source_of(self.simulation.model_copy(update=outputs), n, reconstruct)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -125,6 +125,9 @@ class Plan:
             given.setdefault("dimensions", 2 if self.source.is_flat else 3)
         if "scan" in taken:
             given["scan"] = self._scan
+        source = self.source
+        if "weights" in taken and isinstance(source, recipes.TwoTracerSource):
+            given["weights"] = [list(row) for row in source.weights]
         guides = self.recipe.data.guides
         return given | ({"guide_channels": len(guides)} if guides and "guide_channels" in taken else {})
 
@@ -401,6 +404,8 @@ def _possible_network(plan: Plan) -> None:
     if build is None:
         raise ValueError(f"name {name!r} is not a known network; choose from {', '.join(learned.NETWORKS)}")
     taken = learned.options_of(build)
+    if (plan.simulation.second is not None) != (name == "dual-tracer"):
+        raise ValueError(f"name {name} and the simulation do not go together: dual-tracer is for scans of two tracers")
     wrong = [key for key in plan.arguments if key not in taken]
     if wrong:
         own = ", ".join(key for key in NetworkTable.model_fields if key in taken)
@@ -423,6 +428,8 @@ def _possible_loss(plan: Plan) -> None:
         raise ValueError(f'kind "completion" is for sinogram-net, and only that; the network is {name}')
     if kind == "completion":
         _possible_hiding(plan)
+    if name == "dual-tracer" and kind in ("n2n", "wasserstein"):
+        raise ValueError(f'kind "{kind}" is for the image of one tracer')
     own = {"perceptual", "adversarial", "penalty", "critic_rate"} & plan.recipe.loss.model_fields_set
     if own and kind != "wasserstein":
         raise ValueError(f'{min(own)} belongs to kind "wasserstein", and the kind is "{kind}"')

@@ -108,7 +108,7 @@ class NetworkTable(Table):
     patch: Count | None = None
     margin: Whole | None = None
     maps: Count | None = None
-    start: Literal["transpose", "fbp"] | None = None
+    start: Literal["transpose", "fbp", "osem"] | None = None
     n_slices: Count | None = None
     network: Literal["unet", "dilated", "chain", "lu-net"] | None = None
     levels: Count | None = None

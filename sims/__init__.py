@@ -99,7 +99,17 @@ from .phantoms import (
     with_lesions,
     xcat_labels,
 )
-from .recipes import Recipe, RecipeError, RecipeSource, load_recipe, parse_recipe, recipe_names
+from .recipes import (
+    Recipe,
+    RecipeError,
+    RecipeSource,
+    TwoTracerSource,
+    frame_weights,
+    load_recipe,
+    parse_recipe,
+    recipe_names,
+    source_of,
+)
 from .simulators import (
     Background,
     BackgroundEstimate,
@@ -139,6 +149,9 @@ __all__ = [
     "Mismatch",
     "load_recipe",
     "RecipeSource",
+    "TwoTracerSource",
+    "frame_weights",
+    "source_of",
     "write_dataset",
     "Dataset",
     "loader",

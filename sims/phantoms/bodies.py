@@ -214,6 +214,28 @@ def random_torso(
     return with_lesions(plain, [_resized(lesion, lesion_size) for lesion in found])
 
 
+def with_uptake(phantom: Phantom, uptake: str | Mapping[str, float], seed: int) -> Phantom:
+    """Return a `random_torso` with another tracer: the same body, other activities.
+
+    Args:
+        uptake : as for `torso`.
+        seed : of the organs' activities, 0.8 to 1.25 times those of the uptake, and of what lesions take up: 0.5 to 8
+            times as much as what is around them, even in the logarithm.
+    """
+    random = generator(seed, "second uptake")
+    table = varied(random, _table(uptake))
+    painted: list[Region] = []
+    for region in phantom.regions:
+        if not region.name.startswith("lesion"):
+            value = next(table[key] for key in _keys(region.name) if key in table)
+            painted.append(replace(region, activity=value if region.activity else region.activity))
+            continue
+        below = _at(painted, np.mean(region.shape.bounds, 0))
+        around = 0.0 if below is None or below.activity is None else below.activity
+        painted.append(replace(region, activity=around * math.exp(random.uniform(math.log(0.5), math.log(8)))))
+    return Phantom(tuple(painted))
+
+
 def _resized(lesion: Lesion, size: float) -> Lesion:
     """A lesion of `size` times the diameters."""
     x, y, z = (float(d) * size for d in np.broadcast_to(lesion.diameter, 3))

@@ -10,7 +10,8 @@ from .recipe import (
     split_of,
 )
 from .recipe_file import RecipeError, Table, complain, decode
-from .tables import OUTPUTS, Recipe, ReconstructionTable
+from .tables import OUTPUTS, Recipe, ReconstructionTable, SecondTable
+from .two_tracers import TwoTracerSource, frame_weights, source_of
 
 __all__ = [
     "OUTPUTS",
@@ -18,13 +19,17 @@ __all__ = [
     "RecipeError",
     "RecipeSource",
     "ReconstructionTable",
+    "SecondTable",
     "Table",
+    "TwoTracerSource",
     "complain",
     "decode",
+    "frame_weights",
     "load_recipe",
     "parse_recipe",
     "recipe_names",
     "recipe_titles",
     "simulator_of",
+    "source_of",
     "split_of",
 ]

@@ -7,10 +7,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import Field as Limit
+from pydantic import model_serializer
 
 from emrecon.projectors import ImageGrid, linear_attenuation
 
@@ -173,6 +174,14 @@ class Torso(Kind):
         """Return the phantom of a seed."""
         body = random_torso(seed, self.uptake, self.lesions, lesion_size=self.lesion_size)
         return Drawn(_at_slice(body, self.slices, seed))
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without what recipes of earlier versions have not, so that their samples are still theirs."""
+        made = handler(self)
+        if made.get("lesion_size") == 1:
+            del made["lesion_size"]
+        return made
 
 
 class CardiacTorso(Kind):

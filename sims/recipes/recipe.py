@@ -115,6 +115,7 @@ def _checks(recipe: Recipe) -> list[tuple[list[str], Callable[[], object]]]:
         (["background"], lambda: background_of(recipe).check(simulator_of(recipe))),
         (["phantom"], lambda: _visible(recipe, first())),
         (["reconstruction"], lambda: _enough_views(recipe)),
+        (["second"], lambda: _two_tracers(recipe)),
     ]
 
 
@@ -173,6 +174,13 @@ def _enough_views(recipe: Recipe) -> None:
     n_views = simulator_of(recipe).geometry.n_views
     if recipe.reconstruction is not None and recipe.reconstruction.subsets > n_views:
         raise ValueError(f"{recipe.reconstruction.subsets} subsets of {n_views} views; take no more subsets than views")
+
+
+def _two_tracers(recipe: Recipe) -> None:
+    if recipe.second is not None:
+        from .two_tracers import TwoTracerSource
+
+        TwoTracerSource(recipe, 1).bodies(0)
 
 
 def _rising(values: float | tuple[float, float] | None) -> None:
@@ -347,6 +355,8 @@ class RecipeSource:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", self.n or self.recipe.n)
+        if self.recipe.second is not None:
+            raise ValueError(f"recipe {self.recipe.name!r} has two tracers; `source_of` makes its samples")
         if "reconstruction" in self.recipe.outputs and self.reconstruct is None:
             raise ValueError(
                 f"recipe {self.recipe.name!r} needs reconstructions: pass reconstruct=, or use `emrecon simulate`"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import Field as Limit
+from pydantic import model_serializer
 
 from .recipe_file import Table
 from .varied_bodies import PhantomTable
@@ -141,6 +143,24 @@ class CountsTable(Table):
     noise: bool = True
 
 
+class SecondTable(Table):
+    """A second tracer in the same body and scan, see `TwoTracerSource`.
+
+    Args:
+        uptake : as of the torso.
+        radionuclide : its own; [pet] has that of the first.
+        delay : s from the beginning of the scan, when the first tracer is there, to the injection of the second.
+        frames : s of each frame.
+        share : the ends of the range of its part of the counts.
+    """
+
+    uptake: str | dict[str, float]
+    radionuclide: str
+    delay: Annotated[float, Limit(ge=0)] = 0.0
+    frames: tuple[Positive, ...] = Limit(min_length=2)
+    share: tuple[Fraction, Fraction] = (0.3, 0.7)
+
+
 class MismatchTable(Table):
     """See `Mismatch`."""
 
@@ -191,3 +211,12 @@ class Recipe(Table):
     background: BackgroundTable = BackgroundTable()
     mismatch: MismatchTable | None = MismatchTable()
     reconstruction: ReconstructionTable | None = None
+    second: SecondTable | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without what recipes of earlier versions have not, so that their samples are still theirs."""
+        made = handler(self)
+        if made.get("second") is None:
+            made.pop("second", None)
+        return made

@@ -513,7 +513,7 @@ from emrecon.projectors import AcquisitionModel, SPECTProjector
 from emrecon.recon import PoissonLikelihood, em_step, em_fuse, mlem, osem
 from emrecon.unrolled.training.distributed import ShardedProjector, process_group, shared_count_scale
 from emrecon.unrolled.training.distributed import sum_over_ranks, view_sharded
-from emrecon.unrolled import UnrolledEM, count_scale
+from emrecon.unrolled import Stage, UnrolledEM, count_scale, train_stages
 from itertools import islice
 
 class Net(nn.Module):
@@ -543,6 +543,20 @@ def train_net(rank, n_ranks, folder):
     records = train(model, halves(rank, n_ranks), Supervised(), optimiser, settings)
     for record in records:
         assert rank == 0 or n_ranks == 1 or record.metrics == {}
+    return model.state_dict()
+
+def train_in_stages(rank, n_ranks, folder):
+    model = Net()
+    if rank:
+        with torch.no_grad():
+            model.unused += 1  # which no stage trains, and is the first rank's all the same
+    settings = Settings(4, 2, folder=folder, watch="loss")
+    adam = lambda module: torch.optim.Adam(module.parameters(), 1e-2)
+    stages = [
+        Stage("layers", model.layers, halves(rank, n_ranks), Supervised(), adam, settings, keep="best"),
+        Stage("all", model, halves(rank, n_ranks), Supervised(), adam, settings),
+    ]
+    list(train_stages(model, stages))
     return model.state_dict()
 
 def scan():
@@ -598,6 +612,7 @@ def two_ranks(tmp_path_factory):
             assert mine.model.projector.out_shape[0] == (4, 3)[rank]
             found = results(mine, sum_over_ranks) | {"unrolled": unrolled(mine, shared_count_scale)}
             found |= {"net": train_net(rank, n_ranks, sys.argv[1])}
+            found |= {"stages": train_in_stages(rank, n_ranks, sys.argv[1] + "/stages")}
             subsets = [mine.subset(k, 2) for k in range(2)]
             assert sum(s.model.projector.out_shape[0] for s in subsets) == (4, 3)[rank]
             found["subsets"] = sum(s.gradient(found["mlem"]) for s in subsets)
@@ -615,6 +630,7 @@ def two_ranks(tmp_path_factory):
     exec(COMMON + TWO, space)
     f = space["scan"]()
     alone = space["results"](f, lambda value: value) | {"net": space["train_net"](0, 1, str(folder / "alone"))}
+    alone["stages"] = space["train_in_stages"](0, 1, str(folder / "stages-alone"))
     alone["unrolled"] = space["unrolled"](f, space["count_scale"])
     torch.testing.assert_close(space["shared_count_scale"](f), space["count_scale"](f))
     alone["subsets"] = f.gradient(alone["mlem"])
@@ -623,9 +639,17 @@ def two_ranks(tmp_path_factory):
 
 def test_two_ranks_have_the_same_bits(two_ranks):
     (first, second), _, _ = two_ranks
-    for name in first.keys() - {"net"}:
+    for name in first.keys() - {"net", "stages"}:
         assert torch.equal(first[name], second[name]), name
     assert same(first["net"], second["net"])
+    assert same(first["stages"], second["stages"])
+
+
+def test_two_ranks_train_in_stages_as_one(two_ranks):
+    (found, _), alone, folder = two_ranks
+    for name, w in alone["stages"].items():
+        torch.testing.assert_close(found["stages"][name], w, rtol=1e-9, atol=1e-11)
+    assert (folder / "stages" / "stage-02-all" / "checkpoint.pt").exists()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from .fusion import Fused
 from .on_data import OnData
 from .patterns import every_view, without_bins, without_crystals
 from .scans import ScanDescription, described, differences
+from .tracers import Separated
 from .views import among_views
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "OnData",
     "PartialLikelihood",
     "ScanDescription",
+    "Separated",
     "among_views",
     "coarse_bins",
     "described",

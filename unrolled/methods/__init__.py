@@ -4,7 +4,16 @@ from .conditional_dip import ConditionalDIP
 from .couplings import Growing, activity_scale, coupling_unit, matched_sigma
 from .denoising_priors import LearnedGradient, RegularisationByDenoising
 from .dip import DIPRecon, Fit, NetworkWeights, dip_chain, fixed_noise
-from .direct_presets import automap, back_projection_net, deeppet, fusion_net, radon_inversion, sinogram_net, spectnet
+from .direct_presets import (
+    automap,
+    back_projection_net,
+    deeppet,
+    dual_tracer_net,
+    fusion_net,
+    radon_inversion,
+    sinogram_net,
+    spectnet,
+)
 from .enhanced import EnginePasses, Enhanced, OSEMPasses
 from .iterative_network import IterativeNetwork, NetworkInput
 from .local_linear import DnCNNWithLocalLinearFitting, LocalLinearFitting, kim_llf, local_linear_fit
@@ -59,6 +68,7 @@ __all__ = [
     "deeppet",
     "dip_chain",
     "dip_ot",
+    "dual_tracer_net",
     "em_net",
     "em_update",
     "fbsem_net",

@@ -13,7 +13,7 @@ from emrecon.projectors import GaussianBlur
 from emrecon.recon import RelativeDifference, bsrem, osem, run
 from emrecon.recon.likelihoods import CountsLikelihood, start_image
 
-from ..direct import BackProjection, Completion, DataNet, Direct, Fused, OnData
+from ..direct import BackProjection, Completion, DataNet, Direct, Fused, OnData, Separated
 from ..direct.scans import image_grid
 from ..enhancement import Enhancer
 from ..networks.blocks import SmallCNN
@@ -253,6 +253,37 @@ def fusion_net(
     made = _Several(kind, strengths, passes, subsets)
     body = SmallCNN(dimensions, made.n_images + guide_channels, widths=tuple(widths), norm=norm)
     return Fused(made, body, made.n_images, dimensions, guide_channels)
+
+
+def dual_tracer_net(
+    weights: Sequence[Sequence[float]],
+    dimensions: int = 2,
+    *,
+    start: str = "osem",
+    passes: int = 4,
+    subsets: int = 6,
+    width: int = 16,
+    levels: int = 4,
+    norm: str = "instance",
+) -> Separated:
+    """Return a network that tells two tracers of one scan apart: images of the frames, and a U-Net to two images.
+
+    Args:
+        weights : (frames, tracers), `sims.frame_weights`: how much of each tracer there is in each frame.
+        start : what makes the frames' images, "osem" with these passes and subsets, "transpose" or "fbp".
+        width, levels, norm : of the U-Net.
+
+    Raises ValueError for another start, and weights that do not tell the tracers apart.
+    """
+    if start not in ("osem", "transpose", "fbp"):
+        raise ValueError(f'dual_tracer_net: start must be "osem", "transpose" or "fbp", got {start!r}')
+    n_frames, n_tracers = len(weights), len(weights[0]) if len(weights) else 0
+    body = UNet(dimensions, n_frames + n_tracers, width=width, levels=levels, norm=norm, non_negative=False)
+    body.last = (nn.Conv2d if dimensions == 2 else nn.Conv3d)(width, n_tracers, 1)
+    nn.init.zeros_(body.last.weight)  # it begins as the separation by decay alone
+    nn.init.zeros_(body.last.bias)  # type: ignore[arg-type]
+    reconstruct = OSEMPasses(passes, subsets) if start == "osem" else BackProjection(start)
+    return Separated(reconstruct, body, weights, dimensions)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,16 @@ from ..enhancement import Enhancer, NetworkDenoiser
 from ..networks.blocks import ConvolutionalAutoencoder, ResidualUnit, SmallCNN
 from ..networks.transformer import SwinRegulariser
 from ..networks.unet import UNet
-from .direct_presets import automap, back_projection_net, deeppet, fusion_net, radon_inversion, sinogram_net, spectnet
+from .direct_presets import (
+    automap,
+    back_projection_net,
+    deeppet,
+    dual_tracer_net,
+    fusion_net,
+    radon_inversion,
+    sinogram_net,
+    spectnet,
+)
 from .enhanced import Enhanced, OSEMPasses
 from .primal_dual_network import PrimalDualNetwork
 from .unrolled_em import ModuleOptions, UnrolledEM, UnrolledOptions
@@ -232,6 +241,7 @@ PRESETS: dict[str, Preset] = {
     "back-projection": back_projection_net,
     "sinogram-net": sinogram_net,
     "fusion": fusion_net,
+    "dual-tracer": dual_tracer_net,
 }
 """The networks by the names that cards of weights, recipes of trainings and the command line have for them."""
 

@@ -55,6 +55,8 @@ class Preparation:
         floor : the least expected background of a bin over the mean counts in a bin; it keeps the likelihood finite
             where the model expects no counts.
         device : where tensors go.
+        frames : of a scan whose frames a network sees together: counts, factors and background are (B, frames,
+            ``*geometry.shape``), and the target is (B, tracers, x, y, z). PET alone.
         counts : the field that stands for the counts: "counts", or "expected" for data without noise (level 1).
 
     Samples hold `counts`, `factors`, `background`, the target, the guides and, for SPECT, `mu`: arrays or tensors.
@@ -70,6 +72,7 @@ class Preparation:
     floor: float = 1e-3
     device: torch.device | str = "cpu"
     counts: str = "counts"
+    frames: int | None = None
 
     def __post_init__(self) -> None:
         if self.level is not None and self.level not in self.levels:
@@ -82,6 +85,8 @@ class Preparation:
             guides = [self._images(self._field(samples, name)) for name in self.guides]
             arguments["guide"] = torch.stack(guides, -4) if len(guides) > 1 else guides[0]
         target = self._tensor(self._field(samples, self.target))
+        if self.frames is not None:
+            return arguments, target.reshape(len(target), -1, *self.scanner.grid.shape)
         if target[0].numel() == len(self.levels) * math.prod(self.scanner.grid.shape) and len(self.levels) > 1:
             target = target[:, int(np.argmax(self.levels))]
         return arguments, self._images(target)
@@ -91,7 +96,7 @@ class Preparation:
         level = min(self.levels) if self.level is None else self.level
         y = self._counts(samples, level)
         factors, background = (self._data(self._field(samples, name)) for name in ("factors", "background"))
-        least = self.floor * y.mean(tuple(range(1, y.ndim)), keepdim=True)
+        least = self.floor * y.mean(tuple(range(-len(self.scanner.geometry.shape), 0)), keepdim=True)
         model = AcquisitionModel(self._projector(samples), level * factors, (level * background).maximum(least))
         return PoissonLikelihood(y, model)
 
@@ -122,7 +127,8 @@ class Preparation:
         return samples[name]
 
     def _data(self, values: Array) -> torch.Tensor:
-        return self._tensor(values).reshape(-1, *self.scanner.geometry.shape)
+        frames = () if self.frames is None else (self.frames,)
+        return self._tensor(values).reshape(-1, *frames, *self.scanner.geometry.shape)
 
     def _images(self, values: Array) -> torch.Tensor:
         return self._tensor(values).reshape(-1, *self.scanner.grid.shape)
