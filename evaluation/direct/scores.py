@@ -77,7 +77,7 @@ def edge_width(image: np.ndarray, truth: np.ndarray, voxel: float) -> float | No
     Args:
         image, truth : (x, y, z), the mean over realisations, so that noise does not count.
     """
-    widths = np.arange(0, 12, 0.5)
+    widths = np.arange(0, 6 * voxel + 0.25, 0.5)
     t = np.asarray(truth, float)
     errors = [
         float(((ndimage.gaussian_filter(t, [w / voxel / 2.3548, w / voxel / 2.3548, 0]) - image) ** 2).sum())

@@ -150,7 +150,7 @@ def _curves(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Picture:
     """Receiver operating characteristics of the misfit as a detector of false lesions."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6, 4.2))
+    figure = Figure(figsize=(8.0, 4.2))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     for title, (good, wrong) in found.items():
@@ -164,8 +164,8 @@ def _curves(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Picture:
         ylim=(0, 1),
     )
     axes.set_aspect("equal")
-    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    figure.subplots_adjust(left=0.1, right=0.62, bottom=0.12, top=0.97)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    figure.subplots_adjust(left=0.02, right=0.6, bottom=0.14, top=0.96)
     return Picture.of(
         figure, "What the misfit of the data tells", "Images above a limit of the misfit, for every limit, all changes."
     )
