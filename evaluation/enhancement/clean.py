@@ -59,7 +59,7 @@ class Size:
     dip_iterations: int
 
 
-SIZES = {"full": Size(36, 2, 16, 400, 8, 24, 2, 8, 20), "quick": Size(4, 2, 2, 6, 2, 2, 1, 2, 2)}
+SIZES = {"full": Size(24, 2, 16, 300, 8, 16, 2, 8, 20), "quick": Size(4, 2, 2, 6, 2, 2, 1, 2, 2)}
 
 
 @dataclass(frozen=True)

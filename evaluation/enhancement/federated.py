@@ -67,7 +67,7 @@ class Size:
     width: int
 
 
-SIZES = {"full": Size(12, 16, 240, 20, 4, 24), "quick": Size(4, 2, 4, 2, 2, 2)}
+SIZES = {"full": Size(8, 16, 240, 20, 4, 16), "quick": Size(4, 2, 4, 2, 2, 2)}
 FEDERATED, POOLED = "federated", "pooled"
 
 
