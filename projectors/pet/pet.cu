@@ -46,6 +46,11 @@ __device__ static void whole_steps(double low, double high, int &first, int &las
     last = any ? (int)floor(high) + 1 : 0;
 }
 
+// One of three numbers. An array that is indexed by a variable would lie in memory: registers have no numbers.
+template <typename T> __device__ static T chosen(int which, T first, T second, T third) {
+    return which == 0 ? first : which == 1 ? second : third;
+}
+
 // The steps [first, last) of a line in space, along its main axis: at step i it is at i of the main axis, c0 + i dc of
 // one other and z0 + i dz of the third. Voxels are `main`, `cross` and `third` apart in memory along the three.
 struct Line {
@@ -56,30 +61,30 @@ struct Line {
 
 __device__ static Line line_of(double ax, double ay, double az, double bx, double by, double bz, bool may_be_axial,
                                GRID) {
-    double a[3] = {ax, ay, az}, d[3] = {bx - ax, by - ay, bz - az};
-    double origin[3] = {ox, oy, oz}, voxel[3] = {vx, vy, vz};
-    int shape[3] = {nx, ny, nz};
-    long long strides[3] = {(long long)ny * nz, nz, 1};
-    bool along_x = fabs(d[0]) >= fabs(d[1]);
-    bool parallel = d[0] == 0 && d[1] == 0;
-    bool axial = parallel || (may_be_axial && fabs(d[2]) > fabs(d[0]) && fabs(d[2]) > fabs(d[1]));
-    int main = axial ? 2 : along_x ? 0 : 1, one = axial ? 0 : along_x ? 1 : 0, other = axial ? 1 : 2;
+    const double dx = bx - ax, dy = by - ay, dz = bz - az;
+    bool along_x = fabs(dx) >= fabs(dy);
+    bool parallel = dx == 0 && dy == 0;
+    bool axial = parallel || (may_be_axial && fabs(dz) > fabs(dx) && fabs(dz) > fabs(dy));
+    const int main = axial ? 2 : along_x ? 0 : 1, one = axial ? 0 : along_x ? 1 : 0, other = axial ? 1 : 2;
+    const double run = chosen(main, dx, dy, dz);
     Line l;
-    double length = sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
-    l.t0 = (origin[main] - a[main]) / d[main];
-    l.dt = voxel[main] / d[main];
-    l.c0 = (a[one] + l.t0 * d[one] - origin[one]) / voxel[one];
-    l.dc = l.dt * d[one] / voxel[one];
-    l.z0 = (a[other] + l.t0 * d[other] - origin[other]) / voxel[other];
-    l.dz = l.dt * d[other] / voxel[other];
-    l.m = shape[one];
-    l.k_end = shape[other];
-    l.main = strides[main];
-    l.cross = strides[one];
-    l.third = strides[other];
+    double length = sqrt(dx * dx + dy * dy + dz * dz);
+    l.t0 = (chosen(main, ox, oy, oz) - chosen(main, ax, ay, az)) / run;
+    l.dt = chosen(main, vx, vy, vz) / run;
+    const double across = chosen(one, dx, dy, dz), along = chosen(other, dx, dy, dz);
+    const double width = chosen(one, vx, vy, vz), height = chosen(other, vx, vy, vz);
+    l.c0 = (chosen(one, ax, ay, az) + l.t0 * across - chosen(one, ox, oy, oz)) / width;
+    l.dc = l.dt * across / width;
+    l.z0 = (chosen(other, ax, ay, az) + l.t0 * along - chosen(other, ox, oy, oz)) / height;
+    l.dz = l.dt * along / height;
+    l.m = chosen(one, nx, ny, nz);
+    l.k_end = chosen(other, nx, ny, nz);
+    l.main = chosen(main, (long long)ny * nz, (long long)nz, 1LL);
+    l.cross = chosen(one, (long long)ny * nz, (long long)nz, 1LL);
+    l.third = chosen(other, (long long)ny * nz, (long long)nz, 1LL);
     l.step = fabs(l.dt) * length;
     l.reach = length * per_mm;
-    double low = 0, high = shape[main] - 1;
+    double low = 0, high = chosen(main, nx, ny, nz) - 1;
     within(low, high, l.t0, l.dt, 0, 1);
     within(low, high, l.c0, l.dc, -1, l.m);
     within(low, high, l.z0, l.dz, -1, l.k_end);

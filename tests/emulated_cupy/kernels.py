@@ -24,7 +24,7 @@ _recordings: list[list[Launch]] = []
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch as it was asked for: `args` holds an array or a number for each parameter, before and after it ran."""
+    """A launch: the values of its arguments before and after it ran, and which of them are arrays of the device."""
 
     code: str
     options: tuple[str, ...]
@@ -32,8 +32,9 @@ class Launch:
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared_mem: int
-    before: tuple[Any, ...]
-    after: tuple[Any, ...]
+    before: tuple[np.ndarray, ...]
+    after: tuple[np.ndarray, ...]
+    is_array: tuple[bool, ...]
 
 
 @contextmanager
@@ -80,7 +81,8 @@ class RawKernel:
         note_launch(self.name)
         for launches in _recordings:
             after = tuple(_copied(arg, h) for arg, h in zip(args, held))
-            launches.append(Launch(self.code, self.options, self.name, grid, block, shared_mem, before, after))
+            arrays = tuple(isinstance(arg, ndarray) for arg in args)
+            launches.append(Launch(self.code, self.options, self.name, grid, block, shared_mem, before, after, arrays))
 
     def compile(self, log_stream: Any = None) -> None:
         """Compile now."""
