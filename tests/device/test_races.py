@@ -75,7 +75,7 @@ def small_launches():
         both_ways(ParallelBeamProjector(ImageGrid((3, 3, 2), 4.0), ParallelBeamGeometry.equally_spaced(2, 4, 4.0, 2)))
         of_prior(recon.Huber(0.5, neighbours=6, kappa=GUIDE))
     chosen = {}
-    for one in sorted(launches, key=lambda one: abs(int(np.prod(one.grid)) - 4)):  # four blocks or so
+    for one in sorted(launches, key=lambda one: abs(int(np.prod(one.grid)) - 2)):  # two blocks or so
         chosen.setdefault(one.kernel, one)
     return list(chosen.values())
 

@@ -1,11 +1,11 @@
 """The CUDA sources compile for every architecture, and no kernel takes more than the table of docs/gpu.md says."""
 
+import kernel_resources as nvrtc
 import pytest
-from emulated_cupy import nvrtc
 
 SOURCES_CHANGED = (
     "the CUDA sources are not those of the table in docs/gpu.md: install nvidia-cuda-nvrtc-cu12 and run "
-    "`python tests/emulated_cupy/nvrtc.py`"
+    "`python tests/kernel_resources.py`"
 )
 needs_nvrtc = pytest.mark.skipif(
     nvrtc.library() is None, reason="NVRTC is not installed (pip install nvidia-cuda-nvrtc-cu12, 90 MB)"
