@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from emrecon.projectors.core.files import atomic_path
-from emrecon.projectors.core.progress import listening, stage
-from emrecon.projectors.core.texts import read_json
+from emrecon.projectors.core.progress import stage
 
-from . import learned, train_recipe
+from . import learned, train_enhancement, train_recipe
 from .errors import interruptible
-from .outputs import OutputError, writing
+from .outputs import writing
 from .printing import plain_console, quietly
 from .train_adversarial import critic_loss, groups, with_critic
 from .train_data import Pair, batches_of, pairs_of, pattern_of, preparation, training_batches
 from .train_recipe import Plan
+from .train_shared import check_folder, claim, digest, progress, schedule
 from .train_tables import LossTable, TrainingTable
 
 if TYPE_CHECKING:
@@ -35,7 +29,6 @@ if TYPE_CHECKING:
     from emrecon.unrolled.training.losses import Criterion
     from emrecon.unrolled.training.transfer import Started
 
-_RECIPE = "recipe.json"
 _METRICS = ("nrmse", "psnr", "ssim")
 _NOTES = 12  # differences that are printed
 SCALE_RULE = (
@@ -99,6 +92,10 @@ def train(
         raise typer.BadParameter('must be "cpu" or "cuda"', param_hint="--device")
     learned.require("torch")
     learned.require("safetensors.torch")  # now, and not after hours of training
+    if train_enhancement.is_one(recipe):
+        made = train_enhancement.load_plan(recipe, folder=data, steps=steps, start=start, freeze=freeze or ())
+        train_enhancement.train(made, out, workers, cache, device, console, show=show)
+        return
     plan = train_recipe.load_plan(recipe, folder=data, steps=steps, start=start, freeze=freeze or ())
     if show or out is None:
         console.print_json(data=plan.describe())
@@ -109,11 +106,11 @@ def train(
     wanted = plan.recipe.data.keep if cache is None else cache
     if plan.folder is None and (not plan.source.is_flat if wanted is None else wanted):
         plan = plan.keeping(out / "samples")
-    _check_folder(plan, out)
+    check_folder(plan, out)
     advice = f"the same command goes on from the checkpoint in {out}"
     with interruptible(lambda: advice), process_group(device) as here:
         if here.rank == 0:
-            _claim(plan, out)
+            claim(plan, out)
         _train(plan, out, workers, here.device, here.rank, console)
 
 
@@ -137,7 +134,7 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
         optimiser: torch.optim.Optimizer = torch.optim.Adam(groups(model, plan), weight_decay=table.weight_decay)
     else:
         optimiser = _optimiser(model, table)
-    schedule = _schedule(optimiser, table)
+    rates = schedule(optimiser, table)
     settings = Settings(
         table.steps,
         table.validate_every,
@@ -148,7 +145,7 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
         seed=table.seed,
         folder=out,
         save_seconds=20.0,
-        signature=_digest(plan),
+        signature=digest(plan),
     )
     with quietly(False), stage("validation samples"):
         validate = Validation(pairs_of(plan, device, "validation", table.n_validation))
@@ -156,11 +153,11 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
         about = f"{plan.size('train')} samples, batches of {plan.recipe.data.batch_size}, {device}"
         console.print(f"{network}, {count_parameters(network_alone)} parameters, {about}")
         _say_start(console, began, model)
-    with _progress(console, rank, table.steps) as tell:
+    with progress(console, rank, table.steps) as tell:
 
         def objective(model: torch.nn.Module, batch: Pair, generator: torch.Generator) -> torch.Tensor:
             if plan.recipe.federated is None:
-                tell(schedule.last_epoch)
+                tell(rates.last_epoch)
             return loss(model, batch, generator)
 
         if against:
@@ -172,7 +169,7 @@ def _train(plan: Plan, out: Path, workers: int, device: torch.device, rank: int,
             records: Iterable[Record] = ()
         elif table.first_stages is None:
             batches = batches_of(plan, device, workers, table.seed)
-            records = steps_of(model, batches, objective, optimiser, settings, schedule=schedule, validate=validate)
+            records = steps_of(model, batches, objective, optimiser, settings, schedule=rates, validate=validate)
         else:
             records = _staged(model, plan, batches_of(plan, device, workers, table.seed), settings, validate)
         speed = None
@@ -253,7 +250,7 @@ def _federated(
         None if table.precision == "float32" else getattr(torch, table.precision),
         seed=table.seed,
         folder=out,
-        signature=_digest(plan),
+        signature=digest(plan),
     )
     for record in federated(
         model,
@@ -261,7 +258,7 @@ def _federated(
         objective,
         lambda network: _optimiser(network, table),
         federation,
-        schedule_of=lambda optimiser: _schedule(optimiser, table),
+        schedule_of=lambda optimiser: schedule(optimiser, table),
         validate=validate,
     ):
         mean = sum(record.losses.values()) / len(record.losses)
@@ -290,7 +287,7 @@ def _staged(
         decay=table.weight_decay,
         loss=_criterion(plan.recipe.loss),
         validate=validate,
-        schedule_of=lambda optimiser, steps: _schedule(optimiser, table.model_copy(update={"steps": steps})),
+        schedule_of=lambda optimiser, steps: schedule(optimiser, table.model_copy(update={"steps": steps})),
     )
     return (found.record for found in train_stages(model, stages))
 
@@ -370,87 +367,12 @@ def _criterion(table: LossTable) -> Criterion:
     return criteria[table.kind]
 
 
-def _schedule(optimiser: torch.optim.Optimizer, table: TrainingTable) -> torch.optim.lr_scheduler.LambdaLR:
-    from emrecon.unrolled.training.schedules import warmup_cosine, warmup_steps
-
-    if table.schedule == "cosine":
-        return warmup_cosine(optimiser, table.steps, table.warmup)
-    return warmup_steps(optimiser, table.milestones, table.factor, table.warmup)
-
-
-def _check_folder(plan: Plan, out: Path) -> None:
-    """Raise OutputError where the folder is that of the samples."""
-    if plan.folder is not None and out.resolve() == plan.folder.resolve():
-        raise OutputError(errno.EEXIST, "the folder holds the samples; choose another one for the weights", str(out))
-
-
-def _claim(plan: Plan, out: Path) -> None:
-    """Make the folder this training's, or find that it is.
-
-    Raises ValueError, with what differs, where it is another's; OutputError where it cannot be written.
-    """
-    here = _comparable(plan)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if (out / _RECIPE).exists():
-            there = read_json(out / _RECIPE, "the recipe of a training")
-            if there != here:
-                raise ValueError(f"{out} belongs to another training ({_difference(there, here)}); use another folder")
-            return
-        with atomic_path(out / _RECIPE) as path:
-            path.write_text(json.dumps(here, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(error.errno, error.strerror or str(error), str(out)) from error
-
-
-def _comparable(plan: Plan) -> dict[str, object]:
-    """What must be the same when a training goes on; its length may change, and the warmup with it."""
-    described = json.loads(json.dumps(plan.describe()))
-    kept = {key: value for key, value in described["training"].items() if key not in ("steps", "patience", "warmup")}
-    return {**described, "training": kept}
-
-
-def _difference(there: object, here: object, at: str = "") -> str:
-    """The first difference of two descriptions."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in [*here, *(key for key in there if key not in here)]:
-            if there.get(key) != here.get(key):
-                return _difference(there.get(key), here.get(key), f"{at}.{key}" if at else key)
-    return f"{at} is {there} there and {here} here"
-
-
-def _digest(plan: Plan) -> str:
-    return hashlib.sha256(json.dumps(_comparable(plan), sort_keys=True).encode()).hexdigest()
-
-
 def _list(console: Console) -> None:
     table = Table("training", "network", "steps", "what", box=None)
     for name in train_recipe.recipe_names():
         found = train_recipe.read_recipe(name)
         table.add_row(name, found.network.name, str(found.training.steps), found.description)
+    for name in train_enhancement.recipe_names():
+        made = train_enhancement.read_recipe(name)
+        table.add_row(name, made.network.name, str(made.training.steps), made.description)
     console.print(table)
-
-
-@contextmanager
-def _progress(console: Console, rank: int, steps: int) -> Iterator[Callable[..., None]]:
-    """Show steps done, loss, NRMSE, rate and remaining time; only rank 0 has a bar, and where it goes on a terminal.
-
-    Elsewhere the lines of the training on the log are enough.
-    """
-    if not console.is_terminal:
-        yield lambda done, **values: None
-        return
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}")
-    times = TimeElapsedColumn(), TimeRemainingColumn()
-    with listening(lambda work: None), Progress(*columns, *times, console=console, disable=rank > 0) as bars:
-        task = bars.add_task("training", total=steps, said="")
-        seen: dict[str, float] = {}
-
-        def tell(done: int, **values: float) -> None:
-            seen.update(values)
-            speed = bars.tasks[0].speed if bars.tasks else None
-            rate = "" if speed is None else f", {speed:.2g} steps/s"
-            numbers = "".join(f", {name.replace('nrmse', 'NRMSE')} {value:.4g}" for name, value in seen.items())
-            bars.update(task, completed=done, said=f"{done} of {steps}{numbers}{rate}")
-
-        yield tell

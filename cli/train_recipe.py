@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import ValidationError
@@ -22,7 +22,7 @@ from emrecon.sims.recipes import RecipeError, Table, complain, decode
 
 from . import learned
 from .simulate import reconstruct
-from .train_tables import DataTable, NetworkTable, TrainingRecipe, TrainingTable, TransferTable
+from .train_tables import NetworkTable, TrainingRecipe, TrainingTable, TransferTable
 
 _OTHER_PHANTOMS = 1_000_003
 """What a seed is moved by for every time that a recipe is named again."""
@@ -71,13 +71,7 @@ class Plan:
     def weights(self) -> Path | None:
         """The file of weights to begin from."""
         table = self.recipe.transfer
-        if table is None:
-            return None
-        own = self.beside / table.weights
-        found: Path = importlib.import_module("emrecon.unrolled.training.transfer").weights_path(
-            own if own.is_file() else table.weights
-        )
-        return found
+        return None if table is None else trained_weights(table.weights, self.beside)
 
     @cached_property
     def source(self) -> recipes.RecipeSource | recipes.TwoTracerSource:
@@ -234,14 +228,14 @@ def _plan_of(recipe: TrainingRecipe, folder: Path | None, beside: Path) -> Plan:
     if folder is not None:
         if isinstance(recipe.data.recipe, tuple):
             raise ValueError("recipe lists several sets, and a folder holds one; leave one of them out")
-        return Plan(recipe, _simulation(recipe.data, folder, beside), folder, beside=beside)
+        return Plan(recipe, simulation_of(recipe.data, folder, beside), folder, beside=beside)
     tables = recipe.data.each()
     if not isinstance(recipe.data.recipe, tuple):
-        return Plan(recipe, _simulation(recipe.data, None, beside), beside=beside)
+        return Plan(recipe, simulation_of(recipe.data, None, beside), beside=beside)
     seen: dict[str | None, int] = {}
     parts = []
     for table in tables:
-        simulation = _simulation(table, None, beside)
+        simulation = simulation_of(table, None, beside)
         again = seen[str(table.recipe)] = seen.get(str(table.recipe), -1) + 1
         simulation = simulation.model_copy(update={"seed": simulation.seed + again * _OTHER_PHANTOMS})
         parts.append(Plan(recipe.model_copy(update={"data": table}), simulation, beside=beside))
@@ -279,7 +273,29 @@ def _text(recipe: str) -> tuple[str, str, Path]:
     return str(path), read_text(path), path.parent
 
 
-def _simulation(data: DataTable, folder: Path | None, beside: Path) -> recipes.Recipe:
+def trained_weights(name: str, beside: Path) -> Path:
+    """Return the file of weights that a recipe begins from: one beside it, any other, or a name.
+
+    Raises ValueError for a name that is not known, FileNotFoundError for a file that is not there.
+    """
+    own = beside / name
+    transfer = importlib.import_module("emrecon.unrolled.training.transfer")
+    found: Path = transfer.weights_path(own if own.is_file() else name)
+    return found
+
+
+class Named(Protocol):
+    """A table of data that may name the recipe of a simulation."""
+
+    @property
+    def recipe(self) -> Any: ...
+
+
+def simulation_of(data: Named, folder: Path | None, beside: Path) -> recipes.Recipe:
+    """Return the simulation that samples come from: that of a folder, or of a recipe by name or beside the training's.
+
+    Raises ValueError for a folder that was not simulated, and where nothing says where samples come from.
+    """
     if folder is not None:
         found = Dataset(folder).recipe
         if "phantom" not in found:

@@ -149,7 +149,7 @@ def test_whoever_stops_other_commands_hears_it_too(tmp_path, monkeypatch, comman
     out = tmp_path / "out"
     if command == "train":
         pytest.importorskip("torch")
-        monkeypatch.setattr("emrecon.cli.train._claim", lambda *arguments: stopped())
+        monkeypatch.setattr("emrecon.cli.train.claim", lambda *arguments: stopped())
     elif command == "simulate":
         monkeypatch.setattr("emrecon.cli.simulate.write_dataset", lambda *arguments, **options: stopped())
     else:
@@ -301,11 +301,11 @@ def test_quiet_keeps_notes_of_the_library_back(capsys):
 def test_training_writes_no_weights_among_its_samples(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from emrecon.cli import train
+    from emrecon.cli import train_shared
 
     plan = SimpleNamespace(folder=tmp_path)
     with pytest.raises(OutputError, match="holds the samples"):
-        train._check_folder(plan, tmp_path / "." / "x" / "..")
+        train_shared.check_folder(plan, tmp_path / "." / "x" / "..")
 
 
 @pytest.mark.parametrize(

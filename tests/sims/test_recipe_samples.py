@@ -10,6 +10,8 @@ GRID = ImageGrid((24, 24, 1), 18.0)
 # of sample 0 on the grid: sum of the activity, mean of the voxels' numbers weighted by it, sum of mu at 140 keV
 BODIES = {
     "bone-spect-1-7": (239.623, 285.57, 30.0453),
+    "bone-spect-1-7-small": (279.557, 286.245, 33.5348),
+    "fdg-levels-small": (182.558, 303.277, 27.8932),
     "brain-pet": (108.344, 282.602, 12.9964),
     "brain-spect": (272.25, 294.024, 13.0011),
     "deeppet": (138.12, 288.238, 30.6994),
