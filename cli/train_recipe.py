@@ -24,6 +24,8 @@ from . import learned
 from .simulate import reconstruct
 from .train_tables import NetworkTable, TrainingRecipe, TrainingTable, TransferTable
 
+_NEW = ("hide", "n_hidden", "perceptual", "adversarial", "penalty", "critic_rate")
+"""Keys of [loss] that trainings of earlier versions do not have."""
 _OTHER_PHANTOMS = 1_000_003
 """What a seed is moved by for every time that a recipe is named again."""
 
@@ -149,6 +151,11 @@ class Plan:
         for name in ("transfer", "federated"):  # which trainings of earlier versions do not have
             if table[name] is None:
                 del table[name]
+        if data["views"] is None:
+            del data["views"]
+        table["loss"] = {
+            k: v for k, v in table["loss"].items() if k not in _NEW or k in self.recipe.loss.model_fields_set
+        }
         if self.weights is not None:
             digest = importlib.import_module("emrecon.unrolled.training.weights").read_card(self.weights).sha256
             table["transfer"] |= {"weights": self.weights.name, "sha256": digest}
@@ -297,6 +304,8 @@ def simulation_of(data: Named, folder: Path | None, beside: Path) -> recipes.Rec
     Raises ValueError for a folder that was not simulated, and where nothing says where samples come from.
     """
     if folder is not None:
+        if data.views is not None:
+            raise ValueError("views are those of the samples in a folder; leave it out")
         found = Dataset(folder).recipe
         if "phantom" not in found:
             raise ValueError(f"folder {folder} was not written by `emrecon simulate`, so its geometry is unknown")
@@ -313,7 +322,12 @@ def simulation_of(data: Named, folder: Path | None, beside: Path) -> recipes.Rec
         raise ValueError("recipe or folder must say where the samples come from, or pass --data")
     assert isinstance(data.recipe, str)
     own = beside / data.recipe
-    return recipes.load_recipe(own if own.is_file() else data.recipe)
+    made = recipes.load_recipe(own if own.is_file() else data.recipe)
+    if data.views is None:
+        return made
+    if made.spect is None:
+        raise ValueError(f"views are those of a SPECT camera, and {data.recipe} has none")
+    return made.model_copy(update={"spect": made.spect.model_copy(update={"views": data.views})})
 
 
 def _checks(plan: Plan) -> list[tuple[list[str], Callable[[], Any]]]:

@@ -29,6 +29,7 @@ class DataTable(Table):
     target : "truth" in kBq/mL, or "reconstruction", the recipe's image at its highest level.
     guide : what the network sees beside the image: the MR-like "guide", "mu", or a list of both, in its order.
     noise : False shows the network expected counts instead of Poisson ones, as SPECTnet was trained.
+    views : of the SPECT camera, over the same arc, instead of the recipe's.
     keep : whether simulated samples are kept beside the weights, so that each is made once (default: volumes).
     floor : the least expected background of a bin, as a fraction of the mean counts per bin; it keeps the
         likelihood finite where the model expects no counts.
@@ -42,6 +43,7 @@ class DataTable(Table):
     guide: Guide | tuple[Guide, ...] | None = None
     batch_size: Count = 8
     noise: bool = True
+    views: Count | None = None
     keep: bool | None = None
     floor: Fraction = 1e-3
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,35 @@ def test_the_command_is_what_the_network_does(folder, tmp_path, capsys, method, 
     text = capsys.readouterr().out
     assert f"{method} of {method}.safetensors, " in text
     assert "starting from" not in text
+
+
+def test_a_network_of_data_takes_scans_of_fewer_views(folder, tmp_path, capsys):
+    whole = formats.read_scan(folder / "flat.h5")
+    projector = SPECTProjector(FLAT, whole.geometry, None, RESPONSE)
+    path = tmp_path / "data.safetensors"
+    options = {"width": 2, "depth": 2, "passes": 1, "subsets": 2, "scan": unrolled.described(projector)}
+    save(path, "sinogram-net", **options)
+    n = whole.geometry.n_views
+    few = replace(whole, counts=whole.counts[::2], geometry=whole.geometry.subset(0, 2))
+    formats.write_scan(folder / "few.h5", few)
+    image = reconstructed(folder, tmp_path, "sinogram-net", "--weights", path, scan="few.h5")
+    assert f"data.safetensors predicts {n - n // 2} of {n} views; {n // 2} are measured" in capsys.readouterr().out
+    hidden = unrolled.partly_measured(
+        likelihood_of(folder, "flat.h5", FLAT), unrolled.every_view(n, 2, projector.out_shape)
+    )
+    network = learned.load("sinogram-net", path, n_guides=0).network
+    with torch.no_grad():
+        expected = network(hidden)
+    np.testing.assert_allclose(image, expected.numpy(), rtol=1e-3, atol=1e-3 * float(expected.max()))
+    turned = replace(few.geometry, angles=few.geometry.angles + 90 / n)
+    formats.write_scan(folder / "few.h5", replace(few, geometry=turned))
+    with pytest.raises(ValueError, match=f"is not among the {n} views of the training"):
+        reconstructed(folder, tmp_path, "sinogram-net", "--weights", path, scan="few.h5")
+
+
+def test_scans_of_two_tracers_are_for_python(folder, tmp_path):
+    with pytest.raises(typer.BadParameter, match="takes the frames of a scan together"):
+        reconstructed(folder, tmp_path, "dual-tracer", "--weights", folder / "mapem-net.safetensors")
 
 
 def test_guides_and_volumes(folder, tmp_path):

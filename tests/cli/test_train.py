@@ -470,6 +470,14 @@ def test_networks_of_data(recipe, tmp_path, every):
         train_recipe.load_plan(str(recipe))
 
 
+def test_fewer_views_of_the_same_recipe(recipe):
+    plan = plan_of(recipe, TRAINING.replace("batch_size = 2", "batch_size = 2\nviews = 6"))
+    assert plan.source.simulator.geometry.n_views == 6
+    assert "views" not in plan_of(recipe).describe()["data"]  # and so trainings of earlier versions go on
+    with pytest.raises(RecipeError, match="views are those of a SPECT camera"):
+        plan_of(recipe, GUIDED.replace("batch_size = 2", "batch_size = 2\nviews = 6"))
+
+
 def test_a_critic_and_features_beside_the_error(recipe, tmp_path):
     text = TRAINING.replace('name = "mapem-net"\nn_modules = 2\nwidth = 2', 'name = "deeppet"\nsmall = true\nsize = 16')
     text = text.replace("steps = 6", "steps = 3").replace("[network]", '[loss]\nkind = "wasserstein"\n\n[network]')
