@@ -52,7 +52,8 @@ def _winners(results: Results) -> Section:
         ("where", "best", "its error", "p against the second", "OSEM", "FBSEM-Net, unrolled"),
         rows,
         "OSEM and FBSEM-Net have the projector inside. OSEM of the brains is at the best pass of each scan, of the "
-        "torsos at a pass chosen on validation scans. p: signs of the differences over scans, not corrected for the choice.",
+        "torsos at a pass chosen on validation scans. p: signs of the differences over scans, not corrected for the "
+        "choice.",
     )
     return Section("Who wins where", (table,))
 
