@@ -212,10 +212,11 @@ def _said(classical: Mapping[str, Any], networks: Mapping[str, Any]) -> str:
 
     shares = [f"{NETWORKS[k]}: {worst(one['test']['activity']):.1f} %" for k, one in networks.items()]
     outside = [f"{worst(one['lungs']['activity']):.1f} %" for one in networks.values()]
+    pairs = (("test", "ellipse"), ("test", "mlaa"), ("lungs", "mlaa"))
+    ellipse, joint, dense = (worst(classical[name][key]) for name, key in pairs)
     return (
-        f"Largest mean error of a region: {', '.join(shares)}; uniform ellipse {worst(classical['test']['ellipse']):.1f} "
-        f"%, MLAA {worst(classical['test']['mlaa']):.1f} %. With lungs denser than any in training: {', '.join(outside)} "
-        f"in this order, MLAA {worst(classical['lungs']['mlaa']):.1f} %."
+        f"Largest mean error of a region: {', '.join(shares)}; uniform ellipse {ellipse:.1f} %, MLAA {joint:.1f} %. "
+        f"With lungs denser than any in training: {', '.join(outside)} in this order, MLAA {dense:.1f} %."
     )
 
 

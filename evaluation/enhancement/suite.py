@@ -14,6 +14,8 @@ TOPICS = (
     "adversarial",
     "clean",
     "federated",
+    "attenuation",
+    "scatter",
 )
 """The topics in the order of the report: files beside this one with `units(options)` and `sections(results, options)`.
 

@@ -142,6 +142,7 @@ def _first(
     factors = np.ones((sum(p.lines.out_shape[0] for p in parts), *parts[0].lines.out_shape[1:]), np.float32)
     if mu is None and options.body is not None:
         mu = np.asarray(WATER * to_numpy(options.body), np.float32)
-    for k, part in enumerate(parts if mu is not None else ()):
-        factors[k::n] = to_numpy(part.survival(mu))
+    if mu is not None:
+        for k, part in enumerate(parts):
+            factors[k::n] = to_numpy(part.survival(mu))
     return FactorState(factors=like(np.broadcast_to(factors, (*start.shape[:-3], *factors.shape)), start))
