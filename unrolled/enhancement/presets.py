@@ -113,8 +113,8 @@ def residual_unet(
 ) -> Enhancer:
     """Return a U-Net of residual units that makes what is added to the image; 3-D as for DMSA SPECT of kidneys.
 
-    Source: Lin et al. 2021 (Tc-99m DMSA, 112 patients); Mehranian et al. 2022 (PET without and with time of flight).
-    Their numbers of channels are not published.
+    Source: Lin et al. 2021, Clin Radiol (Tc-99m DMSA, 112 patients); Mehranian et al. 2022 (PET without and with time
+    of flight). Their numbers of channels are not published.
     """
     body = UNet(
         dimensions,
@@ -147,7 +147,7 @@ def dense_unet(
 
     Train it by l1 + SSIM + Sobel: `WeightedSum((1, l1), (0.5, ssim_loss), (0.5, sobel_loss))`.
 
-    Source: Xie et al. 2022 (dynamic cardiac SPECT, partial volume correction); numbers of channels are ours.
+    Source: Xie et al. 2023, J Nucl Cardiol (cardiac SPECT, partial volume correction); numbers of channels are ours.
     """
     body = UNet(dimensions, 1 + guide_channels, width=width, levels=levels, form=DENSE, norm=norm)
     return Enhancer(body, dimensions, guide_channels)
@@ -167,7 +167,7 @@ def coupled_unet(
 
     Published for SPECT of the heart with Noise2Noise.
 
-    Source: Liu et al. 2022, Med Phys (coupled U-Net, Noise2Noise).
+    Source: Liu et al. 2021, Med Phys 48:156 (coupled U-Net, Noise2Noise).
     """
     body = CoupledUNet(dimensions, 1 + guide_channels + noise, n=n, width=width, levels=levels, norm=norm)
     return Enhancer(body, dimensions, guide_channels, noise=noise)
@@ -249,7 +249,7 @@ def swin_enhancer(
 ) -> Enhancer:
     """Return a transformer of shifted windows (extra `monai`), see `SwinRegulariser`; STFNet has MR as a guide.
 
-    Source: Liu et al. 2021, ICCV; the row of PET with MR is Wang et al. 2022.
+    Source: Liu et al. 2021, ICCV; Zhang et al. 2022, Med Phys (PET with MR).
     """
     body = SwinRegulariser(
         dimensions, 1 + guide_channels, width=width, heads=heads, depth=depth, window=window, norm="instance"
@@ -270,7 +270,7 @@ def spach_enhancer(
 
     See `SpatialChannelTransformer`.
 
-    Source: Jang et al. 2023, IEEE Trans Med Imaging 43:2036.
+    Source: Jang et al. 2024, IEEE Trans Med Imaging 43:2036.
     """
     body = SpatialChannelTransformer(
         dimensions, 1 + guide_channels, width=width, heads=heads, n_blocks=n_blocks, window=window

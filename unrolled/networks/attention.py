@@ -29,7 +29,7 @@ class SpatialChannelTransformer(nn.Module):
 
     Raises ImportError that names the extra where MONAI is not installed.
 
-    Source: Jang et al. 2023, IEEE Trans Med Imaging 43:2036; Zamir et al. 2022, CVPR (attention of channels); Liu et
+    Source: Jang et al. 2024, IEEE Trans Med Imaging 43:2036; Zamir et al. 2022, CVPR (attention of channels); Liu et
     al. 2021, ICCV (of windows).
     """
 

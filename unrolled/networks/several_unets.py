@@ -19,7 +19,7 @@ class CoupledUNet(nn.Module):
         n : U-Nets.
         width, levels, form, norm, non_negative, residual : of each, see `UNet`.
 
-    Source: Tang et al. 2018, ECCV (coupled U-Nets); Liu et al. 2022, Med Phys (SPECT of the heart, 3-D); the sums in
+    Source: Tang et al. 2018, ECCV (coupled U-Nets); Liu et al. 2021, Med Phys 48:156 (SPECT of the heart); the sums in
     place of concatenations are those of our U-Net.
     """
 

@@ -26,7 +26,7 @@ def charbonnier(image: Tensor, target: Tensor, weight: Tensor | None = None, *, 
         epsilon : in the unit of the images; of images over their mean 1e-3, as in the source.  Weight and errors as in
             `mse`.
 
-    Source: Charbonnier et al. 1994; Jang et al. 2023 (PET).
+    Source: Charbonnier et al. 1994; Jang et al. 2024 (PET).
     """
     return weighted_mean(((image - checked(image, target)) ** 2 + epsilon**2).sqrt(), weight)
 
@@ -36,7 +36,7 @@ def sobel_loss(image: Tensor, target: Tensor, weight: Tensor | None = None) -> T
 
     Axes of one voxel have none; borders are repeated.  Weight and errors as in `mse`.
 
-    Source: Sobel 1968; Xie et al. 2022 (partial volume correction).
+    Source: Sobel 1968; Xie et al. 2023 (partial volume correction).
     """
     difference = image - checked(image, target)
     axes = [axis for axis in (-3, -2, -1) if difference.shape[axis] > 1]
