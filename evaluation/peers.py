@@ -13,9 +13,14 @@ PEER_ANGLE_OFFSET = 180.0  # degrees, see `peer_matrix`
 
 
 def peer_matrix(
-    projector: SPECTProjector, *, offset: float = PEER_ANGLE_OFFSET, sign: int = 1, min_sigmas: float = 3
+    projector: SPECTProjector,
+    *,
+    offset: float = PEER_ANGLE_OFFSET,
+    sign: int = 1,
+    min_sigmas: float = 3,
+    device: str = "cpu",
 ) -> Any:
-    """Return PyTomography's system matrix on the CPU with the image axes, data axes and physics of `projector`.
+    """Return PyTomography's system matrix with the image axes, data axes and physics of `projector`.
 
     PyTomography's lengths are in cm, its attenuation in 1/cm. Its image axes are ours, and so are its data axes (view,
     bin, row). It turns the image by 270 degrees minus its angle b, so that the detector sees it along the first axis
@@ -25,6 +30,7 @@ def peer_matrix(
     the alternatives.
 
     offset, sign : b = sign * a + offset, for that trial.
+    device : "cpu" or "cuda".
     min_sigmas : where PyTomography cuts its Gaussians off, in standard deviations (3 is its default).
     Raises ValueError for what PyTomography cannot model: pixels that are not voxels, shifts, images off the axis.
     """
@@ -32,27 +38,27 @@ def peer_matrix(
     from pytomography.metadata.SPECT import SPECTObjectMeta, SPECTProjMeta
     from pytomography.projectors.SPECT import SPECTSystemMatrix
 
-    pytomography.set_device("cpu")
+    pytomography.set_device(device)
     grid, geometry = projector.grid, projector.geometry
     _require_common_ground(projector)
     size = tuple(d / 10 for d in grid.voxel_size)
     angles = (sign * geometry.angles + offset) % 360
     return SPECTSystemMatrix(
-        obj2obj_transforms=_peer_transforms(projector, min_sigmas),
+        obj2obj_transforms=_peer_transforms(projector, min_sigmas, device),
         proj2proj_transforms=[],
         object_meta=SPECTObjectMeta(list(size), list(grid.shape)),
         proj_meta=SPECTProjMeta(geometry.n_bins, [size[0], size[2]], angles, geometry.radius / 10),
     )
 
 
-def _peer_transforms(projector: SPECTProjector, min_sigmas: float) -> list[Any]:
+def _peer_transforms(projector: SPECTProjector, min_sigmas: float, device: str) -> list[Any]:
     import torch
     from pytomography.metadata.SPECT import SPECTPSFMeta
     from pytomography.transforms.SPECT import SPECTAttenuationTransform, SPECTPSFTransform
 
     transforms: list[Any] = []
     if projector.attenuation is not None:
-        mu = torch.from_numpy(np.ascontiguousarray(projector.attenuation, np.float32))
+        mu = torch.from_numpy(np.ascontiguousarray(projector.attenuation, np.float32)).to(device)
         transforms.append(SPECTAttenuationTransform(attenuation_map=mu))
     if projector.response is not None:
         response: Any = projector.response

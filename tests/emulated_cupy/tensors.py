@@ -43,6 +43,8 @@ class CudaTensor(torch.Tensor):
         target = _target(func, args, kwargs)
         if target is not None:
             return _moved(func, args, kwargs, target)
+        if func == torch.Tensor.grad.__get__:  # type: ignore[attr-defined]
+            return on_cuda(super().__torch_function__(func, types, args, kwargs))  # torch never wraps it
         _check_mixed(func, args, kwargs)
         return super().__torch_function__(func, types, args, _without_device(kwargs))
 
@@ -55,6 +57,19 @@ def _plain(value: Any) -> Any:
 def on_cuda(tensor: Any) -> Any:
     """A tensor of the emulated device with the values of a CPU tensor, which it shares."""
     return tensor.as_subclass(CudaTensor) if isinstance(tensor, torch.Tensor) else tensor
+
+
+def disguise(model: torch.nn.Module) -> torch.nn.Module:
+    """Put a network on the emulated device, in place."""
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                made = on_cuda(parameter.detach().clone()).requires_grad_(parameter.requires_grad)
+                made._is_param = True  # what nn.Module asks of a tensor of another class
+                module._parameters[name] = made
+        for name, values in list(module._buffers.items()):
+            module._buffers[name] = on_cuda(values)
+    return model
 
 
 def host_of(tensor: Any) -> np.ndarray:
