@@ -114,7 +114,7 @@ def test_volumes_of_the_segments(ventricle):
     np.testing.assert_allclose([v.segment_volume(k) for k in range(1, 18)], exact, rtol=1e-5)
     assert sum(exact) == pytest.approx(v.myocardial_volume)
     grid, phantom = around(v, 2.0), Phantom(v.regions())
-    for k in (1, 3, 5, 8, 10, 12, 13, 14, 16, 17):
+    for k in (1, 5, 8, 12, 14, 17):
         assert painted(phantom, SEGMENTS[k - 1], grid, 3) == pytest.approx(exact[k - 1], rel=5e-3)
 
 
@@ -215,8 +215,10 @@ def test_means_of_the_segments():
 
 
 @pytest.mark.parametrize("ventricle", VENTRICLES)
-@pytest.mark.parametrize("extent", [(20, 75), (-40, 40), (200, 455), (0, 360)])
-@pytest.mark.parametrize(("place", "transmural"), [((0, 1), 1.0), ((0.15, 0.8), 0.4)])
+@pytest.mark.parametrize(
+    ("extent", "place", "transmural"),
+    [((20, 75), (0, 1), 1.0), ((-40, 40), (0.15, 0.8), 0.4), ((200, 455), (0.15, 0.8), 0.4), ((0, 360), (0, 1), 1.0)],
+)
 def test_volumes_of_extents(ventricle, extent, place, transmural):
     defect = Defect(extent=extent, place=place, severity=0.3, transmural=transmural)
     phantom = Phantom(ventricle.regions(1.0, [defect]))

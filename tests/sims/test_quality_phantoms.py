@@ -114,7 +114,7 @@ def test_volumes_of_the_spheres(model):
 
 @pytest.mark.parametrize("model", JASZCZAK_MODELS)
 def test_all_the_activity_of_a_jaszczak_phantom(model):
-    grid = ImageGrid((110, 110, 96), 2.0)
+    grid = ImageGrid((88, 88, 78), 2.5)
     spheres = sum(math.pi / 6 * d**3 for d in JASZCZAK_MODELS[model][1]) / 1000
     rods = 8.8 * sum(len(c) * math.pi * d**2 / 400 for d, c in rods_of(jaszczak(model)).items())
     cold = jaszczak(model, 2.0).activity(grid).sum(dtype=float) * grid.voxel_volume
