@@ -1,6 +1,6 @@
 """Activity and attenuation from one emission scan: MLAA and MLACF with time of flight, and without.
 
-    python benchmarks/joint_attenuation.py [--passes 30] [--counts 4e7]
+    python benchmarks/joint_attenuation.py [--passes 45] [--counts 4e7]
 
 A torso with FDG in a scanner of six rings with 400 ps, fully three-dimensional, with randoms and a constant background.
 Reconstructed are the true map, no map, MLAA with its scale fixed by the liver, by the total, and by mu of the liver,
@@ -57,7 +57,7 @@ BACKGROUND = 0.35  # over the trues
 def main() -> None:
     """Reconstruct, print, and write the numbers and the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--passes", type=int, default=30)
+    parser.add_argument("--passes", type=int, default=45)
     parser.add_argument("--counts", type=float, default=4e7)
     options, console = parser.parse_args(), Console()
     scan = _Scan(options.counts)

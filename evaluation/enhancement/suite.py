@@ -16,6 +16,7 @@ TOPICS = (
     "federated",
     "attenuation",
     "scatter",
+    "scatter_spect",
 )
 """The topics in the order of the report: files beside this one with `units(options)` and `sections(results, options)`.
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emrecon.evaluation.enhancement import attenuation, mapping, scatter
+from emrecon.evaluation.enhancement import attenuation, mapping, scatter, scatter_spect
 from emrecon.evaluation.suite import Options, Results
 
 OPTIONS = Options("quick")
@@ -46,6 +46,9 @@ def test_reports_have_a_table_for_every_set(tmp_path):
     numbers["scatter/classical"] = {s: {key: rows(3) for key in scatter.METHODS} for s in scatter.SETS}
     for name in scatter.NETWORKS:
         numbers[f"scatter/{name}"] = {s: {"activity": rows(4), "total": [0.1, -0.1]} for s in scatter.SETS}
+    spect = {s: {key: rows(5) for key in scatter_spect.METHODS} for s in scatter_spect.SETS}
+    numbers["scatter_spect/classical"] = spect
+    numbers["scatter_spect/network"] = {s: rows(6) for s in scatter_spect.SETS}
     plane, profile = np.zeros(mapping.GRID.shape), np.ones(5)
     for unit in numbers:
         (tmp_path / unit).mkdir(parents=True)
@@ -54,3 +57,5 @@ def test_reports_have_a_table_for_every_set(tmp_path):
     for topic in (attenuation, scatter):
         (section,) = topic.sections(results, OPTIONS)
         assert len([part for part in section.parts if getattr(part, "rows", None)]) == len(topic.SETS) + 1
+    (section,) = scatter_spect.sections(results, OPTIONS)
+    assert len(section.parts) == len(scatter_spect.SETS) + 1
