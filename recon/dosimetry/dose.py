@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.fft import irfftn, next_fast_len, rfftn
@@ -19,6 +20,7 @@ from .points import point_kernel
 
 _LOG = logging.getLogger("emrecon")
 METHODS = ("kernel", "local")
+"""Methods of `absorbed_dose` by name."""
 AIR = 0.1
 """g/mL below which a voxel is air and gets no dose; lungs have 0.2 and more."""
 
@@ -33,7 +35,7 @@ class DoseMap(FrozenArrays):
         nuclide : its name.
         activity : (x, y, z) time-integrated activity concentration, MBq h/mL.
         density : (x, y, z) g/mL, None for water of 1 g/mL everywhere.
-        method : "kernel" or "local".
+        method : "kernel", "local", "monte-carlo", or "network".
         absorbed : the share of the emitted energy that the image's voxels absorb; photons carry the rest out of it,
             or voxels of air would have got it.
     """
@@ -63,6 +65,13 @@ class DoseMap(FrozenArrays):
             f"absorbed dose of {self.nuclide} in {medium}, {self.grid}: up to {self.image.max():.4g} Gy, "
             f"{self.total_activity:.4g} MBq h, {self.absorbed:.1%} of the energy absorbed in the image"
         )
+
+
+class DoseMethod(Protocol):
+    """What makes a dose of a time-integrated activity, such as a Monte Carlo or a network with its settings."""
+
+    def __call__(self, activity: Array, grid: ImageGrid, nuclide: str, *, density: Array | None = None) -> DoseMap:
+        """Return the dose in Gy of an activity in MBq h/mL and a density in g/mL, as `absorbed_dose` does."""
 
 
 def absorbed_dose(

@@ -14,7 +14,7 @@ from emrecon.projectors.physics import isotope
 
 from .curve_fitting import MODELS
 from .curves import TimeActivityFit, fit_time_activity, fit_voxels
-from .dose import DoseMap, absorbed_dose
+from .dose import DoseMap, DoseMethod, absorbed_dose
 from .organs import OrganTable, organ_doses
 
 _LOG = logging.getLogger("emrecon")
@@ -51,7 +51,7 @@ def treatment_dose(
     density: Array | None = None,
     model: str = "mono",
     fit: str = "voxel",
-    method: str = "kernel",
+    method: str | DoseMethod = "kernel",
     injected: float | None = None,
     half_life: float | None = None,
     thresholds: Sequence[float] = (),
@@ -68,7 +68,7 @@ def treatment_dose(
         fit : "voxel" fits the curve in every voxel; "organ" fits that of each mask and of the rest, and shares out the
             integral in proportion to the voxels' activities, summed over the scans with the time between them as
             weights. Where masks overlap, the first one counts.
-        method : as in `absorbed_dose`.
+        method : as in `absorbed_dose`, or a function such as `simulated_dose` that makes the dose.
         injected : MBq, for coefficients.
         half_life : effective, h, of everything, where it is known.
         thresholds : Gy, for volumes above them.
@@ -92,7 +92,10 @@ def treatment_dose(
         activity = _shared(t, stack, grid, nuclide, inside, fits, model, own, notes)
     else:
         activity = _by_voxel(t, stack, nuclide, model, own, notes)
-    dose = absorbed_dose(activity, grid, nuclide, density=density, method=method)
+    if isinstance(method, str):
+        dose = absorbed_dose(activity, grid, nuclide, density=density, method=method)
+    else:
+        dose = method(activity, grid, nuclide, density=density)
     table = organ_doses(dose, inside, injected=injected, fits=fits, thresholds=thresholds) if inside else None
     if table is not None:
         table = OrganTable(table.organs, table.nuclide, table.injected, tuple(notes))
