@@ -21,22 +21,28 @@ X, Y, Z = GRID.coordinates()
 BODY = np.broadcast_to((X**2 + Y**2 < 95**2) & (abs(Z) < 65), GRID.shape)
 ACTIVITY = BODY + 3.0 * ((X > 20) & (X < 60) & (abs(Y) < 30) & (abs(Z) < 30))
 MU = BODY * 0.096
-FOUND = photon_histories(ACTIVITY, MU, GRID, SINOGRAM, 400_000, 1)
 
 
-def test_trues_are_the_line_integrals_and_single_scatter_is_that_of_the_simulation():
+@pytest.fixture(scope="module")
+def histories():
+    """Of many photons, followed by the one worker that looks at them."""
+    return photon_histories(ACTIVITY, MU, GRID, SINOGRAM, 400_000, 1)
+
+
+def test_trues_are_the_line_integrals_and_single_scatter_is_that_of_the_simulation(histories):
     A = PETProjector(GRID, SINOGRAM)
     trues = np.exp(-A(MU) / 10) * A(ACTIVITY)
     sampling = ScatterSampling(spacing=20, crystal_spacing=30, ring_spacing=30, voxel_size=20)
     single = single_scatter(ACTIVITY, MU, GRID, SINOGRAM, sampling=sampling)
-    n_true, n_single, n_multiple = FOUND.n_detected
+    n_true, n_single, n_multiple = histories.n_detected
     assert min(n_true, n_single) > 4000
-    assert FOUND.trues.sum() == pytest.approx(trues.sum(), rel=0.04)
-    assert FOUND.single.sum() == pytest.approx(single.sum(), rel=0.08)
-    for part, reference in ((FOUND.trues, trues), (FOUND.single, single)):  # by distance from the axis, and by plane
+    assert histories.trues.sum() == pytest.approx(trues.sum(), rel=0.04)
+    assert histories.single.sum() == pytest.approx(single.sum(), rel=0.08)
+    # by distance from the axis, and by plane
+    for part, reference in ((histories.trues, trues), (histories.single, single)):
         middle = slice(11, 22)
         np.testing.assert_allclose(part[:, middle].sum((0, 2)), reference[:, middle].sum((0, 2)), rtol=0.2)
-    assert 0.05 < FOUND.multiple.sum() / FOUND.single.sum() < 0.5
+    assert 0.05 < histories.multiple.sum() / histories.single.sum() < 0.5
     assert n_multiple > 500
 
 
@@ -58,13 +64,13 @@ def test_without_attenuation_there_is_no_scatter_and_tof_bins_add_up():
     np.testing.assert_allclose(*mean, atol=0.35)
 
 
-def test_a_seed_has_one_result_and_smoothing_keeps_the_sum():
+def test_a_seed_has_one_result_and_smoothing_keeps_the_sum(histories):
     again = photon_histories(ACTIVITY, MU, GRID, SINOGRAM, 2000, 5)
     np.testing.assert_array_equal(again.scatter, photon_histories(ACTIVITY, MU, GRID, SINOGRAM, 2000, 5).scatter)
     assert (again.scatter != photon_histories(ACTIVITY, MU, GRID, SINOGRAM, 2000, 6).scatter).any()
-    smooth = FOUND.smoothed()
-    assert smooth.scatter.sum() == pytest.approx(FOUND.scatter.sum(), rel=0.03)
-    assert smooth.single.std() < 0.5 * FOUND.single.std()
+    smooth = histories.smoothed()
+    assert smooth.scatter.sum() == pytest.approx(histories.scatter.sum(), rel=0.03)
+    assert smooth.single.std() < 0.5 * histories.single.std()
 
 
 @pytest.mark.parametrize(
