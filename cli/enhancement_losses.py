@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Weight = Annotated[float, Limit(ge=0)]
+Voxels = Annotated[int, Limit(ge=1, le=10**4)]
 _TERMS = ("mse", "l1", "charbonnier", "ssim", "sobel", "observer", "perceptual")
 _ENCODER_BATCHES, _ENCODER_STEPS = 8, 100
 
@@ -32,6 +34,9 @@ class EnhancementLoss(Table):
     gan, gan_weight, conditional : a discriminator of patches of a kind beside the terms, and whether it sees the image
         that goes in ("standard" and conditional is pix2pix).
     cycle : "paired" or "unpaired", a cycleGAN with a second network back.
+    noise2void : true for training without targets: one voxel in each box of `box` voxels is hidden and asked for.
+    box, radius : of its blind spots; with a radius, in voxels, their neighbours are hidden as well, for noise that is
+        correlated.
     """
 
     mse: Weight = 0.0
@@ -49,6 +54,9 @@ class EnhancementLoss(Table):
     gan_weight: Weight = 0.01
     conditional: bool = False
     cycle: Literal["paired", "unpaired"] | None = None
+    noise2void: bool = False
+    box: tuple[Voxels, Voxels, Voxels] | None = None
+    radius: Weight = 0.0
 
 
 def check(table: EnhancementLoss, network: str) -> None:
@@ -58,6 +66,7 @@ def check(table: EnhancementLoss, network: str) -> None:
         raise ValueError(f"{min(given)} has no meaning for a diffusion model, whose loss is that of its noise")
     if table.cycle and given - {"cycle"}:
         raise ValueError(f"{min(given - {'cycle'})} and cycle do not go together: a cycleGAN has a loss of its own")
+    _check_blind_spots(table, given)
     if "blur" in given and table.lesions is None:
         raise ValueError("blur is of the lesions' weight; set lesions")
     own = {"gan_weight", "conditional"} & given
@@ -69,6 +78,16 @@ def check(table: EnhancementLoss, network: str) -> None:
         raise ValueError(f"sides are outputs of u2net and coupled-unet, and the network is {network}")
     if "observer_width" in given and not table.observer:
         raise ValueError("observer_width is of the observer's channels; set observer")
+
+
+def _check_blind_spots(table: EnhancementLoss, given: set[str]) -> None:
+    own = {"noise2void", "box", "radius"}
+    if not table.noise2void and own & given - {"noise2void"}:
+        raise ValueError(f"{min(own & given - {'noise2void'})} is of blind spots; set noise2void = true")
+    if table.noise2void and given - own:
+        raise ValueError(f"{min(given - own)} and noise2void do not go together: it knows no targets to compare with")
+    if table.noise2void and table.box is not None and max(table.box) < 2:
+        raise ValueError("box needs two voxels or more along an axis, of which one is asked for")
 
 
 def objective(
@@ -90,6 +109,8 @@ def objective(
     found: Callable[..., Any]
     if isinstance(network.body, ConditionalDiffusion):
         found = enhancing.Diffusing()
+    elif table.noise2void:
+        found = _blind_spots(table, dimensions)
     elif table.cycle is not None:
         model = adversarial.CycleGAN(
             network, again(network), *(adversarial.patch_discriminator(dimensions) for _ in range(2))
@@ -111,6 +132,24 @@ def objective(
         else:
             found = losses.Supervised(criterion)
     return model, (lambda model, batch, generator: found(model, cropped(batch, patch, generator), generator))
+
+
+def _blind_spots(table: EnhancementLoss, dimensions: int) -> Callable[..., torch.Tensor]:
+    """Noise2Void on what goes in, over its mean, so that its unit does not matter."""
+    from emrecon.unrolled.networks.guides import mean_scale
+    from emrecon.unrolled.training.noise2void import Noise2Void
+
+    edge = 8 + 4 * math.ceil(table.radius)
+    box = table.box or ((edge, edge, 1) if dimensions == 2 else (edge // 2,) * 3)
+    hiding = Noise2Void(box, radius=table.radius)
+
+    def hidden(model: nn.Module, batch: Any, generator: torch.Generator) -> torch.Tensor:
+        given = batch[0]
+        scale = mean_scale(given["x"])
+        image = given["x"] / scale.clamp(min=float(scale.max()) * 1e-6 or 1.0)
+        return hiding(model, {**given, "x": image}, generator)
+
+    return hidden
 
 
 def again(network: nn.Module) -> nn.Module:

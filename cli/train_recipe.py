@@ -303,8 +303,9 @@ def simulation_of(data: Named, folder: Path | None, beside: Path) -> recipes.Rec
 
     Raises ValueError for a folder that was not simulated, and where nothing says where samples come from.
     """
+    views = getattr(data, "views", None)  # which tables of images do not have
     if folder is not None:
-        if data.views is not None:
+        if views is not None:
             raise ValueError("views are those of the samples in a folder; leave it out")
         found = Dataset(folder).recipe
         if "phantom" not in found:
@@ -323,11 +324,11 @@ def simulation_of(data: Named, folder: Path | None, beside: Path) -> recipes.Rec
     assert isinstance(data.recipe, str)
     own = beside / data.recipe
     made = recipes.load_recipe(own if own.is_file() else data.recipe)
-    if data.views is None:
+    if views is None:
         return made
     if made.spect is None:
         raise ValueError(f"views are those of a SPECT camera, and {data.recipe} has none")
-    return made.model_copy(update={"spect": made.spect.model_copy(update={"views": data.views})})
+    return made.model_copy(update={"spect": made.spect.model_copy(update={"views": views})})
 
 
 def _checks(plan: Plan) -> list[tuple[list[str], Callable[[], Any]]]:

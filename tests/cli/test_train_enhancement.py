@@ -149,3 +149,26 @@ def test_objectives_of_a_table(table):
     loss(model, batch, torch.Generator().manual_seed(0)).backward()
     assert all(w.grad is not None for w in network.parameters())
     assert json.dumps(EnhancementLoss(**table).model_dump())
+
+
+def test_blind_spots_need_no_target(recipe, tmp_path):
+    text = TRAINING.partition("[loss]")[0] + "[loss]\nnoise2void = true\nradius = 1.0\n[training]\n"
+    text += TRAINING.partition("[training]\n")[2]
+    recipe.write_text(text)
+    emrecon("train", recipe, "--out", tmp_path / "blind")
+    rows = json.loads((tmp_path / "blind" / "log.json").read_text())
+    assert np.isfinite(rows[-1]["loss"])
+    made, target = torch.rand(2, 12, 12, 1), torch.full((2, 12, 12, 1), torch.nan)
+    with unrolled.seeded(0):
+        network = unrolled.u2net(lite=True, in_channels=1, width=2, norm="none")
+    model, loss = enhancement_losses.objective(EnhancementLoss(noise2void=True), network, lambda epoch: [], None)
+    values = [float(loss(model, ({"x": c * made}, target), torch.Generator().manual_seed(0)).detach()) for c in (1, 9)]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)  # no target, and no unit
+    for old, new, message in (
+        ("radius = 1.0", "l1 = 1.0", "l1 and noise2void do not go together"),
+        ("noise2void = true\n", "", "radius is of blind spots"),
+        ("radius = 1.0", "box = [1, 1, 1]", "box needs two voxels"),
+    ):
+        recipe.write_text(text.replace(old, new))
+        with pytest.raises(RecipeError, match=message):
+            emrecon("train", recipe, "--show")
