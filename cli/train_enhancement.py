@@ -30,7 +30,7 @@ from .simulate import reconstruct
 from .train_data import stacked, start_worker
 from .train_recipe import simulation_of, trained_weights
 from .train_shared import check_folder, claim, digest, progress, schedule
-from .train_tables import Count, Level, Positive, TrainingTable, TransferTable
+from .train_tables import Count, DataTable, Level, Positive, TrainingTable, TransferTable
 
 if TYPE_CHECKING:
     import torch
@@ -249,7 +249,9 @@ def load_plan(
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
             raise complain(name, text, keys, error) from error
 
-    plan = EnhancementPlan(made, checked(["data"], lambda: simulation_of(made.data, own, beside)), own, beside=beside)
+    named = DataTable(recipe=made.data.recipe)
+    simulation = checked(["data"], lambda: simulation_of(named, own, beside))
+    plan = EnhancementPlan(made, simulation, own, beside=beside)
     for keys, check in (
         (["data"], _possible_data),
         (["network"], _possible_network),

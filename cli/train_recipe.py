@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -22,7 +22,7 @@ from emrecon.sims.recipes import RecipeError, Table, complain, decode
 
 from . import learned
 from .simulate import reconstruct
-from .train_tables import NetworkTable, TrainingRecipe, TrainingTable, TransferTable
+from .train_tables import DataTable, NetworkTable, TrainingRecipe, TrainingTable, TransferTable
 
 _NEW = ("hide", "n_hidden", "perceptual", "adversarial", "penalty", "critic_rate")
 """Keys of [loss] that trainings of earlier versions do not have."""
@@ -291,14 +291,7 @@ def trained_weights(name: str, beside: Path) -> Path:
     return found
 
 
-class Named(Protocol):
-    """A table of data that may name the recipe of a simulation."""
-
-    @property
-    def recipe(self) -> Any: ...
-
-
-def simulation_of(data: Named, folder: Path | None, beside: Path) -> recipes.Recipe:
+def simulation_of(data: DataTable, folder: Path | None, beside: Path) -> recipes.Recipe:
     """Return the simulation that samples come from: that of a folder, or of a recipe by name or beside the training's.
 
     Raises ValueError for a folder that was not simulated, and where nothing says where samples come from.

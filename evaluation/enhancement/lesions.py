@@ -146,7 +146,7 @@ def scores(low: np.ndarray, test: Mapping[str, np.ndarray]) -> dict[str, Any]:
     The maximum of a lesion is compared with that of the reconstruction without noise; noise is the standard deviation
     of the difference to that reconstruction over its mean, in the body without the lesions.
     """
-    lesions = [_lesions(mask, clean) for mask, clean in zip(test["lesions"], test["clean"])]
+    lesions = [lesions_of(mask, clean, _AREA) for mask, clean in zip(test["lesions"], test["clean"])]
     found: dict[str, Any] = {
         "diameter": [d for one in lesions for d, _, _ in one],
         "error": [],
@@ -161,15 +161,21 @@ def scores(low: np.ndarray, test: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return found
 
 
-def _lesions(mask: np.ndarray, clean: np.ndarray) -> list[tuple[float, np.ndarray, float]]:
-    """Diameter in mm of its largest slice, voxels, and maximum without noise, of each lesion whose middle is seen."""
+def lesions_of(mask: np.ndarray, clean: np.ndarray, face: float) -> list[tuple[float, np.ndarray, float]]:
+    """Return diameter in mm of its largest slice, voxels, and maximum without noise, of each lesion that the middle
+    slice shows.
+
+    Args:
+        mask, clean : (x, y, z), parts of voxels, and the reconstruction without noise.
+        face : mm^2 of a voxel in a slice.
+    """
     labels, n = ndimage.label(mask > 0.2)
     found = []
     for k in range(1, n + 1):
         own = labels == k
-        area = (mask * own).sum((0, 1)).max() * _AREA
+        area = (mask * own).sum((0, 1)).max() * face
         inside = ndimage.binary_dilation(own, np.ones((3, 3, 1)))
-        if area > 20 and own[..., 1].any():
+        if area > 20 and own[..., mask.shape[-1] // 2].any():
             found.append((2 * float(np.sqrt(area / np.pi)), inside, float(clean[inside].max())))
     return found
 

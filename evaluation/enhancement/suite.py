@@ -10,6 +10,7 @@ from ..sections import Section, Text
 from ..suite import MissingUnitError, Options, Results, Suite, Unit
 
 TOPICS = (
+    "bone",
     "lesions",
     "adversarial",
     "clean",
