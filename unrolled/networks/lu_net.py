@@ -34,7 +34,7 @@ class ConvLSTM(nn.Module):
         self.of_input = (nn.Conv2d if dimensions == 2 else nn.Conv3d)(in_channels, 4 * width, kernel, padding=padding)
         self.of_state = (nn.Conv1d if dimensions == 2 else nn.Conv2d)(width, 4 * width, 3, padding=1, bias=False)
         with torch.no_grad():
-            self.of_input.bias[width : 2 * width] = 1.0  # type: ignore[index]  # it begins by remembering
+            self.of_input.bias[width : 2 * width] = 1.0  # it begins by remembering
 
     def forward(self, x: Tensor) -> Tensor:
         """Return h of every view."""
@@ -76,7 +76,7 @@ class LUNet(nn.Module):
         self.unet = UNet(dimensions, 3 + 2 * width, width=width, levels=levels, norm=norm, non_negative=False)
         self.unet.last = (nn.Conv2d if dimensions == 2 else nn.Conv3d)(width, 2, 1)
         nn.init.zeros_(self.unet.last.weight)  # it begins as the interpolation, with variance 1
-        nn.init.zeros_(self.unet.last.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.unet.last.bias)
 
     def forward(self, data: Tensor, mask: Tensor, first: Tensor, half_turn: bool) -> tuple[Tensor, Tensor]:
         """Return the completed data and their variance, both (N, 1, views, bins[, rows])."""

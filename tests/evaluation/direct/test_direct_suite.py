@@ -1,15 +1,19 @@
 """The suite of direct networks: samples that are kept, scores by closed form, and units that know each other."""
 
+import importlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from emrecon import sims
-from emrecon.evaluation import SUITES, Options
+from emrecon.evaluation import SUITES, Interval, Options, Picture, Results, Section, Table
 from emrecon.evaluation.direct.families import CHANGES, FAMILIES
 from emrecon.evaluation.direct.samples import Samples
 from emrecon.evaluation.direct.scores import edge_width, false_lesions, region_errors
 
+ROOT = Path(__file__).resolve().parents[3]
 RECIPE = sims.parse_recipe("""
 name = "small"
 n = 8
@@ -99,3 +103,50 @@ def test_units_need_what_is_there():
         if change is not None:
             changed = change(sims.load_recipe("deeppet-small"))
             sims.RecipeSource(changed, 1).draw(0)
+
+
+def made_up(name, random):
+    """Numbers as a unit has them."""
+    keys = ("nrmse", "ssim", "fit", "hot", "background")
+    subjects = {key: random.uniform(0.1, 1, 12).tolist() for key in keys}
+    subjects |= {key: random.integers(0, 2, 12).tolist() for key in ("invented", "lost")}
+    subjects |= {f"{key}, fixed": values for key, values in subjects.items()}
+    subjects |= {f"{change}: {key}": subjects[key] for change in CHANGES for key in (*keys, "invented", "lost")}
+    parts = ("interpolated", "network", "sparse", "all views")
+    subjects |= {
+        f"{what}, {part}: {key}": subjects[key] for what in ("projections", "images") for part in parts for key in keys
+    }
+    subjects["projections, network: squared error over variance"] = [1.0, 1.1]
+    numbers = {"subjects": subjects, "seconds an image": 0.1, "pass": 3, "bias": 0.1, "sd": 0.2, "edge": None}
+    return numbers | ({"steps": [1, 2], "parameters": 3} if name.endswith("staged") else {})
+
+
+def test_the_report_says_who_wins_where():
+    options, random = Options("quick"), np.random.default_rng(0)
+    numbers = {unit.name: made_up(unit.name, random) for unit in SUITES["direct"].units(options)}
+    numbers["deeppet-changes/automap"]["subjects"]["shapes: nrmse"] = [0.01] * 12
+    sections = SUITES["direct"].sections(Results(numbers, Path()), options)
+    (table,) = sections[0].parts
+    assert [row[1] for row in table.rows if "random shapes" in row[0]] == ["AUTOMAP"]
+    (lesions,) = [section for section in sections if section.title == "Invented and lost lesions"]
+    assert isinstance(lesions.parts[1], Picture)
+    assert all(
+        len(row) == len(part.columns)
+        for s in sections
+        for part in s.parts
+        if hasattr(part, "rows")
+        for row in part.rows
+    )
+
+
+def test_tables_go_into_the_page(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("quality_direct")
+    target = tmp_path / "direct.md"
+    made = [Section("One", [Table("T", ("a", "b"), [("x", Interval(1.0, 0.5, 1.5, 3)), ("y", None)], "Note.")])]
+    for _ in range(2):
+        page.with_tables(target, made)
+    text = target.read_text()
+    assert text.count("| x | 1 (0.5 to 1.5) |") == 1
+    assert "| y |  |" in text
+    assert text.count(page.BEGIN) == text.count(page.END) == 1
