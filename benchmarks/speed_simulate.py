@@ -13,7 +13,7 @@ from typing import Any
 from _common import RESULTS, machine, machine_line
 
 from emrecon.cli.simulate import reconstruct
-from emrecon.sims import RecipeSource, load_recipe, loader, recipe_names, write_dataset
+from emrecon.sims import RecipeSource, load_recipe, loader, recipe_names, source_of, write_dataset
 from emrecon.sims.datasets.reading import Dataset
 
 
@@ -53,7 +53,7 @@ def whole_set(n: int, workers: int) -> dict[str, float]:
 
 def one_batch(name: str) -> dict[str, float]:
     """Return the seconds of a sample of a recipe, made in this process on all cores, after one to warm up."""
-    source = RecipeSource(load_recipe(name), reconstruct=reconstruct)
+    source = source_of(load_recipe(name), reconstruct=reconstruct)
     n = min(source.batch, 64)
     source.samples(range(n))
     start = time.perf_counter()

@@ -104,7 +104,7 @@ def pattern_of(plan: Plan, moving: bool = True) -> Any:
     if loss.hide == "views":
         return completing.EvenlySpacedViews(loss.every, shifted=moving)
     if loss.hide == "coarse":
-        return completing.CoarseBins(loss.every)
+        return completing.MergedBins(loss.every)
     n = loss.n_hidden or 1
     if loss.hide == "crystals":
         return completing.FailedCrystals(plan.source.simulator.geometry, n)  # type: ignore[arg-type]  # of PET

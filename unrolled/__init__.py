@@ -149,7 +149,6 @@ from .networks import (
 from .training import (
     Adversarial,
     Card,
-    CoarseBins,
     Completing,
     CycleConsistent,
     CycleGAN,
@@ -163,6 +162,7 @@ from .training import (
     ImagePairs,
     LayerRecord,
     MeasuredScanner,
+    MergedBins,
     MissingBins,
     MissingViews,
     Noise2Void,
@@ -321,7 +321,7 @@ __all__ = [
     "MissingViews",
     "MissingBins",
     "FailedCrystals",
-    "CoarseBins",
+    "MergedBins",
     # networks of images
     "u2net",
     "weighted_residual_cnn",

@@ -10,8 +10,9 @@ from .recipe import (
     split_of,
 )
 from .recipe_file import RecipeError, Table, complain, decode
+from .second_tracer import frame_weights
 from .tables import OUTPUTS, Recipe, ReconstructionTable, SecondTable
-from .two_tracers import TwoTracerSource, frame_weights, source_of
+from .two_tracers import TwoTracerSource, source_of
 
 __all__ = [
     "OUTPUTS",

@@ -29,6 +29,8 @@ from emrecon.projectors.spect.collimation import Response
 
 from ..datasets.reading import Field
 from ..noise import generator
+from ..phantoms.bodies import with_uptake
+from ..phantoms.phantom import Phantom
 from ..simulators.backgrounds import BackgroundEstimate
 from ..simulators.mismatch import Mismatch
 from ..simulators.pet import ConvolutionScatter, PETSimulator, Randoms, SingleScatter, random_normalisation
@@ -37,6 +39,7 @@ from ..simulators.spect import ConvolvedScatter, SPECTSimulator
 from .random_bodies import Drawn
 from .recipe_file import complain, decode
 from .scanners import named_scanner, own_scanner
+from .second_tracer import require_two_tracers
 from .tables import OUTPUTS, PETTable, Recipe, ReconstructionTable, RingTable, SPECTTable
 
 Reconstruct = Callable[[Sequence[Simulation], "ReconstructionTable"], np.ndarray]
@@ -178,9 +181,10 @@ def _enough_views(recipe: Recipe) -> None:
 
 def _two_tracers(recipe: Recipe) -> None:
     if recipe.second is not None:
-        from .two_tracers import TwoTracerSource
-
-        TwoTracerSource(recipe, 1).bodies(0)
+        require_two_tracers(recipe)
+        body = recipe.phantom.draw(0, recipe.grid.shape[2] == 1).phantom
+        assert isinstance(body, Phantom)  # of a torso
+        with_uptake(body, recipe.second.uptake, 0)
 
 
 def _rising(values: float | tuple[float, float] | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +15,9 @@ from ..noise import generator, poisson
 from ..phantoms.bodies import with_uptake
 from ..phantoms.phantom import Phantom
 from ..simulators.simulator import Expectation, Simulator, item_seed
+from .random_bodies import Drawn
 from .recipe import RecipeSource, Reconstruct
+from .second_tracer import frame_weights, require_two_tracers
 from .tables import Recipe, SecondTable
 
 _PARTS = ("trues", "scatter", "randoms")
@@ -25,22 +26,6 @@ _PARTS = ("trues", "scatter", "randoms")
 def source_of(recipe: Recipe, n: int = 0, reconstruct: Reconstruct | None = None) -> RecipeSource | TwoTracerSource:
     """Return the samples of a recipe: of one tracer, or of two where it has a table [second]."""
     return RecipeSource(recipe, n, reconstruct) if recipe.second is None else TwoTracerSource(recipe, n)
-
-
-def frame_weights(radionuclide: str, table: SecondTable) -> tuple[tuple[float, float], ...]:
-    """Return the mean activity of both tracers in every frame over that at their injection, (frames, 2).
-
-        w_fk = mean over frame f of 2^(-(t - t_k) / T_k),      0 before t_k
-
-    The first tracer is there from the beginning, t_1 = 0; `delay` is t_2.
-    """
-    edges = np.concatenate([[0.0], np.cumsum(table.frames)])
-    found = []
-    for name, at in ((radionuclide, 0.0), (table.radionuclide, table.delay)):
-        rate = math.log(2) / isotope(name).half_life
-        since = np.maximum(edges - at, 0)
-        found.append(np.diff(-np.expm1(-rate * since) / rate) / np.diff(edges))
-    return tuple((float(a), float(b)) for a, b in zip(*found))
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +115,10 @@ class TwoTracerSource:
         made = [self._sample(int(i), expected[0][n], expected[1][n]) for n, i in enumerate(indices)]
         return {name: np.stack([sample[name] for sample in made]) for name in self.fields}
 
+    def draw(self, index: int) -> Drawn:
+        """Return the phantom of a sample, with the first tracer."""
+        return self.first.draw(index)
+
     def bodies(self, index: int) -> tuple[Phantom, Phantom]:
         """Return the body of a sample with the first tracer, and with the second."""
         drawn = self.first.draw(index).phantom
@@ -175,30 +164,3 @@ class TwoTracerSource:
         low, high = self.table.share
         share = float(generator(item_seed(self.recipe.seed, index, "share of the second tracer")).uniform(low, high))
         return np.array([(1 - share) * n, share * n])
-
-
-def require_two_tracers(recipe: Recipe) -> None:
-    """Raise ValueError, in the words of the recipe's keys, for a recipe that cannot have a second tracer."""
-    table, pet = recipe.second, recipe.pet
-    if table is None:
-        raise ValueError("two tracers need a table [second]")
-    if pet is None or recipe.phantom.kind != "torso":
-        raise ValueError('a second tracer is for PET and phantoms of kind "torso"')
-    if recipe.counts.total is None or len(recipe.counts.levels) > 1:
-        raise ValueError("a second tracer needs a total of counts, and one level")
-    if pet.dead_time or recipe.reconstruction is not None:
-        raise ValueError("a scan of two tracers has no dead time and no reconstruction")
-    if (recipe.background.scatter, recipe.background.randoms) != ("exact", "exact"):
-        raise ValueError("a scan of two tracers has exact backgrounds")
-    known = {"counts", "expected", "background", "factors", "truth", "mu"}
-    if other := sorted(set(recipe.outputs) - known):
-        raise ValueError(f"a scan of two tracers has no output {other[0]!r}; choose from {', '.join(sorted(known))}")
-    if not 0 < table.share[0] <= table.share[1] < 1:
-        raise ValueError(f"share must run from above 0 to below 1, got {list(table.share)}")
-    weights = np.asarray(frame_weights(pet.radionuclide, table))
-    singular = np.linalg.svd(weights / np.linalg.norm(weights, axis=0).clip(min=1e-300), compute_uv=False)
-    if len(weights) < 2 or not singular[-1] > 1e-3:
-        raise ValueError(
-            "frames do not tell the tracers apart: two frames at least, and other half-lives or a delay that is longer "
-            "than the first frame"
-        )

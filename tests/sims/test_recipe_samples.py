@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emrecon.projectors import ImageGrid
-from emrecon.sims import RecipeSource, load_recipe, recipe_names
+from emrecon.sims import RecipeSource, load_recipe, recipe_names, source_of
 
 GRID = ImageGrid((24, 24, 1), 18.0)
 # of sample 0 on the grid: sum of the activity, mean of the voxels' numbers weighted by it, sum of mu at 140 keV
@@ -18,6 +18,7 @@ BODIES = {
     "fbsem": (2543.5, 291.059, 11.294),
     "fdg-levels": (139.993, 287.949, 29.953),
     "deeppet-small": (138.12, 288.238, 30.6994),
+    "two-tracers": (138.12, 288.238, 30.6994),
     "spectnet": (83.3745, 284.929, 10.5206),
     "spectnet-small": (83.3745, 284.929, 10.5206),
     "evidence-brain-pet": (76.7976, 299.268, 12.3667),
@@ -60,7 +61,7 @@ def test_every_recipe_is_here():
 
 @pytest.mark.parametrize("name", BODIES)
 def test_first_bodies(name):
-    source = RecipeSource(load_recipe(name), reconstruct=lambda scans, table: np.zeros(1))
+    source = source_of(load_recipe(name), reconstruct=lambda scans, table: np.zeros(1))
     phantom = source.draw(0).phantom
     activity = phantom.activity(GRID).astype(float)
     place = (activity * np.arange(activity.size).reshape(activity.shape)).sum() / activity.sum()

@@ -130,7 +130,7 @@ def test_recipes_of_the_library(name):
     found = recipes.load_recipe(name)
     assert found.name == name
     assert found.description
-    source = recipes.RecipeSource(found, reconstruct=lambda scans, table: np.zeros(1))
+    source = recipes.source_of(found, reconstruct=lambda scans, table: np.zeros(1))
     assert sum(source.split.values()) == found.n
     assert source.fields
 

@@ -154,7 +154,7 @@ def test_patterns_of_training_hide_what_they_say(projector):
         unrolled.MissingViews(12)((12, 4, 1), random)
 
 
-@pytest.mark.parametrize("pattern", [unrolled.CoarseBins(2), unrolled.MissingBins(2), unrolled.MissingViews(2)])
+@pytest.mark.parametrize("pattern", [unrolled.MergedBins(2), unrolled.MissingBins(2), unrolled.MissingViews(2)])
 def test_networks_learn_from_every_pattern(pattern):
     with unrolled.seeded(0):
         model = unrolled.sinogram_net(2, width=2, depth=2)

@@ -8,7 +8,7 @@ from .adversarial import (
     monai_discriminator,
     patch_discriminator,
 )
-from .completing import CoarseBins, Completing, EvenlySpacedViews, FailedCrystals, MissingBins, MissingViews, hidden
+from .completing import Completing, EvenlySpacedViews, FailedCrystals, MergedBins, MissingBins, MissingViews, hidden
 from .distributed import ShardedProjector, process_group, shared_count_scale, sum_over_ranks, view_sharded
 from .domain import image_statistics, scan_notes, scan_statistics, statistics_range
 from .dpir import DPIRLoss, features_of
@@ -52,7 +52,7 @@ __all__ = [
     "averaged",
     "patch_discriminator",
     "Card",
-    "CoarseBins",
+    "MergedBins",
     "Completing",
     "EvenlySpacedViews",
     "Federation",

@@ -100,7 +100,7 @@ class FailedCrystals:
 
 
 @dataclass(frozen=True)
-class CoarseBins:
+class MergedBins:
     """Not a pattern of hidden bins but of larger ones: n neighbours, and rows, are counted together (`coarse_bins`)."""
 
     n: int
@@ -108,11 +108,11 @@ class CoarseBins:
 
 
 def hidden(
-    likelihood: PoissonLikelihood, pattern: Pattern | CoarseBins, generator: torch.Generator
+    likelihood: PoissonLikelihood, pattern: Pattern | MergedBins, generator: torch.Generator
 ) -> tuple[PoissonLikelihood, Tensor]:
     """Return the likelihood of what a pattern leaves of a scan, and which bins it hides, booleans like the data."""
     y = counts_of(likelihood)
-    if isinstance(pattern, CoarseBins):
+    if isinstance(pattern, MergedBins):
         return coarse_bins(likelihood, (pattern.n, pattern.rows)), torch.ones_like(y, dtype=torch.bool)
     measured = pattern(tuple(likelihood.model.projector.out_shape), generator).to(y.device)
     return partly_measured(likelihood, measured), torch.zeros_like(y, dtype=torch.bool) | ~measured
@@ -134,7 +134,7 @@ class Completing:
     small.
 
     Args:
-        pattern : which bins stay; or `CoarseBins`, whose fine ones are all hidden.
+        pattern : which bins stay; or `MergedBins`, whose fine ones are all hidden.
         share : without a pattern, to denoise: a count goes to the part that the network sees with this probability, and
             the other part, scaled, is what it predicts (`thinned`).
 
@@ -143,7 +143,7 @@ class Completing:
     Raises ValueError for neither or both of pattern and share.
     """
 
-    pattern: Pattern | CoarseBins | None = None
+    pattern: Pattern | MergedBins | None = None
     share: float | None = None
 
     def __post_init__(self) -> None:
