@@ -50,7 +50,7 @@ SCANNER = PETScanner.polygon(sides=24, crystals_per_side=8, radius=400, rings=6,
 SINOGRAM = PETSinogram(SCANNER, max_ring_difference=2, n_radial=71, tof=TimeOfFlight.from_ps(11, 320, 400))
 REGIONS = ("liver", "lung", "myocardium", "spine", "spleen", "body")
 HEIGHT = 70.0  # mm of the middle slice: liver, lungs and heart
-SUBSETS = 12
+SUBSETS = 24
 BACKGROUND = 0.35  # over the trues
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     for name, iterates in scan.methods().items():
         begun, last = time.perf_counter(), None
         curve = []
-        n = 6 if name in ("true map", "no map") else options.passes
+        n = 4 if name in ("true map", "no map") else options.passes
         for last in islice(iterates, n):
             curve.append(scan.activity_of(last.image))
         assert last is not None
@@ -140,7 +140,7 @@ class _Scan:
             "MLAA, liver known": mlaa(self.plain, n_subsets=SUBSETS, options=options(by_liver)),
             "MLAA, total known": mlaa(self.plain, n_subsets=SUBSETS, options=options(total)),
             "MLAA, mu of liver known": mlaa(self.plain, n_subsets=SUBSETS, options=options(mu)),
-            "MLACF, liver known": mlacf(self.plain, n_subsets=SUBSETS, options=options(by_liver)),
+            "MLACF, total known": mlacf(self.plain, n_subsets=SUBSETS, options=options(total)),
             "MLAA without TOF, liver known": mlaa(
                 self.without_tof, n_subsets=SUBSETS, options=options(by_liver, without_tof=True)
             ),
@@ -189,7 +189,7 @@ def _table(title: str, rows: dict[str, dict[str, float]]) -> Table:
 
 
 def _picture(found: dict[str, dict[str, Any]], scan: _Scan, rows: dict[str, dict[str, float]]) -> Figure:
-    shown = ("true map", "no map", "MLAA, liver known", "MLACF, liver known", "MLAA without TOF, liver known")
+    shown = ("true map", "no map", "MLAA, liver known", "MLACF, total known", "MLAA without TOF, liver known")
     figure = Figure(figsize=(2.6 * len(shown), 5.0), layout="constrained")
     axes = figure.subplots(2, len(shown))
     k = GRID.shape[2] // 2

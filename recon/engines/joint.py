@@ -72,10 +72,11 @@ class JointOptions:
 
 
 class _Carried(NamedTuple):
-    """The activity, and mu or the factors of all lines."""
+    """The activity, mu or the factors of all lines, and how many steps still leave the first factors alone."""
 
     x: Array
     other: Array
+    left: int = 0
 
 
 class _Part(NamedTuple):
@@ -135,7 +136,7 @@ def mlaa(
     seen = _seen(parts, at.image)
 
     def step(carried: _Carried, part: _Part) -> _Carried:
-        x, map_ = carried
+        x, map_, _ = carried
         for _ in range(options.updates[0]):
             x = _activity_step(x, part, part.f.survival(map_), seen, options)
         if options.updates[1]:
@@ -161,11 +162,11 @@ def mlacf(
 ) -> Iterator[Iterate]:
     """Yield an `Iterate` after each pass of joint reconstruction of activity and attenuation factors (MLACF)::
 
-        x   <- x / A'(n a) * A'(n a y / ybar),        ybar = a n A x + r
         a_i <- sum_t y_it / sum_t (n A x)_it          (with a background r: the minimiser of f, by Newton's method)
+        x   <- x / A'(n a) * A'(n a y / ybar),        ybar = a n A x + r
 
     for the subsets in turn, a one factor for every line. `iterate.image` is the activity, `iterate.state["factors"]`
-    the factors (..., views, radial, planes), which begin as those of water within `options.body`;
+    the factors (..., views, radial, planes), which are those of water within `options.body` for the first pass;
     `attenuation_of_factors` makes a map of them.
 
     Args:
@@ -197,21 +198,31 @@ def mlacf(
     prepared = [_Part(f, k, len(parts), _lengths_in_body(f, at.image, options)) for k, f in enumerate(parts)]
     seen = _seen(parts, at.image)
 
+    begun = len(parts) if known is None or at.iteration == 0 else 0  # steps that take the first factors as they are
+
     def step(carried: _Carried, part: _Part) -> _Carried:
-        x, factors = carried
-        mine = factors[..., part.k :: part.n, :, :]
-        for _ in range(options.updates[0]):
-            x = _activity_step(x, part, mine, seen, options)
-        for _ in range(min(options.updates[1], 1)):  # the minimiser needs no second one
-            xp = array_namespace(x)
-            found = part.f.best_factors(part.f.trues(x), mine)
+        x, factors, left = carried
+        xp = array_namespace(x)
+        if options.updates[1] and left == 0:  # before the activity: old factors would pull it back to where it was
+            found = part.f.best_factors(part.f.trues(x), factors[..., part.k :: part.n, :, :])
             factors = _with_views(factors, xp.where(part.lengths > 0, found, xp.ones_like(found)), part)
-        return _Carried(x, factors)
+        before, mine = x, factors[..., part.k :: part.n, :, :]
+        for _ in range(options.updates[0]):
+            before = _activity_step(x, part, mine, seen, replace(options, known=None))
+            x = before if options.known is None else options.known.scaled(before)
+        if options.known is not None and left == 0:  # what the image gains the factors lose
+            gain = xp.sum(x, axis=(-3, -2, -1), keepdims=True) / xp.sum(before, axis=(-3, -2, -1), keepdims=True)
+            factors = xp.where(crossed, factors / gain, factors)
+        return _Carried(x, factors, max(left - 1, 0))
 
     def show(n: int, carried: _Carried) -> Iterate:
         return Iterate(n, carried.x, FactorState(factors=carried.other))
 
-    return repeat((at.iteration, _Carried(at.image, first)), prepared, order, step, show)
+    crossed = array_namespace(first).zeros_like(first)
+    for part in prepared:
+        crossed[..., part.k :: part.n, :, :] = part.lengths
+    crossed = crossed > 0
+    return repeat((at.iteration, _Carried(at.image, first, begun)), prepared, order, step, show)
 
 
 def attenuation_of_factors(
