@@ -1,6 +1,6 @@
 """Kernels that most test files use, compiled into numba's cache by all workers together before the tests begin.
 
-Without it each worker would compile all of them by itself, at the same time. With a warm cache it takes a second.
+Without it workers would wait for each other's kernels (`compile_once`). With a warm cache it takes a second.
 """
 
 import time
