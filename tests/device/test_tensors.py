@@ -1,6 +1,11 @@
-"""CUDA tensors reach the kernels without a copy, on torch's stream, and keep their gradients."""
+"""CUDA tensors reach the kernels without a copy, on torch's stream, and keep their gradients.
 
+What autograd hands to a backward pass has lost its disguise: back projections of gradients run on the CPU here.
+"""
+
+import os
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +15,12 @@ from emulated_cupy import compiler, counting, emulated_device
 from pet_cases import listmode
 
 from emrecon import recon
-from emrecon.projectors import ImageGrid, ParallelBeamGeometry, ParallelBeamProjector
+from emrecon.projectors import (
+    ImageGrid,
+    ParallelBeamGeometry,
+    ParallelBeamProjector,
+    from_operator,
+)
 from emrecon.projectors.core import cuda as cuda_core
 from emrecon.sims import poisson
 
@@ -90,3 +100,45 @@ def test_engines_priors_and_noise_follow_tensors(cupy):
     blur = recon.FilteredBackprojection(BEAMS.grid, BEAMS.geometry)
     data = BEAMS(IMAGE)
     np.testing.assert_allclose(blur(move(data)).cpu().numpy(), blur(data), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_operators_of_other_libraries_stay_on_the_device(cupy, dtype):
+    """One that works on tensors is given CuPy arrays, and one on CuPy arrays is given tensors, without a copy."""
+    matrix = np.random.default_rng(0).random((4, 6)).astype(dtype)
+
+    def operator(own, library):
+        return SimpleNamespace(
+            xp=library, in_shape=(6,), out_shape=(4,), apply=lambda x: own @ x, adjoint=lambda y: own.T @ y
+        )
+
+    x = np.arange(6.0).astype(dtype)
+    array, tensor = cupy.asarray(x), torch.tensor(x).to("cuda")
+    of_tensors = from_operator(operator(torch.tensor(matrix).to("cuda"), torch))
+    of_arrays = from_operator(operator(cupy.asarray(matrix), cupy))
+    with counting() as counts:
+        found, other = of_tensors(array), of_arrays(tensor)
+    assert counts.crossings == 0, str(counts)
+    assert isinstance(found, cupy.ndarray)
+    assert other.is_cuda
+    np.testing.assert_allclose(found.get(), matrix @ x, rtol=1e-6)
+    np.testing.assert_allclose(other.cpu().numpy(), matrix @ x, rtol=1e-6)
+
+
+def test_kernels_are_kept_where_there_is_room(cupy, monkeypatch, tmp_path):
+    monkeypatch.delenv("CUPY_CACHE_DIR", raising=False)
+    monkeypatch.setattr(cuda_core, "spare_folder", lambda: tmp_path)
+    (tmp_path / "home").write_text("no folder")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    cuda_core._keep_kernels.cache_clear()
+    cuda_core._keep_kernels()
+    assert os.environ.pop("CUPY_CACHE_DIR") == str(tmp_path / "cupy")
+    cuda_core._keep_kernels.cache_clear()
+
+
+def test_a_batch_of_no_images(cupy):
+    prior = recon.Huber(0.3)
+    assert prior.gradient(cupy.zeros((0, *IMAGE.shape))).shape == (0, *IMAGE.shape)
+    assert prior.value(cupy.zeros((0, *IMAGE.shape))).shape == (0,)
+    empty = listmode(True, 0)
+    assert not empty.T(cupy.zeros((2, 0))).get().any()
