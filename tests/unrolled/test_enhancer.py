@@ -90,6 +90,8 @@ def test_gradients_pass_and_side_outputs_are_trained():
     torch.testing.assert_close(outputs[0], network(X, guide=GUIDE))
     with pytest.raises(ValueError, match="1 weights, the network 6 side outputs"):
         unrolled.DeepSupervision(sides=(1.0,))(network, ({"x": X, "guide": GUIDE}, X))
+    with pytest.raises(ValueError, match="needs more than 32 voxels along an axis"):
+        unrolled.u2net(True, 1, width=1, norm="instance")(X)
     with pytest.raises(ValueError, match="has one output"):
         small("edsr")(X, guide=GUIDE, every=True)
 

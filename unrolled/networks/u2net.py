@@ -111,6 +111,7 @@ class U2Net(nn.Module):
         super().__init__()
         self.dimensions, self.in_channels, self.non_negative = dimensions, in_channels, non_negative
         self.multiple = (1,) * dimensions
+        self.least = 2 ** (N_SIDES - 1) if norm == "instance" else 0
         encoder, decoder = _levels(lite, width)
         before = [in_channels, *(level.out for level in encoder[:-1])]
         self.encoders = nn.ModuleList(
@@ -132,7 +133,15 @@ class U2Net(nn.Module):
         return self.outputs(x)[0]
 
     def outputs(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the joined image and the six side outputs, the finest first, each (N, 1, ...)."""
+        """Return the joined image and the six side outputs, the finest first, each (N, 1, ...).
+
+        Raises ValueError for images whose coarsest scale is one voxel, which norm="instance" cannot normalise.
+        """
+        if max(x.shape[2:]) <= self.least:
+            raise ValueError(
+                f'U2Net with norm="instance" needs more than {self.least} voxels along an axis, got images of '
+                f'{tuple(x.shape[2:])}; choose norm="group" or "batch"'
+            )
         features, skips = x, []
         for k, encoder in enumerate(self.encoders):
             features = encoder(features if k == 0 else _halved(features))
