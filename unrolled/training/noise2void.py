@@ -72,7 +72,8 @@ def blind_spots(
         image : (..., x, y, z).
         generator : of the random numbers (default: torch's global one on the CPU).
         box : one voxel in every box of this size is asked for, at a random place (the last boxes may reach beyond the
-            image, and their voxel may be lost): (8, 8, 1) for slices, (4, 4, 4) for volumes; both ask for 1 of 64.
+            image, and their voxel may be lost): (8, 8, 1) for slices, (4, 4, 4) for volumes; both ask for 1 of 64. One
+            that is larger than the image is as large.
         radius : all voxels up to so far from one that is asked for are replaced with it, in voxels along the axes on
             which the box is longer than one voxel; 0 for that voxel alone. For noise that is correlated.
         reach : the new value is that of a voxel at most `radius` + `reach` away from the one that is asked for, along
@@ -92,7 +93,8 @@ def blind_spots(
     if not any(shape[axis] > 1 for axis in active):
         raise ValueError(f"blind_spots: images of {shape} have no neighbours along the axes of a box {box}")
     items = image.reshape(-1, *shape)
-    asked = _places(len(items), shape, box, generator)
+    edges = (min(box[0], shape[0]), min(box[1], shape[1]), min(box[2], shape[2]))  # so that each item has a box inside
+    asked = _places(len(items), shape, edges, generator)
     near, window = _offsets(math.floor(radius), active), _offsets(math.floor(radius) + reach, active)
     ball, window = near[(near**2).sum(1) <= radius**2], window[(window**2).sum(1) > radius**2]
     spots, hidden = torch.zeros(items.shape, dtype=torch.bool), torch.zeros(items.shape, dtype=torch.bool)

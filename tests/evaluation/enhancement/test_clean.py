@@ -45,7 +45,7 @@ def test_everything_without_clean_images_is_reported(root, monkeypatch):
     text, pet, spect = first.parts
     assert "from supervised" in text.paragraphs[0]
     assert len(pet.rows) == 1 + 1 + 2 * 2 + 2
-    assert len(spect.rows) == 1 + 1 + 2
+    assert len(spect.rows) == 1 + 1 + 2 * 2
     assert numbers["clean/pet/n2v-ball"]["radius"] == 1.0
     assert [row[0] for row in second.parts[1].rows] == [
         "Conditional deep image prior with MR",
