@@ -185,12 +185,13 @@ def clipped(x: Array, low: Array | float | None = None, high: Array | float | No
     Nothing is copied to a CUDA device or waits for it, as the clip of the array API does.
     """
     if is_torch(x):
-        bounded: Array = x.clamp(low, high)
+        tensor: Any = x
+        bounded: Array = tensor.clamp(low, high)
         return bounded
     xp = array_namespace(x)
-    if low is not None:
-        x = xp.maximum(x, low)
-    return x if high is None else xp.minimum(x, high)
+    raised: Array = x if low is None else xp.maximum(x, low)
+    kept: Array = raised if high is None else xp.minimum(raised, high)
+    return kept
 
 
 def without_rounding_below_zero(y: Array, x: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import NamedTuple, TypeGuard
 
@@ -116,10 +116,13 @@ class DirectBlur:
         def like(values: np.ndarray) -> Array:
             return tools.xp.asarray(np.ascontiguousarray(values, dtype_name(x)))
 
+        def each(parts: Iterable[np.ndarray]) -> list[Array]:
+            return [like(part) for part in parts]
+
         def make() -> _Tables:
             taps = self.along_z if self.shares is None else self.kernels
-            tables = ([like(part) for part in parts] for parts in (self.shares or [], self.along_u, self.along_z))
-            return _Tables(like(self.kernels), *tables, like(self._widening(taps.shape[2])))
+            spread = like(self._widening(taps.shape[2]))
+            return _Tables(like(self.kernels), each(self.shares or []), each(self.along_u), each(self.along_z), spread)
 
         return self._tables.get(x, make)
 
