@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from emrecon.projectors import AcquisitionModel
 from emrecon.projectors.core.arrays import Array, array_namespace, divide_where, like, require_array
 from emrecon.projectors.scan.acquisition import take_views
 from emrecon.recon import GaussianLikelihood, PoissonLikelihood
-from emrecon.recon.likelihoods import Likelihood
+from emrecon.recon.likelihoods import CountsLikelihood, Likelihood
 
 from ..networks.blocks import unit as layer
 from ..networks.pictures import wrapped
@@ -147,7 +148,7 @@ class Completion(nn.Module):
         """Return the counts of all bins and their variance."""
         counted = whole(likelihood, "Completion")
         if isinstance(counted, CoarseLikelihood):
-            return self._divided(counted)
+            return self._divided(cast(CountsLikelihood, counted), counted.complete, counted.n)
         complete = getattr(counted, "complete", counted.model)
         y = counts_of(counted)
         mask = like(getattr(counted, "measured", torch.ones_like(y)), y) * torch.ones_like(y)
@@ -164,19 +165,21 @@ class Completion(nn.Module):
         counts = torch.where(kept, y, predicted + background)
         return CompletedScan(counts, torch.where(kept, own, variance), complete, mask > 0)
 
-    def _divided(self, likelihood: CoarseLikelihood) -> CompletedScan:
+    def _divided(
+        self, likelihood: CountsLikelihood, complete: AcquisitionModel, parts: tuple[int, int]
+    ) -> CompletedScan:
         """Fine bins of coarse ones: the network says how the counts y of each are divided, e = y s, and how well, w.
 
         The variance of e is w + y s^2: that of the division, and the bin's share of that of y. Where s is right, w is
         y s (1 - s) for counts that were hidden, and the bins together weigh as much as y does.
         """
-        complete, parts = likelihood.complete, likelihood.n
         unit, background, _ = unit_of_bins(likelihood, complete)
         n = len(complete.projector.out_shape)
-        y = counts_of(likelihood)
-        coarse = divide_where(y - summed(background, parts, n), summed(unit, parts, n))
+        y: Tensor = torch.as_tensor(counts_of(likelihood))
+        coarse: Tensor = divide_where(y - summed(background, parts, n), summed(unit, parts, n))
         folding = DataFolding(tuple(complete.projector.out_shape), self.dimensions, "items")
-        data, first = repeated(coarse, parts, n), upsampled(coarse, parts, n)
+        data: Tensor = repeated(coarse, parts, n)
+        first = upsampled(coarse, parts, n)
         x, start = (folding.fold(values.unsqueeze(-n - 1)) for values in (data, first))
         half, lead = is_half_turn(described(complete.projector)), tuple(y.shape[: y.ndim - n])
         line, spread = self._made(folding, lead, unit, x, torch.zeros_like(x), torch.relu(start), half)
@@ -184,7 +187,7 @@ class Completion(nn.Module):
         total = repeated(summed(expected, parts, n), parts, n)
         even = torch.full_like(expected, 1 / (parts[0] * parts[1]))
         share = torch.where(total > 0, divide_where(expected, total), even)
-        counted = repeated(y, parts, n)
+        counted: Tensor = repeated(y, parts, n)
         variance = spread + counted.clamp(min=1.0) * share**2
         return CompletedScan(counted * share, variance, complete, torch.zeros_like(share) > 0, spread)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def among_views(likelihood: CountsLikelihood, scan: ScanDescription, dimensions:
             f"this network was trained on {scan['views']} views, and the scan has {here['views']}; only SPECT scans of "
             "fewer views can be completed, others by partly_measured"
         )
-    return _with_all(likelihood, projector, scan, _places(here, scan))
+    return cast(CountsLikelihood, _with_all(likelihood, projector, scan, _places(here, scan)))
 
 
 def _places(here: ScanDescription, scan: ScanDescription) -> np.ndarray:

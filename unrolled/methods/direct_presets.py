@@ -281,7 +281,7 @@ def dual_tracer_net(
     body = UNet(dimensions, n_frames + n_tracers, width=width, levels=levels, norm=norm, non_negative=False)
     body.last = (nn.Conv2d if dimensions == 2 else nn.Conv3d)(width, n_tracers, 1)
     nn.init.zeros_(body.last.weight)  # it begins as the separation by decay alone
-    nn.init.zeros_(body.last.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(body.last.bias)
     reconstruct = OSEMPasses(passes, subsets) if start == "osem" else BackProjection(start)
     return Separated(reconstruct, body, weights, dimensions)
 
