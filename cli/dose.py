@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -32,8 +32,9 @@ from emrecon.recon.dosimetry import (
     hounsfield_to_density,
     treatment_dose,
 )
-from emrecon.recon.dosimetry.dose import AIR, METHODS
+from emrecon.recon.dosimetry.dose import AIR
 
+from .dose_methods import METHODS, check_use, dose_method
 from .images import different_patients, in_patient, known, named
 from .outputs import check_outputs, writing
 from .printing import note, plain_console, printable, quietly
@@ -138,9 +139,20 @@ def dose(
         str,
         typer.Option(
             rich_help_panel=BODY,
-            help="kernel: voxel S values; local: electrons are absorbed in the voxel that they arise in.",
+            help="kernel: voxel S values; local: electrons are absorbed in the voxel that they arise in; monte-carlo: "
+            "histories in tissue; network: a trained one (--weights), with --density.",
         ),
     ] = "kernel",
+    histories: Annotated[
+        int | None,
+        typer.Option(
+            min=10, rich_help_panel=BODY, help="--method monte-carlo: decays that are followed (default: 1000000)."
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=BODY, help="--method network: trained weights, .safetensors with its card."),
+    ] = None,
     threshold: Annotated[
         list[float] | None,
         typer.Option(rich_help_panel=BODY, metavar="GY", help="Table: share of each volume that gets more; repeat."),
@@ -164,7 +176,8 @@ def dose(
     files, hours = _files_and_times(images, times)
     _check_choices(nuclide, model, fit, method, corrected_to, density_unit)
     _check_use(masks, fit, table, label, density, density_unit, density_energy, half_life, injected)
-    check_outputs({"--out": out, "--table": table}, (*files, *(masks or ()), density))
+    check_use(method, weights, density, histories)
+    check_outputs({"--out": out, "--table": table}, (*files, *(masks or ()), density, weights))
     with quietly(quiet):
         with stage("reading the images"):
             found = _read(files, hours, nuclide, unit, corrected_to, said)
@@ -173,7 +186,8 @@ def dose(
                 said(text)
         regions = _masks(masks or (), label or (), found.grid, said, formats.study_of_file(files[0]))
         body = None if density is None else _density(density, density_unit, density_energy, nuclide, found, said)
-        with stage("fitting curves and convolving"), named("--model"):
+        made_by, about = dose_method(method, weights, histories, nuclide, found.grid)
+        with stage("fitting curves and making the dose"), named("--model"):
             result = treatment_dose(
                 hours,
                 list(found.stack),
@@ -183,7 +197,7 @@ def dose(
                 density=body,
                 model=model,
                 fit=fit,
-                method=method,
+                method=made_by,
                 injected=injected,
                 half_life=half_life,
                 thresholds=threshold or (),
@@ -194,9 +208,17 @@ def dose(
         with writing():
             if out is not None:
                 parameters = {"nuclide": result.dose.nuclide, "times": ", ".join(f"{t:g} h" for t in hours)}
-                parameters |= {"model": model, "fit": fit, "method": method}
+                parameters |= {"model": model, "fit": fit, **about}
                 outputs = [("--out", out)] + ([("--table", table)] if table is not None else [])
-                record = _record(files, masks or (), density, outputs, parameters, said.notes, result)
+                record = _record(
+                    files,
+                    masks or (),
+                    {"--density": density, "--weights": weights},
+                    outputs,
+                    parameters,
+                    said.notes,
+                    result,
+                )
                 formats.write_image(out, result.dose.image.astype(np.float32), found.grid, unit="Gy", provenance=record)
             if table is not None and result.organs is not None:
                 result.organs.write(table)
@@ -475,15 +497,15 @@ def _show(result: Treatment, console: Console) -> None:
 def _record(
     files: Sequence[Path],
     masks: Sequence[Path],
-    density: Path | None,
+    others: Mapping[str, Path | None],
     outputs: Sequence[tuple[str, Path]],
     parameters: dict[str, str],
     notes: Sequence[str],
     result: Treatment,
 ) -> formats.Provenance:
     inputs = [("image", path) for path in files] + [("--masks", path) for path in masks]
-    inputs += [] if density is None else [("--density", density)]
-    clean = record_words([path for _, path in inputs], [*inputs, *outputs])
+    inputs += [(option, path) for option, path in others.items() if path is not None]
+    clean = record_words([path for role, path in inputs if role != "--weights"], [*inputs, *outputs])
     with stage("digests of the inputs"):
         used = tuple(formats.used_file(role, path) for role, path in inputs)
     return formats.Provenance(

@@ -47,9 +47,14 @@ from .direct import (
     without_crystals,
 )
 from .enhancement import (
+    DOSE_NETWORKS,
     ENHANCERS,
+    DirectDose,
+    DoseNetwork,
     Enhancer,
     NetworkDenoiser,
+    ResidualDose,
+    SpecificKernels,
     Windowed,
     body_memory,
     coupled_unet,
@@ -57,13 +62,16 @@ from .enhancement import (
     diffusion_enhancer,
     dilated_unet,
     dncnn_enhancer,
+    dose_unet,
     edsr_enhancer,
     fitting_window,
     low_dose_autoencoder,
     noise_level,
     rcan_enhancer,
+    residual_dose_net,
     residual_unet,
     spach_enhancer,
+    specific_kernels_net,
     super_resolution,
     swin_enhancer,
     three_unets,
@@ -243,6 +251,14 @@ from .training import (
 )
 
 __all__ = [
+    "DOSE_NETWORKS",
+    "DirectDose",
+    "DoseNetwork",
+    "ResidualDose",
+    "SpecificKernels",
+    "dose_unet",
+    "residual_dose_net",
+    "specific_kernels_net",
     # the core
     "UnrolledEM",
     "mapem_net",

@@ -18,6 +18,7 @@ TOPICS = (
     "attenuation",
     "scatter",
     "scatter_spect",
+    "dose",
 )
 """The topics in the order of the report: files beside this one with `units(options)` and `sections(results, options)`.
 

@@ -213,6 +213,10 @@ def test_images_and_ct_of_dicom(folder):
         (("--injected", "7400"), "--injected"),
         (("--corrected-to", "noon"), "--corrected-to"),
         (("--method", "fast"), "--method"),
+        (("--method", "network"), "--weights"),
+        (("--method", "network", "--weights", "none.safetensors"), "--density"),
+        (("--weights", "none.safetensors"), "--weights"),
+        (("--histories", "1000"), "--histories"),
         (("--out", "x.dose"), "--out"),
         (("--times", "200"), "--times"),
     ],
@@ -237,3 +241,29 @@ def test_wrong_nuclides_times_and_files(folder):
     assert "would replace an input" in said(
         "t4.nii.gz", "--times", "4", "--nuclide", "lu177", "--out", "t4.nii.gz", check=4
     )
+
+
+def test_monte_carlo_and_a_network(folder):
+    torch = pytest.importorskip("torch")
+    from emrecon import unrolled
+
+    one = {"images": ("t4.nii.gz",), "times": ("--times", "4")}
+    formats.write_image(folder / "tissue.nii.gz", np.full(GRID.shape, 1.0), GRID, unit="g/mL")
+    more = ("--model", "physical", "--density", "tissue.nii.gz", "--out")
+    run(folder, *more, "kernel.nii.gz", **one)
+    done = run(folder, *more, "mc.nii.gz", "--method", "monte-carlo", "--histories", "4000", **one)
+    assert "4,000 histories" in done.stdout
+    assert formats.read_provenance(folder / "mc.nii.gz").parameters["histories"] == "4000"
+    kernel, mc = (formats.read_image(folder / name)[0] for name in ("kernel.nii.gz", "mc.nii.gz"))
+    assert mc[TUMOUR].mean() == pytest.approx(kernel[TUMOUR].mean(), rel=0.05)
+    for nuclide in ("Lu-177", "Y-90"):
+        arguments = {"nuclide": nuclide, "voxel_size": 5.0, "width": 2, "levels": 2}
+        network = unrolled.residual_dose_net(**arguments).to(torch.float32)
+        unrolled.save_weights(folder / f"{nuclide}.safetensors", network, unrolled.Card("residual-dose", arguments))
+    by_network = ("--method", "network", "--weights")
+    run(folder, *more, "net.nii.gz", *by_network, "Lu-177.safetensors", **one)
+    found = formats.read_image(folder / "net.nii.gz")[0]
+    np.testing.assert_allclose(found, kernel, rtol=1e-4, atol=1e-5 * kernel.max())
+    assert formats.read_provenance(folder / "net.nii.gz").parameters["network"] == "residual-dose"
+    wrong = run(folder, *more, "x.nii.gz", *by_network, "Y-90.safetensors", **one, check=2)
+    assert "made for Y-90, not for Lu-177" in " ".join(wrong.stderr.split())

@@ -1,6 +1,16 @@
 """Networks of the image domain: image in, better image out, as post-filter, prior, or part of a reconstruction."""
 
 from .channels import noise_level
+from .dose import (
+    DOSE_NETWORKS,
+    DirectDose,
+    DoseNetwork,
+    ResidualDose,
+    SpecificKernels,
+    dose_unet,
+    residual_dose_net,
+    specific_kernels_net,
+)
 from .enhancer import Enhancer, NetworkDenoiser
 from .presets import (
     ENHANCERS,
@@ -24,6 +34,14 @@ from .presets import (
 from .window import Windowed, body_memory, fitting_window
 
 __all__ = [
+    "DOSE_NETWORKS",
+    "DirectDose",
+    "DoseNetwork",
+    "ResidualDose",
+    "SpecificKernels",
+    "dose_unet",
+    "residual_dose_net",
+    "specific_kernels_net",
     "ENHANCERS",
     "Enhancer",
     "NetworkDenoiser",
