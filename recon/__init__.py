@@ -203,6 +203,7 @@ from .problem import (
     stitch,
 )
 from .quantity import Quantity, quantify, quantify_beds
+from .ranks import LostRankError, RankGroup, ShardedLikelihood, join_ranks, shard
 from .reconstruction import reconstruct
 from .running import Checkpoint, Log, ProgressBar, RelativeChange, run
 from .sensitivity import MeasuredCalibration, SourceActivity, sensitivity_of_image, sensitivity_of_scan
@@ -263,6 +264,11 @@ __all__ = [
     "GaussianLikelihood",
     "TransmissionLikelihood",
     "JointLikelihood",
+    "RankGroup",
+    "ShardedLikelihood",
+    "LostRankError",
+    "join_ranks",
+    "shard",
     "Objective",
     "seen_voxels",
     # engines, and the steps they repeat

@@ -23,6 +23,7 @@ STOREYS = {
     "projectors": ["core", "physics", "spect", "parallel", "pet", "scan"],
     "recon": [
         "likelihoods",
+        "ranks",
         "metrics",
         "observers",
         "priors",

@@ -464,6 +464,20 @@ def reconstruct(
         typer.Option(rich_help_panel=OUTPUT, help="File to save every iteration in, and to go on from."),
     ] = None,
     device: Annotated[str, typer.Option(rich_help_panel=RUN, help="cpu or cuda.")] = "cpu",
+    scratch: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=RUN,
+            help="List-mode: a folder on a disk for the events, 16 bytes each, where the memory has no room.",
+        ),
+    ] = None,
+    rank_timeout: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=RUN,
+            help="Under torchrun: seconds without a sign of life after which a rank is lost (default: 300).",
+        ),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet/--no-quiet", "-q", rich_help_panel=RUN, help="Print nothing but errors.")
     ] = False,
@@ -572,6 +586,6 @@ def reconstruct(
             quantity=quantity,
             method=how,
             output=output,
-            run=RunTable(device=device, quiet=quiet),
+            run=RunTable(device=device, quiet=quiet, scratch=scratch, rank_timeout=rank_timeout),
         )
     run(settings, config, write_config)

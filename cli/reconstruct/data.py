@@ -23,8 +23,9 @@ from emrecon.projectors import (
 )
 from emrecon.projectors.core.arrays import Array
 from emrecon.projectors.spect.collimation import Response
-from emrecon.recon import Problem, pet_grid, pet_problem, spect_problem
+from emrecon.recon import Problem, RankGroup, pet_grid, pet_problem, spect_problem
 from emrecon.recon.problem import checked_grid, cubes
+from emrecon.recon.ranks import ALONE
 
 from .. import options
 from .scatter import method_of, pet_scatter, scatter_file, spect_scatter
@@ -84,15 +85,23 @@ def make_problem(
     physics: PhysicsTable,
     subsets: int,
     grid: ImageGrid | None = None,
+    *,
+    ranks: RankGroup = ALONE,
+    scratch: Path | None = None,
 ) -> Problem:
     """Return the problem of a scan, of frames or gates, or of events; options have been checked to belong to its kind.
 
-    grid : of the image (default: what the data and --voxel say).
+    grid : of the image (default: what the data and --voxel say).  ranks : which share it.
+    scratch : a folder for events.
     """
     spect = not isinstance(source, formats.PETLink) and not isinstance(source.geometry, PETSinogram)
     with options.named_by_option():
         own = grid_of(source, data, physics, subsets) if grid is None else grid
-        problem = (_of_spect if spect else _of_pet)(source, data, physics, subsets, own)  # type: ignore[arg-type]
+        problem = (
+            _of_spect(source, data, physics, subsets, own, ranks)  # type: ignore[arg-type]
+            if spect
+            else _of_pet(source, data, physics, subsets, own, ranks, scratch)  # type: ignore[arg-type]
+        )
     if physics.multiplicative is None or (physics.mu is None and physics.mu_cylinder is None):
         return problem
     twice = "attenuation is modelled from the map besides the factors of --multiplicative; do these hold it already?"
@@ -105,7 +114,12 @@ def response_of(scan: Scan | ScanSeries, physics: PhysicsTable) -> Response | No
 
 
 def _of_spect(
-    scan: Scan | WindowedScan | ScanSeries, data: DataTable, physics: PhysicsTable, subsets: int, grid: ImageGrid
+    scan: Scan | WindowedScan | ScanSeries,
+    data: DataTable,
+    physics: PhysicsTable,
+    subsets: int,
+    grid: ImageGrid,
+    ranks: RankGroup,
 ) -> Problem:
     scatter, single = spect_scatter(physics), photopeak(scan, physics.peak)
     terms = replace(single, background=_background(single, physics))
@@ -119,6 +133,7 @@ def _of_spect(
         peak=physics.peak,
         grid=grid,
         subsets=subsets,
+        ranks=ranks,
     )
 
 
@@ -166,6 +181,8 @@ def _of_pet(
     physics: PhysicsTable,
     subsets: int,
     grid: ImageGrid,
+    ranks: RankGroup,
+    scratch: Path | None,
 ) -> Problem:
     measured: Any = source  # with its background
     if not isinstance(source, formats.PETLink):
@@ -181,6 +198,8 @@ def _of_pet(
         grid=grid,
         subsets=subsets,
         max_ring_difference=data.max_ring_difference,
+        ranks=ranks,
+        scratch=scratch,
     )
 
 

@@ -16,7 +16,8 @@ from emrecon.projectors.core.arrays import to_numpy
 from emrecon.projectors.core.progress import stage
 from emrecon.projectors.physics.ct_maps import shifted_grid
 from emrecon.projectors.physics.quantities import COUNTS
-from emrecon.recon import Checkpoint, History, Log, ProgressBar, Quantity, RelativeChange
+from emrecon.recon import Checkpoint, History, Log, ProgressBar, Quantity, RankGroup, RelativeChange
+from emrecon.recon.ranks import ALONE
 from emrecon.recon.running import Callback
 
 from ..outputs import writing
@@ -27,20 +28,31 @@ from .quantities import study_of
 from .record import Journal
 from .scatter import scatter_file
 from .settings import Settings
+from .shared import Followed
 
 _LOST = 0.002  # of the activity; what a filter may take out of an image without a word
 
 
 def callbacks_of(
-    settings: Settings, engine: Engine, iterations: int, keeper: Checkpoint | None, history: History
+    settings: Settings,
+    engine: Engine,
+    iterations: int,
+    keeper: Checkpoint | None,
+    history: History,
+    ranks: RankGroup = ALONE,
 ) -> list[Callback]:
-    """Return what looks at every iterate: progress, log, checkpoint, the record, and the rule that stops early."""
+    """Return what looks at every iterate: progress, log, checkpoint, the record, and the rule that stops early.
+
+    Of several ranks the first one shows and writes; all of them look at the objective and the rule together.
+    """
     done, log, tolerance = engine.at.iteration, settings.output.log, settings.method.tolerance
     found: list[Callback] = []
     if not settings.run.quiet:
-        found += [ProgressBar(iterations - done, engine.objective, console=messages())]
-    found += [Log(log, engine.objective, resume=done > 0)] if log else []
-    found += [keeper] if keeper else []
+        alone = engine.objective if ranks.size == 1 else None
+        found += [ProgressBar(iterations - done, alone, console=messages())]
+    if log:
+        found += [Log(log, engine.objective, resume=done > 0) if ranks.rank == 0 else Followed(engine.objective)]
+    found += [keeper] if keeper and ranks.rank == 0 else []
     found += [history]
     found += [RelativeChange(tolerance)] if tolerance is not None else []
     return found

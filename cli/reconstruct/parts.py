@@ -23,9 +23,10 @@ from emrecon.projectors import (
     grid_slices,
 )
 from emrecon.projectors.core.arrays import to_numpy
-from emrecon.recon import Problem, Quantity, joint_problem, stitch
+from emrecon.recon import Problem, Quantity, RankGroup, joint_problem, stitch
 from emrecon.recon.problem import bed_reach, checked_grid, fitting, joined_mu, labelled, notes_on_overlap
 from emrecon.recon.problem.scatter import separated
+from emrecon.recon.ranks import ALONE
 
 from .. import options
 from . import data, quantities
@@ -73,21 +74,21 @@ class Division:
     counting: tuple[str, ...] = ()
 
 
-def divide(source: data.Source, settings: Settings, choice: Choice) -> Division:
-    """Return the pieces of a source, and what its image becomes."""
+def divide(source: data.Source, settings: Settings, choice: Choice, ranks: RankGroup = ALONE) -> Division:
+    """Return the pieces of a source, and what its image becomes; ranks share the data of each piece."""
     if not isinstance(source, (BedScan, WindowedSeries)):
         source = data.with_factors(source, settings.physics)
     grid = _grid_of(source, settings, choice)
     quantity = quantities.quantity_of(source, settings, grid)  # type: ignore[arg-type]  # series are of a kind there
     source, counting = quantities.counted(source, settings)  # type: ignore[arg-type]
     if isinstance(source, BedScan):
-        found = _beds(source, grid, settings, choice)
+        found = _beds(source, grid, settings, choice, ranks)
     elif isinstance(source, WindowedSeries):
-        found = _windows(source, grid, settings, choice)
+        found = _windows(source, grid, settings, choice, ranks)
     elif isinstance(source, ScanSeries):
-        found = _series(source, grid, settings, choice)
+        found = _series(source, grid, settings, choice, ranks)
     else:
-        found = _whole(data.make_problem(source, settings.data, settings.physics, choice.subsets, grid))
+        found = _whole(_problem(source, settings, choice.subsets, grid, ranks))
     return replace(found, quantity=quantity, counting=(*counting, *found.counting))
 
 
@@ -162,7 +163,7 @@ def _beside(path: Path, piece: Piece) -> Path:
     return path.with_name(f"{path.stem}-{name}{path.suffix}")
 
 
-def _beds(scan: BedScan, whole: ImageGrid, settings: Settings, choice: Choice) -> Division:
+def _beds(scan: BedScan, whole: ImageGrid, settings: Settings, choice: Choice, ranks: RankGroup) -> Division:
     """A problem for each bed on its part of one grid, or one problem of all."""
     joint = settings.data.beds == "joint"
     timed, notes = scan.timed()
@@ -171,9 +172,7 @@ def _beds(scan: BedScan, whole: ImageGrid, settings: Settings, choice: Choice) -
     grids = [grid_slices(whole, bed_slices(whole, camera, m)) for camera, m in zip(scan.geometries, margins)]
 
     def made(subsets: int) -> list[Problem]:
-        return [
-            data.make_problem(bed, settings.data, settings.physics, subsets, grid) for bed, grid in zip(timed, grids)
-        ]
+        return [_problem(bed, settings, subsets, grid, ranks) for bed, grid in zip(timed, grids)]
 
     problems = made(choice.subsets)
     fewest = min(problem.n_subsets for problem in problems)
@@ -191,7 +190,7 @@ def _beds(scan: BedScan, whole: ImageGrid, settings: Settings, choice: Choice) -
     return replace(division, mu=joined_mu(problems, whole), counting=said)
 
 
-def _windows(scan: WindowedSeries, grid: ImageGrid, settings: Settings, choice: Choice) -> Division:
+def _windows(scan: WindowedSeries, grid: ImageGrid, settings: Settings, choice: Choice, ranks: RankGroup) -> Division:
     """The frames or gates of the photopeak, with the scatter of their other windows as background."""
     esse = method_of(settings.physics) == "esse"  # which comes with the image
     with options.named_by_option():
@@ -200,15 +199,15 @@ def _windows(scan: WindowedSeries, grid: ImageGrid, settings: Settings, choice: 
     kept = settings.physics.scatter if esse else None
     none = {"scatter": kept, "peak": None, "dew_k": None, "scatter_smoothing": None}
     rest = settings.model_copy(update={"physics": settings.physics.model_copy(update=none)})
-    made = _series(found.scan, grid, rest, choice)  # type: ignore[arg-type]  # a series has one as its photopeak
+    made = _series(found.scan, grid, rest, choice, ranks)  # type: ignore[arg-type]  # a series has one as its photopeak
     summary = f"{made.summary}\n  {found.said}" if found.said else made.summary
     return replace(made, summary=summary, notes=(*found.notes, *made.notes))
 
 
-def _series(scan: ScanSeries, grid: ImageGrid, settings: Settings, choice: Choice) -> Division:
+def _series(scan: ScanSeries, grid: ImageGrid, settings: Settings, choice: Choice, ranks: RankGroup) -> Division:
     """All frames or gates in one batch, in several where memory asks for that, or one by one where the method does."""
     if _wanted(scan, settings) == "summed":
-        return _whole(data.make_problem(scan.summed(), settings.data, settings.physics, choice.subsets, grid))
+        return _whole(_problem(scan.summed(), settings, choice.subsets, grid, ranks))
     what, n, notes = ("frame" if isinstance(scan, DynamicScan) else "gate"), len(scan), list[str]()
     at_once = n
     if choice.one_by_one or data.one_by_one(settings.physics):
@@ -224,7 +223,7 @@ def _series(scan: ScanSeries, grid: ImageGrid, settings: Settings, choice: Choic
         label = f"{what} {i + 1} of {n}" if at_once == 1 else f"{what}s {i + 1} to {last} of {n}"
         part = scan[i] if at_once == 1 else scan[i:last]
         return Piece(
-            lambda: data.make_problem(part, settings.data, settings.physics, choice.subsets, grid),
+            lambda: _problem(part, settings, choice.subsets, grid, ranks),
             "" if at_once >= n else label,
         )
 
@@ -233,6 +232,14 @@ def _series(scan: ScanSeries, grid: ImageGrid, settings: Settings, choice: Choic
     pieces[0] = replace(pieces[0], make=lambda: first)
     times = formats.ImageTimes.of(scan) if isinstance(scan, (DynamicScan, GatedScan)) else None
     return Division(tuple(pieces), grid, first.summary, _stacked, times, _map(first), tuple(notes))
+
+
+def _problem(
+    source: data.AnyScan | formats.PETLink, settings: Settings, subsets: int, grid: ImageGrid, ranks: RankGroup
+) -> Problem:
+    return data.make_problem(
+        source, settings.data, settings.physics, subsets, grid, ranks=ranks, scratch=settings.run.scratch
+    )
 
 
 def _whole(problem: Problem) -> Division:

@@ -9,23 +9,28 @@ import numpy as np
 
 from emrecon.projectors import Study
 from emrecon.projectors.core.progress import stage
-from emrecon.recon import Checkpoint, History, Problem
+from emrecon.recon import Checkpoint, History, Problem, RankGroup
 
 from .. import learned, options
 from ..errors import interruptible
 from ..outputs import check_outputs, writing
 from ..printing import plain_console, quietly, warnings_kept
-from . import collimators, data, engine, joint, output, parts, quantities, record, reports, uncertainty, uses
+from . import collimators, data, engine, joint, output, parts, quantities, record, reports, shared, uncertainty, uses
 from .config import write_config
 from .scatter import scatter_file
 from .settings import OutputTable, Settings
 
 
 def run(settings: Settings, config: Path | None = None, repeat: Path | None = None) -> None:
-    """Read the data, make the problem, run the engine and write the image.
+    """Read the data, make the problem, run the engine and write the image; together with the ranks of torchrun.
 
     config : the file that the settings came from, which no output may replace.  repeat : a file to write them to.
     """
+    with shared.joined(settings) as ranks:
+        _run(shared.of_rank(settings, ranks), config, repeat, ranks)
+
+
+def _run(settings: Settings, config: Path | None, repeat: Path | None, ranks: RankGroup) -> None:
     begun, files = time.perf_counter(), settings.output
     console = plain_console(quiet=settings.run.quiet)
     choice = engine.choose_method(settings)
@@ -39,12 +44,13 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         quantities.check_quantity(settings.quantity)
         uncertainty.check(settings, choice, source)
         parts.check_options(settings, source)
+        shared.check(settings, choice, source, ranks)
         written = {options.option_of(name): path for name, path in files if name != "masks"}
         outputs = written | {"--write-config": repeat}
         check_outputs(outputs, (config, *_inputs(settings, choice, source)))
         choice.check_device(settings.run.device)
         with stage("problem"), options.named_by_option():
-            work = parts.divide(source, settings, choice)
+            work = parts.divide(source, settings, choice, ranks)
         check_outputs(parts.outputs_of(settings, work), (config, *_inputs(settings, choice, source)))
         output.check_image_place(settings, source, work.times)
         console.print(work.summary)
@@ -54,8 +60,10 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
         journal = record.Journal(console, History(every=files.log is not None), begun, warned)
         for said in work.notes:
             journal.note(said)
-        made = [_piece(piece, choice, settings, journal, study) for piece in work.pieces]
+        made = [_piece(piece, choice, settings, journal, study, ranks) for piece in work.pieces]
         image = work.combined([one for one, *_ in made])
+        if ranks.rank:  # the first one writes
+            return
         image = output.filtered(image, work.grid, settings.method.filter, journal)
         said = "\n".join((work.summary, *work.counting))
         provenance = record.record_of(choice.done(settings), source, said, journal, work.quantity)
@@ -74,7 +82,12 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
 
 
 def _piece(
-    piece: parts.Piece, choice: engine.Choice, settings: Settings, journal: record.Journal, study: Study | None
+    piece: parts.Piece,
+    choice: engine.Choice,
+    settings: Settings,
+    journal: record.Journal,
+    study: Study | None,
+    ranks: RankGroup,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Run the engine on a piece of the data, and keep what it says.
 
@@ -87,13 +100,18 @@ def _piece(
         problem = piece.make()
         for said in problem.notes:
             own.note(said)
-        found = _image(problem, choice, parts.settings_of(settings, piece), own, study)
+        found = _image(problem, choice, parts.settings_of(settings, piece), own, study, ranks)
     journal.keep(own)
     return found
 
 
 def _image(
-    problem: Problem, choice: engine.Choice, settings: Settings, journal: record.Journal, study: Study | None
+    problem: Problem,
+    choice: engine.Choice,
+    settings: Settings,
+    journal: record.Journal,
+    study: Study | None,
+    ranks: RankGroup,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Run the engine; the time that is printed counts from when the command started."""
     learned.check(choice.name, choice.trained, problem.grid)
@@ -103,6 +121,7 @@ def _image(
     where = settings.output.checkpoint
     both = joint.options_of(settings, choice, problem, study, journal)
     keeper = None if where is None else Checkpoint(where, signature=choice.signature(problem, guide, both))
+    shared.require_same_checkpoint(keeper, ranks)
     with stage("beginning"), options.named_by_option():
         made = choice.prepare(problem, guide, settings.run.device, keeper, both)
     for line in choice.beginning(made):
@@ -110,7 +129,7 @@ def _image(
     journal.begin(made)
     for warning in learned.scan_notes(made, problem.grid):
         journal.note(warning)
-    watchers = output.callbacks_of(settings, made, choice.iterations, keeper, journal.history)
+    watchers = output.callbacks_of(settings, made, choice.iterations, keeper, journal.history, ranks)
     last = engine.iterate(made, choice.iterations, watchers)
     journal.console.print(f"{made}, {output.n_passes(last.iteration)}, {journal.seconds:.1f} s in all")
     unexplained = problem.unexplained(last.image)

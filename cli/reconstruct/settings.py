@@ -128,6 +128,8 @@ class RunTable(Panel):
 
     device: str = "cpu"
     quiet: bool = False
+    scratch: Path | None = None
+    rank_timeout: Annotated[FiniteFloat, Field(ge=1)] | None = None
 
 
 class Settings(Table):

@@ -112,6 +112,8 @@ USES = {
     "checkpoint": Use(methods=(PLAIN, DEEP, JOINT)),
     "device": Use(),
     "quiet": Use(),
+    "scratch": Use((LISTMODE,)),
+    "rank_timeout": Use(),
 }
 """Every option besides the data, the method and the image to write."""
 
@@ -165,7 +167,14 @@ def check_data(settings: Settings, kind: str, container: str | None = None) -> N
 def _given(settings: Settings) -> dict[str, object]:
     """The options that were given, by name."""
     found: dict[str, object] = {}
-    panels: tuple[Panel, ...] = settings.data, settings.physics, settings.quantity, settings.method, settings.output
+    panels: tuple[Panel, ...] = (
+        settings.data,
+        settings.physics,
+        settings.quantity,
+        settings.method,
+        settings.output,
+        settings.run,
+    )
     for panel in panels:
         for name, value in panel:
             if name in USES and is_set(value, type(panel), name):

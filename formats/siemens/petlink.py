@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +65,7 @@ class PETLink:
         announced : how many words the header announces, None where it does not say.
         facts : "radionuclide", "half_life" (s), "dose" (Bq at injection), "start" (date and time) and "orientation" as
             the header has them, or None.
+        words : the first word of a part of the file and the one behind its last; None for all, see `part`.
     """
 
     path: Path
@@ -72,11 +73,24 @@ class PETLink:
     sinogram: PETSinogram
     announced: int | None = None
     facts: Mapping[str, object] | None = None
+    words: tuple[int, int] | None = None
 
     @property
     def n_words(self) -> int:
-        """How many whole words the file holds."""
+        """How many whole words the file holds, or the part of it."""
+        if self.words is not None:
+            return self.words[1] - self.words[0]
         return max(0, (self.path.stat().st_size - self.offset) // 4)
+
+    def part(self, k: int, n: int) -> PETLink:
+        """Return the k-th of n parts of the file, of as many words each: `chunks` and `read` give its events alone.
+
+        Times stay those of the whole file. Raises ValueError for a part that is not one of n.
+        """
+        if not 0 <= k < n:
+            raise ValueError(f"{self.path}: there is no part {k} of {n}")
+        first, size = (0, self.n_words) if self.words is None else (self.words[0], self.n_words)
+        return replace(self, words=(first + size * k // n, first + size * (k + 1) // n))
 
     @property
     def is_complete(self) -> bool:
@@ -96,8 +110,8 @@ class PETLink:
         for first in range(0, len(words), _CHUNK):
             part = np.asarray(words[first : first + _CHUNK])
             if clock is None:
-                clock = self.first_time()
-                zero = clock
+                zero = self.first_time()
+                clock = self._time_before(zero)
             times = _clock(part, clock)
             clock = int(times[-1])
             elapsed = (times - zero) / 1000
@@ -129,17 +143,33 @@ class PETLink:
         return Chunk(*(np.concatenate(columns) for columns in zip(*parts)))
 
     def _words(self) -> np.ndarray:
-        return np.memmap(self.path, "<u4", "r", self.offset, (self.n_words,)) if self.n_words else np.zeros(0, "<u4")
+        first = 0 if self.words is None else self.words[0]
+        n, at = self.n_words, self.offset + 4 * first
+        return np.memmap(self.path, "<u4", "r", at, (n,)) if n else np.zeros(0, "<u4")
 
     def first_time(self) -> int:
         """The first time tag in ms, 0 where there is none; events before it count as at it."""
-        words = self._words()
+        words = replace(self, words=None)._words()
         for at in range(0, len(words), _CHUNK):
             part = np.asarray(words[at : at + _CHUNK])
             tags = part[(part & _KIND) == _TIME]
             if tags.size:
                 return int(tags[0]) & ~_KIND
         return 0
+
+    def _time_before(self, zero: int) -> int:
+        """The last time tag in ms before a part of the file; `zero` where there is none."""
+        if self.words is None:
+            return zero
+        words, last = replace(self, words=None)._words(), self.words[0]
+        while last > 0:
+            first = max(0, last - _CHUNK)
+            part = np.asarray(words[first:last])
+            tags = part[(part & _KIND) == _TIME]
+            if tags.size:
+                return int(tags[-1]) & ~_KIND
+            last = first
+        return zero
 
     def _crystals(self, addresses: np.ndarray) -> np.ndarray:
         """The crystal numbers of bin addresses, ((plane * views) + view) * radial bins + bin."""

@@ -190,6 +190,21 @@ def crystal_rates(
 
     Source: the model of products is that of Hogg et al. 2001, who estimate efficiencies with it.
     """
+    fans = fans_of_events(sinogram, events, efficiency)
+    if not fans.any():
+        raise ValueError("there are no delayed coincidences of real crystals inside the sinogram")
+    return rates_of_fans(sinogram, fans, efficiency, groups, n_iterations=n_iterations)
+
+
+def fans_of_events(sinogram: PETSinogram, events: ArrayLike, efficiency: ArrayLike | None = None) -> np.ndarray:
+    """Return how many coincidences each crystal takes part in, (rings, crystals), for `rates_of_fans`.
+
+    Args:
+        events : (n, 2) crystal numbers; those outside the sinogram, and of crystals without efficiency, are left out.
+        efficiency : (rings, crystals), 0 for crystals that count nothing.
+
+    Those of parts of the events add up.
+    """
     scanner = sinogram.scanner
     shape, n = scanner.virtual.shape, scanner.n_crystals
     whole = PETSinogram(scanner, sinogram.max_ring_difference, n_radial=sinogram.n_radial)
@@ -198,10 +213,7 @@ def crystal_rates(
     known = np.where(scanner.virtual, 0, known)
     inside = whole.bins_of(events)[:, 0] >= 0
     inside &= (known.ravel()[np.where(inside[:, None], events, 0)] > 0).all(1)
-    if not inside.any():
-        raise ValueError("there are no delayed coincidences of real crystals inside the sinogram")
-    fans = np.bincount(events[inside].ravel().astype(np.int64), minlength=shape[0] * n).reshape(shape).astype(float)
-    return rates_of_fans(sinogram, fans, efficiency, groups, n_iterations=n_iterations)
+    return np.bincount(events[inside].ravel().astype(np.int64), minlength=shape[0] * n).reshape(shape).astype(float)
 
 
 def rates_of_fans(

@@ -243,10 +243,11 @@ def _counts_of_parts(parts: Sequence[Any], x: Array) -> np.ndarray:
     """The counts of every part and item, (parts, ..., 1, 1, 1) or, if more, its bins with counts; on the host."""
     found = [np.atleast_3d(np.asarray(to_numpy(part.total_counts(x)), float)) for part in parts]
     for k, part in enumerate(parts):
-        data = getattr(part, "data", None)
+        data = getattr(getattr(part, "local", part), "data", None)  # of a share, or of all
         if data is not None:
             host = to_numpy(data)
             filled = (host > 0).sum(tuple(range(-len(part.model.projector.out_shape), 0)))
+            filled = np.asarray(part.over_ranks(filled) if hasattr(part, "over_ranks") else filled)
             found[k] = np.maximum(found[k], np.reshape(filled, (*filled.shape, 1, 1, 1)))
     return np.stack(found)
 

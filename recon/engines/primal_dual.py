@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -12,8 +13,6 @@ import numpy as np
 from emrecon.projectors.core.arrays import Array, add_up, array_namespace, clipped, divide_where, like, to_numpy
 from emrecon.projectors.core.progress import tracked
 
-from ..likelihoods.listmode import ListmodeLikelihood
-from ..likelihoods.poisson import PoissonLikelihood
 from ..likelihoods.protocol import CountsLikelihood, image_shape, only_seen, require_counts, start_image
 from ..priors.prior import Objective, ProximablePrior, ScaledProximable, SmoothPrior
 from ..priors.total_variation import DualBallPrior
@@ -212,7 +211,7 @@ def _together(problem: _Problem, steps: _Steps, x: Array, state: Duals) -> tuple
 def _value_at(part: CountsLikelihood, x: Array, ybar: Array) -> Array | None:
     """The value of a likelihood that needs no projection for it; None where x has none."""
     try:
-        return part.value_at(x, ybar) if isinstance(part, (PoissonLikelihood, ListmodeLikelihood)) else part.value(x)
+        return part.value_at(x, ybar) if hasattr(part, "value_at") else part.value(x)
     except ValueError:
         return None
 
@@ -324,7 +323,9 @@ def _prepare(problem: _Problem, x: Array, given: Array | float | None) -> tuple[
     )
     em_image = _one_em_step(parts, ones, sensitivity)
     gamma = _gamma(em_image, given)
-    data = tuple(safety * _for_data(gamma, part) / _not_faint(own) for part, own in zip(parts, lines, strict=True))
+    data = tuple(
+        safety * _for_data(gamma, part) / _not_faint(own, part) for part, own in zip(parts, lines, strict=True)
+    )
     widest = functools.reduce(xp.maximum if problem.stochastic else xp.add, seen)
     inverse, own = gamma / (safety * problem.data_chance) * widest, None
     if problem.dual is not None:
@@ -362,9 +363,11 @@ def _for_data(gamma: Array, part: CountsLikelihood) -> Array:
     return array_namespace(gamma).reshape(gamma, shape)
 
 
-def _not_faint(lines: Array) -> Array:
+def _not_faint(lines: Array, part: CountsLikelihood) -> Array:
     xp = array_namespace(lines)
-    return clipped(lines, low=_FAINT * float(xp.max(lines)) or 1.0)
+    highest = float(xp.max(lines)) if math.prod(lines.shape) else 0.0  # a rank may hold no line of a part
+    highest = part.highest(highest) if hasattr(part, "highest") else highest
+    return clipped(lines, low=_FAINT * highest or 1.0)
 
 
 def _poisson_prox(a: Array, b: Array) -> Array:

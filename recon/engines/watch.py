@@ -186,8 +186,8 @@ def may_rise(parts: Sequence[Any]) -> bool:
         return True
     if len(parts) == 1:
         return False
-    views = min(part.model.projector.out_shape[0] for part in parts)
-    if isinstance(parts[0], ListmodeLikelihood):
+    views = min(getattr(part, "n_data", part.model.projector.out_shape[0]) for part in parts)  # of all ranks
+    if isinstance(getattr(parts[0], "local", parts[0]), ListmodeLikelihood):
         return bool(views < _FEW_EVENTS * counts_needed(image_shape(parts[0])))
     return bool(views < _FEW_VIEWS)
 

@@ -181,4 +181,4 @@ def say_once(parts: Sequence[Any]) -> None:
     """Let likelihoods of the same data, made one by one, say only once that counts are left out."""
     told: set[str] = set()
     for part in parts:
-        object.__setattr__(part, "_told", told)
+        object.__setattr__(getattr(part, "local", part), "_told", told)  # of shares, too

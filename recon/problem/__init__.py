@@ -13,7 +13,8 @@ from .beds import (
     stitch,
 )
 from .grids import checked_grid, cubes
-from .pet import EventLists, Listmode, pet_grid, pet_problem
+from .pet import pet_grid, pet_problem
+from .pet_events import EventLists, Listmode
 from .pet_scatter import SingleScatter
 from .problem import ArgumentError, Problem, digest
 from .scatter import EffectiveScatter, WindowScatter

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Protocol, cast
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,28 +15,25 @@ from emrecon.projectors import (
     AttenuationMap,
     GaussianBlur,
     ImageGrid,
-    ListmodeProjector,
     Normalisation,
     PETProjector,
     PETSinogram,
-    Projector,
     Scan,
     ScanSeries,
     attenuation_factors,
-    crystal_rates,
-    events_product,
 )
 from emrecon.projectors.core.arrays import Array, to_numpy
-from emrecon.projectors.core.memory import require_memory
-from emrecon.projectors.core.progress import stage, tracked
+from emrecon.projectors.core.progress import tracked
 from emrecon.projectors.physics.compton import ELECTRON_MASS
 
-from ..likelihoods.listmode import ListmodeLikelihood
 from ..likelihoods.poisson import PoissonLikelihood
 from ..likelihoods.unexplained import say_once
-from .attenuation import Attenuation, attenuation_of, counts_by_slice, left_out
+from ..ranks import ALONE, RankGroup, of_share, shard
+from .attenuation import Attenuation, attenuation_of
 from .batches import batch_of, in_batch, scan_contents
 from .grids import checked_grid, cubes
+from .pet_corrections import Corrections, crystals_of, profile_of, require_factors
+from .pet_events import Listmode, events_problem
 from .pet_scatter import PETScatter, Simulated, SingleScatter, named_scatter, with_single_scatter
 from .problem import (
     ArgumentError,
@@ -50,89 +49,6 @@ from .problem import (
 from .subsets import counts_by_view, filled_subsets
 
 
-class EventLists(Protocol):
-    """Coincidences in memory, (n, 2) integers each: the numbers of the crystals at both ends."""
-
-    @property
-    def prompts(self) -> np.ndarray: ...
-    @property
-    def delays(self) -> np.ndarray: ...
-
-
-class Listmode(Protocol):
-    """What `pet_problem` asks of list-mode data, such as those that `formats.read_petlink` opens.
-
-    Args:
-        sinogram : the bins that the events fall into, without compression.  read() : all events.
-    """
-
-    @property
-    def sinogram(self) -> PETSinogram: ...
-    def read(self) -> EventLists: ...
-
-
-@dataclass(frozen=True, eq=False)
-class _Corrections:
-    """What is known besides the counts: attenuation, normalisation, and resolution in the image."""
-
-    grid: ImageGrid
-    attenuation: Attenuation
-    norm: Normalisation | None
-    psf: GaussianBlur | None
-
-    @property
-    def mu(self) -> np.ndarray | None:
-        """The attenuation map, float32."""
-        return None if self.attenuation.mu is None else to_numpy(self.attenuation.mu).astype(np.float32)
-
-    def blurred(self, projector: Projector) -> Projector:
-        """Return the projector with the resolution before it."""
-        return projector if self.psf is None else cast(Projector, projector @ self.psf)
-
-    def system(self, sinogram: PETSinogram) -> Projector:
-        """Return A of a sinogram: resolution, then line integrals."""
-        return self.blurred(PETProjector(self.grid, sinogram))
-
-    def factors(self, sinogram: PETSinogram, *, known: bool = False) -> np.ndarray:
-        """Return attenuation x normalisation of every bin, without TOF.
-
-        Without a normalisation the factor of a bin is its number of real crystal pairs.
-
-        Args:
-            known : leave out normalisation and crystal pairs, which the scan's own factors hold.
-        """
-        plain = sinogram.without_tof()
-        if known:
-            factors = np.ones(plain.shape, np.float32)
-        else:
-            factors = plain.multiplicity() if self.norm is None else self.norm.factors(plain)
-        if self.mu is None:
-            return factors
-        survival: np.ndarray = factors * attenuation_factors(PETProjector(self.grid, plain), self.mu)
-        return survival
-
-    def of_events(self, sinogram: PETSinogram, lines: ListmodeProjector) -> np.ndarray | float:
-        """Return attenuation x normalisation of every event."""
-        own: np.ndarray | float = 1.0 if self.norm is None else self.norm.of_events(sinogram, lines.events)
-        return own if self.mu is None else own * to_numpy(attenuation_factors(lines, self.mu))
-
-    def components(self) -> tuple[np.ndarray | None, ...]:
-        """Return everything that shapes the image, for a checksum."""
-        norm = self.norm
-        blur = [np.zeros(1)] if self.psf is None else [np.array(self.psf.fwhm), np.array([self.psf.ends == "mirrored"])]
-        parts = () if norm is None else (norm.crystal, norm.geometric, norm.interference, norm.axial, norm.dead_time)
-        return (self.mu, self.grid.affine, *blur, *parts)
-
-    def notes(self, profile: np.ndarray) -> tuple[str, ...]:
-        """Return what a user should know about the map, given the counts (z,) in each slice."""
-        missing = None if self.mu is None else left_out(self.mu, profile)
-        return (*self.attenuation.notes, *([missing] if missing else []))
-
-    def __str__(self) -> str:
-        psf = "none" if self.psf is None else f"{' x '.join(f'{w:g}' for w in dict.fromkeys(self.psf.fwhm))} mm"
-        return f"  mu       {self.attenuation}\n  norm     {'given' if self.norm else 'none'}\n  psf      {psf}"
-
-
 def pet_problem(
     scan_or_events: Scan | ScanSeries | Listmode,
     *,
@@ -145,6 +61,8 @@ def pet_problem(
     grid: ImageGrid | None = None,
     subsets: int = 8,
     max_ring_difference: int | None = None,
+    ranks: RankGroup = ALONE,
+    scratch: str | os.PathLike[str] | None = None,
 ) -> Problem:
     """Return the problem of reconstructing a PET sinogram or list-mode events, for `reconstruct` or any engine::
 
@@ -174,6 +92,10 @@ def pet_problem(
         subsets : how many ordered subsets the views are divided into, k, k + n, ...; events go with their views. Where
             the counts are too few for so many, fewer are made, and a note says so.
         max_ring_difference : events only: leave out those of more oblique planes (default: none are left out).
+        ranks : of `join_ranks`: the views of each subset are dealt out to them, and list-mode files are read in as many
+            parts. All ranks give the same arguments, and run the engine together.
+        scratch : events only: a folder on a disk with room for 16 bytes per event, where they are kept instead of in
+            memory; in several ranks each keeps its share. The files have no name, and are gone with the process.
 
     Raises TypeError for data that are not of PET and corrections of another type, ArgumentError (a ValueError; its
     `argument` is the name) for corrections that do not fit, more subsets than views, and a norm for a scan
@@ -184,15 +106,21 @@ def pet_problem(
     check_subsets(subsets, sinogram.n_views)
     items = batch_of(data) if isinstance(data, (Scan, ScanSeries)) else 1
     grid = checked_grid(grid, pet_grid(data, max_ring_difference), subsets, items)
+    if scratch is not None and isinstance(data, (Scan, ScanSeries)):
+        raise ArgumentError("scratch", "scratch is for list-mode, and these are sinograms")
+    if scratch is not None and not Path(scratch).is_dir():
+        raise ArgumentError("scratch", f"{scratch} is not a folder")
     found = attenuation_of(mu, mu_grid, grid, ELECTRON_MASS)
-    corrections = _Corrections(grid, found, _normalisation(norm, sinogram), _blur(psf, grid))
+    corrections = Corrections(grid, found, _normalisation(norm, sinogram), _blur(psf, grid))
     if isinstance(data, (Scan, ScanSeries)):
         simulated = scatter if isinstance(scatter, SingleScatter) else None
         own = None if isinstance(scatter, SingleScatter) else scatter
-        return _of_sinogram(_with_background(data, randoms, own), sinogram, corrections, subsets, simulated)
+        return _of_sinogram(_with_background(data, randoms, own), sinogram, corrections, subsets, simulated, ranks)
     if isinstance(scatter, SingleScatter):
         raise ArgumentError("scatter", "sss is for sinograms; histogram the events, formats.histogram_petlink")
-    return _of_events(data, sinogram, corrections, subsets, (randoms, scatter))
+    return events_problem(
+        data, sinogram, corrections, subsets, (randoms, scatter), ranks, None if scratch is None else Path(scratch)
+    )
 
 
 def pet_grid(scan_or_events: Scan | ScanSeries | Listmode, max_ring_difference: int | None = None) -> ImageGrid:
@@ -210,12 +138,13 @@ def pet_grid(scan_or_events: Scan | ScanSeries | Listmode, max_ring_difference: 
 def _of_sinogram(
     scan: Scan | ScanSeries,
     sinogram: PETSinogram,
-    corrections: _Corrections,
+    corrections: Corrections,
     subsets: int,
     scatter: SingleScatter | None = None,
+    ranks: RankGroup = ALONE,
 ) -> Problem:
     """One likelihood for each subset of views."""
-    _require_factors(sinogram)
+    require_factors(sinogram)
     by_view = counts_by_view(to_numpy(scan.counts), len(sinogram.shape))
     subsets, few = filled_subsets(subsets, by_view, corrections.grid)
     # factors of the scan hold crystal pairs and normalisation already, unless they are one number for each frame
@@ -223,25 +152,28 @@ def _of_sinogram(
     if known and corrections.norm is not None:
         raise ArgumentError("norm", "norm is given, and the scan has factors of its own, which hold the normalisation")
     numbers = tracked(range(subsets), "factors of subsets")
-    parts = tuple(_of_views(scan.subset(k, subsets), corrections, known) for k in numbers)
+    alone = ALONE if scatter is not None else ranks  # the scatter of all views is scaled to the tails of all
+    parts: tuple[Any, ...] = tuple(_share_of_views(scan.subset(k, subsets), corrections, known, alone) for k in numbers)
     said, unsettled = "", tuple[str, ...]()
     if scatter is not None:
-        found = _simulated(scan, parts, corrections, known, scatter)
+        found = _simulated(scan, parts, corrections, known, scatter, ranks)
         scan = replace(scan, background=found.background)
         parts = tuple(
             PoissonLikelihood(part.data, replace(part.model, background=scan.subset(k, subsets).background))
             for k, part in enumerate(parts)
         )
+        parts = tuple(shard(parts, ranks))
         said, unsettled = f"\n{found.said}", found.notes
     say_once(parts)
     projector = PETProjector(corrections.grid, sinogram)
-    content = digest(*scan_contents(scan), *corrections.components(), *_crystals(sinogram))
+    content = digest(*scan_contents(scan), *corrections.components(), *crystals_of(sinogram))
     signature = f"{projector!r}, {sinogram}, {sinogram.tof}, {subsets} subsets, contents {content}"
+    ranks.require_same(signature, "these have another problem; are files or options not the same?")
     start = start_like(seen_start(parts), scan.counts, len(sinogram.shape))
     summary = f"{projector}\n{corrections}{said}\n  emission {emission(scan, ELECTRON_MASS)}"
     summary += in_batch(scan, corrections.grid, subsets)
     above = np.asarray(to_numpy(scan.counts) - to_numpy(scan.background))
-    profile = _profile(sinogram, above.reshape(-1, above.shape[-1]).sum(0), corrections.grid)
+    profile = profile_of(sinogram, above.reshape(-1, above.shape[-1]).sum(0), corrections.grid)
     notes = (*corrections.notes(profile), *unsettled, *few)
     return Problem(parts, corrections.grid, start, "PET", summary, signature, notes, corrections.attenuation.mu)
 
@@ -249,9 +181,10 @@ def _of_sinogram(
 def _simulated(
     scan: Scan | ScanSeries,
     parts: tuple[PoissonLikelihood, ...],
-    corrections: _Corrections,
+    corrections: Corrections,
     known: bool,
     scatter: SingleScatter,
+    ranks: RankGroup,
 ) -> Simulated:
     """The background of a scan with the scatter of its image."""
     if not isinstance(scan, Scan):
@@ -264,10 +197,18 @@ def _simulated(
     own = replace(corrections, attenuation=Attenuation(None)).factors(sinogram, known=known)
     own = own if sinogram.tof is None else own[:, :, None]
     per_unit = np.asarray(to_numpy(scan.factors) * own, np.float32)
-    return with_single_scatter(scan, parts, (corrections.mu, corrections.grid), (per_unit, survival), scatter)
+    return with_single_scatter(scan, parts, (corrections.mu, corrections.grid), (per_unit, survival), scatter, ranks)
 
 
-def _of_views(scan: Scan | ScanSeries, corrections: _Corrections, known: bool) -> PoissonLikelihood:
+def _share_of_views(scan: Scan | ScanSeries, corrections: Corrections, known: bool, ranks: RankGroup) -> Any:
+    """The likelihood of some views, whose factors every rank works out for its share."""
+    n_views = int(scan.geometry.shape[0])
+    if ranks.size == 1 or n_views < ranks.size:  # a share may be empty
+        return shard(_of_views(scan, corrections, known), ranks)
+    return of_share(_of_views(scan.subset(ranks.rank, ranks.size), corrections, known), ranks, n_views)
+
+
+def _of_views(scan: Scan | ScanSeries, corrections: Corrections, known: bool) -> PoissonLikelihood:
     sinogram: PETSinogram = scan.geometry  # type: ignore[assignment]
     own = corrections.factors(sinogram, known=known)
     own = own if sinogram.tof is None else own[:, :, None]  # the same in all TOF bins
@@ -275,68 +216,6 @@ def _of_views(scan: Scan | ScanSeries, corrections: _Corrections, known: bool) -
     if isinstance(scan, ScanSeries):  # whose model has the time and the decay of each frame
         return PoissonLikelihood(scan, replace(scan, factors=factors).model(corrections.system(sinogram)))
     return PoissonLikelihood(scan, AcquisitionModel(corrections.system(sinogram), factors, scan.background))
-
-
-def _of_events(
-    data: Listmode,
-    sinogram: PETSinogram,
-    corrections: _Corrections,
-    subsets: int,
-    given: tuple[Array | float | None, Array | float | None],
-) -> Problem:
-    """One likelihood for each subset of views: their events, and the sensitivity of all their bins.
-
-    Args:
-        given : randoms and scatter, or None.
-    """
-    _require_factors(sinogram)
-    found, grid = data.read(), corrections.grid
-    view = sinogram.bins_of(found.prompts)[:, 0]
-    inside = view >= 0
-    prompts, view = found.prompts[inside], view[inside]
-    if not len(prompts):
-        raise ValueError(
-            f"{getattr(data, 'path', 'the list-mode data')}: no prompts within ring differences up to "
-            f"{sinogram.max_ring_difference}; is the file cut off, or max_ring_difference too small?"
-        )
-    subsets, few = filled_subsets(subsets, np.bincount(view, minlength=sinogram.n_views), grid)
-    randoms, scatter = (None if v is None else _of_prompts(n, v, inside) for n, v in zip(("randoms", "scatter"), given))
-    if randoms is None:
-        with stage("randoms of delays"):
-            randoms = events_product(prompts, _singles(sinogram, found.delays, corrections.norm))
-    background = added(randoms, scatter)
-
-    def part(k: int) -> ListmodeLikelihood:
-        mine = view % subsets == k
-        lines, views = ListmodeProjector(grid, sinogram.scanner, prompts[mine]), sinogram.subset(k, subsets)
-        expected = background if isinstance(background, float) else background[mine]
-        model = AcquisitionModel(corrections.blurred(lines), corrections.of_events(sinogram, lines), expected)
-        return ListmodeLikelihood(model, corrections.system(views).T(corrections.factors(views)))
-
-    parts = tuple(part(k) for k in tracked(range(subsets), "sensitivity of subsets"))
-    say_once(parts)
-    content = digest(prompts, background, *corrections.components(), *_crystals(sinogram))
-    lines = ListmodeProjector(grid, sinogram.scanner, prompts)
-    summary = f"{lines}\n  delays   {len(found.delays)}\n{corrections}"
-    signature = f"{sinogram}, {subsets} subsets, contents {content}"
-    by_plane = np.bincount(sinogram.bins_of(prompts)[:, -1], minlength=sinogram.n_planes)
-    notes = (*corrections.notes(_profile(sinogram, by_plane, grid)), *few)
-    return Problem(parts, grid, seen_start(parts), "PET", summary, signature, notes, corrections.attenuation.mu)
-
-
-def _require_factors(sinogram: PETSinogram) -> None:
-    """Raise MemoryError where the factors of all bins, attenuation and normalisation, do not fit in memory."""
-    plain = sinogram.without_tof()
-    advice = "use a smaller max_ring_difference for list-mode, or a sinogram with a larger span"
-    require_memory(3 * 4.0 * math.prod(plain.shape), f"the factors of {plain}", advice)
-
-
-def _of_prompts(name: str, values: Array | float, inside: np.ndarray) -> np.ndarray | float:
-    """Expected counts of the prompts inside the sinogram, float32, or one number for all."""
-    values = expected_counts(name, values, inside.shape)
-    if isinstance(values, float):
-        return values
-    return np.broadcast_to(to_numpy(values), inside.shape)[inside].astype(np.float32)
 
 
 def _with_background(
@@ -347,13 +226,6 @@ def _with_background(
     own = scan.background if randoms is None else expected_counts("randoms", randoms, shape)
     more = None if scatter is None else expected_counts("scatter", scatter, shape)
     return scan if randoms is None and more is None else replace(scan, background=added(own, more))
-
-
-def _singles(sinogram: PETSinogram, delays: np.ndarray, norm: Normalisation | None) -> np.ndarray:
-    """The square roots of the randoms of crystals; zero where there are no delays of these ring differences."""
-    if not len(delays) or (sinogram.bins_of(delays)[:, 0] < 0).all():
-        return np.zeros(sinogram.scanner.virtual.shape)
-    return crystal_rates(sinogram, delays, None if norm is None else norm.crystal, n_iterations=30)
 
 
 def _bins(data: Scan | ScanSeries | Listmode, max_ring_difference: int | None) -> PETSinogram:
@@ -376,13 +248,6 @@ def _bins(data: Scan | ScanSeries | Listmode, max_ring_difference: int | None) -
         raise ArgumentError("max_ring_difference", message)
     difference = most if max_ring_difference is None else max_ring_difference
     return PETSinogram(whole.scanner, difference, n_radial=whole.n_radial)
-
-
-def _profile(sinogram: PETSinogram, by_plane: np.ndarray, grid: ImageGrid) -> np.ndarray:
-    """Counts of the direct planes (and the nearly direct ones that share them) by slice of the image."""
-    ends = sinogram.plane_ends
-    direct = np.abs(ends[:, 0] - ends[:, 1]) <= np.abs(np.diff(sinogram.scanner.rings)).max(initial=0) * 1.5
-    return counts_by_slice(grid, ends.mean(1)[direct], by_plane[direct])
 
 
 def _normalisation(norm: Normalisation | None, sinogram: PETSinogram) -> Normalisation | None:
@@ -410,7 +275,3 @@ def _blur(psf: GaussianBlur | float | tuple[float, float, float] | None, grid: I
         return GaussianBlur(grid, psf)
     except (ValueError, TypeError) as error:
         raise ArgumentError("psf", f"psf must be the FWHM in mm, or a GaussianBlur: {error}") from error
-
-
-def _crystals(sinogram: PETSinogram) -> tuple[np.ndarray, ...]:
-    return sinogram.scanner.crystals, sinogram.scanner.virtual, sinogram.views

@@ -14,6 +14,7 @@ from emrecon.projectors.core.progress import stage, tracked
 
 from ..engines.em import osem
 from ..likelihoods.poisson import PoissonLikelihood
+from ..ranks import ALONE, RankGroup, shard
 from .problem import ArgumentError, seen_start, start_like
 
 FITS = ("auto", "plane", "segment", "all", "none")
@@ -99,6 +100,7 @@ def with_single_scatter(
     body: tuple[np.ndarray, ImageGrid],
     factors: tuple[np.ndarray, np.ndarray],
     wanted: SingleScatter,
+    ranks: RankGroup = ALONE,
 ) -> Simulated:
     """Return the background with the scatter of the image; image and scatter are computed in turn.
 
@@ -125,7 +127,7 @@ def with_single_scatter(
     scales, fit = np.ones(sinogram.n_planes), wanted.fit
     passes = max(2, math.ceil(_UPDATES / len(parts)))
     for _ in tracked(range(wanted.updates), "scatter and image in turn"):
-        image = _image(scan, parts, own + estimate, image, passes)
+        image = _image(scan, parts, own + estimate, image, passes, ranks)
         try:
             with stage("scatter of the image"):
                 simulated = single_scatter(
@@ -159,15 +161,21 @@ def with_single_scatter(
 
 
 def _image(
-    scan: Scan, parts: Sequence[PoissonLikelihood], background: np.ndarray, image: Array | None, passes: int
+    scan: Scan,
+    parts: Sequence[PoissonLikelihood],
+    background: np.ndarray,
+    image: Array | None,
+    passes: int,
+    ranks: RankGroup,
 ) -> Array:
-    """The image after some passes over subsets with another background."""
+    """The image after some passes over subsets with another background, by all ranks together."""
     n = len(parts)
     subsets = [replace(scan, background=background).subset(k, n) for k in range(n)]
     changed = [
         PoissonLikelihood(part.data, replace(part.model, background=subset.background))
         for part, subset in zip(parts, subsets)
     ]
+    changed = shard(changed, ranks)
     if image is None:
         image = start_like(seen_start(tuple(changed)), scan.counts, len(scan.geometry.shape))
     return next(at.image for at in osem(changed, image) if at.iteration == passes)

@@ -25,6 +25,7 @@ from emrecon.projectors.scan.window_choice import Peak
 
 from ..engines.em import osem
 from ..likelihoods.poisson import PoissonLikelihood
+from ..ranks import RankGroup, shard
 from .problem import ArgumentError, added, seen_start, start_like
 
 _NAI = (0.099, 140.5)  # energy resolution of NaI, FWHM as a fraction, and the energy in keV that it is for
@@ -243,11 +244,11 @@ def _share(scan: Scan | ScanSeries) -> float:
 
 
 def with_effective_scatter(
-    scan: Scan, system: SPECTProjector, wanted: EffectiveScatter, energy: float | None, subsets: int
+    scan: Scan, system: SPECTProjector, wanted: EffectiveScatter, energy: float | None, subsets: int, ranks: RankGroup
 ) -> tuple[Scan, str, tuple[str, ...]]:
     """Return the scan with the scatter of its image in the background, a line that says so, and notes.
 
-    Image and scatter are computed in turn.
+    Image and scatter are computed in turn, the image by all ranks together.
 
     Raises ArgumentError where map, window or energy are missing, or do not allow it.
     """
@@ -261,7 +262,7 @@ def with_effective_scatter(
     passes = max(2, math.ceil(_UPDATES / subsets))
     for _ in tracked(range(wanted.updates), "scatter and image in turn"):
         likelihood = PoissonLikelihood(scan, scan.model(system))
-        parts = [likelihood.subset(k, subsets) for k in range(subsets)]
+        parts = shard([likelihood.subset(k, subsets) for k in range(subsets)], ranks)
         if image is None:
             image = start_like(seen_start(tuple(parts)), scan.counts, len(scan.geometry.shape))
         image = next(at.image for at in osem(parts, image) if at.iteration == passes)

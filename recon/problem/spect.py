@@ -23,6 +23,7 @@ from emrecon.projectors.scan.window_choice import Peak
 from emrecon.projectors.spect.collimation import Response
 
 from ..likelihoods.poisson import PoissonLikelihood
+from ..ranks import ALONE, RankGroup, shard
 from .attenuation import attenuation_of, counts_by_slice
 from .batches import batch_of, in_batch, scan_contents
 from .grids import checked_grid
@@ -56,6 +57,7 @@ def spect_problem(
     peak: Peak | None = None,
     grid: ImageGrid | None = None,
     subsets: int = 8,
+    ranks: RankGroup = ALONE,
 ) -> Problem:
     """Return the problem of reconstructing SPECT projections, for `reconstruct` or any engine::
 
@@ -83,6 +85,8 @@ def spect_problem(
         grid : of the image (default: `scan.default_grid()`, voxels of the size of the bins).
         subsets : how many ordered subsets the views are divided into, k, k + n, ...; 1 for MLEM. Where the counts are
             too few for so many, fewer are made, and a note says so.
+        ranks : of `join_ranks`: each subset's views are dealt out to them, k-th of n takes every n-th. All ranks give
+            the same arguments, and run the engine together.
 
     Raises TypeError for a scan that is not of SPECT, ArgumentError (a ValueError; its `argument` is the name) for a map
     or scatter that does not fit and more subsets than views, ValueError for implausible attenuation.
@@ -104,17 +108,19 @@ def spect_problem(
     subsets, few = filled_subsets(subsets, counts_by_view(to_numpy(scan.counts), len(camera.shape)), grid)
     said, unsettled = windows.said, tuple[str, ...]()
     if isinstance(scatter, EffectiveScatter) and isinstance(scan, Scan):  # of frames and gates it was refused
-        scan, own, unsettled = with_effective_scatter(scan, system, scatter, _energy(scan, response), subsets)
+        scan, own, unsettled = with_effective_scatter(scan, system, scatter, _energy(scan, response), subsets, ranks)
         said = "\n  ".join(filter(None, (said, own)))
     likelihood = PoissonLikelihood(scan, scan.model(system))
-    parts = tuple(likelihood.subset(k, subsets) for k in range(subsets))
+    parts = tuple(shard([likelihood.subset(k, subsets) for k in range(subsets)], ranks))
     start = start_like(seen_start(parts), scan.counts, len(camera.shape))
     about = "" if map_.mu is None else f"\n  mu           {map_}"
     about += f"\n  {said}" if said else ""
     summary = f"{system}{about}\n  emission     {emission(scan, _line(scan))}"
     summary += in_batch(scan, grid, subsets)
     notes = (*windows.notes, *unsettled, *_of_response(scan, response), *_of_camera(camera), *map_.notes, *few)
-    return Problem(parts, grid, start, "SPECT", summary, _signature(scan, system, subsets), notes, map_.mu)
+    signature = _signature(scan, system, subsets)
+    ranks.require_same(signature, "these have another problem; are files or options not the same?")
+    return Problem(parts, grid, start, "SPECT", summary, signature, notes, map_.mu)
 
 
 def _camera_of(scan: Scan | WindowedScan | ScanSeries | WindowedSeries) -> SPECTGeometry:

@@ -61,9 +61,7 @@ class ScaleEquivariant(nn.Module):
         return c * called(self.denoiser, x / safe, _divided(sigma, safe), guide)
 
 
-def count_scale(
-    likelihood: Likelihood, steps: int = 16, *, total: Callable[[Array], Array] = lambda sums: sums
-) -> Array:
+def count_scale(likelihood: Likelihood, steps: int = 16, *, total: Callable[[Array], Array] | None = None) -> Array:
     """Return the activity of the uniform image that explains the counts best, for each item: (..., 1, 1, 1).
 
     EM for an image of one number c, started from all counts, so that c stays positive and the background is included::
@@ -77,11 +75,13 @@ def count_scale(
 
     Args:
         total : a function that makes sums over all bins of sums over the bins of this process, where other processes
-            hold the rest.
+            hold the rest (default: the likelihood's own `over_ranks`, where it is one of `recon.shard`).
 
     Raises TypeError for a likelihood without counts, and ValueError where nothing of the image is seen.
     """
     counted = of_counts(likelihood, "count_scale", "give the network a scale of its own, or scale=None")
+    if total is None:
+        total = getattr(likelihood, "over_ranks", _as_they_are)
     with torch.no_grad():
         model, ones = counted.model, start_image(counted)
         a = model.linear(ones)
@@ -98,6 +98,16 @@ def count_scale(
             c = c * total(xp.sum(ratio, axis=bins)) / seen
         least = xp.where(counts > 0, start / 100, start)
         return xp.where(c > least, c, least)[..., None, None, None]
+
+
+def _as_they_are(sums: Array) -> Array:
+    return sums
+
+
+def over_ranks(likelihood: object, sums: Array) -> Array:
+    """Return sums over all bins from those over the bins of this process; the same where it holds all of them."""
+    found: Array = getattr(likelihood, "over_ranks", _as_they_are)(sums)
+    return found
 
 
 def of_counts(likelihood: Likelihood, who: str, instead: str) -> CountsLikelihood:

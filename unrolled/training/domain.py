@@ -14,7 +14,7 @@ from emrecon.recon.likelihoods import Likelihood, sensitivity_like
 
 from ..enhancement import noise_level
 from ..networks.guides import IMAGE_AXES, mean_scale
-from ..networks.scaling import count_scale, counts_of, of_bins
+from ..networks.scaling import count_scale, counts_of, of_bins, over_ranks
 from .weights import Card
 
 STATISTICS = "statistics"
@@ -179,8 +179,9 @@ def _counted(parts: Sequence[Likelihood]) -> tuple[Tensor, Tensor]:
         known = of_bins(part, "scan_statistics", "single events have no background of bins")
         y = torch.as_tensor(counts_of(known))
         axes = tuple(range(-len(known.model.projector.out_shape), 0))
-        counts = counts + y.double().sum(axes)
-        background = background + torch.as_tensor(known.model.background).double().expand(y.shape).sum(axes)
+        counts = counts + over_ranks(part, y.double().sum(axes))
+        own = torch.as_tensor(known.model.background).double().expand(y.shape).sum(axes)
+        background = background + over_ranks(part, own)
     return counts, background
 
 

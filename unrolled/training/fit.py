@@ -11,7 +11,7 @@ import torch
 from emrecon.projectors.core.arrays import to_numpy
 from emrecon.recon.likelihoods import Likelihood, knows_counts
 
-from ..networks.scaling import counts_of, of_bins
+from ..networks.scaling import counts_of, of_bins, over_ranks
 from .weights import Card
 
 FIT, SPREAD = "data fit", "data fit spread"
@@ -47,8 +47,8 @@ def data_fit(image: torch.Tensor, likelihood: Likelihood | Sequence[Likelihood])
             y = to_numpy(counts_of(counted)).astype(float)
             axes = tuple(range(-len(counted.model.projector.out_shape), 0))
             safe = np.maximum(ybar, 1e-12)
-            found = found + (ybar - y + y * np.log(np.where(y > 0, y, safe) / safe)).sum(axes)
-            expected = expected + expected_deviance(ybar).sum(axes)
+            own = (ybar - y + y * np.log(np.where(y > 0, y, safe) / safe)).sum(axes), expected_deviance(ybar).sum(axes)
+            found, expected = found + over_ranks(part, own[0]), expected + over_ranks(part, own[1])
     return torch.as_tensor(np.asarray(found / np.maximum(expected, 1e-12)))
 
 
