@@ -10,7 +10,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from emrecon.projectors.core.files import is_about_writing
-from emrecon.recon import ArgumentError
+from emrecon.recon import ArgumentError, LostRankError
 
 from .outputs import OutputError
 from .printing import printable
@@ -74,7 +74,7 @@ def _text(error: BaseException) -> str:
         return f"not enough memory{_in_function(error)}: {str(error) or 'no room for what it holds'}"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{_name(error.filename)}: {error.strerror}"
-    expected = isinstance(error, (OSError, ValueError, TypeError, ImportError, FloatingPointError))
+    expected = isinstance(error, (OSError, ValueError, TypeError, ImportError, FloatingPointError, LostRankError))
     if expected and not isinstance(error, RecursionError) and str(error):
         return str(error)
     place = _in_function(error)

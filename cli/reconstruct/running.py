@@ -26,7 +26,7 @@ def run(settings: Settings, config: Path | None = None, repeat: Path | None = No
 
     config : the file that the settings came from, which no output may replace.  repeat : a file to write them to.
     """
-    with shared.joined(settings) as ranks:
+    with shared.joined(settings, lambda: _how_to_go_on(settings.output)) as ranks:
         _run(shared.of_rank(settings, ranks), config, repeat, ranks)
 
 

@@ -4,7 +4,7 @@ the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -17,7 +17,7 @@ from emrecon.recon.ranks import ALONE, ranks_of_job
 from emrecon.recon.running import Objective
 
 from .. import learned, options
-from ..errors import ExitCode, InterruptionError, exit_code, explained
+from ..errors import InterruptionError, exit_code, explained
 from ..printing import messages
 from .data import Source
 from .engine import Choice
@@ -29,8 +29,11 @@ _UNROLLED = ("mapem-net", "fbsem-net", "bcd-net", "em-net", "osem-varnet", "tran
 
 
 @contextmanager
-def joined(settings: Settings) -> Iterator[RankGroup]:
-    """Join torchrun's ranks, alone where there are none; of errors that end the run one rank speaks."""
+def joined(settings: Settings, advice: Callable[[], str]) -> Iterator[RankGroup]:
+    """Join torchrun's ranks, alone where there are none; of errors that end the run one rank speaks.
+
+    advice : how to go on where a rank is lost.
+    """
     wanted = settings.run.rank_timeout
     if ranks_of_job()[1] == 1:
         if wanted is not None:
@@ -42,7 +45,7 @@ def joined(settings: Settings) -> Iterator[RankGroup]:
         try:
             yield ranks
         except BaseException as error:
-            _end(ranks, error)
+            _end(ranks, error, advice)
 
 
 def check(settings: Settings, choice: Choice, source: Source, ranks: RankGroup) -> None:
@@ -91,7 +94,7 @@ class Followed:
         self.objective(iterate.image)
 
 
-def _end(ranks: RankGroup, error: BaseException) -> NoReturn:
+def _end(ranks: RankGroup, error: BaseException, advice: Callable[[], str]) -> NoReturn:
     """Raise the error on the one rank that speaks, and leave in silence on the others."""
     watch = ranks.watch
     assert watch is not None
@@ -101,13 +104,15 @@ def _end(ranks: RankGroup, error: BaseException) -> NoReturn:
             gone = watch.lost()
             reason = str(ranks.loss()) if gone else None
         if reason is not None:
-            error = LostRankError(f"{reason}; the other ranks have ended; {error}")
-    code = error.exit_code if isinstance(error, typer.Exit) else exit_code(error)
+            error = LostRankError(reason)
+    if isinstance(error, LostRankError):
+        error = LostRankError(f"{error}; the other ranks have ended; {advice()}")
+    code = getattr(error, "exit_code", None) or exit_code(error)
     if not isinstance(error, typer.Exit) and watch.claim():
         if ranks.rank == 0 or isinstance(error, (LostRankError, InterruptionError)):
             raise error
         messages().print(f"emrecon: rank {ranks.rank} of {ranks.size}: {explained(error)}")
-    raise typer.Exit(int(code) or int(ExitCode.ERROR)) from error
+    raise typer.Exit(int(code)) from error
 
 
 def _refuse(name: str, why: str) -> NoReturn:

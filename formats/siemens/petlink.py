@@ -136,7 +136,7 @@ class PETLink:
         Raises MemoryError where those of the whole file do not fit in the memory that is free.
         """
         if start <= 0 and stop == float("inf"):
-            advice = "read them in parts, by start and stop"
+            advice = "read them in parts, by start and stop; pet_problem keeps them on disk with scratch, --scratch"
             require_memory(2 * _EVENT * self.n_words, f"{self.path}: {self.n_words} words of events", advice)
         parts = list(tracked(self.chunks(start, stop), f"events of {self.path.name}", self.n_chunks))
         parts = parts or [Chunk(*(np.zeros((0, 2), np.int32),) * 2, *(np.zeros(0, int),) * 2)]
