@@ -1,4 +1,4 @@
-"""`emrecon reconstruct` under torchrun: as in one process, what ranks refuse, and how a lost one ends and is made up."""
+"""`emrecon reconstruct` under torchrun: as in one process, what is refused, and how it goes on without a lost rank."""
 
 import signal
 import time
