@@ -72,6 +72,8 @@ GIVEN = {  # a value for every option that takes one
     "log": "a.csv",
     "checkpoint": "a.npz",
     "device": "cpu",
+    "scratch": ".",
+    "rank_timeout": 9,
 }
 
 
