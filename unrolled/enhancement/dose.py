@@ -272,7 +272,7 @@ def specific_kernels_net(
     layers += [_Residual(width) for _ in range(max(0, (depth - 2) // 2))]
     last = nn.Conv3d(width, n, 3, padding=1, padding_mode="replicate")
     nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(last.bias)
     return SpecificKernels(nn.Sequential(*layers, last), reach, nuclide, voxel_size)
 
 
