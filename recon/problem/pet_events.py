@@ -216,7 +216,7 @@ def _sorted(
     """This rank's prompts of every subset, and randoms and scatter: numbers, or a list for every subset, or None."""
     if held is None:
         assert source.scratch is not None
-        return _on_disk(source, sinogram, subsets, source.scratch), tuple(v if v is None else float(v) for v in given)  # type: ignore[arg-type]
+        return _on_disk(source, sinogram, subsets, source.scratch), tuple(v if v is None else float(v) for v in given)
     prompts = held[0][0]
     view = sinogram.bins_of(prompts)[:, 0]
     inside = view >= 0
@@ -290,5 +290,5 @@ def _sensitivity(corrections: Corrections, views: PETSinogram, ranks: RankGroup)
         return np.asarray(ranks.sum_own(np.zeros(corrections.grid.shape, np.float32)))
     mine = views if n == 1 else views.subset(k, min(n, views.n_views))
     system: Projector = corrections.system(mine)
-    own: np.ndarray = system.T(corrections.factors(mine))
+    own: np.ndarray = to_numpy(system.T(corrections.factors(mine)))
     return np.asarray(ranks.sum(own))

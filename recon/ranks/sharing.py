@@ -152,8 +152,8 @@ class ShardedLikelihood:
     def gradient(self, x: Array) -> Array:
         """Return the gradient of f at x."""
         if not knows_counts(self.local):
-            return self.local.gradient(x)  # type: ignore[no-any-return]  # summed by its projector
-        return self.sensitivity_like(x) - self.model.adjoint(self.ratio(x))  # type: ignore[no-any-return]
+            return self.local.gradient(x)
+        return self.sensitivity_like(x) - self.model.adjoint(self.ratio(x))
 
     def value_and_gradient(self, x: Array) -> tuple[Array, Array]:
         """Return f(x) and its gradient, with one projection forth and back."""
@@ -167,8 +167,8 @@ class ShardedLikelihood:
     def hessian_vector(self, x: Array, v: Array) -> Array:
         """Return the Hessian at x applied to v."""
         if not knows_counts(self.local):
-            return self.local.hessian_vector(x, v)  # type: ignore[no-any-return]
-        return self.model.adjoint(self.ratio_and_slope(x)[1] * self.model.linear(v))  # type: ignore[no-any-return]
+            return self.local.hessian_vector(x, v)
+        return self.model.adjoint(self.ratio_and_slope(x)[1] * self.model.linear(v))
 
     def ratio(self, x: Array) -> Array:
         """Return y / ybar of this rank's share."""
