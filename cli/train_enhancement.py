@@ -153,12 +153,10 @@ class EnhancementPlan:
 
     def pairs(self, device: torch.device | str = "cpu") -> ImagePairs:
         """Return what makes training pairs of samples."""
-        ImagePairs = importlib.import_module("emrecon.unrolled.training.enhancing").ImagePairs
+        make = importlib.import_module("emrecon.unrolled.training.enhancing").ImagePairs
         data, loss = self.recipe.data, self.recipe.loss
         shape, levels = self.simulation.grid.shape, self.simulation.counts.levels
-        made: ImagePairs = ImagePairs(
-            shape, levels, self.inputs, data.guides, data.target, loss.lesions, loss.blur, device
-        )
+        made: ImagePairs = make(shape, levels, self.inputs, data.guides, data.target, loss.lesions, loss.blur, device)
         return made
 
     def dataset(self, split: str) -> Dataset | SimulatedDataset | CachedDataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def _subjects(results: Results, unit: str) -> Mapping[str, Sequence[Any]]:
     return found
 
 
-def _mean(values: Sequence[Any]) -> Interval | None:
+def _mean(values: Iterable[Any]) -> Interval | None:
     there = [float(v) for v in values if v is not None]
     return t_interval(there) if there else None
 
@@ -63,7 +63,7 @@ def _best(where: str, found: Mapping[str, Sequence[Any]]) -> tuple[Any, ...]:
     means = {title: float(np.mean([v for v in values if v is not None])) for title, values in found.items()}
     first, second, *_ = sorted(means, key=lambda title: means[title])
     pairs = [(a, b) for a, b in zip(found[first], found[second]) if a is not None and b is not None]
-    p = compare_paired(*(list(values) for values in zip(*pairs))).p if len(pairs) > 1 else None
+    p = compare_paired([a for a, _ in pairs], [b for _, b in pairs]).p if len(pairs) > 1 else None
     return (where, first, _mean(found[first]), p, means["OSEM"], means["FBSEM-Net, unrolled"])
 
 

@@ -112,7 +112,7 @@ def _built(name: str, width: int, full: np.ndarray) -> tuple[nn.Module, Any]:
     """A network with what trains it, and the objective."""
     with unrolled.seeded(0):
         generator = unrolled.unet_enhancer(2, width=width, levels=3, non_negative=False)
-        criteria = {
+        criteria: dict[str, Callable[..., Any]] = {
             "mse": unrolled.mse,
             "l1-ssim": unrolled.WeightedSum((1.0, unrolled.l1), (0.5, unrolled.ssim_loss)),
             "observer": unrolled.WeightedSum((1.0, unrolled.mse), (0.1, unrolled.ObserverLoss(size=9, width=4.0))),
@@ -183,7 +183,8 @@ def sections(results: Results, options: Options) -> Sequence[Section]:
     rows, numbers = [], {}
     for name, title in {"osem": "OSEM", **METHODS}.items():
         found = numbers[title] = results[f"adversarial/{name}"]
-        area = Interval(*(float(v) for v in found["area"]), int(found["n"]))
+        value, low, high = (float(v) for v in found["area"])
+        area = Interval(value, low, high, int(found["n"]))
         error = t_interval([float(v) for v in found["subjects"]["nrmse"]])
         ssim, noise, bias = float(found["ssim"][0]), 100 * float(found["noise"]), 100 * float(found["bias"])
         rows.append((title, area, error, ssim, noise, bias))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -141,7 +141,7 @@ def _seen(images: np.ndarray, spheres: Mapping[str, np.ndarray]) -> dict[str, An
     background = (np.abs(truth / np.median(truth[truth > 0]) - 1) < 0.02) & ~_grown(hot, 3)
     found = []
     for diameter in _DIAMETERS:
-        centre = layout[f"sphere {diameter} mm"].shape.centre
+        centre = cast(sims.Ellipsoid, layout[f"sphere {diameter} mm"].shape).centre
         inside = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= max(diameter / 2, 5.0) ** 2
         planes = images[..., 0]
         levels, noise = planes[:, background].mean(1), planes[:, background].std(1)

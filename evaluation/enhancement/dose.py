@@ -55,7 +55,7 @@ def _settings(options: Options) -> dict[str, Any]:
 
 def _grid(options: Options) -> ImageGrid:
     x, y, z = _settings(options)["shape"]
-    return ImageGrid((x, y, z), VOXEL)
+    return ImageGrid((x, y, z), (VOXEL, VOXEL, VOXEL))
 
 
 def _samples(options: Options, folder: Path, unit: str, name: str) -> Iterator[Sample]:

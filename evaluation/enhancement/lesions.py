@@ -210,7 +210,7 @@ def sections(results: Results, options: Options) -> Sequence[Section]:
     return [Section("Small lesions at eight count levels", [*parts, _picture(results, seconds)])]
 
 
-def _mean(values: Sequence[float]) -> Interval | None:
+def _mean(values: np.ndarray) -> Interval | None:
     return t_interval([float(v) for v in values]) if len(values) > 1 else None
 
 

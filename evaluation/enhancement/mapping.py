@@ -97,7 +97,7 @@ def _pet(seed: int, kind: str) -> dict[str, np.ndarray]:
     body = patient(seed, kind, "fdg")
     activity, mu = (np.asarray(v, np.float32) for v in (body.activity(GRID), body.attenuation(GRID, 511.0)))
     survival = attenuation_factors(PETProjector(GRID, SINOGRAM.without_tof()), mu)[:, :, None]
-    trues = survival * PETProjector(GRID, SINOGRAM)(activity)
+    trues = np.asarray(survival * PETProjector(GRID, SINOGRAM)(activity))
     scale = np.float32(_COUNTS / (1.3 * trues.sum(dtype=float)))
     background = np.full(trues.shape, 0.3 * scale * trues.mean(), np.float32)
     counts = np.random.default_rng([seed, 2]).poisson(scale * trues + background).astype(np.float32)
@@ -147,7 +147,7 @@ def _spect(seed: int, kind: str) -> dict[str, np.ndarray]:
         "factor": factors,
     }
     low = {**found, "counts": drawn[1], "background": np.full_like(scatter, 1e-3)}
-    return found | {"nac": spect_image(found, None), "window": spect_image(low, None)}  # type: ignore[dict-item]
+    return found | {"nac": spect_image(found, None), "window": spect_image(low, None)}
 
 
 def spect_image(case: Arrays, mu: np.ndarray | None) -> np.ndarray:
@@ -162,7 +162,7 @@ def ellipse_map(image: np.ndarray, modality: str) -> np.ndarray:
     outline = ndimage.binary_fill_holes(ndimage.gaussian_filter(image[..., 0], 1) > 0.15 * np.quantile(image, 0.95))
     i, j = np.nonzero(outline)
     centre = np.array([i.mean(), j.mean()])
-    covariance = np.cov(np.stack([i, j]))
+    covariance = np.cov(np.vstack([i, j]))
     grid = np.stack(np.indices(outline.shape), -1) - centre
     distance = np.einsum("...i,ij,...j", grid, np.linalg.inv(covariance), grid)
     return np.asarray(_WATER[modality] * (distance <= 4)[..., None], np.float32)

@@ -98,7 +98,7 @@ def _scan(seed: int, kind: str, histories: int) -> dict[str, np.ndarray]:
     body = _body(seed, kind)
     activity, mu = (np.asarray(v, np.float32) for v in (body.activity(LONG), body.attenuation(LONG, 511.0)))
     A = PETProjector(LONG, SINOGRAM)
-    trues = attenuation_factors(A, mu) * A(activity)
+    trues = np.asarray(attenuation_factors(A, mu) * A(activity))
     single = single_scatter(activity, mu, LONG, SINOGRAM, sampling=_SAMPLING)
     multiple = photon_histories(activity, mu, LONG, SINOGRAM, histories, seed).smoothed(3, 3, 1).multiple
     pairs = SINOGRAM.multiplicity()
@@ -120,7 +120,7 @@ def _scan(seed: int, kind: str, histories: int) -> dict[str, np.ndarray]:
 def _image(case: Arrays, scatter: np.ndarray | str | None) -> np.ndarray:
     """The OSEM image with a scatter, that of "sss", or none."""
     scan = Scan(case["counts"], SINOGRAM, background=case["randoms"] + np.float32(1e-4))
-    problem = recon.pet_problem(scan, mu=case["mu"], grid=GRID, scatter=scatter, subsets=_SUBSETS)  # type: ignore[arg-type]
+    problem = recon.pet_problem(scan, mu=case["mu"], grid=GRID, scatter=scatter, subsets=_SUBSETS)
     return np.asarray(recon.reconstruct(problem, "osem", _PASSES), np.float32)
 
 
@@ -145,7 +145,7 @@ def _of(options: Options, name: str) -> Any:
         settings = _settings(options)
         train, held = (_arrays(options, folder, unit, part) for part in ("train", "validation"))
         with_single = name == "with-single"
-        options_of_body = {"width": settings["width"]} | ({"levels": 3} if name != "two-paths" else {})
+        options_of_body: dict[str, Any] = {"width": settings["width"]} | ({"levels": 3} if name != "two-paths" else {})
         with unrolled.seeded(0):
             body = "two-paths" if name == "two-paths" else "unet"
             model = unrolled.scatter_preset(body, with_single=with_single, **options_of_body)
@@ -173,7 +173,7 @@ def _of(options: Options, name: str) -> Any:
                 off.append(float(scatter.sum() / case["scatter"].sum() - 1))
                 if part == "test" and k == 0:
                     profiles = {key: v.sum((0, 2)) for key, v in (("network", scatter), ("true", case["scatter"]))}
-                    np.savez(folder / "shown.npz", **profiles)  # type: ignore[arg-type]
+                    np.savez(folder / "shown.npz", **profiles)
             found[part] = {"activity": rows, "total": off}
         return {**numbers, **found}
 

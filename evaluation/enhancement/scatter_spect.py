@@ -72,14 +72,13 @@ def _scan(seed: int, kind: str) -> dict[str, np.ndarray]:
     counts = np.stack([np.asarray(e.measure([seed + k])[0], np.float32) for k, e in enumerate(inside)])
     mu = np.asarray(expected.mu[0], np.float32)
     found = {"counts": counts, "scatter": np.asarray(expected.scatter[0], np.float32), "mu": mu}
-    found |= {"factor": np.float32(np.ravel(expected.factors)[0]), "labels": labels(body, GRID)}
+    found |= {"factor": np.asarray(np.ravel(expected.factors)[0], np.float32), "labels": labels(body, GRID)}
     return found | {"lines": attenuation_lines(CAMERA, mu, GRID)}
 
 
 def _image(case: Arrays, scatter: np.ndarray | str) -> np.ndarray:
     """The OSEM image of the photopeak with expected scatter, or with that of a method by name."""
-    about = np.float32(case["factor"]), _DURATION, _NUCLIDE
-    scan = WindowedScan(WINDOWS, tuple(case["counts"]), CAMERA, *about)
+    scan = WindowedScan(WINDOWS, tuple(case["counts"]), CAMERA, float(case["factor"]), _DURATION, _NUCLIDE)
     named = scatter if isinstance(scatter, str) else "none"
     more = 1e-3 if isinstance(scatter, str) else scatter + np.float32(1e-3)
     problem = recon.spect_problem(

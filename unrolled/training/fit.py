@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ def data_fit(image: torch.Tensor, likelihood: Likelihood | Sequence[Likelihood])
     Raises TypeError for likelihoods without counts in bins, such as list-mode.
     """
     parts = list(likelihood) if isinstance(likelihood, Sequence) else [likelihood]
-    found = expected = 0.0
+    found: Any = 0.0
+    expected: Any = 0.0
     with torch.no_grad():
         for part in parts:
             counted = of_bins(part, "data_fit", "single events have no deviance of bins")

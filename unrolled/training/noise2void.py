@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,8 +47,10 @@ class Noise2Void:
         return ((applied(model, with_image(hidden)) - image) ** 2)[spots].mean()
 
 
-def _image_of(batch: object) -> tuple[torch.Tensor, object]:
+def _image_of(batch: object) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
     """The noisy images of a batch, and how to put others in their place."""
+    image: Any
+    build: Callable[[torch.Tensor], Any]
     if isinstance(batch, Mapping):
         image, build = batch.get("x"), lambda x: {**batch, "x": x}
     elif isinstance(batch, (tuple, list)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -170,7 +170,7 @@ def _events(likelihood: recon.ListmodeLikelihood, weights: torch.Tensor, share: 
     return recon.ListmodeLikelihood(own_model, sensitivity)
 
 
-def _of_events(values: Array | float, kept: torch.Tensor, n: int) -> Array | float:
+def _of_events(values: Any, kept: torch.Tensor, n: int) -> Any:
     """The values of some events; numbers and values of all events together stay as they are."""
     if not hasattr(values, "shape") or not values.shape or values.shape[-1] != n:
         return values

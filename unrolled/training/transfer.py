@@ -124,7 +124,7 @@ def freeze(model: nn.Module, names: Sequence[str]) -> list[str]:
         own = list(module.parameters(recurse=False))
         if own and hasattr(module, "running_mean") and not any(w.requires_grad for w in own):
             module.eval()
-            module.train = _stays.__get__(module)  # type: ignore[method-assign]
+            module.train = _stays.__get__(module)
     return sorted(found)
 
 
