@@ -163,7 +163,7 @@ def ellipse_map(image: np.ndarray, modality: str) -> np.ndarray:
     i, j = np.nonzero(outline)
     centre = np.array([i.mean(), j.mean()])
     covariance = np.cov(np.vstack([i, j]))
-    grid = np.stack(np.indices(outline.shape), -1) - centre
+    grid = np.moveaxis(np.indices(outline.shape), 0, -1) - centre
     distance = np.einsum("...i,ij,...j", grid, np.linalg.inv(covariance), grid)
     return np.asarray(_WATER[modality] * (distance <= 4)[..., None], np.float32)
 
