@@ -98,8 +98,8 @@ def freeze(model: nn.Module, names: Sequence[str]) -> list[str]:
     """Leave parts of a network as they are in training, and return the names of the weights that do not learn.
 
     Args:
-        names : of weights or of modules, such as "denoisers.0" or "*.layers.0", with * for any text; a module's name
-            stands for all inside. Batch normalisation whose weights do not learn keeps its statistics, too.
+        names : of weights or of modules, such as "denoisers.0" or ``"*.layers.0"``, with ``*`` for any text; a module's
+            name stands for all inside. Batch normalisation whose weights do not learn keeps its statistics, too.
 
     Raises ValueError for a name that nothing has, and where nothing would be left to learn.
     """
