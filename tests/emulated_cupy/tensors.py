@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import array_api_compat.torch
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
@@ -179,5 +180,6 @@ def cuda_tensors() -> Iterator[None]:
             ("get_device_name", lambda device=None: "emulated device"),
         ):
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
-        stack.enter_context(mock.patch.object(torch, "from_dlpack", _from_dlpack))
+        for namespace in (torch, array_api_compat.torch):  # the second may have its own name for it already
+            stack.enter_context(mock.patch.object(namespace, "from_dlpack", _from_dlpack))
         yield

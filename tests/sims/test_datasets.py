@@ -162,7 +162,7 @@ def children_end(folder):
 @pytest.mark.slow
 def test_control_c_leaves_whole_shards_only(made, tmp_path, tmp_path_factory, workers):
     meeting = str(tmp_path_factory.mktemp("meeting"))  # of workers that have learned to leave Control-C to the parent
-    source = f"Together(seconds=0.04, meeting={meeting!r}, workers={workers})"
+    source = f"Together(seconds=0.1, meeting={meeting!r}, workers={workers})"
     code = f"write_dataset({source}, {str(tmp_path)!r}, shard_size=8, workers={workers})"
     run = script(code, stderr=subprocess.PIPE, start_new_session=True)
     wait_for(lambda: len(list(tmp_path.glob("shard-*.h5"))) >= 2, 60)

@@ -10,7 +10,7 @@ from recipe_cases import SMALL_PET, SMALL_SPECT
 
 from emrecon.projectors import DeadTime, ImageGrid, PETScanner, PETSinogram, collimator, isotope
 from emrecon.projectors.core.errors import FormatError
-from emrecon.sims import Cylinder, Phantom, Region, item_seed, random_torso
+from emrecon.sims import Cylinder, Phantom, Region, item_seed, random_torso, source_of
 from emrecon.sims.recipes import recipe as recipes
 from emrecon.sims.recipes.random_bodies import Drawn
 from emrecon.sims.recipes.recipe_file import RecipeError, line_of
@@ -130,7 +130,7 @@ def test_recipes_of_the_library(name):
     found = recipes.load_recipe(name)
     assert found.name == name
     assert found.description
-    source = recipes.source_of(found, reconstruct=lambda scans, table: np.zeros(1))
+    source = source_of(found, reconstruct=lambda scans, table: np.zeros(1))
     assert sum(source.split.values()) == found.n
     assert source.fields
 

@@ -19,6 +19,11 @@ def test_all_weights_together_are_small():
     assert sum(path.stat().st_size for path in paths) < 2_000_000
 
 
+def given(table):
+    """A table without what is None: options that came after the weights have no value in their cards."""
+    return {k: given(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_names_say_architecture_and_recipe(name):
     network, card = pretrained(name)
@@ -28,7 +33,7 @@ def test_names_say_architecture_and_recipe(name):
     assert card.parameters == count_parameters(network) > 10_000
     simulation = card.data["training"]["simulation"]
     assert name == f"{card.architecture}-{simulation['name'].removeprefix('evidence-')}"
-    assert simulation == load_recipe(simulation["name"]).model_dump(mode="json")
+    assert given(simulation) == given(load_recipe(simulation["name"]).model_dump(mode="json"))
     assert simulation["name"] in recipe_names()
     assert card.data["guide"] == "guide"
     assert card.scale
