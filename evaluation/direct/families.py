@@ -1,11 +1,11 @@
-"""The comparisons of the suite: SPECTnet's brains and fewer views of them, DeepPET's torsos, completed SPECT."""
+"""The comparisons of the suite: SPECTnet's brains and fewer views of them, DeepPET's torsos, completed data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -15,6 +15,7 @@ from emrecon.sims.recipes.varied_bodies import VariedShapesBody
 from emrecon.unrolled.methods import PRESETS
 
 from ..suite import Options
+from .partial import BLOCK, COARSE, HALF_THE_COUNTS, VIEWS, Part
 from .samples import Samples
 
 UNROLLED = {"n_modules": 3, "subsets": 2, "width": 24, "initial": [2, 6]}
@@ -30,6 +31,7 @@ class Entry:
         preset : of `unrolled.methods.PRESETS`, with its arguments; "scan" is filled in for those that take it.
         rate : the learning rate of Adam.
         size : samples in a step.
+        loss : "image", the relative squared error (of a family with a part: of its data), or "dpir", DPIR-Net's.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Entry:
     arguments: Mapping[str, Any]
     rate: float = 1e-3
     size: int = 16
+    loss: Literal["image", "dpir"] = "image"
 
     def build(self, samples: Samples) -> nn.Module:
         """Return it with the first weights of seed 0."""
@@ -58,6 +61,7 @@ class Family:
         staged : a SPECTnet that is trained in three stages in the same time.
         regions : whether errors of hot regions and background are measured.
         views : of the camera, instead of the recipe's.
+        part : what of each scan is measured; the networks complete it.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Family:
     staged: Entry | None = None
     regions: bool = False
     views: int | None = None
+    part: Part | None = None
 
     def samples(
         self, options: Options, folder: Path, change: Callable[[sims.Recipe], sims.Recipe] | None = None
@@ -124,12 +129,14 @@ FEWER_VIEWS = tuple(
     for views, subsets in ((30, 10), (15, 5))
 )
 """SPECTnet and OSEM where fewer views are measured: a half and a quarter, as its authors tried."""
+_DEEPPET = {"small": True, "size": 64, "norm": "group"}
 TORSOS = Family(
     "deeppet",
     "Torsos, PET, after DeepPET",
     "deeppet-small",
     (
-        Entry("deeppet", "DeepPET, small", "deeppet", {"small": True, "size": 64, "norm": "group"}),
+        Entry("deeppet", "DeepPET, small", "deeppet", _DEEPPET),
+        Entry("dpir", "DeepPET, small, by DPIR-Net's loss", "deeppet", _DEEPPET, loss="dpir"),
         Entry("automap", "AUTOMAP", "automap", {"size": 64, "views": 96, "bins": 95, "hidden": 512, "width": 16}),
         Entry("radon-inversion", "DirectPET", "radon-inversion", {"patch": 8, "width": 16, "depth": 2}),
         Entry("back-projection", "U-Net after a back projection", "back-projection", {"width": 16}),
@@ -139,13 +146,44 @@ TORSOS = Family(
         Entry("fbsem-net", "FBSEM-Net, unrolled", "fbsem-net", UNROLLED, 2e-3, 8),
     ),
 )
-SPARSE = Family(
-    "sparse",
-    "Random brains, SPECT with 30 of 60 views",
-    "spectnet-small",
-    (Entry("sinogram-net", "Network of data", "sinogram-net", {"width": 24, "depth": 6, "passes": 5, "subsets": 5}),),
+_BRAINS = {"width": 24, "depth": 6, "passes": 5, "subsets": 5}
+_LU_NET = {"network": "lu-net", "width": 12, "levels": 3, "passes": 5, "subsets": 5}
+_RINGS = {"width": 24, "depth": 6, "passes": 4, "subsets": 6}
+COMPLETED = (
+    Family(
+        "sparse",
+        "Random brains, SPECT with 30 of 60 views",
+        "spectnet-small",
+        (
+            Entry("sinogram-net", "Network of data", "sinogram-net", _BRAINS),
+            Entry("lu-net", "LU-Net, a memory along the views", "sinogram-net", _LU_NET),
+        ),
+        part=VIEWS,
+    ),
+    Family(
+        "low-dose",
+        "Random brains, SPECT with half of the counts",
+        "spectnet-small",
+        (Entry("sinogram-net", "Network of data", "sinogram-net", {**_BRAINS, "keep_measured": False}),),
+        part=HALF_THE_COUNTS,
+    ),
+    Family(
+        "failed-block",
+        "Torsos, PET without 12 of 192 crystals",
+        "deeppet-small",
+        (Entry("sinogram-net", "Network of data", "sinogram-net", _RINGS),),
+        part=BLOCK,
+    ),
+    Family(
+        "fine-bins",
+        "Torsos, PET with 19 bins for 95",
+        "deeppet-small",
+        (Entry("sinogram-net", "Network of data", "sinogram-net", _RINGS),),
+        part=COARSE,
+    ),
 )
-FAMILIES = (SPECTNET, TORSOS, SPARSE, *FEWER_VIEWS)
+"""Scans of which a part is measured, and networks of data that complete it."""
+FAMILIES = (SPECTNET, TORSOS, *COMPLETED, *FEWER_VIEWS)
 
 _SHAPES = VariedShapesBody(kind="varied-shapes", number=(5, 12), size=(15.0, 50.0))
 CHANGES: Mapping[str, tuple[str, float, Callable[[sims.Recipe], sims.Recipe] | None]] = {

@@ -35,6 +35,7 @@ class Samples:
         n_train, n_validation, n_test : how many there are.
         folder : where they are kept; None keeps them in memory.
         noise : False gives expected counts.
+        frames : of scans that a network sees together, of several tracers.
     """
 
     recipe: sims.Recipe
@@ -43,13 +44,14 @@ class Samples:
     n_test: int
     folder: Path | None = None
     noise: bool = True
+    frames: int | None = None
     _kept: dict[int, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def source(self) -> sims.RecipeSource:
+    def source(self) -> sims.RecipeSource | sims.TwoTracerSource:
         """What simulates them."""
         recipe = self.recipe.model_copy(update={"outputs": _FIELDS})
-        return sims.RecipeSource(recipe, self.n_train + self.n_validation + self.n_test)
+        return sims.source_of(recipe, self.n_train + self.n_validation + self.n_test)
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the samples, for JSON."""
@@ -101,7 +103,7 @@ class Samples:
 
     @cached_property
     def _prepare(self) -> Preparation:
-        return Preparation(self.source.simulator)
+        return Preparation(self.source.simulator, frames=self.frames)
 
     @cached_property
     def _own(self) -> Path | None:

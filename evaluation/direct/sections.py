@@ -12,7 +12,8 @@ from emrecon.recon import area_under_curve
 from ..sections import Interval, Picture, Section, Table, Text
 from ..statistics import compare_paired, t_interval
 from ..suite import Options, Results
-from .families import CHANGES, FEWER_VIEWS, SPECTNET, TORSOS
+from .families import CHANGES, COMPLETED, FEWER_VIEWS, SPECTNET, TORSOS, Family
+from .tracers import TRACERS
 
 _PUBLISHED = {"hot": (0.68, 1.72), "background": (0.04, 0.10)}
 _FALSE = 1  # invented lesions that make an image one to warn of
@@ -20,8 +21,9 @@ _FALSE = 1  # invented lesions that make an image one to warn of
 
 def sections_of(results: Results, options: Options) -> Sequence[Section]:
     """Return the sections of all families."""
-    made = (_winners, _spectnet, _fewer_views, _torsos, _changes, _hallucinations, _noise, _sparse, _training)
-    return [section(results) for section in made]
+    made = (_winners, _spectnet, _fewer_views, _torsos, _changes, _hallucinations, _noise)
+    completed = (_completed(results, family) for family in COMPLETED)
+    return [*(section(results) for section in made), *completed, _tracers(results), _training(results)]
 
 
 def _subjects(results: Results, unit: str) -> Mapping[str, Sequence[Any]]:
@@ -217,30 +219,55 @@ def _noise(results: Results) -> Section:
     return Section("Bias and noise", (table,))
 
 
-def _sparse(results: Results) -> Section:
-    numbers = _subjects(results, "sparse/compared")
-    data = [
-        (name, _mean(numbers[f"projections, {name}: nrmse"]), _mean(numbers[f"projections, {name}: ssim"]))
-        for name in ("interpolated", "network")
-    ]
-    names = {"sparse": "30 views", "interpolated": "interpolated", "network": "completed by the network"}
-    images = [
-        (title, _mean(numbers[f"images, {name}: nrmse"]), _mean(numbers[f"images, {name}: ssim"]))
-        for name, title in (*names.items(), ("all views", "60 measured views"))
-    ]
-    spread = _mean(numbers["projections, network: squared error over variance"])
-    assert spread is not None
-    said = (
-        f"Squared error of predicted bins over the variance that the network states: {spread.value:.2f} (1 is honest)."
-    )
+def _completed(results: Results, family: Family) -> Section:
+    numbers, part = _subjects(results, f"{family.name}/compared"), family.part
+    assert part is not None
+    networks = {entry.name: f"completed by {entry.title[0].lower()}{entry.title[1:]}" for entry in family.entries}
+    if part.share is not None:
+        networks = {entry.name: "denoised by the network" for entry in family.entries}
+    titles = {part.other: part.other, **networks}
+    width = results[f"{family.name}/compared"].get("width")
+    if width is not None:
+        titles[part.other] = f"smoothed by {width:g} bins FWHM, chosen on validation scans"
+
+    def row(what: str, name: str, title: str) -> tuple[Any, ...]:
+        return (title, *(_mean(numbers[f"{what}, {name}: {key}"]) for key in ("nrmse", "ssim")))
+
+    data = [row("projections", name, title) for name, title in titles.items()]
+    ends = {"measured": part.measured, **titles, "whole": part.whole}
+    images = [row("images", name, title) for name, title in ends.items()]
+    said = []
+    for name, title in networks.items():
+        spread = _mean(numbers[f"projections, {name}: squared error over variance"])
+        assert spread is not None
+        said.append(f"{title}: squared error over the variance that it states {spread.value:.2f} (1 is honest)")
     return Section(
-        "SPECT with 30 of 60 views",
+        family.title,
         (
-            Table("Views that were not measured", ("views", "NRMSE", "SSIM"), data),
-            Table("OSEM, 5 passes, of", ("data", "NRMSE", "SSIM"), images),
-            Text("", (said,)),
+            Table("Counts that were not measured, against expected ones", ("bins", "NRMSE", "SSIM"), data),
+            Table("OSEM of", ("data", "NRMSE", "SSIM"), images),
+            Text("", (f"Data {'; '.join(said)}.",)),
         ),
     )
+
+
+def _tracers(results: Results) -> Section:
+    classical, settings = _subjects(results, "two-tracers/classical"), results["two-tracers/classical"]
+    rows = {
+        f"OSEM of the frames, {settings['decay alone']:g} mm FWHM, and decay": ("decay alone, ", classical),
+        f"joint EM, {settings['joint EM']} iterations": ("joint EM, ", classical),
+        "OSEM of the frames and a network": ("", _subjects(results, "two-tracers/network")),
+    }
+    table = Table(
+        "FDG and a Ga-68 tracer, five frames, 2-D torsos",
+        ("method", *(f"{tracer}, {key}" for tracer in TRACERS for key in ("NRMSE", "SSIM"))),
+        [
+            (title, *(_mean(numbers[f"{start}{tracer}: {key}"]) for tracer in TRACERS for key in ("nrmse", "ssim")))
+            for title, (start, numbers) in rows.items()
+        ],
+        "Smoothing and iterations have the least error on validation scans.",
+    )
+    return Section("Two tracers in one scan", (table,))
 
 
 def _training(results: Results) -> Section:

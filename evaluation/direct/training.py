@@ -12,12 +12,49 @@ import torch
 from torch import nn
 
 from emrecon import unrolled
+from emrecon.unrolled.training.adversarial import WithDiscriminator, patch_discriminator
+from emrecon.unrolled.training.dpir import DPIRLoss, features_of
+from emrecon.unrolled.training.image_losses import FeatureEncoder, PerceptualLoss
 from emrecon.unrolled.training.records import best_weights
 
+from .families import Entry, Family
 from .samples import Samples
 
 _CLIP, _EMA = 1.0, 0.99
+_CRITIC_RATE = 2.0  # times the network's
 _TIMED = 6  # steps, the first of which does not count
+
+
+def trainee_of(entry: Entry, model: nn.Module) -> nn.Module:
+    """Return what is trained: the network, or the network with a critic beside it, with the first weights of seed 1."""
+    if entry.loss != "dpir":
+        return model
+    with unrolled.seeded(1):
+        return WithDiscriminator(model, patch_discriminator(2))
+
+
+def objective_of(family: Family, entry: Entry, samples: Samples, folder: Path | None) -> Any:
+    """Return what a network learns; DPIR-Net's encoder learns its features first and is kept in the folder.
+
+    Without a folder the encoder has its first weights, which is enough to time a step.
+    """
+    if family.part is not None:
+        return family.part.objective(samples.source.simulator.geometry)
+    if entry.loss != "dpir":
+        return unrolled.Supervised(unrolled.relative_mse)
+    if folder is None:
+        return DPIRLoss(PerceptualLoss(FeatureEncoder(2)))
+    batches = samples.batches(entry.size, 0)
+    encoder = features_of(lambda epoch: (target for _, target in batches(epoch)), 2, folder)
+    return DPIRLoss(PerceptualLoss(encoder))
+
+
+def _groups(model: nn.Module, rate: float) -> list[dict[str, Any]]:
+    """The parameters with their learning rates."""
+    if not isinstance(model, WithDiscriminator):
+        return [{"params": list(model.parameters()), "lr": rate}]
+    parts = ((model.generator, rate), (model.discriminator, _CRITIC_RATE * rate))
+    return [{"params": list(part.parameters()), "lr": lr} for part, lr in parts]
 
 
 def seconds_per_step(model: nn.Module, samples: Samples, size: int, objective: Any) -> float:
@@ -52,7 +89,7 @@ def trained(
 
     Adam, warm-up and cosine, gradients clipped, averaged weights.
     """
-    optimiser = torch.optim.Adam(model.parameters(), rate)
+    optimiser = torch.optim.Adam(_groups(model, rate))
     settings = unrolled.Settings(
         steps, max(1, steps // 4), _CLIP, _EMA, watch=watch, folder=folder, signature=signature
     )
@@ -70,7 +107,8 @@ def trained(
         found = {"validation": float(record.metrics[watch]), "seconds": record.seconds}
     model.load_state_dict(best_weights(folder))
     model.eval()
-    numbers = {"steps": steps, "batch_size": size, "parameters": unrolled.count_parameters(model)}
+    network = model.generator if isinstance(model, WithDiscriminator) else model
+    numbers = {"steps": steps, "batch_size": size, "parameters": unrolled.count_parameters(network)}
     return {**numbers, **found}
 
 

@@ -14,20 +14,19 @@ from torch import nn
 
 from emrecon import recon, unrolled
 from emrecon.recon.likelihoods import start_image
-from emrecon.unrolled.direct import every_view, interpolated, normalised_data, partly_measured
-from emrecon.unrolled.direct.direct import unit_of_bins
-from emrecon.unrolled.networks.scaling import counts_of
 from emrecon.unrolled.training.records import best_weights
 
 from ..suite import Options, Unit, folder_of, numbers_of
-from .families import CHANGES, FAMILIES, SPARSE, TORSOS, Entry, Family
+from .families import CHANGES, COMPLETED, FAMILIES, TORSOS, Entry, Family
+from .partial import best_width, compared
 from .samples import Pair, Samples
 from .scores import edge_width, joined, region_errors, scores
-from .training import seconds_per_step, trained, validation
+from .tracers import tracer_units
+from .training import objective_of, seconds_per_step, trained, trainee_of, validation
 
-_EVERY = 2  # views of the sparse family: every second is measured
 _STAGES = (0.4, 0.25, 0.35)  # of the time: autoencoder, codes, joint
 _REALISATIONS = 20
+_TOGETHER = 10  # scans that miss the same bins
 Images = Callable[[Pair], torch.Tensor]
 
 
@@ -37,11 +36,12 @@ def units_of(options: Options) -> Sequence[Unit]:
     for family in FAMILIES:
         found += [_pace(family, options), *(_network(family, entry, options) for entry in family.entries)]
         found += [_staged(family, options)] if family.staged is not None else []
-        found += [_osem(family, options)] if family is not SPARSE else []
+        found += [_osem(family, options)] if family.part is None else []
     found += [_fbp(options)]
     found += [_changes(entry, options) for entry in TORSOS.entries] + [_classical_changes(options)]
     found += [_noise(entry, options) for entry in TORSOS.entries] + [_classical_noise(options)]
-    return [*found, _sparse(options)]
+    found += [_compared(family, options) for family in COMPLETED]
+    return [*found, *tracer_units(options, _seconds(options), lambda own, unit: _folder(options, own, unit))]
 
 
 def _seconds(options: Options) -> float:
@@ -61,12 +61,6 @@ def _folder(options: Options, own: Path, unit: str) -> Path:
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-def _objective(entry: Entry) -> Any:
-    if entry.preset == "sinogram-net":
-        return unrolled.Completing(unrolled.EvenlySpacedViews(_EVERY, shifted=True))
-    return unrolled.Supervised(unrolled.relative_mse)
-
-
 def _pace(family: Family, options: Options) -> Unit:
     """Seconds of a step of every network, and the steps that fit into the time."""
     name = f"{family.name}/pace"
@@ -74,7 +68,12 @@ def _pace(family: Family, options: Options) -> Unit:
     def run(folder: Path) -> Mapping[str, Any]:
         samples = family.samples(options, _folder(options, folder, name))
         pace = {
-            entry.name: seconds_per_step(entry.build(samples), samples, entry.size, _objective(entry))
+            entry.name: seconds_per_step(
+                trainee_of(entry, entry.build(samples)),
+                samples,
+                entry.size,
+                objective_of(family, entry, samples, None),
+            )
             for entry in family.entries
         }
         if family.staged is not None:
@@ -117,7 +116,7 @@ def _network(family: Family, entry: Entry, options: Options) -> Unit:
     def run(folder: Path) -> Mapping[str, Any]:
         samples = family.samples(options, _folder(options, folder, name))
         steps = _steps(options, numbers_of(folder, name, pace)["seconds per step"][entry.name])
-        model = entry.build(samples)
+        model = trainee_of(entry, entry.build(samples))
         numbers = trained(
             model,
             samples,
@@ -125,21 +124,27 @@ def _network(family: Family, entry: Entry, options: Options) -> Unit:
             steps,
             size=entry.size,
             rate=entry.rate,
-            objective=_objective(entry),
+            objective=objective_of(family, entry, samples, folder),
             signature=entry.name,
             validate=_validate(family, samples),
         )
         return {**numbers, **_tested(family, samples, _images_of(model), options)}
 
-    return Unit(name, run, (pace,), _about(options, entry=dict(entry.arguments), rate=entry.rate, batch=entry.size))
+    about = _about(options, entry=dict(entry.arguments), rate=entry.rate, batch=entry.size)
+    return Unit(name, run, (pace,), about if entry.loss == "image" else {**about, "loss": entry.loss})
 
 
 def _validate(family: Family, samples: Samples) -> Callable[[nn.Module], Mapping[str, float]]:
-    n = samples.n_validation
-    if family is not SPARSE:
-        return validation(samples, n)
-    pairs = [(_partly(arguments), truth) for arguments, truth in samples.pairs("validation", min(n, 25))]
-    return unrolled.Validation(pairs)
+    if family.part is None:
+        return validation(samples, samples.n_validation)
+    return unrolled.Validation(list(_pairs(family, samples, "validation", 25)))
+
+
+def _pairs(family: Family, samples: Samples, split: str, n: int) -> Iterator[Pair]:
+    """The first n samples of a part of them, measured as those of the family are, in batches."""
+    geometry = samples.source.simulator.geometry
+    for k, pair in enumerate(samples.pairs(split, n, size=100 if family.part is None else _TOGETHER)):
+        yield pair if family.part is None else family.part.pair(pair, geometry, k)
 
 
 def _staged(family: Family, options: Options) -> Unit:
@@ -175,7 +180,8 @@ def _staged(family: Family, options: Options) -> Unit:
 def _model(own: Path, unit: str, family: Family, entry: Entry, samples: Samples) -> nn.Module:
     """Return a network with the weights of its unit."""
     model = entry.build(samples)
-    model.load_state_dict(best_weights(folder_of(own, unit, f"{family.name}/{entry.name}") / "training"))
+    weights = best_weights(folder_of(own, unit, f"{family.name}/{entry.name}") / "training")
+    trainee_of(entry, model).load_state_dict(weights)  # which has the model's parameters as its own
     return model.eval()
 
 
@@ -194,8 +200,7 @@ def _images_of(model: nn.Module) -> Images:
 def _tested(family: Family, samples: Samples, images: Images, options: Options) -> dict[str, Any]:
     """Return the scores of the test scans, by subject, and the seconds of an image."""
     parts, seconds = [], 0.0
-    pairs = samples.pairs("test", samples.n_test, size=100)
-    for pair in map(_sparse_pair, pairs) if family is SPARSE else pairs:
+    for pair in _pairs(family, samples, "test", samples.n_test):
         started = time.perf_counter()
         made = images(pair)
         seconds += time.perf_counter() - started
@@ -346,66 +351,27 @@ def _classical_noise(options: Options) -> Unit:
     return Unit(name, run, ("deeppet/osem",), _about(options))
 
 
-# ---- half of the views -----------------------------------------------------------------------------------------------
+# ---- data that are completed ----------------------------------------------------------------------------------------
 
 
-def _partly(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    likelihood = arguments["likelihood"]
-    shape = tuple(likelihood.model.projector.out_shape)
-    return {**arguments, "likelihood": partly_measured(likelihood, every_view(shape[0], _EVERY, shape))}
-
-
-def _sparse_pair(pair: Pair) -> Pair:
-    return _partly(pair[0]), pair[1]
-
-
-def _sparse(options: Options) -> Unit:
-    """Projections completed by the network and by interpolation, and OSEM of them, of the sparse data, and of all."""
-    name = "sparse/compared"
+def _compared(family: Family, options: Options) -> Unit:
+    """Projections completed by networks and by a simple rule, and OSEM of them, of what is measured, and of all."""
+    name, part = f"{family.name}/compared", family.part
+    assert part is not None
 
     def run(folder: Path) -> Mapping[str, Any]:
-        samples = SPARSE.samples(options, _folder(options, folder, name))
-        entry = SPARSE.entries[0]
-        model = _model(folder, name, SPARSE, entry, samples)
-        assert isinstance(model, unrolled.OnData)
-        reconstruct, found = unrolled.OSEMPasses(5, 5), []
-        for pair in samples.pairs("test", min(samples.n_test, 100), size=50):
-            found.append(_compared(model, reconstruct, pair))
-        return {"subjects": joined(found)}
+        samples = family.samples(options, _folder(options, folder, name))
+        geometry = samples.source.simulator.geometry
+        models: dict[str, unrolled.OnData] = {}
+        for entry in family.entries:
+            model = _model(folder, name, family, entry, samples)
+            assert isinstance(model, unrolled.OnData)
+            models[entry.name] = model
+        reconstruct = models[family.entries[0].name].reconstruct
+        width = best_width(part, geometry, list(samples.pairs("validation", 25)), reconstruct)
+        pairs = samples.pairs("test", min(samples.n_test, 100), size=_TOGETHER)
+        found = [compared(models, part, geometry, pair, k, width) for k, pair in enumerate(pairs)]
+        return {"subjects": joined(found), "width": width}
 
-    return Unit(name, run, (f"{SPARSE.name}/{SPARSE.entries[0].name}",), _about(options, every=_EVERY))
-
-
-def _compared(model: unrolled.OnData, reconstruct: unrolled.OSEMPasses, pair: Pair) -> dict[str, list[Any]]:
-    full, truth = pair[0]["likelihood"], pair[1]
-    part = _partly(pair[0])["likelihood"]
-    exact = full.model(truth)  # what all views would have shown without noise
-    hidden = ~part.measured
-    with torch.no_grad():
-        done = model.completion(part)
-        unit, background, _ = unit_of_bins(part, part.complete)
-        data, mask = normalised_data(part)[0], part.measured.to(truth.dtype)
-        folding = unrolled.DataFolding(tuple(full.model.projector.out_shape), 2)
-        lines = interpolated(folding.fold(data[:, None]), folding.fold(mask[:, None]), half_turn=False)
-        between = folding.unfold(lines, tuple(data.shape[:1])).squeeze(1) * unit + background
-        linear = torch.where(part.measured, counts_of(part), between)
-        predicted = recon.PoissonLikelihood(linear.clamp(min=0), full.model)
-        images = {
-            "network": model(part),
-            "interpolated": reconstruct(predicted),
-            "sparse": reconstruct(part),
-            "all views": reconstruct(full),
-        }
-    found: dict[str, list[Any]] = {}
-    for name, counts in (("network", done.counts), ("interpolated", linear)):
-        error = ((counts - exact) * hidden).flatten(1).norm(dim=1) / (exact * hidden).flatten(1).norm(dim=1)
-        found[f"projections, {name}: nrmse"] = error.tolist()
-        found[f"projections, {name}: ssim"] = np.asarray(recon.ssim(counts, exact, dimensions=3)).tolist()
-    spread = ((counts_of(full) - done.counts) ** 2 / done.variance * hidden).flatten(1).sum(1) / hidden.flatten(1).sum(
-        1
-    )
-    found["projections, network: squared error over variance"] = spread.tolist()
-    for name, image in images.items():
-        found[f"images, {name}: nrmse"] = np.asarray(recon.nrmse(image, truth, dimensions=3)).tolist()
-        found[f"images, {name}: ssim"] = np.asarray(recon.ssim(image, truth, dimensions=3)).tolist()
-    return found
+    needs = tuple(f"{family.name}/{entry.name}" for entry in family.entries)
+    return Unit(name, run, needs, _about(options, part=part.measured))

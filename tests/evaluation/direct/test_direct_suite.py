@@ -9,9 +9,11 @@ import torch
 
 from emrecon import sims
 from emrecon.evaluation import SUITES, Interval, Options, Picture, Results, Section, Table
-from emrecon.evaluation.direct.families import CHANGES, FAMILIES
+from emrecon.evaluation.direct.families import CHANGES, COMPLETED, FAMILIES
+from emrecon.evaluation.direct.partial import compared
 from emrecon.evaluation.direct.samples import Samples
 from emrecon.evaluation.direct.scores import edge_width, false_lesions, region_errors
+from emrecon.evaluation.direct.tracers import TRACERS, joint_em, network_of
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = sims.parse_recipe("""
@@ -105,6 +107,41 @@ def test_units_need_what_is_there():
             sims.RecipeSource(changed, 1).draw(0)
 
 
+@pytest.mark.parametrize("family", COMPLETED, ids=lambda family: family.name)
+def test_what_is_measured_of_a_scan(family, tmp_path):
+    """Simple rules fill in what a part leaves out; the measured part alone is a likelihood, too."""
+    recipe = sims.load_recipe(family.recipe)
+    samples = Samples(recipe, 1, 1, 2, tmp_path)
+    part, geometry = family.part, samples.source.simulator.geometry
+    (pair,) = samples.pairs("test", 2)
+    seen, y, missing = part.of(pair[0]["likelihood"], geometry, 3)
+    assert missing.any()
+    assert float(seen.data.sum()) <= float(pair[0]["likelihood"].data.sum())
+    models = {entry.name: entry.build(samples).eval() for entry in family.entries}
+    numbers = compared(models, part, geometry, pair, 3, None if part.share is None else 2.0)
+    for name in models:  # networks begin as the rule, or as the data themselves
+        begun = numbers[f"projections, {name}: nrmse"]
+        if part.share is None:
+            assert begun == pytest.approx(numbers[f"projections, {part.other}: nrmse"], rel=1e-4)
+        else:
+            assert np.mean(begun) > np.mean(numbers[f"projections, {part.other}: nrmse"])
+    assert np.mean(numbers["images, whole: nrmse"]) < 1
+    assert torch.equal(part.of(pair[0]["likelihood"], geometry, 3)[1], y)
+
+
+def test_joint_em_tells_tracers_apart_without_noise(tmp_path):
+    recipe = sims.load_recipe("two-tracers")
+    samples = Samples(recipe, 1, 1, 1, tmp_path, noise=False, frames=len(recipe.second.frames))
+    (arguments, truth) = samples.pair("test", [0], 0)
+    apart = network_of(samples)
+    few, many = (joint_em(apart, arguments["likelihood"], n) for n in (2, 60))
+    assert few.shape == many.shape == truth.shape
+    errors = [float(((x - truth) ** 2).sum() / (truth**2).sum()) for x in (few, many)]
+    assert errors[1] < errors[0] / 2
+    explained = arguments["likelihood"].model(apart.frames_of(many))
+    assert float(explained.sum()) == pytest.approx(float(arguments["likelihood"].data.sum()), rel=1e-2)
+
+
 def made_up(name, random):
     """Numbers as a unit has them."""
     keys = ("nrmse", "ssim", "fit", "hot", "background")
@@ -112,12 +149,16 @@ def made_up(name, random):
     subjects |= {key: random.integers(0, 2, 12).tolist() for key in ("invented", "lost")}
     subjects |= {f"{key}, fixed": values for key, values in subjects.items()}
     subjects |= {f"{change}: {key}": subjects[key] for change in CHANGES for key in (*keys, "invented", "lost")}
-    parts = ("interpolated", "network", "sparse", "all views")
+    parts = ("interpolated", "smoothed", "sinogram-net", "lu-net", "measured", "whole")
     subjects |= {
         f"{what}, {part}: {key}": subjects[key] for what in ("projections", "images") for part in parts for key in keys
     }
-    subjects["projections, network: squared error over variance"] = [1.0, 1.1]
+    for network in ("sinogram-net", "lu-net"):
+        subjects[f"projections, {network}: squared error over variance"] = [1.0, 1.1]
+    for method in ("", "decay alone, ", "joint EM, "):
+        subjects |= {f"{method}{tracer}: {key}": subjects[key] for tracer in TRACERS for key in ("nrmse", "ssim")}
     numbers = {"subjects": subjects, "seconds an image": 0.1, "pass": 3, "bias": 0.1, "sd": 0.2, "edge": None}
+    numbers |= {"width": None, "decay alone": 8.0, "joint EM": 20}
     return numbers | ({"steps": [1, 2], "parameters": 3} if name.endswith("staged") else {})
 
 
