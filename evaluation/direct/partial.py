@@ -19,7 +19,7 @@ from emrecon.unrolled.training.thinning import thinned
 
 from .samples import Pair
 
-WIDTHS = (1.0, 1.5, 2.0, 3.0, 4.0)
+WIDTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 """FWHM, bins, of the Gaussians that smooth noisy projections; validation scans choose one."""
 
 

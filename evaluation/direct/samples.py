@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from emrecon import __version__, sims
-from emrecon.projectors.core.files import atomic_stream
 from emrecon.unrolled import Preparation
+
+from ..kept import kept
 
 _TOGETHER = 50  # samples of a file
 _FIELDS = ("expected", "background", "factors", "mu", "truth")
@@ -115,26 +115,10 @@ class Samples:
     def _file(self, k: int) -> dict[str, np.ndarray]:
         if k not in self._kept:
             path = None if self._own is None else self._own / f"{k:05d}.npz"
-            found = None if path is None else _read(path)
-            if found is None:
-                found = self._made(k)
-                if path is not None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with atomic_stream(path) as stream:
-                        np.savez(stream, **found)  # type: ignore[arg-type]
-            self._kept[k] = found
+            self._kept[k] = kept(path, lambda: self._made(k))
         return self._kept[k]
 
     def _made(self, k: int) -> dict[str, np.ndarray]:
         last = min((k + 1) * _TOGETHER, self.n_train + self.n_validation + self.n_test)
         made = self.source.samples(range(k * _TOGETHER, last))
         return {name: np.asarray(made[name], np.float32) for name in _FIELDS}
-
-
-def _read(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a file, None where it is not there or damaged, and is made again."""
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
-        return None

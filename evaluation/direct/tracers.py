@@ -24,7 +24,7 @@ from .training import seconds_per_step, trained, validation
 TRACERS = ("FDG", "Ga-68")
 WIDTHS = (8.0, 12.0, 16.0, 24.0)
 """FWHM, mm, of the Gaussians over frames before decay tells the tracers apart."""
-ITERATIONS = (10, 20, 40, 80)
+ITERATIONS = (20, 40, 80, 160, 320)
 """Of joint EM; validation scans choose one of each."""
 _SIZE, _RATE = 8, 1e-3
 _RECIPE, _NETWORK = "two-tracers", {"passes": 4, "subsets": 6, "width": 16}

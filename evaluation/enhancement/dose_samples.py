@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from emrecon import sims
 from emrecon.projectors import ImageGrid, linear_attenuation
-from emrecon.projectors.core.files import atomic_stream
 from emrecon.recon.dosimetry import simulated_dose, uniform_dose
 
+from ..kept import kept
 from .mapping import labels, patient
 
 _WATER = linear_attenuation("water", 511.0)
@@ -70,10 +71,4 @@ def dose_samples(folder: Path, name: str, n: int, grid: ImageGrid, nuclide: str,
     about = f"{nuclide}-{'x'.join(map(str, grid.shape))}-{grid.voxel_size[0]:g}-{histories}"
     for k in range(n):
         path = folder / f"dose-{about}" / f"{name}-{k}.npz"
-        if not path.exists():
-            found = dose_sample(FIRST[name] + k, name, grid, nuclide, histories)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_stream(path) as stream:
-                np.savez(stream, **found)  # type: ignore[arg-type]
-        with np.load(path) as file:
-            yield {key: file[key] for key in file.files}
+        yield kept(path, partial(dose_sample, FIRST[name] + k, name, grid, nuclide, histories))

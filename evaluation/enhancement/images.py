@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from emrecon import __version__, recon, sims, unrolled
-from emrecon.projectors.core.files import atomic_stream
 from emrecon.unrolled import Preparation
 
+from ..kept import kept
 from ..suite import Options, folder_of
 
 _TOGETHER = 8  # samples that are reconstructed at once
@@ -65,14 +64,7 @@ class Images:
     def of(self, split: str) -> Arrays:
         """Return the arrays of a part, float32."""
         path = None if self._place is None else self._place / f"{split}.npz"
-        found = None if path is None else _read(path)
-        if found is None:
-            found = self._made(split)
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with atomic_stream(path) as stream:
-                    np.savez(stream, **found)  # type: ignore[arg-type]
-        return found
+        return kept(path, lambda: self._made(split))
 
     @property
     def _place(self) -> Path | None:
@@ -169,15 +161,6 @@ def pair(
         arguments["guide"] = torch.stack(shown, -4) if len(shown) > 1 else shown[0]
     found = (arguments, t / scale)
     return found if weight is None else (*found, weight(torch.as_tensor(arrays["lesions"][which]).clamp(0, 1)))
-
-
-def _read(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a file, None where it is not there or damaged, and is made again."""
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
-        return None
 
 
 def nrmse(images: np.ndarray, truth: np.ndarray) -> list[float]:

@@ -24,7 +24,8 @@ from emrecon.projectors import (
     TimeOfFlight,
     attenuation_factors,
 )
-from emrecon.projectors.core.files import atomic_stream
+
+from ..kept import kept
 
 GRID = ImageGrid((70, 42, 1), (8.0, 8.0, 8.0))
 SINOGRAM = PETSinogram(
@@ -80,17 +81,13 @@ def planes(folder: Path | None, name: str, seeds: Sequence[int], kind: str, moda
     "counts", "background" and "window" (the image of the lower window).
     """
     path = None if folder is None else folder / f"attenuation-{modality}-{name}-{len(seeds)}.npz"
-    if path is not None and path.exists():
-        with np.load(path) as file:
-            return {key: file[key] for key in file.files}
     make = _pet if modality == "pet" else _spect
-    made = [make(seed, kind) for seed in seeds]
-    found = {key: np.stack([one[key] for one in made]) for key in made[0]}
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_stream(path) as stream:
-            np.savez(stream, **found)  # type: ignore[arg-type]
-    return found
+    return kept(path, lambda: stacked([make(seed, kind) for seed in seeds]))
+
+
+def stacked(cases: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Return the arrays of cases, (N, ...) each."""
+    return {key: np.stack([case[key] for case in cases]) for key in cases[0]}
 
 
 def _pet(seed: int, kind: str) -> dict[str, np.ndarray]:

@@ -22,13 +22,13 @@ from emrecon.projectors import (
     photon_histories,
     single_scatter,
 )
-from emrecon.projectors.core.files import atomic_stream
 
+from ..kept import kept
 from ..sections import Interval, Picture, Section, Table, Text
 from ..statistics import t_interval
 from ..suite import Options, Results, Unit
 from .images import folder_for
-from .mapping import REGIONS, Arrays, add_errors, case_of, labels, patient
+from .mapping import REGIONS, Arrays, add_errors, case_of, labels, patient, stacked
 from .training import trained
 
 GRID = ImageGrid((34, 24, 9), (16.0, 16.0, 20.0))
@@ -74,15 +74,7 @@ def _arrays(options: Options, folder: Path, unit: str, name: str) -> Arrays:
     settings = _settings(options)
     n = settings[name if name in ("train", "validation") else "test"]
     path = folder_for(options, folder, unit) / f"scatter-{name}-{n}-{settings['histories']}.npz"
-    if path.exists():
-        with np.load(path) as file:
-            return {key: file[key] for key in file.files}
-    made = [_scan(_FIRST[name] + k, name, settings["histories"]) for k in range(n)]
-    found = {key: np.stack([one[key] for one in made]) for key in made[0]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_stream(path) as stream:
-        np.savez(stream, **found)  # type: ignore[arg-type]
-    return found
+    return kept(path, lambda: stacked([_scan(_FIRST[name] + k, name, settings["histories"]) for k in range(n)]))
 
 
 def _body(seed: int, kind: str) -> sims.Phantom:

@@ -11,14 +11,14 @@ import torch
 
 from emrecon import recon, sims, unrolled
 from emrecon.projectors import EffectiveSource, EnergyWindow, ImageGrid, SPECTGeometry, WindowedScan
-from emrecon.projectors.core.files import atomic_stream
 from emrecon.unrolled.corrections import attenuation_lines
 
+from ..kept import kept
 from ..sections import Interval, Section, Table, Text
 from ..statistics import t_interval
 from ..suite import Options, Results, Unit
 from .images import folder_for
-from .mapping import REGIONS, Arrays, add_errors, case_of, labels, patient
+from .mapping import REGIONS, Arrays, add_errors, case_of, labels, patient, stacked
 from .training import trained
 
 GRID = ImageGrid((34, 24, 9), (16.0, 16.0, 16.0))
@@ -52,15 +52,7 @@ def _simulator() -> sims.SPECTSimulator:
 def _arrays(options: Options, folder: Path, unit: str, name: str) -> Arrays:
     n = _settings(options)[name if name in ("train", "validation") else "test"]
     path = folder_for(options, folder, unit) / f"scatter-spect-{name}-{n}.npz"
-    if path.exists():
-        with np.load(path) as file:
-            return {key: file[key] for key in file.files}
-    made = [_scan(_FIRST[name] + k, name) for k in range(n)]
-    found = {key: np.stack([one[key] for one in made]) for key in made[0]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_stream(path) as stream:
-        np.savez(stream, **found)  # type: ignore[arg-type]
-    return found
+    return kept(path, lambda: stacked([_scan(_FIRST[name] + k, name) for k in range(n)]))
 
 
 def _scan(seed: int, kind: str) -> dict[str, np.ndarray]:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from emrecon.projectors import AcquisitionModel
-from emrecon.projectors.core.files import atomic_stream
 from emrecon.recon import PoissonLikelihood
+
+from ..kept import kept
 
 _SEED = 40_000_000  # apart from those of validation and test
 _TOGETHER = 25  # scans of a file
@@ -77,14 +77,7 @@ class Bank:
     def _file(self, k: int, r: int) -> dict[str, np.ndarray]:
         if (k, r) not in self._read:
             path = None if self.folder is None else self.folder / f"{r}-{k:04d}.npz"
-            found = None if path is None else _loaded(path)
-            if found is None:
-                found = self._drawn(k, r)
-                if path is not None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with atomic_stream(path) as stream:
-                        np.savez(stream, **found)  # type: ignore[arg-type]
-            self._read[k, r] = found
+            self._read[k, r] = kept(path, lambda: self._drawn(k, r))
         return self._read[k, r]
 
     def _drawn(self, k: int, r: int) -> dict[str, np.ndarray]:
@@ -108,15 +101,6 @@ class Bank:
     def _projector(self, mu: torch.Tensor) -> Any:
         empty = self._empty
         return empty.with_attenuation(mu.numpy()) if hasattr(empty, "with_attenuation") else empty
-
-
-def _loaded(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a file, None where it is not there or damaged, and is made again."""
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
-        return None
 
 
 _banks: dict[tuple[Any, ...], Bank] = {}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from emrecon.projectors.core.arrays import Array
+from emrecon.projectors.core.arrays import Array, to_numpy
 from emrecon.recon.likelihoods import CountsLikelihood, Likelihood, start_image
 
 from ..networks.scaling import count_scale
-from .completion import Completion
+from .coarse import CoarseLikelihood
+from .completion import Completion, PartialLikelihood
 from .direct import whole
 from .scans import ScanDescription, described, differences, of_slices
 from .views import among_views
@@ -29,7 +31,8 @@ class OnData(nn.Module):
             completed to all of them (`among_views`), and any other is refused. None refuses nothing.
 
     Called with a likelihood from `partly_measured` or `coarse_bins`, of fewer views than in training, or of all bins,
-    which are then replaced (`keep_measured=False`).
+    which are then replaced (`keep_measured=False`). A network that keeps measured bins refuses a scan in which nothing
+    is missing, and one with factors of 0: what such bins would have seen, `partly_measured` must be told.
     """
 
     def __init__(self, completion: Completion, reconstruct: object, scan: ScanDescription | None = None) -> None:
@@ -53,11 +56,14 @@ class OnData(nn.Module):
     ) -> Tensor:
         """Return the image of each item, (..., x, y, z).
 
-        Raises ValueError for a guide, for several subsets, and for a scan of another geometry than the training's.
+        Raises ValueError for a guide, for several subsets, for a scan of another geometry than the training's, and for
+        one in which nothing is missing.
         """
         if guide is not None:
             raise ValueError("OnData: a network of data takes no guide")
         counted = self.of_all_views(whole(likelihood, "OnData"))
+        if self.completion.keep_measured and not isinstance(counted, (PartialLikelihood, CoarseLikelihood)):
+            raise ValueError(_nothing_missing(counted))
         first = count_scale(counted) * start_image(counted) if start is None else start
         image: Tensor = self.reconstruct(self.completion(counted).likelihood, first)  # type: ignore[operator]
         return image
@@ -77,3 +83,15 @@ class OnData(nn.Module):
         if found:
             raise ValueError("this network was trained on another scan: " + "; ".join(found))
         return likelihood
+
+
+def _nothing_missing(likelihood: CountsLikelihood) -> str:
+    """What is wrong with a scan that a network has nothing to complete of."""
+    factors = likelihood.model.factors
+    n = 0 if isinstance(factors, (int, float)) else int((torch.as_tensor(to_numpy(factors)) == 0).sum())
+    if n:
+        return (
+            f"{n} bins have a factor of 0, such as those of a failed block: give the factors that they would have had, "
+            "and say which bins were measured, by unrolled.partly_measured(likelihood, measured)"
+        )
+    return "this network completes scans of which bins or views are missing, and of this scan none is: use OSEM"
