@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator
-from scipy.optimize import OptimizeWarning, curve_fit
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class RecoveryTable:
         low, high = self.diameters[0], self.diameters[-1]
         if not ((wanted >= low) & (wanted <= high)).all():
             raise ValueError(f"RecoveryTable covers {low:g} to {high:g} mm, got {diameter!r}; nothing is extrapolated")
-        found = PchipInterpolator(self.diameters, self.coefficients)(wanted)
+        found = scipy.interpolate.PchipInterpolator(self.diameters, self.coefficients)(wanted)
         return found if wanted.ndim else float(found)
 
     def correct(self, mean: float | np.ndarray, diameter: ArrayLike, background: float = 0.0) -> float | np.ndarray:
@@ -204,9 +203,9 @@ def _fitted(volumes: np.ndarray, coefficients: np.ndarray, plateau: float | None
     middle = float(np.interp(top / 2, np.sort(coefficients), np.log(volumes)))
     start = [middle, 0.0] if plateau is not None else [middle, 0.0, top]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OptimizeWarning)  # as many spheres as parameters: no covariance
+        warnings.simplefilter("ignore", scipy.optimize.OptimizeWarning)  # as many spheres as parameters: no covariance
         try:
-            found, covariance = curve_fit(curve, np.log(volumes), coefficients, start, maxfev=5000)
+            found, covariance = scipy.optimize.curve_fit(curve, np.log(volumes), coefficients, start, maxfev=5000)
         except RuntimeError:
             raise ValueError("no logistic curve fits; do the recovery coefficients rise with the volume?") from None
     half, exponent = float(np.exp(found[0])), float(np.exp(found[1]))

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
+import scipy
 from numpy.polynomial.legendre import legval
 from numpy.typing import ArrayLike
-from scipy.optimize import nnls
 from scipy.special import eval_legendre
 
 from ..core.arrays import (
@@ -412,7 +412,7 @@ def _nearest_series(values: np.ndarray, degree: int) -> np.ndarray:
     free = q.T @ values
     constraints = np.vstack([q.T, -q @ free / scale])
     target = np.append(np.zeros(degree + 1), 1.0)
-    residual = constraints @ nnls(constraints, target)[0] - target
+    residual = constraints @ scipy.optimize.nnls(constraints, target)[0] - target
     series: np.ndarray = np.linalg.solve(r, free - scale * residual[:-1] / residual[-1])
     return series
 

@@ -8,8 +8,8 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.interpolate import PchipInterpolator
 from scipy.special import gammainc
 
 from emrecon.projectors.core.tables import read_table
@@ -29,14 +29,15 @@ _BREMSSTRAHLUNG_LINES = 24
 
 
 @cache
-def _electron_kernels() -> tuple[np.ndarray, PchipInterpolator]:
+def _electron_kernels() -> tuple[np.ndarray, scipy.interpolate.PchipInterpolator]:
     """Energies, and the share of the energy within a radius in ranges, (radius) -> (energies,)."""
     rows = read_table(__package__, "electron_kernels.csv")
     names = [name for name in rows[0] if name.startswith("kev_")]
     shares = np.array([[float(row[name]) for name in names] for row in rows])
     radii = np.array([0.0, *(float(row["outer_radius"]) for row in rows)])
     within = np.concatenate([np.zeros((1, len(names))), np.cumsum(shares, 0)])
-    return np.array([float(name[4:]) for name in names]), PchipInterpolator(radii, within / within[-1], axis=0)
+    within = scipy.interpolate.PchipInterpolator(radii, within / within[-1], axis=0)
+    return np.array([float(name[4:]) for name in names]), within
 
 
 def electron_share(radius: ArrayLike, energy_kev: float) -> np.ndarray:

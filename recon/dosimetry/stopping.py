@@ -6,8 +6,8 @@ import math
 from functools import cache
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.interpolate import CubicSpline
 
 from emrecon.projectors.core.tables import read_table
 
@@ -65,9 +65,9 @@ def _table() -> dict[str, np.ndarray]:
 
 
 @cache
-def _spline(name: str) -> CubicSpline:
+def _spline(name: str) -> scipy.interpolate.CubicSpline:
     table = _table()
-    return CubicSpline(np.log(table["energy"]), np.log(table[name]))
+    return scipy.interpolate.CubicSpline(np.log(table["energy"]), np.log(table[name]))
 
 
 def _looked_up(name: str, energy_kev: ArrayLike) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.optimize
+import scipy
 
 from emrecon.projectors.core.arrays import Array, add_up, array_namespace, like, to_numpy
 

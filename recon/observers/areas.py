@@ -9,8 +9,9 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import optimize, special, stats
+from scipy import special
 
 from emrecon.projectors.core.arrays import Array, to_numpy
 
@@ -196,9 +197,9 @@ class Placements(NamedTuple):
 def placements(x: np.ndarray, y: np.ndarray) -> Placements:
     """Return the area of scores x (m,) and y (n,) with its structural components, by ranks; -inf is a score, too."""
     m, n = len(x), len(y)
-    together = stats.rankdata(np.concatenate([x, y]))
-    above_absent = 1 - (together[:m] - stats.rankdata(x)) / n  # part of y above each x
-    below_present = (together[m:] - stats.rankdata(y)) / m  # part of x below each y
+    together = scipy.stats.rankdata(np.concatenate([x, y]))
+    above_absent = 1 - (together[:m] - scipy.stats.rankdata(x)) / n  # part of y above each x
+    below_present = (together[m:] - scipy.stats.rankdata(y)) / m  # part of x below each y
     return Placements(float(below_present.mean()), above_absent, below_present)
 
 
@@ -262,7 +263,7 @@ def noncentral_bounds(found: float, cdf: object, level: float, largest: float) -
         while cdf(found, end) > wanted:
             end *= 2
         bounds.append(
-            float(optimize.brentq(lambda value, wanted=wanted: cdf(found, value) - wanted, 0.0, end, xtol=1e-10))
+            float(scipy.optimize.brentq(lambda value, wanted=wanted: cdf(found, value) - wanted, 0.0, end, xtol=1e-10))
         )
     return bounds[0], bounds[1]
 
@@ -289,7 +290,9 @@ def _gaussian_area(x: np.ndarray, y: np.ndarray, level: float) -> Measured:
             span *= 2
         ends.append(
             float(
-                optimize.brentq(lambda value, wanted=wanted: chance(t, value) - wanted, t - span, t + span, xtol=1e-10)
+                scipy.optimize.brentq(
+                    lambda value, wanted=wanted: chance(t, value) - wanted, t - span, t + span, xtol=1e-10
+                )
             )
         )
     low, high = sorted(sign * end / math.sqrt(effective) for end in ends)

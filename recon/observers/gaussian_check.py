@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg, stats
+import scipy
+from scipy import linalg
 
 from emrecon.projectors.core.arrays import Array
 
@@ -109,11 +110,13 @@ def normality(images: Images, channels: np.ndarray | Array | None = None, *, lev
     skewness = sum(float(((z[i : i + step] @ z.T) ** 3).sum()) for i in range(0, n, step)) / n**2
     kurtosis = float(((z**2).sum(1) ** 2).mean())
     few = (n_channels + 1) * (n + 1) * (n + 3) / (n * ((n + 1) * (n_channels + 1) - 6))
-    p_skewness = float(stats.chi2.sf(n * skewness * few / 6, n_channels * (n_channels + 1) * (n_channels + 2) / 6))
+    p_skewness = float(
+        scipy.stats.chi2.sf(n * skewness * few / 6, n_channels * (n_channels + 1) * (n_channels + 2) / 6)
+    )
     expected = n_channels * (n_channels + 2)
-    p_kurtosis = float(2 * stats.norm.sf(abs(kurtosis - expected) / math.sqrt(8 * expected / n)))
+    p_kurtosis = float(2 * scipy.stats.norm.sf(abs(kurtosis - expected) / math.sqrt(8 * expected / n)))
     taken = scaled[np.linspace(0, n - 1, min(n, _MOST)).astype(int)]
-    alone = np.array([float(stats.shapiro(column).pvalue) for column in taken.T])
+    alone = np.array([float(scipy.stats.shapiro(column).pvalue) for column in taken.T])
     return NormalityTests(skewness, kurtosis, p_skewness, p_kurtosis, _holm(alone), level, n, len(taken))
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special, stats
+import scipy
+from scipy import special
 
 from emrecon.projectors.core.arrays import Array
 
@@ -80,7 +81,7 @@ def snr_interval(
     found = float(d @ solved(S, d))
     gain = (last - 2) / freedom
     if difference is not None:
-        low, high = (found * float(stats.chi2.ppf(q, last)) / freedom for q in ((1 - level) / 2, (1 + level) / 2))
+        low, high = (found * float(scipy.stats.chi2.ppf(q, last)) / freedom for q in ((1 - level) / 2, (1 + level) / 2))
         value = gain * found
     else:
         weight = m * n / (m + n)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy
 
 from emrecon.projectors import LinearOperator
 from emrecon.projectors.core.arrays import Array, array_namespace, require_array, to_numpy
@@ -153,7 +153,7 @@ def _width(profile: np.ndarray, middle: int, fraction: float) -> float:
     if not left.size or not right.size:
         return math.nan
     sides = (left[-1], left[-1] + 1), (top + right[0] - 1, top + right[0])
-    ends = [brentq(lambda t: float(curve(np.array([t]))[0]) - half, grid[a], grid[b]) for a, b in sides]
+    ends = [scipy.optimize.brentq(lambda t: float(curve(np.array([t]))[0]) - half, grid[a], grid[b]) for a, b in sides]
     return ends[1] - ends[0]
 
 
