@@ -10,6 +10,8 @@ import pytest
 from fuzz_seeds import SEEDS
 from fuzzing import findings, mutated
 
+pytestmark = pytest.mark.slow
+
 CASES = 50
 LEARNED = ("training", "weights", "checkpoint")
 GROUPS = {"scans": [name for name in SEEDS if name not in LEARNED], "runs": list(LEARNED)}

@@ -14,7 +14,6 @@ import numpy as np
 from numba.extending import overload
 
 from emrecon.projectors.core.compiling import FLAGS
-from emrecon.projectors.core.compiling import inline_kernel as _inline
 from emrecon.projectors.core.compiling import kernel as _compile
 
 
@@ -414,7 +413,7 @@ def _row(wanted, potential, a, b, u, v, w, ga, gb):
     return total
 
 
-@_inline
+@_compile
 def _pair_weights(pairs, i, j, k, l, za, zb, s, weight, length):
     """pairs.row = the weights of the pairs between the rows (i, j) and (k, l)."""
     row = pairs.row

@@ -61,6 +61,7 @@ def lying(case, position):
     return replace(case, scan=projectors.BedScan(tuple(beds)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("vendor", "position", "values"), CASES, ids=[f"{v} {p}" for v, p, _ in CASES])
 def test_becquerel_per_ml_and_place(tmp_path, case, vendor, position, values):
     files = lying(case, position).write(tmp_path, vendor=vendor)

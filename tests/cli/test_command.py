@@ -170,6 +170,7 @@ def test_a_turned_camera_is_another_run(scan, tmp_path):
     assert "another run" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_leaves_a_checkpoint_and_no_partial_image(scan, tmp_path):
     state = tmp_path / "state.npz"

@@ -162,6 +162,7 @@ RESUMED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", RESUMED, ids=lambda options: options[0])
 def test_an_interrupted_run_goes_on_exactly(folder, tmp_path, monkeypatch, options):
     options = [folder / "guide.nii.gz" if option == "GUIDE" else option for option in options]

@@ -11,6 +11,8 @@ from rank_cases import ends, spect_scan, start
 from emrecon import formats
 from emrecon.cli.reconstruct.uses import USES
 
+pytestmark = pytest.mark.slow
+
 RUN = ("-m", "emrecon", "reconstruct")
 OPTIONS = ("--method", "bsrem", "--prior", "rdp:0.02,2", "--subsets", "4")
 

@@ -23,7 +23,10 @@ from emrecon.unrolled.training.weights import load_network, read_card
 SPECT = SMALL_SPECT.replace("test = 0.2", "validation = 0.1\ntest = 0.1").replace("[24, 24, 1]", "[16, 16, 1]")
 SPECT = SPECT.replace("voxel_size = [10.0, 10.0, 10.0]", "voxel_size = [15.0, 15.0, 15.0]")
 SPECT = SPECT.replace("bins = [24, 1]\npixel_size = [10.0, 10.0]", "bins = [16, 1]\npixel_size = [15.0, 15.0]")
-pytestmark = pytest.mark.usefixtures("no_curves")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("no_curves"),
+]
 TRAINING = """\
 name = "tiny"
 description = "for tests"
@@ -188,7 +191,6 @@ def test_no_count_is_inexplicable(recipe):
     assert torch.isfinite(torch.as_tensor(likelihood.value(torch.zeros(2, 16, 16, 1)))).all()
 
 
-@pytest.mark.slow
 def test_batches_are_those_of_the_epoch_with_any_number_of_workers(recipe):
     plan = plan_of(recipe)
     prepare = preparation(plan, torch.device("cpu"))
@@ -211,7 +213,6 @@ def test_high_count_images_as_targets(recipe):
 # ---- trainings -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_the_same_weights(recipe, tmp_path, monkeypatch):
     emrecon("train", recipe, "--out", tmp_path / "whole")
     calls = []
@@ -283,7 +284,6 @@ def test_other_losses_networks_and_schedules(recipe, tmp_path, kind):
     assert rows[-1]["learning_rate"] == pytest.approx({"n2n": 1e-3, "ssim": 1e-2}[kind])
 
 
-@pytest.mark.slow
 def test_a_folder_of_samples_is_as_good(recipe, tmp_path):
     emrecon("simulate", tmp_path / "spect.toml", "--out", tmp_path / "set")
     emrecon("train", recipe, "--out", tmp_path / "one", "--steps", 3)
@@ -321,7 +321,6 @@ def test_missing_packages_are_named(recipe, tmp_path, monkeypatch):
                 emrecon("train", recipe, "--out", tmp_path / "run")
 
 
-@pytest.mark.slow
 def test_two_ranks_train_one_network(recipe, tmp_path):
     said = run_ranks(
         "from emrecon.cli import main, train_recipe",

@@ -15,6 +15,8 @@ from emrecon.cli.enhancement_losses import EnhancementLoss
 from emrecon.projectors import ImageGrid
 from emrecon.sims import RecipeError, load_recipe
 
+pytestmark = pytest.mark.slow
+
 SIMULATION = """
 name = "tiny"
 n = 10

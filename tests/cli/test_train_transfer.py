@@ -11,6 +11,8 @@ from emrecon.cli import train_recipe
 from emrecon.sims import RecipeError
 from emrecon.unrolled.training.weights import load_network, read_card
 
+pytestmark = pytest.mark.slow
+
 SPECT = SMALL_SPECT.replace("test = 0.2", "validation = 0.2").replace("[24, 24, 1]", "[12, 12, 1]")
 SPECT = SPECT.replace("voxel_size = [10.0, 10.0, 10.0]", "voxel_size = [20.0, 20.0, 20.0]")
 SPECT = SPECT.replace("bins = [24, 1]\npixel_size = [10.0, 10.0]", "bins = [12, 1]\npixel_size = [20.0, 20.0]")

@@ -11,6 +11,8 @@ from emrecon.projectors import AcquisitionModel
 from emrecon.recon import PoissonLikelihood
 from emrecon.sims import RecipeError
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 name = "two"
 n = 10

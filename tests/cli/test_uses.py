@@ -110,6 +110,7 @@ def test_every_method_has_a_family():
     assert set(families.values()) == {uses.PLAIN, uses.TRAINED, uses.DEEP, uses.JOINT}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [uses.SPECT, uses.SINOGRAM, uses.LISTMODE])
 def test_options_of_other_data_are_refused(sources, tmp_path, kind):
     for name, use in uses.USES.items():

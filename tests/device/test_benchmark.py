@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from emulated_cupy import compiler
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 NCU = """==PROF== Connected to process 1
 "ID","Process ID","Kernel Name","Metric Name","Metric Unit","Metric Value"

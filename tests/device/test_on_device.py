@@ -15,7 +15,10 @@ from emrecon import recon
 from emrecon.projectors.pet import launches as pet_launches
 from emrecon.recon.likelihoods.unexplained import read_together
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run the kernels on the host")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run the kernels on the host"),
+]
 CASES = {f"{group}: {name}": case for group, make in BATTERY.items() for name, case in make().items()}
 
 

@@ -22,7 +22,10 @@ from emrecon.projectors import (
     PETSinogram,
 )
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run the kernels on the host")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(compiler() is None, reason="no C++ compiler to run the kernels on the host"),
+]
 SMALL = ImageGrid((4, 4, 1), (14.0, 13.0, 4.0))
 RING = PETSinogram(ONE_RING, n_radial=5, tof=TOF)
 

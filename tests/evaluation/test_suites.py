@@ -9,6 +9,8 @@ from cli_cases import emrecon
 from emrecon.evaluation import SUITES, Options, families, quick, suites
 from emrecon.evaluation.running import ordered
 
+pytestmark = pytest.mark.slow
+
 
 def test_suites_are_those_whose_module_is_there():
     assert {"quick", "spect", "pet", "speed"} <= set(SUITES)

@@ -415,6 +415,7 @@ def test_a_frame_that_lacks_a_slice(tmp_path):
             read_dicom_pet(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", [3.27, 2.0269, 4.07283, 1.0])
 def test_positions_rounded_to_a_tenth_of_a_millimetre(tmp_path, spacing):
     """Some scanners write them so; the spacing is the announced one, and a missing slice is still noticed."""

@@ -43,6 +43,7 @@ def dmi():
     return PETScanner.named("dmi")
 
 
+@pytest.mark.slow
 def test_an_image_of_ones_gives_the_chord_length(dmi):
     sinogram = PETSinogram(dmi, n_radial=301).subset(3, 34)
     grid = ImageGrid((130, 126, 71), 2.78)

@@ -158,6 +158,7 @@ def by_hand(A, B, S, tof):
     return value * weights.sum(0) * 0.02 / 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tof", [None, TOF])
 def test_equals_a_plain_implementation(tof):
     activity, mu = blobs()
@@ -321,6 +322,7 @@ def test_halving_every_spacing_changes_little(mmr):
     assert coarse.sum() == pytest.approx(fine.sum(), rel=0.01)
 
 
+@pytest.mark.slow
 def test_agrees_with_a_monte_carlo():
     scanner = PETScanner.polygon(sides=60, crystals_per_side=1, radius=250, rings=8, ring_pitch=25)
     sinogram = PETSinogram(scanner)

@@ -36,6 +36,7 @@ def test_concurrent_calls():
             np.testing.assert_array_equal(result, back)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.usefixtures("several_threads")

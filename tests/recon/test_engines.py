@@ -177,6 +177,7 @@ def test_list_mode_equals_the_sinogram(engine, timed):
     assert np.isfinite(several).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.5, 1.5, 3.0])
 def test_default_steps_converge_at_every_count_level(level):
     A, rng = projector("thin", "gaussian"), np.random.default_rng(0)

@@ -50,6 +50,7 @@ def test_every_window_passes_the_battery(window):
     check_operator(operator(window=window), gradients=window in ("ramp", "hann"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "voxel", "origin"),
     [((6, 6, 1), 4.0, None), ((5, 8, 18), (2.0, 5.0, 1.0), None), ((3, 3, 2), 1.0, (20.0, 30.0, 0.0))],

@@ -13,6 +13,8 @@ from emrecon import projectors, recon, sims
 from emrecon.recon.priors.pairs import Hyperbolic, Quadratic
 from emrecon.recon.priors.patches import MedianRoot, MedianRootSurrogate, NonLocal, by_steps
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(8)
 SHAPE = (6, 5, 7)
 X, GUIDE = RNG.random(SHAPE) + 0.2, RNG.random(SHAPE)
@@ -65,7 +67,6 @@ def all_pairs(x, prior):
 
 @pytest.mark.parametrize("guided", GUIDED)
 @pytest.mark.parametrize(("potential", "delta"), POTENTIALS)
-@pytest.mark.slow
 def test_battery(potential, delta, guided):
     check_smooth(prior(potential, delta, guided, window=(5, 3, 5)), X)
     check_smooth(2.5 * prior(potential, delta, guided, inverse_distance=True, voxel_size=(1, 2, 3), window=3), X)
@@ -88,7 +89,6 @@ def test_against_all_pairs(guided, patch):
 
 
 @pytest.mark.parametrize("shape", [(18, 17, 3), (20, 3, 1), (1, 20, 3), (2, 2, 2), (1, 1, 1)])
-@pytest.mark.slow
 def test_whole_images_step_by_step(shape):
     x, v, guide = RNG.random((2, *shape)), RNG.normal(size=(2, *shape)), RNG.random(shape)
     some = POTENTIALS if x[0].size < 100 else POTENTIALS[1:2]  # large images are about slabs and borders

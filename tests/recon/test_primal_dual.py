@@ -17,6 +17,8 @@ from emrecon.recon.priors.prior import ProximablePrior
 from emrecon.recon.priors.smoothed_variation import SmoothedTotalVariation
 from emrecon.recon.priors.total_variation import DirectionalTotalVariation, TotalVariation
 
+pytestmark = pytest.mark.slow
+
 A = projector("thin", "gaussian")  # (7, 6, 3) -> (6, 9, 3)
 RNG = np.random.default_rng(0)
 X, Y, Z = np.indices(A.in_shape)

@@ -152,6 +152,7 @@ def grid_of(kind):
     return GRID if kind == "SPECT" else measured()[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["SPECT", "PET"])
 @pytest.mark.parametrize("name", MAPS)
 def test_units_of_attenuation_are_judged_by_its_water(kind, name, tmp_path):
@@ -376,6 +377,7 @@ def test_arguments_of_pet_are_named(options, argument, message):
 # ---- list-mode -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_events_are_the_model_by_hand_and_the_command(tmp_path):
     path = listmode(tmp_path)
     events = formats.read_petlink(path)

@@ -113,6 +113,7 @@ def test_flat_images(monkeypatch, shape):
             np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0.05, 0.8])
 @pytest.mark.parametrize("name", PROXIMABLE)
 def test_proximal_maps(way, name, step):

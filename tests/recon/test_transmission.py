@@ -156,6 +156,7 @@ def test_the_objective_never_increases(penalty, background):
         assert images[-1].min() >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", ["none", "quadratic", "huber"])
 def test_an_independent_optimiser_finds_the_same(penalty):
     """Without a background the objective is convex: L-BFGS-B and the parabolas have one minimum to find."""
@@ -299,6 +300,7 @@ def ecat(name):
     return np.ascontiguousarray(values.T[..., None], np.float32)
 
 
+@pytest.mark.slow
 def test_a_thorax_phantom_has_water_and_lungs():
     """CTI ECAT EXACT 921, 921000 counts; the spine is at the back (+y) and so is the table.
 

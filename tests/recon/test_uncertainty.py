@@ -165,6 +165,7 @@ def test_a_batch_has_a_map_per_item(case):
             assert relative_error(found, standard_deviation_map(f, PRIOR, both)) < 0.15
 
 
+@pytest.mark.slow
 def test_events_have_the_information_of_their_sinogram():
     binned, listed, _, _ = likelihoods_of_one_scan(False)
     prior = 20.0 * Huber(0.02)
@@ -229,6 +230,7 @@ class Gaussian:
         return Gaussian(self.y[k::n], self.A.subset(k, n))
 
 
+@pytest.mark.slow
 def test_likelihoods_of_ones_own():
     A, prior = spect(), 5.0 * Quadratic()
     x = activity() + 1.0

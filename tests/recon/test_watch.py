@@ -42,6 +42,8 @@ from emrecon.recon import (
 )
 from emrecon.recon.engines.watch import Watch
 
+pytestmark = pytest.mark.slow
+
 ENGINES = {"svrg": svrg, "saga": saga, "bsrem": bsrem}
 
 

@@ -67,6 +67,7 @@ def test_the_white_matter_lies_within_the_surface():
     assert 2.6 <= white.level <= 3.2
 
 
+@pytest.mark.slow
 def test_the_cortex_has_an_even_thickness():
     pial, white = folded(BRAIN, "grey"), folded(BRAIN, "white")
     step = 0.5

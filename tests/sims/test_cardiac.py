@@ -105,6 +105,7 @@ def test_volumes(ventricle):
     assert phantom.activity(grid, 2).sum(dtype=float) * grid.voxel_volume == pytest.approx(exact, rel=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ventricle", VENTRICLES)
 def test_volumes_of_the_segments(ventricle):
     v = ventricle

@@ -27,6 +27,8 @@ from emrecon.sims.datasets.ranks import rank_and_size
 from emrecon.sims.datasets.reading import Batches, Dataset, Field, SimulatedDataset, loader
 from emrecon.sims.datasets.writing import write_dataset
 
+pytestmark = pytest.mark.slow
+
 HELPERS = Path(__file__).resolve().parent.parent
 HELPERS_FIRST = {"PYTHONPATH": os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])])}
 needs_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
@@ -132,7 +134,6 @@ def test_torchrun_with_two_ranks_writes_the_same(made, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.slow
 def test_kill_and_run_again(made, tmp_path, workers):
     code = f"write_dataset(Toy(seconds=0.04), {str(tmp_path)!r}, shard_size=8, workers={workers})"
     run = script(code)
@@ -159,7 +160,6 @@ def children_end(folder):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.slow
 def test_control_c_leaves_whole_shards_only(made, tmp_path, tmp_path_factory, workers):
     meeting = str(tmp_path_factory.mktemp("meeting"))  # of workers that have learned to leave Control-C to the parent
     source = f"Together(seconds=0.1, meeting={meeting!r}, workers={workers})"
@@ -514,7 +514,6 @@ def test_a_lost_card_is_written_again(made, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_set(tmp_path):
     peaks = []
     for n in (64, 256):

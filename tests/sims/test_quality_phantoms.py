@@ -112,6 +112,7 @@ def test_volumes_of_the_spheres(model):
         assert volume(phantom, f"sphere {d:g} mm", grid) == pytest.approx(math.pi / 6 * d**3 / 1000, rel=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", JASZCZAK_MODELS)
 def test_all_the_activity_of_a_jaszczak_phantom(model):
     grid = ImageGrid((88, 88, 78), 2.5)
@@ -228,6 +229,7 @@ def sampled(phantom, points, directions, value, reach=260.0, n=26000):
     return total.sum(1) * 2 * reach / n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "phantom",
     [jaszczak(rods=4.0, section=0.5, spheres=2.0), derenzo(), defrise()],

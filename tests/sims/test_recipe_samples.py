@@ -59,6 +59,7 @@ def test_every_recipe_is_here():
     assert set(BODIES) == set(recipe_names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BODIES)
 def test_first_bodies(name):
     source = source_of(load_recipe(name), reconstruct=lambda scans, table: np.zeros(1))

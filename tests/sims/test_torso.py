@@ -71,6 +71,7 @@ def test_volumes_of_organs(name):
     assert seen(TORSO, name)[0] == pytest.approx(VOLUMES[name], rel=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "low", "high"),
     [
@@ -336,6 +337,7 @@ def test_random_torsos_depend_on_their_seed_alone():
     assert random_torso(5, reordered).regions == first.regions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uptake", UPTAKES)
 def test_random_lesions_are_in_suited_organs(uptake):
     places = set()
@@ -364,6 +366,7 @@ def test_random_lesions_are_in_suited_organs(uptake):
     assert places <= expected | ({*BONES} if uptake != "fdg" else set())
 
 
+@pytest.mark.slow
 def test_random_torsos_keep_to_their_ranges():
     phantoms = [random_torso(seed, "fdg") for seed in range(30)]
     counts = {len(lesions_of(phantom)) for phantom in phantoms}

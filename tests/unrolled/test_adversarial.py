@@ -32,6 +32,7 @@ def test_each_part_learns_from_its_own_line():
         torch.testing.assert_close(p.grad, g)
 
 
+@pytest.mark.slow
 def test_the_loop_trains_both_and_gives_texture_back():
     model = pair(8)
     random = torch.Generator().manual_seed(2)

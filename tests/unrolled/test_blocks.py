@@ -65,6 +65,7 @@ def test_the_parameters_of_the_transformer():
     assert parameters(SwinRegulariser(2)) == 96 * 9 + 96 + 192 + attention + perceptron + 2 * 192 + 96 * 9 + 1
 
 
+@pytest.mark.slow
 @EVERY
 @DIMENSIONS
 @GUIDES

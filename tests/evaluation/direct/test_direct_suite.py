@@ -107,6 +107,7 @@ def test_units_need_what_is_there():
             sims.RecipeSource(changed, 1).draw(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", COMPLETED, ids=lambda family: family.name)
 def test_what_is_measured_of_a_scan(family, tmp_path):
     """Simple rules fill in what a part leaves out; the measured part alone is a likelihood, too."""

@@ -14,6 +14,8 @@ from emrecon.evaluation.running import ordered, results_of, run_units
 from emrecon.unrolled import load_network
 from emrecon.unrolled.methods import PRESETS
 
+pytestmark = pytest.mark.slow
+
 WANTED = ("map-rdp", "guide-only", "post-unet")
 
 

@@ -11,6 +11,8 @@ from emrecon import recon
 from emrecon.recon.problem import ArgumentError
 from emrecon.recon.ranks import ALONE, ranks_of_job
 
+pytestmark = pytest.mark.slow
+
 CASES = Path(__file__).resolve().parents[2] / "rank_cases.py"
 LOST = """
 import os, signal
