@@ -65,10 +65,8 @@ def _is_ours(found: os.stat_result) -> bool:
 
 def _compiled(function: Callable[..., Any], **more: Any) -> Any:
     """Keep compiled code where numba does, else in the spare folder, else nowhere."""
-    # No function is called from C, and those of a name with an underscore not from Python: without the ways in, which
-    # take every array apart and would be compiled for each function, kernels compile in two thirds of the time.
-    inner = function.__name__.startswith("_")
-    flags = {"nogil": True, "no_cfunc_wrapper": True, "no_cpython_wrapper": inner, **FLAGS, **more}
+    # No function is called from C: without that way in, which takes every array apart, kernels compile sooner.
+    flags = {"nogil": True, "no_cfunc_wrapper": True, **FLAGS, **more}
     try:
         return numba.njit(cache=True, **flags)(function)
     except RuntimeError:  # numba finds no folder to write to: a read-only installation and no home
