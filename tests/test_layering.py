@@ -53,6 +53,7 @@ STOREYS = {
     "evaluation": [
         "sections",
         "machine",
+        "kept",
         "records",
         "suite",
         "statistics",

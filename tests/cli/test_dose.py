@@ -243,6 +243,7 @@ def test_wrong_nuclides_times_and_files(folder):
     )
 
 
+@pytest.mark.slow
 def test_monte_carlo_and_a_network(folder):
     torch = pytest.importorskip("torch")
     from emrecon import unrolled

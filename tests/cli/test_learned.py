@@ -187,6 +187,7 @@ def test_the_other_kind_of_scan_is_told(folder, tmp_path, capsys):
     assert "pet.safetensors was trained on PET, and this is SPECT" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_list_mode(folder, tmp_path):
     out = tmp_path / "x.h5"
     given = ("--method", "mapem-net", "--weights", folder / "mapem-net.safetensors", "--out", out)

@@ -207,6 +207,7 @@ def test_pet_takes_its_own_factor(tmp_path):
     assert "it is for SPECT data, and this is PET sinograms" in shown(done)
 
 
+@pytest.mark.slow
 def test_single_scatter_of_pet(tmp_path):
     scan, mu, grid = measured()
     formats.write_scan(tmp_path / "pet.h5", replace(scan, energy_window=(430, 610)))

@@ -83,6 +83,7 @@ def test_cuda_tensors_refuse_what_they_refuse(cupy):
     assert (counts.waits, counts.to_host) == (2, 2)
 
 
+@pytest.mark.slow
 def test_engines_priors_and_noise_follow_tensors(cupy):
     def move(values):
         return torch.tensor(values).to("cuda")

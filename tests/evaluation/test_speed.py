@@ -10,6 +10,7 @@ from emrecon.evaluation.report import make_report
 from emrecon.evaluation.running import ordered, run_units
 
 
+@pytest.mark.slow
 def test_everything_is_timed(tmp_path, monkeypatch):
     small = replace(speed.SIZES["quick"], spect=(8,), pet_voxels=8, pet_views=1, engine=8, repeats=2, passes=2)
     monkeypatch.setitem(speed.SIZES, "quick", small)

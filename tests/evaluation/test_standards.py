@@ -18,6 +18,7 @@ def detector():
     return vision()
 
 
+@pytest.mark.slow
 def test_photons_of_a_point_in_air_are_counted_as_the_solid_angle_says(detector):
     """Fraction of photons that meet the ring, interact within 20 mm and are counted; no gaps."""
     pairs = photon_pairs(detector, Source(), N, 1)

@@ -247,6 +247,7 @@ def test_a_body_that_goes_on_beyond_the_camera_is_even_up_to_the_last_row(slices
     np.testing.assert_allclose(even, whole, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blur", ["planes", "direct"])
 def test_matched_data_of_a_long_body_give_an_even_image(blur):
     camera, response = SPECTGeometry.circular(16, 60.0, (16, 10), 4.0), LinearResponse(0.03, 3.0)

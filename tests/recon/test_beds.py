@@ -119,6 +119,7 @@ def test_time_and_decay_of_beds():
         BedScan((beds[0], zoned)).measured()
 
 
+@pytest.mark.slow
 def test_one_call(whole):
     beds, guide = beds_of(2), np.zeros((16, 16, 17), np.float32)
     image, grid = recon.reconstruct_beds(beds, iterations=6, **options(whole))
@@ -183,6 +184,7 @@ def test_what_does_not_fit(whole):
         recon.beds_problem(BedScan((replace(beds[0], study=None), wider)), subsets=2)
 
 
+@pytest.mark.slow
 def test_methods_with_priors_take_all_beds_at_once():
     problem = recon.beds_problem(beds_of(2), response=RESPONSE, subsets=2)
     for method, prior in (("svrg", "quadratic:0.001"), ("pdhg", "tv:0.01")):
@@ -207,6 +209,7 @@ def test_projector_of_beds(attenuated):
         BedProjector((4, 3, 5), parts, [z.start for z in first])
 
 
+@pytest.mark.slow
 def test_gradients_by_the_map_pass_through_beds():
     torch = pytest.importorskip("torch")
     activity, mu, grid = body(25)

@@ -70,6 +70,7 @@ def test_parabolas_of_mu_lie_above_the_objective():
         assert F.value(ACTIVITY, start + step) <= above
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

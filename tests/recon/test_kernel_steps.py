@@ -141,6 +141,7 @@ def test_a_run_goes_on_exactly():
     np.testing.assert_array_equal(rest, recon.run(recon.svrg(f, prior, start, 4, preconditioner=learned), 6))
 
 
+@pytest.mark.slow
 def test_numpy_and_torch_agree_and_gradients_reach_the_gains():
     torch = pytest.importorskip("torch")
     f, prior, start = scan()

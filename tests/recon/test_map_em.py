@@ -251,6 +251,7 @@ def test_priors_without_parabolas_are_refused_in_words():
         next(map_em(F, RelativeDifference(0.0, epsilon=0.1), np.ones(A.in_shape)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", [2.0 * Quadratic(), Huber(0.3) * 5.0, 4.0 * RelativeDifference(2.0, epsilon=0.1)])
 def test_gradients_flow_through_the_step(prior):
     x = torch.tensor(TRUTH, requires_grad=True)

@@ -306,6 +306,7 @@ def test_no_parabola_is_said():
         Quadratic().value([[[1.0]]])
 
 
+@pytest.mark.slow
 def test_gradcheck():
     x = torch.tensor(X[:3, :3, :3], requires_grad=True)
     for potential in POTENTIALS:

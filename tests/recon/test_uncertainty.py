@@ -178,6 +178,7 @@ def test_events_have_the_information_of_their_sinogram():
     assert abs(np.median(drawn.std(0)[moved] / found[moved]) - 1) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", [spect, pet])
 def test_the_map_is_what_realisations_show(system):
     """Of the minimiser of 300 scans: the ratio is 0.9 to 1.1 in 90 % of the object, at a sampling error of 4 %."""

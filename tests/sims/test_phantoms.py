@@ -282,6 +282,7 @@ def painted_along(samples, value):
     return total
 
 
+@pytest.mark.slow
 def test_line_integrals_of_nested_regions():
     points, directions = random_lines(80)
     samples, step = along(points, directions)
@@ -355,6 +356,7 @@ def blurred_ball():
     )
 
 
+@pytest.mark.slow
 def test_projection_agrees_with_the_projector():
     phantom, grid = blurred_ball(), ImageGrid((80, 80, 60), 2.0)
     angles = [0, 30, 77, 90, 200]

@@ -166,6 +166,7 @@ def test_kinds_of_phantoms(tmp_path):
         recipes.parse_recipe(SMALL_SPECT.replace('"spectnet-brain"', '"torso"\nslices = [10.0, -10.0]'))
 
 
+@pytest.mark.slow
 def test_published_numbers():
     spectnet, deeppet = recipes.load_recipe("spectnet"), recipes.load_recipe("deeppet")
     assert recipes.split_of(spectnet, spectnet.n) == {"train": 16000, "validation": 2000, "test": 2000}

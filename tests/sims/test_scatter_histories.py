@@ -38,6 +38,7 @@ def scatter_of(kind, more=""):
     return sims.RecipeSource(recipe, 1).samples(range(1))["scatter"]
 
 
+@pytest.mark.slow
 def test_histories_add_a_wider_distribution_to_single_scatter():
     single, both = scatter_of("single"), scatter_of("histories", "histories = 40000")
     np.testing.assert_array_equal(both, scatter_of("histories", "histories = 40000"))

@@ -233,6 +233,7 @@ def test_the_default_network():
     assert run_network(network, theta, torch.rand(1, 2, 9, 16, 10)).shape == (1, 1, 9, 16, 10)
 
 
+@pytest.mark.slow
 def test_it_beats_filtered_osem():
     """Against the best pass and the best filter of OSEM, chosen by the truth; this one stops at a number."""
     first = {"initial_steps": 10, "initial_fit": Fit("adam", 60, 1e-2)}

@@ -103,6 +103,7 @@ def test_single_photons_in_three_dimensions_and_double_precision():
     assert image.dtype == torch.float64
 
 
+@pytest.mark.slow
 def test_it_beats_filtered_osem():
     """Against the best pass and the best filter of OSEM, chosen by the truth; this one stops at a number."""
     first = {"initial_steps": 10, "initial_fit": Fit("adam", 60, 1e-2)}

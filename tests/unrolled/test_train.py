@@ -141,6 +141,7 @@ def test_leaving_the_loop_and_going_on_changes_nothing(tmp_path):
     assert [row | pace for row in logs[0]] == [row | pace for row in logs[1]]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_with_the_same_weights(tmp_path):
     _, model = run_alone(tmp_path / "whole")
     path = script(
@@ -635,6 +636,7 @@ def two_ranks(tmp_path_factory):
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)], alone, folder
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_same_bits(two_ranks):
     (first, second), _, _ = two_ranks
     for name in first.keys() - {"net", "stages"}:

@@ -130,6 +130,7 @@ def test_what_is_measured_of_a_scan(family, tmp_path):
     assert torch.equal(part.of(pair[0]["likelihood"], geometry, 3)[1], y)
 
 
+@pytest.mark.slow
 def test_joint_em_tells_tracers_apart_without_noise(tmp_path):
     recipe = sims.load_recipe("two-tracers")
     samples = Samples(recipe, 1, 1, 1, tmp_path, noise=False, frames=len(recipe.second.frames))

@@ -56,6 +56,7 @@ def test_all_networks_see_the_same_batches_with_the_same_noise():
     assert not torch.equal(a["likelihood"].data, b["likelihood"].data)
 
 
+@pytest.mark.slow
 def test_a_training_that_was_cut_off_goes_on_exactly(tmp_path):
     network = network_named("guide-only")
     whole, _ = train_network(TASK, network, SMALL, tmp_path / "whole", seed=1, rate=1e-3)
