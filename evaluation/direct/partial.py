@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from emrecon import recon, unrolled
+from emrecon.projectors.core.arrays import to_numpy
 from emrecon.recon import PoissonLikelihood
 from emrecon.unrolled.networks.scaling import counts_of
 from emrecon.unrolled.training.completing import MergedBins, Pattern, hidden
@@ -117,7 +118,7 @@ def _interpolated(seen: PoissonLikelihood) -> Tensor:
 
 def smoothed(seen: PoissonLikelihood, width: float) -> Tensor:
     """Return the counts of scans of one row, smoothed along the bins by a Gaussian of this FWHM in bins."""
-    return torch.as_tensor(gaussian_filter1d(counts_of(seen).numpy(), width / 2.3548, axis=-2))
+    return torch.as_tensor(gaussian_filter1d(to_numpy(counts_of(seen)), width / 2.3548, axis=-2))
 
 
 def best_width(part: Part, geometry: Any, pairs: Sequence[Pair], reconstruct: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ WIDTHS = (8.0, 12.0, 16.0, 24.0)
 ITERATIONS = (20, 40, 80, 160, 320)
 """Of joint EM; validation scans choose one of each."""
 _SIZE, _RATE = 8, 1e-3
-_RECIPE, _NETWORK = "two-tracers", {"passes": 4, "subsets": 6, "width": 16}
+_RECIPE = "two-tracers"
+_NETWORK: Mapping[str, Any] = {"passes": 4, "subsets": 6, "width": 16}
 
 Images = Callable[[Pair], Tensor]
 
@@ -79,12 +81,9 @@ def tracer_units(options: Options, seconds: float, kept: Callable[[Path, str], P
     def classical(folder: Path) -> Mapping[str, Any]:
         samples = samples_of(folder, "two-tracers/classical")
         apart = network_of(samples)
-        by_decay: dict[Any, Images] = {
-            width: lambda pair, width=width: by_decay_alone(apart, pair, width, _voxels(samples)) for width in WIDTHS
-        }
-        jointly: dict[Any, Images] = {
-            n: lambda pair, n=n: joint_em(apart, pair[0]["likelihood"], n) for n in ITERATIONS
-        }
+        voxels = samples.source.simulator.grid.voxel_size
+        by_decay: dict[Any, Images] = {width: partial(by_decay_alone, apart, width, voxels) for width in WIDTHS}
+        jointly: dict[Any, Images] = {n: partial(_jointly, apart, n) for n in ITERATIONS}
         found: dict[str, Any] = {"subjects": {}}
         for name, ways in (("decay alone", by_decay), ("joint EM", jointly)):
             best = _best(samples, ways)
@@ -94,7 +93,7 @@ def tracer_units(options: Options, seconds: float, kept: Callable[[Path, str], P
 
     return [
         Unit("two-tracers/pace", pace, arguments=about),
-        Unit("two-tracers/network", network, ("two-tracers/pace",), {**about, "network": _NETWORK}),
+        Unit("two-tracers/network", network, ("two-tracers/pace",), {**about, "network": dict(_NETWORK)}),
         Unit("two-tracers/classical", classical, arguments={**about, "widths": WIDTHS, "iterations": ITERATIONS}),
     ]
 
@@ -108,13 +107,17 @@ def network_of(samples: Samples) -> Separated:
         return unrolled.dual_tracer_net(sims.frame_weights(samples.recipe.pet.radionuclide, second), **_NETWORK)
 
 
-def by_decay_alone(apart: Separated, pair: Pair, width: float, voxels: Sequence[float]) -> Tensor:
+def by_decay_alone(apart: Separated, width: float, voxels: Sequence[float], pair: Pair) -> Tensor:
     """Return the tracers of OSEM's images of the frames, smoothed, by least squares of decay, and 0 where below."""
     with torch.no_grad():
         frames = apart.reconstruct(pair[0]["likelihood"])
         across = [width / size / 2.3548 for size in voxels[:2]]  # of images of one slice
         smooth = torch.as_tensor(gaussian_filter(frames.numpy(), (*[0.0] * (frames.ndim - 3), *across, 0.0)))
         return apart.linear(smooth).clamp(min=0)
+
+
+def _jointly(apart: Separated, iterations: int, pair: Pair) -> Tensor:
+    return joint_em(apart, pair[0]["likelihood"], iterations)
 
 
 def joint_em(apart: Separated, likelihood: PoissonLikelihood, iterations: int) -> Tensor:
@@ -128,7 +131,7 @@ def joint_em(apart: Separated, likelihood: PoissonLikelihood, iterations: int) -
         x = torch.einsum("fk,...fxyz->...kxyz", torch.ones_like(w) / len(w), unrolled.count_scale(likelihood) * one)
         sensitivity = torch.einsum("fk,...fxyz->...kxyz", w, torch.as_tensor(likelihood.sensitivity_like(one)))
         for _ in range(iterations):
-            ratio = y / model(apart.frames_of(x)).clamp(min=1e-12)
+            ratio = y / torch.as_tensor(model(apart.frames_of(x))).clamp(min=1e-12)
             back = torch.einsum("fk,...fxyz->...kxyz", w, torch.as_tensor(model.adjoint(ratio)))
             x = torch.where(sensitivity > 0, x * back / sensitivity.clamp(min=1e-12), torch.zeros_like(x))
     return x
@@ -155,8 +158,3 @@ def _best(samples: Samples, ways: Mapping[Any, Images]) -> Any:
         numbers = joined([_errors(images(pair), pair[1]) for pair in pairs])
         errors[setting] = np.mean([np.mean(numbers[f"{tracer}: nrmse"]) for tracer in TRACERS])
     return min(errors, key=lambda setting: errors[setting])
-
-
-def _voxels(samples: Samples) -> Sequence[float]:
-    found: Sequence[float] = samples.source.simulator.grid.voxel_size
-    return found

@@ -18,7 +18,7 @@ from emrecon.unrolled.training.records import best_weights
 
 from ..suite import Options, Unit, folder_of, numbers_of
 from .families import CHANGES, COMPLETED, FAMILIES, TORSOS, Entry, Family
-from .partial import best_width, compared
+from .partial import WIDTHS, best_width, compared
 from .samples import Pair, Samples
 from .scores import edge_width, joined, region_errors, scores
 from .tracers import tracer_units
@@ -374,4 +374,5 @@ def _compared(family: Family, options: Options) -> Unit:
         return {"subjects": joined(found), "width": width}
 
     needs = tuple(f"{family.name}/{entry.name}" for entry in family.entries)
-    return Unit(name, run, needs, _about(options, part=part.measured))
+    about = _about(options, part=part.measured)
+    return Unit(name, run, needs, about if part.share is None else {**about, "widths": WIDTHS})
