@@ -167,19 +167,14 @@ COMPLETED = (
         (Entry("sinogram-net", "Network of data", "sinogram-net", {**_BRAINS, "keep_measured": False}),),
         part=HALF_THE_COUNTS,
     ),
-    Family(
-        "failed-block",
-        "Torsos, PET without 12 of 192 crystals",
-        "deeppet-small",
-        (Entry("sinogram-net", "Network of data", "sinogram-net", _RINGS),),
-        part=BLOCK,
-    ),
-    Family(
-        "fine-bins",
-        "Torsos, PET with 19 bins for 95",
-        "deeppet-small",
-        (Entry("sinogram-net", "Network of data", "sinogram-net", _RINGS),),
-        part=COARSE,
+    *(
+        Family(
+            name, title, "deeppet-small", (Entry("sinogram-net", "Network of data", "sinogram-net", _RINGS),), part=part
+        )
+        for name, title, part in (
+            ("failed-block", "Torsos, PET without 12 of 192 crystals", BLOCK),
+            ("fine-bins", "Torsos, PET with 19 bins for 95", COARSE),
+        )
     ),
 )
 """Scans of which a part is measured, and networks of data that complete it."""
